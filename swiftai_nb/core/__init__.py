@@ -1,0 +1,1 @@
+"""The vocabulary every floor shares: errors, config, progress, image, recipe, generator."""

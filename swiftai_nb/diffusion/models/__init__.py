@@ -1,0 +1,1 @@
+"""One file per network, written over the key names of diffusers."""

@@ -1,0 +1,1 @@
+"""Text encoder, denoiser and decoder put together, one file per model family."""

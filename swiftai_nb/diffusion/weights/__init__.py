@@ -1,0 +1,1 @@
+"""From files on disk to loaded modules: finding, renaming, quantising, strict loading."""

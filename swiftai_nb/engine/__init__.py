@@ -1,0 +1,1 @@
+"""The local engine: a child process that loads models and draws pictures."""

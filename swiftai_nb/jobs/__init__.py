@@ -1,0 +1,1 @@
+"""Running prompts: jobs, their queue, their history, their timings."""
