@@ -1,0 +1,213 @@
+"""The one seam for device operations: networks compute through these functions and nothing else.
+
+On Metal and CUDA they are MLX's own fused kernels. On the CPU, where MLX's element-wise functions are
+scalar and single-threaded, the same operations can take the measured-best route instead; values agree
+within 1e-5 relative either way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, cast
+
+import mlx.core as mx
+
+_SQRT_HALF = math.sqrt(0.5)
+_SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
+
+_fast = True
+_block_callback: ContextVar[Callable[[], None] | None] = ContextVar("block_callback", default=None)
+
+
+def configure(*, fast: bool = True) -> None:
+    """Turns the CPU fast paths on or off for this process; values stay within 1e-5 relative."""
+    global _fast  # noqa: PLW0603 - one switch per process, set by the engine before its first job
+    _fast = fast
+
+
+def fast_paths_enabled() -> bool:
+    """Whether operations on the CPU may leave plain MLX."""
+    return _fast
+
+
+def set_block_callback(callback: Callable[[], None] | None) -> None:
+    """Registers what `block_boundary` calls on the CPU, for the calling context only.
+
+    Args:
+        callback: takes nothing; may raise to stop the computation. None removes it.
+    """
+    _block_callback.set(callback)
+
+
+def on_cpu() -> bool:
+    """Whether new operations run on the CPU."""
+    return bool(mx.default_device() == mx.cpu)
+
+
+def block_boundary(x: mx.array) -> mx.array:
+    """Marks the end of a network block; returns `x` unchanged.
+
+    On the CPU it evaluates `x` and calls the registered callback, so that a cancel is heard within one
+    block instead of one step. On a GPU it does nothing: the graph stays whole.
+    """
+    if not on_cpu():
+        return x
+    mx.eval(x)
+    callback = _block_callback.get()
+    if callback is not None:
+        callback()
+    return x
+
+
+def attention(
+    q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: mx.array | None = None
+) -> mx.array:
+    """Scaled dot-product attention, softmax(scale q k^T + mask) v.
+
+    Args:
+        q: [B, heads, L, D].
+        k: [B, heads, S, D].
+        v: [B, heads, S, D].
+        scale: usually 1 / sqrt(D).
+        mask: broadcastable to [B, heads, L, S]; boolean (True = attend) or added to the scores.
+
+    Returns:
+        [B, heads, L, D].
+    """
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+
+
+def _silu(x: mx.array) -> mx.array:
+    return x * mx.sigmoid(x)
+
+
+def _gelu(x: mx.array) -> mx.array:
+    return 0.5 * x * (1 + mx.erf(x * _SQRT_HALF))
+
+
+def _gelu_tanh(x: mx.array) -> mx.array:
+    return 0.5 * x * (1 + mx.tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)))
+
+
+def _quick_gelu(x: mx.array) -> mx.array:
+    return x * mx.sigmoid(1.702 * x)
+
+
+# Fused on a GPU. On the CPU mx.compile would start a C++ compiler for no gain.
+_fused: dict[Callable[[mx.array], mx.array], Any] = {
+    f: mx.compile(f, shapeless=True) for f in (_silu, _gelu, _gelu_tanh, _quick_gelu)
+}
+
+
+def _activation(function: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
+    return cast(mx.array, (function if on_cpu() else _fused[function])(x))
+
+
+def silu(x: mx.array) -> mx.array:
+    """Sigmoid linear unit, x sigmoid(x), any shape."""
+    return _activation(_silu, x)
+
+
+def gelu(x: mx.array) -> mx.array:
+    """Gaussian error linear unit, x Phi(x) with the exact error function, any shape."""
+    return _activation(_gelu, x)
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    """The tanh approximation of GELU (Hendrycks and Gimpel 2016), any shape."""
+    return _activation(_gelu_tanh, x)
+
+
+def quick_gelu(x: mx.array) -> mx.array:
+    """Sigmoid GELU, x sigmoid(1.702 x), the activation of OpenAI's CLIP, any shape."""
+    return _activation(_quick_gelu, x)
+
+
+def conv2d(
+    x: mx.array, weight: mx.array, bias: mx.array | None = None, *, stride: int = 1, padding: int = 1
+) -> mx.array:
+    """2-D convolution.
+
+    Args:
+        x: [B, H, W, C].
+        weight: [O, kh, kw, C].
+        bias: [O].
+        stride: in both directions.
+        padding: zeros on all four sides.
+
+    Returns:
+        [B, H', W', O].
+    """
+    y = mx.conv2d(x, weight, stride=stride, padding=padding)
+    return y if bias is None else y + bias
+
+
+def group_norm(
+    x: mx.array, weight: mx.array | None, bias: mx.array | None, *, groups: int, eps: float
+) -> mx.array:
+    """Group normalisation as PyTorch defines it: groups of neighbouring channels.
+
+    Args:
+        x: [B, ..., C].
+        weight: [C].
+        bias: [C].
+        groups: divides C.
+        eps: added to the variance.
+
+    Returns:
+        [B, ..., C].
+    """
+    batch, channels = x.shape[0], x.shape[-1]
+    y = x.reshape(batch, -1, groups, channels // groups).transpose(0, 2, 1, 3)
+    inner = y.shape
+    y = mx.fast.layer_norm(y.reshape(batch, groups, -1), weight=None, bias=None, eps=eps)
+    y = y.reshape(inner).transpose(0, 2, 1, 3).reshape(x.shape)
+    if weight is not None:
+        y = y * weight
+    return y if bias is None else y + bias
+
+
+def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+    """Dense layer, x weight^T + bias.
+
+    Args:
+        x: [..., in].
+        weight: [out, in].
+        bias: [out].
+
+    Returns:
+        [..., out].
+    """
+    return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+
+
+def quantized_linear(
+    x: mx.array,
+    weight: mx.array,
+    scales: mx.array,
+    biases: mx.array,
+    bias: mx.array | None = None,
+    *,
+    group_size: int,
+    bits: int,
+) -> mx.array:
+    """`linear` with a weight packed by `mx.quantize`.
+
+    Args:
+        x: [..., in].
+        weight: [out, in * bits / 32], uint32.
+        scales: [out, in / group_size].
+        biases: [out, in / group_size], the affine offsets.
+        bias: [out].
+        group_size: weights that share a scale.
+        bits: per weight.
+
+    Returns:
+        [..., out].
+    """
+    y = mx.quantized_matmul(
+        x, weight, scales=scales, biases=biases, transpose=True, group_size=group_size, bits=bits
+    )
+    return y if bias is None else y + bias
