@@ -183,9 +183,7 @@ class QuotaExceededError(NetworkError):
 class RateLimitedError(NetworkError):
     """Too many requests; `retry_after_s` seconds until the next may be sent, when known."""
 
-    def __init__(
-        self, message: str, *, hint: str | None = None, retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
 
@@ -193,9 +191,7 @@ class RateLimitedError(NetworkError):
 class ServerError(NetworkError):
     """The service answered with a failure of its own; `status_code` when known."""
 
-    def __init__(
-        self, message: str, *, hint: str | None = None, status_code: int | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, status_code: int | None = None) -> None:
         super().__init__(message, hint=hint)
         self.status_code = status_code
 

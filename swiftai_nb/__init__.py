@@ -1,0 +1,63 @@
+"""Words to pictures in a notebook, on your own machine or in the cloud.
+
+`%load_ext swiftai_nb` brings the `%%imagine` magic; the names below are the Python API. They
+are imported on first use, so that `import swiftai_nb` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from swiftai_nb._version import __version__
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_HOMES = {
+    "AIError": "swiftai_nb.core.errors",
+    "CancellationToken": "swiftai_nb.core.cancellation",
+    "DiffusionModelDownloader": "swiftai_nb.registry.downloader",
+    "DiffusionModelInfo": "swiftai_nb.registry.catalog",
+    "DiffusionModelRegistry": "swiftai_nb.registry.registry",
+    "DiffusionVariant": "swiftai_nb.registry.variants",
+    "DownloadedDiffusionModel": "swiftai_nb.registry.registry",
+    "GeneratedImage": "swiftai_nb.core.image",
+    "GenerationStage": "swiftai_nb.core.progress",
+    "HuggingFaceProvider": "swiftai_nb.providers.huggingface",
+    "ImageGenerationConfig": "swiftai_nb.core.config",
+    "ImageGenerationProgress": "swiftai_nb.core.progress",
+    "ImageGenerator": "swiftai_nb.core.generator",
+    "ImagineWidget": "swiftai_nb.notebook.widget",
+    "LoraReference": "swiftai_nb.core.config",
+    "MLXImageProvider": "swiftai_nb.providers.mlx",
+    "Recipe": "swiftai_nb.core.recipe",
+}
+
+__all__ = ["__version__", "load_ipython_extension", "unload_ipython_extension", *_HOMES]  # noqa: PLE0604 (the table holds the names)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'swiftai_nb' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load_ipython_extension(ipython: InteractiveShell) -> None:
+    """Registers the magics; called by `%load_ext swiftai_nb`."""
+    from swiftai_nb.notebook.extension import load
+
+    load(ipython)
+
+
+def unload_ipython_extension(ipython: InteractiveShell) -> None:
+    """Removes the magics and ends the engine; called by `%unload_ext swiftai_nb`."""
+    from swiftai_nb.notebook.extension import unload
+
+    unload(ipython)

@@ -1,0 +1,173 @@
+"""What the user asks for: size, steps, guidance, seed. `None` means the model's own default."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from swiftai_nb.core.errors import InvalidInputError
+
+MIN_SIDE = 16
+MAX_SIDE = 4096
+MAX_STEPS = 1000
+MAX_GUIDANCE_SCALE = 100.0
+MAX_SEED = 2**53 - 1  # the largest integer that survives JSON in a browser
+MAX_COUNT = 1000
+
+
+@dataclass(frozen=True)
+class LoraReference:
+    """A LoRA to apply: a file, a folder or a Hub repository, and how strongly.
+
+    Args:
+        source: path or `owner/name`.
+        scale: weight of the LoRA; 1.0 is as trained, 0.0 is off. Finite, in [-10, 10].
+    """
+
+    source: str
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise InvalidInputError("lora has no source", hint="give a file or a Hub repository")
+        _check_number("lora scale", self.scale, low=-10.0, high=10.0)
+
+
+@dataclass(frozen=True)
+class ImageGenerationConfig:
+    """How a picture is made. Every field may stay None: the model's own default then holds.
+
+    Args:
+        width: pixels, 16..4096, a multiple of what the model needs (8 for most).
+        height: pixels, as `width`.
+        steps: number of denoising steps, 1..1000.
+        guidance_scale: weight of the prompt against no prompt, 0..100; 1 or less turns it off.
+        seed: 0..2**53-1; the same seed, settings and machine give the same bytes.
+        scheduler: sampler name such as "ddim", "euler", "dpm++2m".
+        model: catalog id, alias, Hub id or folder.
+        clip_skip: how many of the text encoder's last layers to skip, 0..12.
+        image: a picture to start from (encoded PNG, JPEG or WebP bytes).
+        strength: how far to leave that picture, 0..1.
+        mask: where to paint (white) and what to keep (black); needs `image`.
+        loras: LoRAs to apply, in order.
+        quantization_bits: 4 or 8: shrink the weights on load.
+        steps_factor: scales the model's default steps when `steps` is None; the presets use it.
+        preview: "rgb" (cheap), "taesd" (sharper, needs its decoder), "off"; None is the cheapest one.
+
+    Raises:
+        InvalidInputError: a value is outside its limits; names the value, the limit, the remedy.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    scheduler: str | None = None
+    model: str | None = None
+    clip_skip: int | None = None
+    image: bytes | None = field(default=None, repr=False)
+    strength: float | None = None
+    mask: bytes | None = field(default=None, repr=False)
+    loras: tuple[LoraReference, ...] = ()
+    quantization_bits: int | None = None
+    steps_factor: float = 1.0
+    preview: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height"):
+            self._check_int(name, low=MIN_SIDE, high=MAX_SIDE, unit="pixels")
+        self._check_int("steps", low=1, high=MAX_STEPS)
+        self._check_int("seed", low=0, high=MAX_SEED)
+        self._check_int("clip_skip", low=0, high=12)
+        self._check_float("guidance_scale", low=0.0, high=MAX_GUIDANCE_SCALE)
+        self._check_float("strength", low=0.0, high=1.0)
+        self._check_float("steps_factor", low=0.01, high=100.0)
+        self._check_choice("quantization_bits", (4, 8))
+        self._check_choice("preview", ("rgb", "taesd", "off"))
+        if self.mask is not None and self.image is None:
+            raise InvalidInputError("mask without image", hint="give the picture to paint on as image")
+
+    @classmethod
+    def default(cls) -> ImageGenerationConfig:
+        """The model's own defaults throughout."""
+        return cls()
+
+    @classmethod
+    def high_quality(cls) -> ImageGenerationConfig:
+        """Twice the model's default steps."""
+        return cls(steps_factor=2.0)
+
+    @classmethod
+    def fast(cls) -> ImageGenerationConfig:
+        """Half the model's default steps (at least one)."""
+        return cls(steps_factor=0.5)
+
+    def replace(self, **changes: Any) -> ImageGenerationConfig:
+        """A copy with some fields changed, validated again."""
+        return replace(self, **changes)
+
+    def resolved_steps(self, default_steps: int) -> int:
+        """`steps`, or the model's `default_steps` scaled by `steps_factor`."""
+        if self.steps is not None:
+            return self.steps
+        return min(MAX_STEPS, max(1, round(default_steps * self.steps_factor)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults; bytes stay bytes."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    def _check_int(self, name: str, *, low: int, high: int, unit: str = "") -> None:
+        value = getattr(self, name)
+        if value is not None:
+            object.__setattr__(self, name, checked_int(name, value, low=low, high=high, unit=unit))
+
+    def _check_float(self, name: str, *, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if value is not None:
+            object.__setattr__(self, name, _check_number(name, value, low=low, high=high))
+
+    def _check_choice(self, name: str, choices: tuple[Any, ...]) -> None:
+        value = getattr(self, name)
+        if value is not None and value not in choices:
+            listed = ", ".join(str(c) for c in choices)
+            raise InvalidInputError(f"{name} {value!r} is not one of {listed}", hint=f"use one of {listed}")
+
+
+def checked_int(name: str, value: Any, *, low: int, high: int, unit: str = "") -> int:
+    """`value` as an int within [low, high].
+
+    Raises:
+        InvalidInputError: not a whole number, or outside the limits.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidInputError(
+            f"{name} {value!r} is not a whole number", hint=f"use a whole number from {low} to {high}"
+        ) from None
+    if not low <= number <= high:
+        side = f"below the smallest, {low}" if number < low else f"above the largest, {high}"
+        tail = f" {unit}" if unit else ""
+        raise InvalidInputError(f"{name} {number} is {side}{tail}", hint=f"use {low} to {high}{tail}")
+    return number
+
+
+def _check_number(name: str, value: Any, *, low: float, high: float) -> float:
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InvalidInputError(
+            f"{name} {value!r} is not a number", hint=f"use a number from {low:g} to {high:g}"
+        ) from None
+    if not math.isfinite(number) or not low <= number <= high:
+        raise InvalidInputError(
+            f"{name} {number:g} is outside {low:g} to {high:g}", hint=f"use a number from {low:g} to {high:g}"
+        )
+    return number

@@ -1,0 +1,196 @@
+"""The picture a user gets: encoded bytes that carry the recipe which remakes them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from PIL.Image import Image
+
+SMALLEST_DISPLAY_SIDE = 256
+LARGEST_DISPLAY_SIDE = 768
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+EXIF_USER_COMMENT = 0x9286
+EXIF_SUB_IFD = 0x8769
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A finished picture.
+
+    Args:
+        data: the encoded file, PNG; holds the recipe as text chunks.
+        width: pixels.
+        height: pixels.
+        format: "png".
+        recipe: all that remakes the picture; None for a picture that came without one.
+        elapsed_s: seconds it took; not part of the bytes.
+    """
+
+    data: bytes = field(repr=False)
+    width: int
+    height: int
+    format: str = "png"
+    recipe: Recipe | None = None
+    elapsed_s: float | None = field(default=None, compare=False)
+
+    @classmethod
+    def from_pixels(
+        cls, pixels: npt.NDArray[np.uint8], *, recipe: Recipe | None = None, elapsed_s: float | None = None
+    ) -> GeneratedImage:
+        """Encodes pixels.
+
+        Args:
+            pixels: [H, W, 3], uint8, RGB.
+            recipe: written into the PNG as `parameters` (A1111) and `swiftai` (exact JSON).
+            elapsed_s: seconds it took.
+        """
+        from PIL import Image as PILImage
+
+        return cls.from_pil(PILImage.fromarray(pixels), recipe=recipe, elapsed_s=elapsed_s)
+
+    @classmethod
+    def from_pil(
+        cls, picture: Image, *, recipe: Recipe | None = None, elapsed_s: float | None = None
+    ) -> GeneratedImage:
+        """Encodes a PIL image as PNG with its recipe; the size is the picture's own."""
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        if recipe is not None:
+            info.add_text("parameters", recipe.to_parameters())
+            info.add_itxt("swiftai", recipe.to_json())
+        buffer = io.BytesIO()
+        picture.convert("RGB").save(buffer, "PNG", pnginfo=info, compress_level=6)
+        return cls(
+            data=buffer.getvalue(),
+            width=picture.width,
+            height=picture.height,
+            recipe=recipe,
+            elapsed_s=elapsed_s,
+        )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> GeneratedImage:
+        """Reads a picture and its recipe from a file.
+
+        Raises:
+            InvalidInputError: there is no such file, or it is not a picture.
+        """
+        from PIL import Image as PILImage
+        from PIL import UnidentifiedImageError
+
+        try:
+            data = Path(path).read_bytes()
+            with PILImage.open(io.BytesIO(data)) as picture:
+                recipe = Recipe.find(picture)
+                if picture.format == "PNG":
+                    return cls(data=data, width=picture.width, height=picture.height, recipe=recipe)
+                return cls.from_pil(picture, recipe=recipe)
+        except (OSError, UnidentifiedImageError) as error:
+            raise InvalidInputError(
+                f"cannot read a picture from {os.fspath(path)!r} ({type(error).__name__})",
+                hint="give the path of a PNG, JPEG or WebP file",
+            ) from error
+
+    @property
+    def pil(self) -> Image:
+        """The picture as a PIL image, RGB."""
+        from PIL import Image as PILImage
+
+        with PILImage.open(io.BytesIO(self.data)) as picture:
+            rgb: Image = picture.convert("RGB")
+            return rgb
+
+    @property
+    def prompt(self) -> str:
+        """The words it was made from; empty when unknown."""
+        return "" if self.recipe is None else self.recipe.prompt
+
+    @property
+    def seed(self) -> int | None:
+        """The seed it was made from, when known."""
+        return None if self.recipe is None else self.recipe.seed
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the file whole or not at all; the extension picks PNG, JPEG or WebP.
+
+        The recipe goes along: text chunks in PNG, EXIF UserComment in JPEG and WebP.
+
+        Raises:
+            InvalidInputError: an unknown extension, or a place that cannot be written.
+        """
+        target = Path(path).expanduser()
+        data = self._encoded(target)
+        try:
+            _write_atomically(target, data)
+        except OSError as error:
+            raise InvalidInputError(
+                f"cannot write {str(target)!r}: {error.strerror or type(error).__name__}",
+                hint="save to a folder that exists and that you may write to",
+            ) from error
+        return target
+
+    def _encoded(self, target: Path) -> bytes:
+        file_format = FORMATS.get(target.suffix.lower())
+        if file_format is None:
+            raise InvalidInputError(
+                f"cannot save as {target.suffix or 'a file without extension'!r}",
+                hint="use " + ", ".join(FORMATS),
+            )
+        if file_format == "PNG":
+            return self.data
+        from PIL.Image import Exif
+
+        exif = Exif()
+        if self.recipe is not None:
+            comment = b"UNICODE\0" + self.recipe.to_parameters().encode("utf-16-be")
+            exif.get_ifd(EXIF_SUB_IFD)[EXIF_USER_COMMENT] = comment
+        buffer = io.BytesIO()
+        self.pil.save(buffer, file_format, quality=95, exif=exif.tobytes())
+        return buffer.getvalue()
+
+    @property
+    def display_size(self) -> tuple[int, int]:
+        """CSS pixels (width, height) to show it at: small ones larger, huge ones smaller."""
+        longest = max(self.width, self.height)
+        if longest < SMALLEST_DISPLAY_SIDE:
+            scale: float = -(-SMALLEST_DISPLAY_SIDE // longest)
+        else:
+            scale = min(1.0, LARGEST_DISPLAY_SIDE / longest)
+        return round(self.width * scale), round(self.height * scale)
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        width, height = self.display_size
+        data = {"image/png": base64.b64encode(self.data).decode("ascii"), "text/plain": repr(self)}
+        return data, {"image/png": {"width": width, "height": height, "alt": self.prompt}}
+
+    def __repr__(self) -> str:
+        # The same for every seed and every run: saved notebooks must compare equal.
+        words = f": {self.prompt}" if self.prompt else ""
+        return f"<GeneratedImage {self.width}x{self.height}{words}>"
+
+
+def _write_atomically(target: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,113 @@
+"""Pictures as users hand them in: a path, bytes, PIL, NumPy, matplotlib, one of ours."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swiftai_nb.core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from PIL.Image import Image
+
+_HINT = "give a path, a PIL image, a NumPy array [H, W] or [H, W, 3|4], or a matplotlib figure"
+
+
+def to_png_bytes(source: Any) -> bytes:
+    """Any picture as upright RGB PNG bytes (alpha over white, EXIF rotation applied, 16 bit scaled).
+
+    Raises:
+        InvalidInputError: not a picture, or a file that cannot be read.
+    """
+    buffer = io.BytesIO()
+    to_pil(source).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def to_pil(source: Any) -> Image:
+    """Any picture as an upright RGB PIL image.
+
+    Raises:
+        InvalidInputError: not a picture, or a file that cannot be read.
+    """
+    from PIL import Image as PILImage
+    from PIL import ImageOps
+
+    picture = ImageOps.exif_transpose(_open(source))
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _eight_bit(picture)
+    if picture.mode == "P" or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    if picture.mode in ("RGBA", "LA", "PA"):
+        white = PILImage.new("RGBA", picture.size, "white")
+        picture = PILImage.alpha_composite(white, picture.convert("RGBA"))
+    return picture.convert("RGB")
+
+
+def _open(source: Any) -> Image:
+    from PIL import Image as PILImage
+    from PIL import UnidentifiedImageError
+
+    if isinstance(source, PILImage.Image):
+        return source
+    pil = getattr(source, "pil", None)
+    if isinstance(pil, PILImage.Image):
+        return pil
+    if hasattr(source, "savefig"):
+        buffer = io.BytesIO()
+        source.savefig(buffer, format="png")
+        source = buffer.getvalue()
+    if hasattr(source, "__array_interface__") or hasattr(source, "__array__"):
+        return PILImage.fromarray(_array_pixels(source))
+    try:
+        data = source if isinstance(source, bytes) else Path(os.fspath(source)).expanduser().read_bytes()
+        picture = PILImage.open(io.BytesIO(data))
+        picture.load()
+    except TypeError:
+        raise InvalidInputError(f"a {type(source).__name__} is not a picture", hint=_HINT) from None
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        name = "these bytes" if isinstance(source, bytes) else repr(os.fspath(source))
+        reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
+        raise InvalidInputError(f"cannot read a picture from {name}: {reason}", hint=_HINT) from error
+    return picture
+
+
+def _array_pixels(source: Any) -> npt.NDArray[np.uint8]:
+    import numpy as np
+
+    array = np.asarray(source)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
+        raise InvalidInputError(f"an array of shape {array.shape} is not a picture", hint=_HINT)
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return (array // 257).astype(np.uint8)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if (
+        np.issubdtype(array.dtype, np.floating)
+        and np.isfinite(array).all()
+        and 0 <= array.min() <= array.max() <= 1
+    ):
+        return (array * 255 + 0.5).astype(np.uint8)
+    raise InvalidInputError(
+        f"an array of {array.dtype} with values {array.min()} to {array.max()} is not a picture",
+        hint="use uint8 values 0..255 or floats 0..1",
+    )
+
+
+def _eight_bit(picture: Image) -> Image:
+    import numpy as np
+    from PIL import Image as PILImage
+
+    values = np.asarray(picture).astype(np.float64)
+    top = 65535.0 if values.max() > 255 else 255.0
+    if picture.mode == "F" and values.max() <= 1.0:
+        top = 1.0
+    return PILImage.fromarray((values.clip(0, top) * (255.0 / top)).astype(np.uint8))
