@@ -1,1 +1,1 @@
-"""Which models exist, which are on this disk, and how to fetch them."""
+"""Which models exist, which are on this disk, and how they get there. Knows no MLX."""

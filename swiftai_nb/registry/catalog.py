@@ -1,0 +1,282 @@
+"""The models we know: a table. Sizes and licences as read from public pages, rounded ones marked so.
+
+No live Hub was reachable when this table was written: `python -m swiftai_nb models verify` compares it
+with the Hub, and a maintainer with a connection should run it before a release. Revisions are therefore
+not pinned yet; the commit that was fetched is recorded with every download.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+from swiftai_nb.core.errors import ModelNotFoundError
+from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile
+from swiftai_nb.registry.variants import DiffusionVariant
+
+_NOT_LIVE = "sizes, licence and gating come from public pages and were not checked against the live Hub"
+_OPENRAIL = "free to use, also commercially, within the use restrictions of its annex A"
+_STABILITY_NC = "free for non-commercial use; commercial use needs a licence from Stability AI"
+
+
+def _weights(path: str, gigabytes: float) -> ModelFile:
+    return ModelFile(path, round(gigabytes * GB))
+
+
+def _optional(*paths: str) -> tuple[ModelFile, ...]:
+    return tuple(ModelFile(path, is_required=False) for path in paths)
+
+
+def _configs(*paths: str) -> tuple[ModelFile, ...]:
+    return tuple(ModelFile(path) for path in paths)
+
+
+def _clip_tokenizer(folder: str) -> tuple[ModelFile, ...]:
+    return (
+        *_configs(f"{folder}/vocab.json", f"{folder}/merges.txt"),
+        *_optional(f"{folder}/tokenizer_config.json", f"{folder}/special_tokens_map.json"),
+    )
+
+
+def _stable_diffusion_files(
+    *, unet_gb: float, text_encoder_gb: float, text_encoder_2_gb: float | None = None, suffix: str = ".fp16"
+) -> tuple[ModelFile, ...]:
+    """The diffusers layout of the SD and SDXL families, one precision only."""
+    second: tuple[ModelFile, ...] = ()
+    if text_encoder_2_gb is not None:
+        second = (
+            *_configs("text_encoder_2/config.json"),
+            _weights(f"text_encoder_2/model{suffix}.safetensors", text_encoder_2_gb),
+            *_clip_tokenizer("tokenizer_2"),
+        )
+    return (
+        *_configs("model_index.json", "scheduler/scheduler_config.json", "unet/config.json"),
+        _weights(f"unet/diffusion_pytorch_model{suffix}.safetensors", unet_gb),
+        *_configs("text_encoder/config.json"),
+        _weights(f"text_encoder/model{suffix}.safetensors", text_encoder_gb),
+        *_clip_tokenizer("tokenizer"),
+        *second,
+        *_configs("vae/config.json"),
+        _weights(f"vae/diffusion_pytorch_model{suffix}.safetensors", 0.1673 if suffix else 0.3346),
+    )
+
+
+def _mflux_files() -> tuple[ModelFile, ...]:
+    """FLUX.1 as saved by mflux: numbered shards per component, weights already packed to 4 bits."""
+    transformer_gb, t5_gb = (2.14, 2.14, 2.14, 0.27), (2.14, 0.73)
+    components = ("transformer", "text_encoder", "text_encoder_2", "vae")
+    return (
+        *(_weights(f"transformer/{i}.safetensors", gb) for i, gb in enumerate(transformer_gb)),
+        _weights("text_encoder/0.safetensors", 0.124),
+        *(_weights(f"text_encoder_2/{i}.safetensors", gb) for i, gb in enumerate(t5_gb)),
+        _weights("vae/0.safetensors", 0.165),
+        *_clip_tokenizer("tokenizer"),
+        *_optional("tokenizer_2/spiece.model", "tokenizer_2/tokenizer.json"),
+        *_optional("tokenizer_2/tokenizer_config.json", "tokenizer_2/special_tokens_map.json"),
+        *_optional(*(f"{c}/model.safetensors.index.json" for c in components)),
+    )
+
+
+def _taesd(*, name: str, variant: DiffusionVariant, family: str) -> DiffusionModelInfo:
+    repository = f"madebyollin/{name}"
+    weights = ModelFile("diffusion_pytorch_model.safetensors", 9_793_292, is_exact=name == "taesdxl")
+    return DiffusionModelInfo(
+        id=name,
+        name=f"{name.upper()} preview decoder",
+        variant=variant,
+        description=f"Small decoder that turns {family} latents into sharp previews",
+        repository=repository,
+        files=(ModelFile("config.json"), weights),
+        size_bytes=9_793_292,
+        license="mit",
+        license_summary="free to use",
+        min_memory_bytes=GB,
+        default_steps=1,
+        default_guidance_scale=0.0,
+        aliases=(repository,),
+        kind="preview-decoder",
+        unconfirmed=_NOT_LIVE,
+    )
+
+
+_SD_15 = DiffusionModelInfo(
+    id="sd-1.5",
+    name="Stable Diffusion 1.5",
+    variant=DiffusionVariant.SD_15,
+    description="The classic: thousands of fine-tunes and LoRAs fit it; 512x512",
+    repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    files=_stable_diffusion_files(unet_gb=1.7191, text_encoder_gb=0.2461),
+    size_bytes=2_130_000_000,
+    license="creativeml-openrail-m",
+    license_url="https://huggingface.co/spaces/CompVis/stable-diffusion-license",
+    license_summary=_OPENRAIL,
+    min_memory_bytes=8 * GB,
+    default_steps=20,
+    default_guidance_scale=7.5,
+    aliases=("stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5", "sd15", "sd1.5"),
+    fallback_repositories=("vladmandic/sd15-diffusers",),
+    preview_decoder="taesd",
+    unconfirmed=_NOT_LIVE,
+)
+
+CATALOG: tuple[DiffusionModelInfo, ...] = (
+    DiffusionModelInfo(
+        id="emoji-mini",
+        name="Emoji mini",
+        variant=DiffusionVariant.SD_15,
+        description="Ships with the package: small pictures of things and animals in seconds, on any CPU",
+        license="mit",
+        license_summary="free to use; trained on Fluent Emoji (MIT) and Noto Emoji (Apache-2.0)",
+        min_memory_bytes=GB,
+        default_steps=16,
+        default_guidance_scale=2.5,
+        default_width=64,
+        default_height=64,
+        display_scale=4,
+        aliases=("bundled",),
+        bundled=True,
+    ),
+    DiffusionModelInfo(
+        id="sdxl-turbo",
+        name="SDXL Turbo",
+        variant=DiffusionVariant.SDXL_TURBO,
+        description="High quality at 512x512 in 1 to 4 steps; runs without guidance",
+        repository="stabilityai/sdxl-turbo",
+        files=_stable_diffusion_files(unet_gb=5.1351, text_encoder_gb=0.2461, text_encoder_2_gb=1.3894),
+        size_bytes=6_940_000_000,
+        license="sai-nc-community",
+        license_url="https://stability.ai/license",
+        license_summary=_STABILITY_NC,
+        min_memory_bytes=12 * GB,
+        default_steps=4,
+        default_guidance_scale=0.0,
+        aliases=("mlx-community/sdxl-turbo",),
+        preview_decoder="taesdxl",
+        unconfirmed=_NOT_LIVE,
+    ),
+    _SD_15,
+    replace(
+        _SD_15,
+        id="sd-1.5-8bit",
+        name="Stable Diffusion 1.5 (8-bit)",
+        description="The files of sd-1.5, packed to 8 bits on load; nearly the same pictures in less memory",
+        quantization_bits=8,
+        aliases=(),
+    ),
+    replace(
+        _SD_15,
+        id="sd-1.5-4bit",
+        name="Stable Diffusion 1.5 (4-bit)",
+        description="The files of sd-1.5, packed to 4 bits on load; saves little, most of it is convolutions",
+        quantization_bits=4,
+        aliases=("mlx-community/stable-diffusion-v1-5-4bit",),
+    ),
+    DiffusionModelInfo(
+        id="sd-turbo",
+        name="SD Turbo",
+        variant=DiffusionVariant.SD_21,
+        description="Small and fast: 512x512 in 1 to 4 steps, distilled from Stable Diffusion 2.1",
+        repository="stabilityai/sd-turbo",
+        files=_stable_diffusion_files(unet_gb=1.7320, text_encoder_gb=0.6809),
+        size_bytes=2_580_000_000,
+        license="sai-nc-community",
+        license_url="https://stability.ai/license",
+        license_summary=_STABILITY_NC,
+        min_memory_bytes=8 * GB,
+        default_steps=4,
+        default_guidance_scale=0.0,
+        preview_decoder="taesd",
+        unconfirmed=_NOT_LIVE,
+    ),
+    DiffusionModelInfo(
+        id="flux-schnell-4bit",
+        name="FLUX.1 schnell (4-bit)",
+        variant=DiffusionVariant.FLUX,
+        description="The best pictures here, in 4 steps; needs 16 GB of memory, not for 8 GB machines",
+        repository="dhairyashil/FLUX.1-schnell-mflux-4bit",
+        files=_mflux_files(),
+        size_bytes=9_850_000_000,
+        license="apache-2.0",
+        license_url="https://www.apache.org/licenses/LICENSE-2.0",
+        license_summary="free to use, also commercially",
+        min_memory_bytes=16 * GB,
+        default_steps=4,
+        default_guidance_scale=0.0,
+        default_width=1024,
+        default_height=1024,
+        aliases=(
+            "mlx-community/flux-schnell-4bit",
+            "mlx-community/FLUX.1-schnell-4bit",
+            "flux-schnell",
+            "flux",
+        ),
+        fallback_repositories=("madroid/flux.1-schnell-mflux-4bit",),
+        preview_decoder="taef1",
+        unconfirmed=f"{_NOT_LIVE}; the split into shards is that of a copy with the same layout",
+    ),
+    _taesd(name="taesd", variant=DiffusionVariant.SD_15, family="SD 1.x and 2.x"),
+    _taesd(name="taesdxl", variant=DiffusionVariant.SDXL, family="SDXL"),
+    _taesd(name="taef1", variant=DiffusionVariant.FLUX, family="FLUX.1"),
+)
+
+
+def bundled_folder(info: DiffusionModelInfo) -> Path:
+    """The folder of a bundled model inside the installed package."""
+    return Path(str(resources.files("swiftai_nb"))) / "assets" / info.id
+
+
+def find(name: str, *, entries: Iterable[DiffusionModelInfo] = CATALOG) -> DiffusionModelInfo:
+    """The entry with this id, alias, or repository; case does not matter.
+
+    Raises:
+        ModelNotFoundError: none has; says what was probably meant and lists what there is.
+    """
+    entries = tuple(entries)
+    wanted = name.strip().casefold()
+    for names in (_ids, _other_names):
+        for info in entries:
+            if wanted in names(info):
+                return _with_file_defaults(info) if info.bundled else info
+    raise _not_found(name, entries)
+
+
+def _ids(info: DiffusionModelInfo) -> set[str]:
+    return {info.id.casefold()}
+
+
+def _other_names(info: DiffusionModelInfo) -> set[str]:
+    # Entries that differ only in quantization share a repository; the plain one answers to its name.
+    is_plain = info.quantization_bits is None
+    repositories = (info.repository, *info.fallback_repositories) if is_plain else ()
+    return {n.casefold() for n in (*info.aliases, *repositories) if n is not None}
+
+
+def _not_found(name: str, entries: tuple[DiffusionModelInfo, ...]) -> ModelNotFoundError:
+    known = {n: info.id for info in entries for n in (*_ids(info), *_other_names(info))}
+    close = difflib.get_close_matches(name.strip().casefold(), known, n=1, cutoff=0.5)
+    listed = ", ".join(info.id for info in entries if info.kind == "model")
+    meant = f"did you mean {known[close[0]]!r}? " if close else ""
+    return ModelNotFoundError(f"no model named {name!r}", hint=f"{meant}known models: {listed}")
+
+
+def _with_file_defaults(info: DiffusionModelInfo) -> DiffusionModelInfo:
+    """A bundled model says its own defaults in generation_defaults.json; without one the table's hold."""
+    folder = bundled_folder(info)
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
+    try:
+        data = json.loads((folder / "generation_defaults.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        data = {}
+    fields = {
+        "width": "default_width",
+        "height": "default_height",
+        "steps": "default_steps",
+        "guidance_scale": "default_guidance_scale",
+        "display_scale": "display_scale",
+    }
+    values = {field: data[key] for key, field in fields.items() if data.get(key) is not None}
+    return replace(info, size_bytes=size, **values)

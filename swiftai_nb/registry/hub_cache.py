@@ -1,0 +1,151 @@
+"""Reads the Hugging Face cache: which snapshots are there, and what of a model is in them.
+
+The layout is that of huggingface_hub (`models--owner--name/{blobs,refs,snapshots/<commit>/...}`). Whether
+a file is a link into `blobs/`, into the shared store of newer versions, or (Windows) the file itself does
+not matter here: only what a path leads to is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
+
+ManifestLookup = Callable[[str, str], dict[str, ModelFile]]
+
+INCOMPLETE_SUFFIX = ".swiftai.incomplete"
+
+
+class DiskState(str, Enum):
+    """What of a model is on this disk."""
+
+    ABSENT = "absent"
+    PARTIAL = "partial"
+    COMPLETE = "complete"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class ModelOnDisk:
+    """What of a model is on this disk.
+
+    Args:
+        state: absent, partial or complete.
+        folder: the snapshot that has the most of it; None when absent.
+        revision: that snapshot's commit.
+        repository: the repository it came from (a fallback's name when that was used).
+        size_bytes: of the finished files, plus what waits in interrupted ones.
+        missing: paths of required files that are not finished.
+    """
+
+    state: DiskState
+    folder: Path | None = None
+    revision: str | None = None
+    repository: str | None = None
+    size_bytes: int = 0
+    missing: tuple[str, ...] = ()
+
+
+def repository_folder(cache_dir: Path, repository: str) -> Path:
+    """`<cache>/models--owner--name`."""
+    return cache_dir / f"models--{repository.replace('/', '--')}"
+
+
+def locks_folder(cache_dir: Path, repository: str) -> Path:
+    """`<cache>/.locks/models--owner--name`, where huggingface_hub keeps its locks."""
+    return cache_dir / ".locks" / repository_folder(cache_dir, repository).name
+
+
+def snapshots(cache_dir: Path, repository: str, revision: str | None) -> Iterator[Path]:
+    """Snapshot folders, best first: the wanted revision, then main, then the newest others."""
+    folder = repository_folder(cache_dir, repository)
+    seen: set[str] = set()
+    for name in (revision, "main"):
+        commit = None if name is None else _commit_of(folder, name)
+        if commit is not None and commit not in seen and (folder / "snapshots" / commit).is_dir():
+            seen.add(commit)
+            yield folder / "snapshots" / commit
+    try:
+        others = [d for d in (folder / "snapshots").iterdir() if d.is_dir() and d.name not in seen]
+    except OSError:
+        return
+    yield from sorted(others, key=lambda d: d.lstat().st_mtime, reverse=True)
+
+
+def _commit_of(folder: Path, revision: str) -> str | None:
+    try:
+        return (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+    except OSError:
+        return revision if (folder / "snapshots" / revision).is_dir() else None
+
+
+def find_on_disk(
+    info: DiffusionModelInfo, cache_dir: Path, manifests: ManifestLookup | None = None
+) -> ModelOnDisk:
+    """The best snapshot of a Hub model, complete or not.
+
+    Args:
+        info: the entry; must have a repository.
+        cache_dir: the Hugging Face cache.
+        manifests: what the Hub said of the files of a (repository, commit) when they were fetched.
+    """
+    best = ModelOnDisk(DiskState.ABSENT, missing=tuple(f.path for f in info.files if f.is_required))
+    for repository in (info.repository, *info.fallback_repositories):
+        if repository is None:
+            continue
+        waiting = sum(p.stat().st_size for p in incomplete_files(cache_dir, repository, ours_only=True))
+        for folder in snapshots(cache_dir, repository, info.revision):
+            files = required_files(info, {} if manifests is None else manifests(repository, folder.name))
+            found = _look_into(folder, repository, files, waiting_bytes=waiting)
+            if found.state is DiskState.COMPLETE:
+                return found
+            if found.size_bytes > best.size_bytes:
+                best = found
+        if waiting > best.size_bytes:
+            best = ModelOnDisk(DiskState.PARTIAL, None, None, repository, waiting, best.missing)
+    return best
+
+
+def required_files(info: DiffusionModelInfo, manifest: dict[str, ModelFile]) -> tuple[ModelFile, ...]:
+    """The files without which the model is incomplete, with exact sizes where a manifest knows them."""
+    files = info.files if info.files else tuple(manifest.values())
+    return tuple(manifest.get(f.path, f) for f in files if f.is_required)
+
+
+def _look_into(
+    folder: Path, repository: str, files: tuple[ModelFile, ...], *, waiting_bytes: int
+) -> ModelOnDisk:
+    missing: list[str] = []
+    size_bytes = 0
+    for file in files:
+        found_bytes = _size_of(folder / file.path)
+        if found_bytes is None or (file.is_exact and file.size_bytes not in (None, found_bytes)):
+            missing.append(file.path)
+        else:
+            size_bytes += found_bytes
+    if not missing and len(files) > 0:
+        return ModelOnDisk(DiskState.COMPLETE, folder, folder.name, repository, size_bytes)
+    state = DiskState.PARTIAL if size_bytes + waiting_bytes > 0 else DiskState.ABSENT
+    return ModelOnDisk(state, folder, folder.name, repository, size_bytes + waiting_bytes, tuple(missing))
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
+
+
+def incomplete_files(cache_dir: Path, repository: str, *, ours_only: bool = False) -> list[Path]:
+    """Files of interrupted downloads; `ours_only` leaves out those only other tools could continue."""
+    blobs = repository_folder(cache_dir, repository) / "blobs"
+    pattern = f"*{INCOMPLETE_SUFFIX}" if ours_only else "*.incomplete"
+    try:
+        return sorted(p for p in blobs.glob(pattern) if p.is_file())
+    except OSError:
+        return []

@@ -1,0 +1,308 @@
+"""Which models there are and which are on this disk. The Hugging Face cache is the only truth about files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import ClassVar
+
+from swiftai_nb.core.errors import (
+    InvalidInputError,
+    InvalidModelFilesError,
+    ModelNotDownloadedError,
+    ModelNotFoundError,
+)
+from swiftai_nb.registry.catalog import CATALOG, bundled_folder, find
+from swiftai_nb.registry.entries import folder_info, is_repository_id, repository_info
+from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, find_on_disk
+from swiftai_nb.registry.model_info import (
+    DiffusionModelInfo,
+    DownloadedDiffusionModel,
+    ResolvedModel,
+    format_bytes,
+)
+from swiftai_nb.registry.paths import hub_cache_dir, state_dir
+from swiftai_nb.registry.user_choices import Choices, UserChoices
+from swiftai_nb.registry.variants import DiffusionVariant
+
+__all__ = ["DiffusionModelInfo", "DiffusionModelRegistry", "DownloadedDiffusionModel", "ResolvedModel"]
+
+
+class _ClassProperty:
+    """`DiffusionModelRegistry.shared`: made on first use, so importing does no work."""
+
+    def __get__(self, instance: object, owner: type[DiffusionModelRegistry]) -> DiffusionModelRegistry:
+        if owner._shared is None:
+            owner._shared = owner()
+        return owner._shared
+
+
+class _AvailableModels:
+    """On the class: the built-in catalog. On a registry: with the user's own entries."""
+
+    def __get__(
+        self, instance: DiffusionModelRegistry | None, owner: type[DiffusionModelRegistry]
+    ) -> tuple[DiffusionModelInfo, ...]:
+        return CATALOG if instance is None else (*CATALOG, *instance.custom_models)
+
+
+class DiffusionModelRegistry:
+    """The catalog, the user's own entries, and what is on disk.
+
+    Holds no state of its own: every answer is read from disk, so kernels cannot disagree. The folders
+    are looked up in the environment at every call unless they are given here.
+
+    Args:
+        home: folder of the user's choices; None follows SWIFTAI_HOME and the platform.
+        cache_dir: Hugging Face cache; None follows HF_HUB_CACHE and HF_HOME.
+    """
+
+    shared = _ClassProperty()
+    available_models = _AvailableModels()
+    _shared: ClassVar[DiffusionModelRegistry | None] = None
+
+    def __init__(self, *, home: str | Path | None = None, cache_dir: str | Path | None = None) -> None:
+        self._home = home
+        self._cache_dir = cache_dir
+
+    @property
+    def home(self) -> Path:
+        """Where the user's choices are kept."""
+        return state_dir(self._home)
+
+    @property
+    def cache_dir(self) -> Path:
+        """The Hugging Face cache."""
+        return hub_cache_dir(self._cache_dir)
+
+    @property
+    def choices(self) -> UserChoices:
+        """The user's own entries and default model, as stored."""
+        return UserChoices(self.home)
+
+    @property
+    def custom_models(self) -> tuple[DiffusionModelInfo, ...]:
+        """Entries the user registered, in the order they were added."""
+        return tuple(self.choices.read().entries.values())
+
+    def find(self, name: str) -> DiffusionModelInfo:
+        """The entry of this id, alias or repository, the user's own ones first.
+
+        Raises:
+            ModelNotFoundError: there is none; says what was probably meant and lists what there is.
+        """
+        return find(name, entries=(*self.custom_models, *CATALOG))
+
+    def on_disk(self, name: str) -> ModelOnDisk:
+        """What of a model is on this disk, complete or partial.
+
+        Raises:
+            ModelNotFoundError: no such model.
+        """
+        return self._on_disk(self.find(name))
+
+    def is_downloaded(self, name: str) -> bool:
+        """Whether all files of the model are on this disk; False for a name nobody knows."""
+        return self.downloaded_model(name) is not None
+
+    def local_path(self, name: str) -> Path | None:
+        """The folder to load the model from, or None when it is not complete on this disk."""
+        model = self.downloaded_model(name)
+        return None if model is None else model.local_path
+
+    def downloaded_model(self, name: str) -> DownloadedDiffusionModel | None:
+        """What is known of a complete model; None when it is not complete on this disk, or unknown."""
+        try:
+            info = self.find(name)
+        except ModelNotFoundError:
+            return None
+        found = self._on_disk(info)
+        return None if found.state is not DiskState.COMPLETE else _downloaded(info, found)
+
+    @property
+    def all_downloaded_models(self) -> list[DownloadedDiffusionModel]:
+        """All complete models, newest first. Bundled ones are not among them: nobody downloaded them."""
+        found = [self.downloaded_model(info.id) for info in self.available_models if not info.bundled]
+        return sorted((m for m in found if m is not None), key=lambda m: m.downloaded_at, reverse=True)
+
+    @property
+    def total_downloaded_size(self) -> int:
+        """Bytes of all complete models; files that several entries share count once."""
+        files: dict[Path, int] = {}
+        for model in self.all_downloaded_models:
+            for path in _files_of(self.find(model.id), model.local_path):
+                files[path.resolve()] = path.stat().st_size
+        return sum(files.values())
+
+    @property
+    def formatted_total_size(self) -> str:
+        """`total_downloaded_size` in words: "9.1 GB"."""
+        return format_bytes(self.total_downloaded_size)
+
+    def add_custom(self, info: DiffusionModelInfo) -> DiffusionModelInfo:
+        """Registers an own entry, replacing one of the same id; it persists.
+
+        Raises:
+            InvalidInputError: the id or an alias is that of a built-in model.
+        """
+        for name in (info.id, *info.aliases):
+            owner = _builtin_owner(name)
+            if owner is not None:
+                raise InvalidInputError(f"{name!r} is a built-in model", hint="choose another name")
+        entry = replace(info, is_custom=True)
+        self.choices.update(lambda choices: choices.entries.__setitem__(entry.id, entry))
+        return entry
+
+    def add_folder(
+        self,
+        folder: str | Path,
+        *,
+        id: str | None = None,  # noqa: A002
+        variant: DiffusionVariant | None = None,
+    ) -> DiffusionModelInfo:
+        """Registers a model folder on this disk; its family is read from its own files.
+
+        Raises:
+            ModelNotFoundError: no such folder.
+            InvalidModelFilesError, UnsupportedModelError: not a folder of a supported layout.
+            InvalidInputError: the id is that of a built-in model.
+        """
+        return self.add_custom(folder_info(Path(folder), id=id, variant=variant))
+
+    def add_repository(
+        self,
+        repository: str,
+        *,
+        variant: DiffusionVariant,
+        id: str | None = None,  # noqa: A002
+        revision: str | None = None,
+    ) -> DiffusionModelInfo:
+        """Registers any Hub repository of a supported layout; its listing decides the files to fetch.
+
+        Raises:
+            InvalidInputError: not an "owner/name", or the id is that of a built-in model.
+        """
+        if not is_repository_id(repository):
+            raise InvalidInputError(f"{repository!r} is no Hub repository", hint='write it as "owner/name"')
+        return self.add_custom(repository_info(repository, variant=variant, id=id, revision=revision))
+
+    def remove_custom(self, name: str) -> bool:
+        """Forgets an own entry; its files stay. Says whether there was one."""
+        wanted = [i for i in self.custom_models if name in (i.id, i.repository, *i.aliases)]
+
+        def forget(choices: Choices) -> None:
+            for info in wanted:
+                choices.entries.pop(info.id, None)
+
+        if wanted:
+            self.choices.update(forget)
+        return bool(wanted)
+
+    def add_downloaded(self, model: DownloadedDiffusionModel) -> None:
+        """Registers a complete model folder under its id. For catalog models the cache already says it."""
+        if _builtin_owner(model.id) is None:
+            info = folder_info(model.local_path, id=model.id, variant=model.variant)
+            self.add_custom(replace(info, name=model.name))
+
+    def remove_downloaded(self, name: str) -> None:
+        """Forgets a user entry without touching its files; `delete_model` frees disk space."""
+        self.remove_custom(name)
+
+    @property
+    def default_model(self) -> str | None:
+        """The model the user wants when none is named; None when never chosen."""
+        return self.choices.read().default_model
+
+    @default_model.setter
+    def default_model(self, name: str | None) -> None:
+        chosen = None if name is None else self.find(name).id
+        self.choices.update(lambda choices: setattr(choices, "default_model", chosen))
+
+    def resolve(self, model: str | None = None) -> ResolvedModel:
+        """A model that can be loaded now.
+
+        Args:
+            model: catalog id, alias, a user entry's id or repository, or the path of a model folder; None
+                is the user's default model when that is on disk, else the bundled one.
+
+        Raises:
+            ModelNotFoundError: nobody knows the name, and it is no folder.
+            ModelNotDownloadedError: known but not complete on this disk; says size and how to get it.
+            InvalidModelFilesError, UnsupportedModelError: the folder is not a model we can load.
+        """
+        if model is None:
+            return self._resolve_default()
+        try:
+            info = self.find(model)
+        except ModelNotFoundError:
+            folder = Path(model).expanduser()
+            if not folder.is_dir():
+                raise
+            return ResolvedModel(folder_info(folder), folder.resolve())
+        if info.kind != "model":
+            raise InvalidInputError(f"{info.id} only decodes previews", hint="choose a model: emoji-mini")
+        return self._resolve_entry(info, asked=model)
+
+    def resolve_info(self, info: DiffusionModelInfo) -> ResolvedModel:
+        """As `resolve`, for any entry at hand; preview decoders too."""
+        return self._resolve_entry(info, asked=info.id)
+
+    def _resolve_default(self) -> ResolvedModel:
+        chosen = self.default_model
+        if chosen is not None and self.is_downloaded(chosen):
+            return self.resolve(chosen)
+        return self.resolve("emoji-mini")
+
+    def _resolve_entry(self, info: DiffusionModelInfo, *, asked: str) -> ResolvedModel:
+        found = self._on_disk(info)
+        if found.state is not DiskState.COMPLETE or found.folder is None:
+            raise _not_here(info, found)
+        is_alias = asked.strip().casefold() not in (info.id.casefold(), str(info.repository).casefold())
+        source = info.id if found.repository is None else f"{info.id} ({found.repository})"
+        note = f"{asked} is an alias of {source}" if is_alias else None
+        return ResolvedModel(info, found.folder, found.revision, note)
+
+    def _on_disk(self, info: DiffusionModelInfo) -> ModelOnDisk:
+        if info.bundled or info.local_folder is not None:
+            folder = bundled_folder(info) if info.local_folder is None else Path(info.local_folder)
+            if not folder.is_dir():
+                return ModelOnDisk(DiskState.ABSENT)
+            size_bytes = sum(f.stat().st_size for f in _files_of(info, folder))
+            return ModelOnDisk(DiskState.COMPLETE, folder, size_bytes=size_bytes)
+        return find_on_disk(info, self.cache_dir, self.choices.manifest)
+
+
+def _builtin_owner(name: str) -> DiffusionModelInfo | None:
+    try:
+        return find(name)
+    except ModelNotFoundError:
+        return None
+
+
+def _files_of(info: DiffusionModelInfo, folder: Path) -> list[Path]:
+    if info.files:
+        return [folder / f.path for f in info.files if (folder / f.path).is_file()]
+    return [p for p in folder.rglob("*") if p.is_file()]
+
+
+def _downloaded(info: DiffusionModelInfo, found: ModelOnDisk) -> DownloadedDiffusionModel:
+    if found.folder is None:
+        raise InvalidModelFilesError(f"{info.id} has no folder", hint="download the model again")
+    newest = max((p.lstat().st_mtime for p in _files_of(info, found.folder)), default=0.0)
+    when = datetime.fromtimestamp(newest, tz=timezone.utc)
+    return DownloadedDiffusionModel(
+        info.id, info.name, info.variant, found.folder, when, found.size_bytes, found.revision
+    )
+
+
+def _not_here(info: DiffusionModelInfo, found: ModelOnDisk) -> ModelNotDownloadedError:
+    if not info.is_downloadable:
+        where = "this installation" if info.bundled else str(info.local_folder)
+        return ModelNotDownloadedError(f"{info.id} is missing from {where}", hint="put its files back there")
+    part = f", {format_bytes(found.size_bytes)} of it is here" if found.state is DiskState.PARTIAL else ""
+    gate = "" if info.gated is None else f"; {info.gated}"
+    return ModelNotDownloadedError(
+        f"{info.id} is not downloaded ({info.formatted_size}{part}; licence {info.license}{gate})",
+        hint=f"%imagine_models download {info.id}   or   %%imagine --model {info.id} --download",
+    )

@@ -1,0 +1,81 @@
+"""The model families the local engine can run, with the defaults of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True)
+class VariantDefaults:
+    """What holds for a family when a catalog entry says nothing of its own.
+
+    Args:
+        display_name: for people.
+        steps: denoising steps.
+        guidance_scale: 0.0 where the family was trained to run without guidance.
+        width: native width in pixels.
+        height: native height in pixels.
+        size_bytes: typical download, decimal bytes.
+    """
+
+    display_name: str
+    steps: int
+    guidance_scale: float
+    width: int
+    height: int
+    size_bytes: int
+
+
+class DiffusionVariant(str, Enum):
+    """A family of diffusion models: same networks, same file layout, same pipeline."""
+
+    SDXL_TURBO = "sdxl-turbo"
+    SDXL = "sdxl"
+    SD_15 = "sd-1.5"
+    SD_21 = "sd-2.1"
+    FLUX = "flux"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def defaults(self) -> VariantDefaults:
+        """All defaults of the family at once."""
+        return _DEFAULTS[self]
+
+    @property
+    def display_name(self) -> str:
+        """The family's name for people: "SDXL Turbo"."""
+        return self.defaults.display_name
+
+    @property
+    def default_steps(self) -> int:
+        """Denoising steps."""
+        return self.defaults.steps
+
+    @property
+    def default_guidance_scale(self) -> float:
+        """Weight of the prompt; 0.0 where the family runs without guidance."""
+        return self.defaults.guidance_scale
+
+    @property
+    def default_resolution(self) -> tuple[int, int]:
+        """Native (width, height) in pixels."""
+        return self.defaults.width, self.defaults.height
+
+    @property
+    def size_gb(self) -> float:
+        """Typical download in GB (10**9 bytes), one decimal."""
+        return round(self.defaults.size_bytes / 1e9, 1)
+
+
+# SDXL Turbo and FLUX.1-schnell are distilled to run without guidance (their model cards);
+# sizes are those of the catalog entries that carry the family's name.
+_DEFAULTS = {
+    DiffusionVariant.SDXL_TURBO: VariantDefaults("SDXL Turbo", 4, 0.0, 512, 512, 6_940_000_000),
+    DiffusionVariant.SDXL: VariantDefaults("Stable Diffusion XL", 30, 5.0, 1024, 1024, 6_940_000_000),
+    DiffusionVariant.SD_15: VariantDefaults("Stable Diffusion 1.5", 20, 7.5, 512, 512, 2_130_000_000),
+    DiffusionVariant.SD_21: VariantDefaults("Stable Diffusion 2.1", 20, 7.5, 512, 512, 2_580_000_000),
+    DiffusionVariant.FLUX: VariantDefaults("FLUX.1 schnell", 4, 0.0, 1024, 1024, 9_850_000_000),
+}
