@@ -1,0 +1,55 @@
+# Two commands: `make demo` shows a first picture, `make test` runs everything.
+# Both make their own environment in build/venv.
+PYTHON ?= python3
+VENV := build/venv
+BIN := $(VENV)/bin
+
+.PHONY: demo lab test lint js parity bench docs clean
+
+demo: $(VENV)/.lab
+	$(BIN)/python tools/demo.py notebooks/01_first_picture.ipynb build/demo
+
+lab: $(VENV)/.lab
+	$(BIN)/jupyter lab notebooks
+
+test: $(VENV)/.test lint js
+	$(BIN)/python -m pytest tests --nbval notebooks
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Node is for developers: without it the committed bundle is used as it is.
+js:
+	@if command -v npm >/dev/null; then cd js && npm install --no-audit --no-fund --silent && npm test --silent; \
+	else echo "npm not found: the widget's own tests are skipped"; fi
+
+parity: $(VENV)/.test
+	$(PYTHON) tools/parity.py
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is needed"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.lab: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[lab]"
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@
+
+$(VENV)/.docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@touch $@
+
+clean:
+	rm -rf build dist

@@ -1,0 +1,96 @@
+"""Any picture a user hands in becomes upright eight-bit RGB."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.image_input import to_pil, to_png_bytes
+
+
+def test_path_bytes_pil_and_own_images_agree(tmp_path: Path) -> None:
+    pixels = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3)
+    own = GeneratedImage.from_pixels(pixels)
+    path = own.save(tmp_path / "a.png")
+    for source in (path, str(path), own.data, own.pil, own, pixels):
+        assert np.array_equal(np.asarray(to_pil(source)), pixels)
+
+
+def test_transparent_pixels_become_white() -> None:
+    clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    assert to_pil(clear).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_palette_with_transparency() -> None:
+    picture = Image.new("P", (2, 2), 0)
+    picture.putpalette([10, 20, 30, 0, 0, 0])
+    assert to_pil(picture).getpixel((0, 0)) == (10, 20, 30)
+    picture.info["transparency"] = 0
+    assert to_pil(picture).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_exif_rotation_is_applied() -> None:
+    picture = Image.new("RGB", (4, 2))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", exif=exif)
+    assert to_pil(buffer.getvalue()).size == (2, 4)
+
+
+def test_sixteen_bit_grey_is_scaled() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)).save(buffer, "PNG")
+    picture = to_pil(buffer.getvalue())
+    assert [picture.getpixel((x, 0)) for x in range(2)] == [(0, 0, 0), (255, 255, 255)]
+
+
+@pytest.mark.parametrize(
+    ("array", "corner"),
+    [
+        (np.ones((2, 3)), 255),
+        (np.full((2, 3, 3), 0.5, dtype=np.float32), 128),
+        (np.full((2, 3, 1), 7, dtype=np.uint8), 7),
+        (np.full((2, 3, 4), 255, dtype=np.uint8), 255),
+        (np.full((2, 3), 65535, dtype=np.uint16), 255),
+        (np.ones((2, 3), dtype=bool), 255),
+    ],
+)
+def test_arrays_of_every_sensible_kind(array: np.ndarray, corner: int) -> None:
+    picture = to_pil(array)
+    assert picture.size == (3, 2)
+    assert picture.getpixel((0, 0)) == (corner,) * 3
+
+
+def test_matplotlib_figure() -> None:
+    from matplotlib.figure import Figure
+
+    assert to_pil(Figure(figsize=(1, 1), dpi=50)).size == (50, 50)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        b"",
+        b"junk",
+        "/no/such/file.png",
+        7,
+        None,
+        np.zeros((2, 3, 5)),
+        np.zeros((0, 3)),
+        np.array([[2.0]]),
+        np.array([[np.nan]]),
+        np.array([[300]]),
+    ],
+    ids=str,
+)
+def test_what_is_not_a_picture_is_one_clear_error(source: object) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        to_png_bytes(source)
+    assert caught.value.hint

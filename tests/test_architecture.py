@@ -1,0 +1,105 @@
+"""The floors of the house: who may import whom, and what stays unloaded."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "swiftai_nb"
+
+ALLOWED = {
+    "core": {"core"},
+    "diffusion": {"core", "diffusion"},
+    "engine": {"core", "diffusion", "engine"},
+    "registry": {"core", "registry"},
+    "jobs": {"core", "jobs"},
+    "providers": {"core", "engine", "registry", "jobs", "providers"},
+    "notebook": {"core", "registry", "jobs", "providers", "notebook"},
+}
+# Foreign packages that only one floor may know.
+FOREIGN = {
+    "mlx": {"diffusion", "engine"},
+    "IPython": {"notebook"},
+    "ipywidgets": {"notebook"},
+    "anywidget": {"notebook"},
+    "huggingface_hub": {"registry", "providers"},
+    "torch": set(),
+    "transformers": set(),
+    "diffusers": set(),
+    "cv2": set(),
+    "tqdm": set(),
+}
+
+
+def modules() -> list[Path]:
+    return sorted(p for floor in ALLOWED for p in (PACKAGE / floor).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    # What stands under TYPE_CHECKING is never executed, but it is still knowledge: it counts.
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_module_imports_only_its_own_floor_and_those_below(path: Path) -> None:
+    floor = path.relative_to(PACKAGE).parts[0]
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "swiftai_nb" and len(parts) > 1 and parts[1] in ALLOWED:
+            assert parts[1] in ALLOWED[floor], f"{floor} must not know {name}"
+        if parts[0] in FOREIGN:
+            assert floor in FOREIGN[parts[0]], f"{floor} must not know {name}"
+
+
+def loaded_after(code: str) -> set[str]:
+    script = f"{code}\nimport sys\nprint(' '.join(sys.modules))"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
+
+
+def test_import_is_light() -> None:
+    loaded = loaded_after("import swiftai_nb")
+    assert not loaded & {"mlx", "huggingface_hub", "ipywidgets", "anywidget", "IPython", "numpy", "PIL"}
+
+
+def test_load_ext_is_light() -> None:
+    code = (
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        "import sys; before = set(sys.modules)\n"
+        "shell.run_line_magic('load_ext', 'swiftai_nb')\n"
+        "assert 'imagine' in shell.magics_manager.magics['cell']\n"
+    )
+    loaded = loaded_after(code)
+    assert not loaded & {"mlx", "huggingface_hub", "ipywidgets", "anywidget", "numpy", "PIL"}
+
+
+def test_local_provider_keeps_mlx_out_of_the_kernel() -> None:
+    loaded = loaded_after("import swiftai_nb; swiftai_nb.MLXImageProvider().is_available")
+    assert not {name for name in loaded if name.split(".")[0] in {"mlx", "torch"}}
+
+
+def test_files_and_names_stay_small() -> None:
+    for path in modules():
+        assert len(path.read_text("utf-8").splitlines()) <= 400, f"{path} is longer than 400 lines"
+        assert not {"manager", "helper", "util", "utils"} & set(path.stem.split("_")), path
+
+
+def test_every_public_name_resolves() -> None:
+    code = "import swiftai_nb\nfor name in swiftai_nb.__all__: getattr(swiftai_nb, name)"
+    subprocess.run([sys.executable, "-c", code], check=True)
