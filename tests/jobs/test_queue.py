@@ -1,0 +1,318 @@
+"""Jobs: their states, their order, and every way of stopping them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+
+import pytest
+
+from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.errors import (
+    AIError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    GenerationTimeoutError,
+    InvalidInputError,
+)
+from swiftai_nb.jobs.job import GenerationRequest, JobState
+from swiftai_nb.jobs.queue import JobQueue
+from swiftai_nb.testing import FakeGenerator
+
+
+@pytest.fixture
+def queue():
+    queue = JobQueue()
+    yield queue
+    queue.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("swiftai-jobs")]
+
+
+def request_for(prompt="a cat", *, seeds=(7,), **settings):
+    return GenerationRequest(prompt, None, ImageGenerationConfig(**settings), seeds)
+
+
+def wait_until(condition, timeout_s=20.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def endless():
+    return FakeGenerator(step_duration_s=0.02, default_steps=1000)
+
+
+def test_a_job_makes_one_picture_per_seed_in_order(queue):
+    job = queue.submit(request_for(seeds=(5, 6, 9)), FakeGenerator())
+    images = job.result(20)
+    assert [image.seed for image in images] == [5, 6, 9]
+    assert job.state is JobState.DONE
+    assert job.error is None
+    assert job.images == images
+    assert job.last_preview is not None
+    assert job.queue_position is None
+
+
+def test_picture_k_can_be_remade_alone_from_its_seed(queue):
+    together = queue.submit(request_for(seeds=(5, 6)), FakeGenerator()).result(20)
+    alone = queue.submit(request_for(seeds=(6,)), FakeGenerator()).result(20)
+    assert together[1].data == alone[0].data
+
+
+def test_subscribers_see_every_state_and_step(queue):
+    seen = []
+    gate = threading.Event()
+    first = queue.submit(request_for(), _Gated(gate))
+    job = queue.submit(request_for(steps=3), FakeGenerator())
+    job.subscribe(lambda j: seen.append((j.state, None if j.progress is None else j.progress.current_step)))
+    assert job.queue_position == 1
+    gate.set()
+    job.result(20)
+    first.result(20)
+    assert (JobState.QUEUED, None) in seen
+    assert [step for state, step in seen if state is JobState.RUNNING and step] == [1, 2, 3]
+    wait_until(lambda: seen[-1][0] is JobState.DONE)
+
+
+def test_a_failing_subscriber_hurts_neither_job_nor_other_subscribers(queue, caplog):
+    gate, seen = threading.Event(), []
+    job = queue.submit(request_for(), _Gated(gate))
+
+    def broken(_):
+        raise ValueError("subscriber fault")
+
+    job.subscribe(broken)
+    job.subscribe(lambda j: seen.append(j.state))
+    gate.set()
+    assert len(job.result(20)) == 1
+    wait_until(lambda: seen[-1] is JobState.DONE)
+    assert "subscriber fault" in caplog.text
+
+
+def test_unsubscribing_ends_the_calls(queue):
+    gate, seen = threading.Event(), []
+    job = queue.submit(request_for(), _Gated(gate))
+    unsubscribe = job.subscribe(lambda j: seen.append(j.state))
+    unsubscribe()
+    unsubscribe()
+    gate.set()
+    job.result(20)
+    assert seen == []
+
+
+def test_three_jobs_with_the_middle_one_cancelled_while_queued(queue):
+    gate = threading.Event()
+    first = queue.submit(request_for("first"), _Gated(gate))
+    middle = queue.submit(request_for("middle"), FakeGenerator())
+    last = queue.submit(request_for("last"), FakeGenerator())
+    assert [job.queue_position for job in (first, middle, last)] == [0, 1, 2]
+    middle.cancel()
+    assert middle.wait(20), "a queued job ends at once, though the first still runs"
+    assert middle.state is JobState.CANCELLED
+    assert last.queue_position == 1
+    gate.set()
+    assert len(last.result(20)) == 1
+    assert len(first.result(20)) == 1
+    assert middle.images == ()
+    assert [job.request.prompt for job in queue.jobs] == ["first", "middle", "last"]
+
+
+def test_cancel_keeps_the_finished_pictures_and_the_last_preview(queue):
+    generator = _EndlessSecondPicture()
+    job = queue.submit(request_for(seeds=(1, 2, 3)), generator)
+    wait_until(lambda: job.image_index == 1 and job.progress is not None)
+    job.cancel()
+    job.cancel()
+    with pytest.raises(GenerationCancelledError, match="1 of 3 pictures") as caught:
+        job.result(20)
+    assert job.state is JobState.CANCELLED
+    assert [image.seed for image in job.images] == [1]
+    assert job.last_preview is not None
+    assert caught.value.completed_steps >= 1
+    assert queue.submit(request_for(), FakeGenerator()).result(20)
+
+
+def test_cancel_from_a_subscriber_on_the_worker_thread(queue):
+    job = queue.submit(request_for(), endless())
+    job.subscribe(lambda j: j.cancel())
+    assert job.wait(20)
+    assert job.state is JobState.CANCELLED
+
+
+def test_cancel_generation_of_the_generator_ends_as_cancelled(queue):
+    generator = endless()
+    job = queue.submit(request_for(), generator)
+    wait_until(lambda: job.progress is not None)
+    asyncio.run(generator.cancel_generation())
+    assert job.wait(20)
+    assert job.state is JobState.CANCELLED
+    assert isinstance(job.error, GenerationCancelledError)
+
+
+def test_cancel_after_the_end_changes_nothing(queue):
+    job = queue.submit(request_for(), FakeGenerator())
+    job.result(20)
+    job.cancel()
+    assert job.state is JobState.DONE
+    assert not job.token.is_cancelled
+
+
+def test_an_error_of_the_generator_fails_the_job_and_the_next_one_works(queue):
+    job = queue.submit(request_for(), FakeGenerator(fail_at_step=2, error=AIError("no luck", hint="again")))
+    with pytest.raises(AIError, match="no luck"):
+        job.result(20)
+    assert job.state is JobState.FAILED
+    assert job.progress.current_step == 1
+    assert queue.submit(request_for(), FakeGenerator()).result(20)
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError("oops"), KeyboardInterrupt(), SystemExit(3)])
+def test_a_foreign_exception_becomes_a_failed_job(queue, fault):
+    job = queue.submit(request_for(), _Raising(fault))
+    assert job.wait(20)
+    assert job.state is JobState.FAILED
+    assert isinstance(job.error, GenerationFailedError)
+    assert type(fault).__name__ in job.error.message
+    assert queue.submit(request_for(), FakeGenerator()).result(20)
+
+
+def test_wait_with_a_timeout_returns_false_and_result_says_so(queue):
+    job = queue.submit(request_for(), endless())
+    assert not job.wait(0.05)
+    with pytest.raises(GenerationTimeoutError):
+        job.result(0.05)
+    job.cancel()
+    assert job.wait(20)
+
+
+def test_a_job_can_be_awaited_from_any_loop(queue):
+    async def use():
+        job = queue.submit(request_for(seeds=(1, 2)), FakeGenerator(step_duration_s=0.01))
+        images, again = await asyncio.gather(_awaiting(job), _awaiting(job))
+        assert images == again
+        return images
+
+    assert len(asyncio.run(use())) == 2
+
+
+def test_awaiting_an_ended_job_returns_at_once_and_raises_its_error(queue):
+    job = queue.submit(request_for(), FakeGenerator(fail_at_step=1))
+    job.wait(20)
+    with pytest.raises(AIError, match="made to fail"):
+        asyncio.run(_awaiting(job))
+
+
+def test_a_cancelled_awaiter_leaves_the_job_running(queue):
+    gate = threading.Event()
+
+    async def use():
+        job = queue.submit(request_for(), _Gated(gate))
+        waiter = asyncio.create_task(_awaiting(job))
+        await asyncio.sleep(0.05)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        return job
+
+    job = asyncio.run(use())
+    assert not job.state.is_final
+    gate.set()
+    assert job.result(20)
+
+
+def test_context_variables_of_the_submitter_reach_generator_and_subscribers(queue):
+    variable = contextvars.ContextVar("cell", default="none")
+    gate, seen = threading.Event(), []
+
+    class Reading(_Gated):
+        async def generate_image(self, prompt, **options):
+            seen.append(variable.get())
+            return await super().generate_image(prompt, **options)
+
+    variable.set("cell 3")
+    job = queue.submit(request_for(), Reading(gate))
+    job.subscribe(lambda j: seen.append(variable.get()))
+    variable.set("cell 4")
+    gate.set()
+    job.result(20)
+    assert set(seen) == {"cell 3"}
+
+
+def test_lanes_run_side_by_side_and_a_wide_lane_runs_several(queue):
+    gate = threading.Event()
+    local = queue.submit(request_for(), _Gated(gate))
+    cloud = [queue.submit(request_for(), _Gated(gate), lane="cloud") for _ in range(4)]
+    wait_until(lambda: all(job.state is JobState.RUNNING for job in (local, *cloud)))
+    fifth = queue.submit(request_for(), FakeGenerator(), lane="cloud")
+    assert fifth.state is JobState.QUEUED
+    assert fifth.queue_position == 1
+    gate.set()
+    for job in (local, *cloud, fifth):
+        job.result(20)
+
+
+def test_close_cancels_all_jobs_and_refuses_new_ones():
+    queue = JobQueue()
+    jobs = [queue.submit(request_for(), endless()) for _ in range(3)]
+    queue.close()
+    assert [job.state for job in jobs] == [JobState.CANCELLED] * 3
+    with pytest.raises(GenerationFailedError, match="closed"):
+        queue.submit(request_for(), FakeGenerator())
+    queue.close()
+
+
+def test_only_the_newest_hundred_finished_jobs_are_kept(queue):
+    for _ in range(130):
+        queue.submit(request_for(), FakeGenerator(default_steps=1)).result(20)
+    assert 100 <= len(queue.jobs) <= 101
+
+
+def test_elapsed_time_stands_still_before_and_after_the_run(queue):
+    gate = threading.Event()
+    first = queue.submit(request_for(), _Gated(gate))
+    waiting = queue.submit(request_for(), FakeGenerator())
+    assert waiting.elapsed_s == 0.0
+    gate.set()
+    waiting.result(20)
+    assert first.elapsed_s == first.elapsed_s > 0.0
+
+
+def test_a_request_needs_valid_seeds():
+    with pytest.raises(InvalidInputError, match="without seeds"):
+        request_for(seeds=())
+    with pytest.raises(InvalidInputError, match="seed -1"):
+        request_for(seeds=(1, -1))
+
+
+async def _awaiting(job):
+    return await job
+
+
+class _Gated(FakeGenerator):
+    def __init__(self, gate):
+        super().__init__()
+        self.gate = gate
+
+    async def generate_image(self, prompt, **options):
+        while not self.gate.is_set():
+            await asyncio.sleep(0.005)
+        return await super().generate_image(prompt, **options)
+
+
+class _EndlessSecondPicture(FakeGenerator):
+    async def generate_image(self, prompt, *, config, **options):
+        self.step_duration_s = 0.0 if config.seed == 1 else 0.05
+        steps = 2 if config.seed == 1 else 1000
+        return await super().generate_image(prompt, config=config.replace(steps=steps), **options)
+
+
+class _Raising(FakeGenerator):
+    def __init__(self, fault):
+        super().__init__()
+        self.fault = fault
+
+    async def generate_image(self, prompt, **options):
+        raise self.fault
