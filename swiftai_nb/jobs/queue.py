@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
@@ -21,6 +22,8 @@ LOCAL_LANE = "local"
 CLOUD_LANE = "cloud"
 DEFAULT_WIDTHS = {LOCAL_LANE: 1, CLOUD_LANE: 4}
 KEPT_FINISHED_JOBS = 100
+
+_Outcome = tuple[JobState, AIError | None]
 
 
 class JobQueue:
@@ -97,7 +100,7 @@ class _Lane:
         self._unfinished: list[GenerationJob] = []
         self._loop = asyncio.new_event_loop()
         self._waiting: deque[tuple[GenerationJob, ImageGenerator]] = deque()  # of the loop's thread
-        self._tasks: dict[GenerationJob, asyncio.Task[None]] = {}  # of the loop's thread
+        self._tasks: dict[GenerationJob, asyncio.Task[_Outcome]] = {}  # of the loop's thread
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run_loop, name=f"swiftai-jobs-{name}", daemon=True)
         self._thread.start()
@@ -148,7 +151,8 @@ class _Lane:
             job, generator = self._waiting.popleft()
             # A task copies the context it is made in: the submitter's, not this thread's.
             make_task = job.context.copy().run
-            self._tasks[job] = make_task(self._loop.create_task, self._run(job, generator))
+            task = self._tasks[job] = make_task(self._loop.create_task, _run(job, generator))
+            task.add_done_callback(partial(self._finish, job))
 
     def _cancel(self, job: GenerationJob) -> None:
         if job in self._tasks:
@@ -160,16 +164,10 @@ class _Lane:
                 self._end(job, JobState.CANCELLED, _cancelled(job))
                 return
 
-    async def _run(self, job: GenerationJob, generator: ImageGenerator) -> None:
-        error: AIError | None = None
-        state = JobState.DONE
-        try:
-            job.change(state=JobState.RUNNING, started_at=time.monotonic())
-            for index in range(len(job.request.seeds)):
-                await _make_picture(job, generator, index)
-        except BaseException as caught:  # noqa: BLE001 - the boundary: whatever happens ends this job alone
-            state, error = _outcome_of(caught, job)
+    def _finish(self, job: GenerationJob, task: asyncio.Task[_Outcome]) -> None:
         del self._tasks[job]
+        # A task cancelled before its first step never enters its coroutine.
+        state, error = (JobState.CANCELLED, _cancelled(job)) if task.cancelled() else task.result()
         self._end(job, state, error)
         self._start_waiting()
 
@@ -180,6 +178,16 @@ class _Lane:
         job.change(state=state, error=error, ended_at=time.monotonic())
         for other in waiting:
             other.notify()
+
+
+async def _run(job: GenerationJob, generator: ImageGenerator) -> _Outcome:
+    try:
+        job.change(state=JobState.RUNNING, started_at=time.monotonic())
+        for index in range(len(job.request.seeds)):
+            await _make_picture(job, generator, index)
+    except BaseException as error:  # noqa: BLE001 - the boundary: whatever happens ends this job alone
+        return _outcome_of(error, job)
+    return JobState.DONE, None
 
 
 async def _make_picture(job: GenerationJob, generator: ImageGenerator, index: int) -> GeneratedImage:
@@ -200,7 +208,7 @@ async def _make_picture(job: GenerationJob, generator: ImageGenerator, index: in
     return image
 
 
-def _outcome_of(error: BaseException, job: GenerationJob) -> tuple[JobState, AIError]:
+def _outcome_of(error: BaseException, job: GenerationJob) -> _Outcome:
     if isinstance(error, (asyncio.CancelledError, GenerationCancelledError)):
         return JobState.CANCELLED, _cancelled(job)
     if isinstance(error, AIError):

@@ -73,7 +73,7 @@ def test_subscribers_see_every_state_and_step(queue):
     job.result(20)
     first.result(20)
     assert (JobState.QUEUED, None) in seen
-    assert [step for state, step in seen if state is JobState.RUNNING and step] == [1, 2, 3]
+    assert list(dict.fromkeys(step for _, step in seen if step)) == [1, 2, 3]
     wait_until(lambda: seen[-1][0] is JobState.DONE)
 
 
