@@ -1,0 +1,167 @@
+"""A history kept in a folder: PNG files and an SQLite index of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.jobs.history import HistoryEntry, searchable, thumbnail_of
+
+INDEX_NAME = "index.sqlite"
+_BUSY_TIMEOUT_S = 30.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS pictures (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, created_at REAL NOT NULL, file TEXT NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL, prompt TEXT NOT NULL, recipe TEXT,
+    searchable TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS pictures_by_file ON pictures (file);
+CREATE TABLE IF NOT EXISTS thumbnails (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL);
+"""
+_SELECT = (
+    "SELECT id, created_at, file, width, height, prompt, recipe, jpeg "
+    "FROM pictures JOIN thumbnails USING (id)"
+)
+_Row = tuple[int, float, str, int, int, str, str | None, bytes]  # in the order of _SELECT
+_HINT = "choose a folder that you may write to"
+
+
+class FolderStore:
+    """Entries in a folder that other kernels may use too."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise InvalidInputError(
+                f"cannot keep a history in {str(folder)!r}: {error}", hint=_HINT
+            ) from error
+
+    def add(self, image: GeneratedImage, *, created_at: float) -> HistoryEntry:
+        """Writes the file, flushed to disk, and then its row."""
+        try:
+            with self._writing() as db:
+                name = self._write_file(image.data)
+                return self._insert(db, image, name, created_at=created_at)
+        except (OSError, sqlite3.Error) as error:
+            raise InvalidInputError(
+                f"cannot write to the history in {str(self._folder)!r}: {error}", hint=_HINT
+            ) from error
+
+    def page(self, *, before: int | None, count: int, words: tuple[str, ...]) -> list[HistoryEntry]:
+        """See `HistoryStore.page`."""
+        conditions = [*(["id < ?"] if before is not None else []), *["instr(searchable, ?) > 0"] * len(words)]
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        values = [*([before] if before is not None else []), *words, count]
+        with self._reading() as db:
+            rows = db.execute(f"{_SELECT}{where} ORDER BY id DESC LIMIT ?", values).fetchall()
+        return [self._entry(row) for row in rows]
+
+    def find(self, key: int) -> HistoryEntry | None:
+        """See `HistoryStore.find`."""
+        with self._reading() as db:
+            row = db.execute(f"{_SELECT} WHERE id = ?", (key,)).fetchone()
+        return None if row is None else self._entry(row)
+
+    def count(self) -> int:
+        """See `HistoryStore.count`."""
+        with self._reading() as db:
+            return int(db.execute("SELECT count(*) FROM pictures").fetchone()[0])
+
+    def _prepare(self) -> None:
+        try:
+            self._take_in_files_without_row()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # locked, or a disk fault: not damage
+                raise
+            index = self._folder / INDEX_NAME
+            index.replace(index.with_name(f"{INDEX_NAME}.damaged-{time.time_ns()}"))
+            self._take_in_files_without_row()
+
+    def _take_in_files_without_row(self) -> None:
+        with self._reading() as db:
+            db.executescript(_SCHEMA)
+        with self._writing() as db:
+            known = {row[0] for row in db.execute("SELECT file FROM pictures")}
+            new = [path for path in self._folder.glob("*.png") if path.name not in known]
+            for path in sorted(new, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+                with contextlib.suppress(
+                    InvalidInputError, OSError, SyntaxError, ValueError
+                ):  # not a picture
+                    image = GeneratedImage.open(path)
+                    self._insert(db, image, path.name, created_at=path.stat().st_mtime)
+
+    def _insert(
+        self, db: sqlite3.Connection, image: GeneratedImage, name: str, *, created_at: float
+    ) -> HistoryEntry:
+        thumbnail = thumbnail_of(image)
+        recipe = None if image.recipe is None else image.recipe.to_json()
+        row = (created_at, name, image.width, image.height, image.prompt, recipe)
+        key = db.execute(
+            "INSERT INTO pictures (created_at, file, width, height, prompt, recipe, searchable) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*row, searchable(image)),
+        ).lastrowid
+        db.execute("INSERT INTO thumbnails (id, jpeg) VALUES (?, ?)", (key, thumbnail))
+        return self._entry((key or 0, *row, thumbnail))
+
+    def _entry(self, row: _Row) -> HistoryEntry:
+        key, created_at, name, width, height, prompt, recipe, thumbnail = row
+        return HistoryEntry(
+            id=str(key),
+            created_at=created_at,
+            width=width,
+            height=height,
+            prompt=prompt,
+            recipe=None if recipe is None else Recipe.from_dict(json.loads(recipe)),
+            thumbnail=thumbnail,
+            _load=partial(GeneratedImage.open, self._folder / name),
+        )
+
+    def _write_file(self, data: bytes) -> str:
+        name = f"{hashlib.sha256(data).hexdigest()[:20]}.png"
+        target = self._folder / name
+        if target.exists():
+            return name
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=self._folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return name
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        # A connection per call: no handle outlives it, whatever thread or forked process comes next.
+        path = self._folder / INDEX_NAME
+        with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as db:
+            yield db
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._reading() as db:
+            db.execute("BEGIN IMMEDIATE")  # one writer among all kernels, files included
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")

@@ -1,0 +1,214 @@
+"""Histories: in memory and in a folder, and what a crash leaves of them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.jobs.history import History
+from swiftai_nb.jobs.history_folder import INDEX_NAME
+
+
+def picture(prompt="a cat", seed=1, side=16, **fields):
+    pixels = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    return GeneratedImage.from_pixels(pixels, recipe=Recipe(prompt, seed=seed, **fields))
+
+
+@pytest.fixture(params=["memory", "folder"])
+def history(request, tmp_path):
+    return History(None if request.param == "memory" else tmp_path / "pictures")
+
+
+def test_iterating_gives_the_newest_first(history):
+    images = [picture(seed=seed) for seed in range(5)]
+    ids = [history.append(image).id for image in images]
+    assert len(history) == 5
+    assert [entry.id for entry in history] == ids[::-1]
+    assert [entry.image.data for entry in history] == [image.data for image in images[::-1]]
+
+
+def test_an_entry_tells_what_a_gallery_needs(history):
+    entry = history.append(picture("ein Kätzchen", side=300, width=300, height=300))
+    assert (entry.width, entry.height, entry.prompt) == (300, 300, "ein Kätzchen")
+    assert entry.recipe == history.find(entry.id).recipe
+    assert abs(entry.created_at - time.time()) < 60
+    small = __import__("PIL.Image").Image.open(__import__("io").BytesIO(entry.thumbnail))
+    assert (small.format, small.size) == ("JPEG", (128, 128))
+
+
+def test_the_same_picture_twice_is_two_entries(history):
+    first, second = history.append(picture()), history.append(picture())
+    assert first.id != second.id
+    assert len(history) == 2
+    assert first.image.data == second.image.data
+
+
+def test_search_wants_every_word_in_any_case(history):
+    history.append(picture("A red APPLE", model="emoji-mini"))
+    history.append(picture("a green apple", negative_prompt="worm"))
+    history.append(picture("Käse 100% _x_"))
+    assert [entry.prompt for entry in history.search("apple")] == ["a green apple", "A red APPLE"]
+    assert [entry.prompt for entry in history.search("apple EMOJI")] == ["A red APPLE"]
+    assert [entry.prompt for entry in history.search("WORM")] == ["a green apple"]
+    assert [entry.prompt for entry in history.search("KÄSE 0% _x")] == ["Käse 100% _x_"]
+    assert list(history.search("pear")) == []
+    assert len(list(history.search(""))) == 3
+
+
+def test_an_unknown_id_is_an_error_that_helps(history):
+    history.append(picture())
+    for wrong in ("99", "x", "", "-1"):
+        with pytest.raises(InvalidInputError, match="no picture"):
+            history.find(wrong)
+
+
+def test_pages_are_walked_by_the_last_id(history):
+    for seed in range(7):
+        history.append(picture(seed=seed))
+    page = history.newest(3)
+    assert [entry.recipe.seed for entry in page] == [6, 5, 4]
+    assert [entry.recipe.seed for entry in history.newest(3, before=page[-1].id)] == [3, 2, 1]
+
+
+def test_a_picture_without_recipe_is_kept(history):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    entry = history.append(GeneratedImage.from_pixels(pixels))
+    assert entry.recipe is None
+    assert history.find(entry.id).image.width == 8
+
+
+def test_memory_drops_the_oldest_when_full():
+    history = History(memory_bytes=5 * len(picture().data))
+    for seed in range(20):
+        history.append(picture(seed=seed))
+    assert 1 <= len(history) < 5
+    assert next(iter(history)).recipe.seed == 19
+
+
+def test_a_folder_is_there_again_for_the_next_kernel(tmp_path):
+    first = History(tmp_path)
+    ids = [first.append(picture(seed=seed)).id for seed in range(3)]
+    again = History(tmp_path)
+    assert [entry.id for entry in again] == ids[::-1]
+
+
+def test_a_file_without_row_is_taken_in_on_opening(tmp_path):
+    History(tmp_path).append(picture("kept"))
+    (tmp_path / "stray.png").write_bytes(picture("stray", seed=2).data)
+    (tmp_path / "broken.png").write_bytes(picture(seed=3).data[:200])
+    (tmp_path / "notes.png").write_bytes(b"no picture")
+    history = History(tmp_path)
+    assert [entry.prompt for entry in history] == ["stray", "kept"]
+    assert len(History(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "deleted"])
+def test_a_lost_index_is_rebuilt_from_the_pictures(tmp_path, damage):
+    history = History(tmp_path)
+    for seed in range(30):
+        history.append(picture(f"number {seed}", seed=seed))
+    index = tmp_path / INDEX_NAME
+    if damage == "garbage":
+        index.write_bytes(b"x" * 10_000)
+    elif damage == "truncated":
+        index.write_bytes(index.read_bytes()[:5000])
+    else:
+        index.unlink()
+    assert {entry.recipe.seed for entry in History(tmp_path)} == set(range(30))
+
+
+def test_a_picture_whose_file_is_gone_says_so(tmp_path):
+    entry = History(tmp_path).append(picture())
+    next(tmp_path.glob("*.png")).unlink()
+    with pytest.raises(InvalidInputError, match="cannot read"):
+        _ = History(tmp_path).find(entry.id).image
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInputError, match="cannot keep a history"):
+        History(tmp_path / "file" / "pictures")
+
+
+def test_two_processes_append_to_one_folder_without_loss(tmp_path):
+    History(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+        list(pool.map(_append_twenty, [str(tmp_path)] * 2, [0, 100]))
+    entries = list(History(tmp_path))
+    assert len({entry.id for entry in entries}) == 40
+    assert {entry.recipe.seed for entry in entries} == {*range(20), *range(100, 120)}
+
+
+def test_kill_9_in_the_middle_of_appending_loses_no_reported_picture(tmp_path):
+    code = (
+        "import sys; from tests.jobs.test_history import picture, History\n"
+        "history = History(sys.argv[1])\n"
+        "for seed in range(100000):\n"
+        "    history.append(picture(seed=seed)); print(seed, flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        reported = [int(child.stdout.readline()) for _ in range(15)]
+        os.kill(child.pid, signal.SIGKILL)
+        rest, _ = child.communicate()
+    finally:
+        child.kill()
+    reported += [int(line) for line in rest.split()]
+    seeds = {entry.recipe.seed for entry in History(tmp_path)}
+    assert set(reported) <= seeds
+
+
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_ten_thousand_entries_are_browsed_without_delay(tmp_path, kind):
+    history = History(None if kind == "memory" else tmp_path)
+    if kind == "memory":
+        image = picture()
+        for _ in range(10_000):
+            history.append(image)
+    else:
+        _fill_index(tmp_path, 10_000)
+        history = History(tmp_path)
+    started = time.perf_counter()
+    assert len(history) == 10_000
+    page = history.newest(50)
+    deep = history.newest(50, before="200")
+    found = next(history.search("nowhere"), None)
+    seconds = time.perf_counter() - started
+    assert (len(page), len(deep), found) == (50, 50, None)
+    assert seconds < 2.0  # about 0.02 s on an idle machine
+
+
+def _append_twenty(folder, first):
+    history = History(folder)
+    for seed in range(first, first + 20):
+        history.append(picture(seed=seed))
+
+
+def _fill_index(folder, count):
+    history = History(folder)
+    entry = history.append(picture())
+    db = sqlite3.connect(folder / INDEX_NAME)
+    row = db.execute("SELECT * FROM pictures").fetchone()[1:]
+    with db:
+        for _ in range(count - 1):
+            key = db.execute(
+                "INSERT INTO pictures (created_at, file, width, height, prompt, recipe, searchable) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            ).lastrowid
+            db.execute("INSERT INTO thumbnails VALUES (?, ?)", (key, entry.thumbnail))
+    db.close()

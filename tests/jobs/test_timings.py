@@ -1,0 +1,71 @@
+"""Estimates from measured times."""
+
+from __future__ import annotations
+
+import pytest
+
+from swiftai_nb.jobs.timings import TimingKey, Timings
+
+KEY = TimingKey("sd-1.5", 512, 512)
+
+
+@pytest.fixture(params=["file", "memory"])
+def timings(request, tmp_path):
+    timings = Timings(tmp_path / "deep" / "timings.sqlite" if request.param == "file" else None, machine="a")
+    yield timings
+    if timings._memory is not None:
+        timings._memory.close()
+
+
+def test_nothing_is_estimated_before_the_first_picture(timings):
+    assert timings.estimate_s(KEY, steps=20) is None
+
+
+def test_an_estimate_counts_steps_and_the_fixed_part(timings):
+    timings.record(KEY, steps=10, denoising_s=20.0, fixed_s=3.0)
+    assert timings.estimate_s(KEY, steps=20) == pytest.approx(43.0)
+    assert timings.estimate_s(KEY, steps=1) == pytest.approx(5.0)
+
+
+def test_loading_counts_only_when_cold(timings):
+    timings.record(KEY, steps=1, denoising_s=1.0, fixed_s=0.0)
+    assert timings.estimate_s(KEY, steps=1, cold=True) == pytest.approx(1.0)
+    timings.record_load("sd-1.5", 8.0)
+    assert timings.estimate_s(KEY, steps=1, cold=True) == pytest.approx(9.0)
+    assert timings.estimate_s(KEY, steps=1) == pytest.approx(1.0)
+
+
+def test_other_sizes_and_guidance_are_scaled_from_what_was_measured(timings):
+    timings.record(KEY, steps=10, denoising_s=10.0, fixed_s=1.0)
+    assert timings.estimate_s(TimingKey("sd-1.5", 256, 512), steps=10) == pytest.approx(5.5)
+    assert timings.estimate_s(TimingKey("sd-1.5", 512, 512, guided=False), steps=10) == pytest.approx(6.0)
+
+
+def test_newer_times_outweigh_older_ones(timings):
+    timings.record(KEY, steps=1, denoising_s=10.0, fixed_s=0.0)
+    for _ in range(8):
+        timings.record(KEY, steps=1, denoising_s=2.0, fixed_s=0.0)
+    assert timings.estimate_s(KEY, steps=1) == pytest.approx(2.0, rel=0.1)
+
+
+def test_machines_and_kernels_share_a_file_without_mixing(tmp_path):
+    path = tmp_path / "timings.sqlite"
+    Timings(path, machine="a").record(KEY, steps=1, denoising_s=1.0, fixed_s=0.0)
+    assert Timings(path, machine="a").estimate_s(KEY, steps=2) == pytest.approx(2.0)
+    assert Timings(path, machine="b").estimate_s(KEY, steps=2) is None
+
+
+@pytest.mark.parametrize("fault", ["garbage", "folder", "unwritable parent"])
+def test_an_unusable_file_costs_only_the_estimate(tmp_path, fault):
+    path = tmp_path / "timings.sqlite"
+    if fault == "garbage":
+        path.write_bytes(b"no database" * 1000)
+    elif fault == "folder":
+        path.mkdir()
+    else:
+        (tmp_path / "file").write_text("not a folder")
+        path = tmp_path / "file" / "timings.sqlite"
+    timings = Timings(path)
+    timings.record(KEY, steps=1, denoising_s=1.0, fixed_s=0.0)
+    timings.record_load("sd-1.5", 1.0)
+    assert timings.estimate_s(KEY, steps=1) is None
