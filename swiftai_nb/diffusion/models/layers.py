@@ -1,0 +1,223 @@
+"""Layers shared by the networks: parameters here, arithmetic in `ops`.
+
+Parameter paths equal the key names of diffusers and transformers files, so a weight file maps onto a
+module tree by name. Fresh parameters are lazy zeros: they cost nothing until real weights replace them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import mlx.core as mx
+from mlx import nn
+
+from swiftai_nb.diffusion import ops
+
+ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
+    "silu": ops.silu,
+    "swish": ops.silu,
+    "gelu": ops.gelu,
+    "gelu_new": ops.gelu_tanh,
+    "gelu_pytorch_tanh": ops.gelu_tanh,
+    "quick_gelu": ops.quick_gelu,
+}
+
+
+class Linear(nn.Module):  # type: ignore[misc]
+    """x W^T + b with W: [out, in]."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = mx.zeros((out_features, in_features))
+        if bias:
+            self.bias = mx.zeros((out_features,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.linear(x, self.weight, self.get("bias"))
+
+
+class QuantizedLinear(nn.Module):  # type: ignore[misc]
+    """`Linear` whose weight is packed by `mx.quantize` (affine).
+
+    Args:
+        in_features: a multiple of group_size.
+        out_features: rows of the weight.
+        bias: whether a bias is added.
+        group_size: weights that share a scale and an offset.
+        bits: 2, 3, 4, 6 or 8.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool = True, group_size: int = 64, bits: int = 4
+    ) -> None:
+        super().__init__()
+        self.group_size, self.bits = group_size, bits
+        self.weight = mx.zeros((out_features, in_features * bits // 32), dtype=mx.uint32)
+        self.scales = mx.zeros((out_features, in_features // group_size))
+        self.biases = mx.zeros((out_features, in_features // group_size))
+        if bias:
+            self.bias = mx.zeros((out_features,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.quantized_linear(
+            x,
+            self.weight,
+            self.scales,
+            self.biases,
+            self.get("bias"),
+            group_size=self.group_size,
+            bits=self.bits,
+        )
+
+
+class Conv2d(nn.Module):  # type: ignore[misc]
+    """2-D convolution on [B, H, W, C] with weight [O, k, k, C]."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.stride, self.padding = stride, padding
+        self.weight = mx.zeros((out_channels, kernel_size, kernel_size, in_channels))
+        if bias:
+            self.bias = mx.zeros((out_channels,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.conv2d(x, self.weight, self.get("bias"), stride=self.stride, padding=self.padding)
+
+
+class GroupNorm(nn.Module):  # type: ignore[misc]
+    """Group normalisation over [B, ..., C] with PyTorch's grouping."""
+
+    def __init__(self, groups: int, channels: int, *, eps: float) -> None:
+        super().__init__()
+        self.groups, self.eps = groups, eps
+        self.weight = mx.zeros((channels,))
+        self.bias = mx.zeros((channels,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.group_norm(x, self.weight, self.bias, groups=self.groups, eps=self.eps)
+
+
+class LayerNorm(nn.Module):  # type: ignore[misc]
+    """Layer normalisation over the last axis."""
+
+    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = mx.zeros((channels,))
+        self.bias = mx.zeros((channels,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.fast.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Embedding(nn.Module):  # type: ignore[misc]
+    """A table of vectors: ids [...] -> [..., width]."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.weight = mx.zeros((count, width))
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        return self.weight[ids]
+
+
+class NoParameters(nn.Module):  # type: ignore[misc]
+    """Stands where a file has no parameters (Dropout, activations), so list positions keep their names."""
+
+
+def sinusoidal_embedding(
+    values: mx.array, width: int, *, cosine_first: bool = True, frequency_shift: float = 0.0
+) -> mx.array:
+    """Sinusoidal features of scalars (Vaswani et al. 2017, as DDPM uses them).
+
+    Args:
+        values: [N], timesteps or sizes.
+        width: even number of features.
+        cosine_first: [cos, sin], as Stable Diffusion and FLUX order them; False gives [sin, cos].
+        frequency_shift: frequencies are exp(-ln(10000) i / (width/2 - shift)).
+
+    Returns:
+        [N, width], float32.
+    """
+    half = width // 2
+    exponent = mx.arange(half, dtype=mx.float32) * (-math.log(10000.0) / (half - frequency_shift))
+    angles = values.astype(mx.float32)[:, None] * mx.exp(exponent)[None]
+    parts = [mx.cos(angles), mx.sin(angles)]
+    return mx.concatenate(parts if cosine_first else parts[::-1], axis=-1)
+
+
+class TimestepEmbedding(nn.Module):  # type: ignore[misc]
+    """linear_2(act(linear_1(x + cond_proj(condition)))).
+
+    Args:
+        in_features: width of the sinusoidal features.
+        width: width of the result.
+        cond_features: width of an extra condition (the guidance embedding of LCM UNets), or None.
+        activation: between the two linear maps.
+        out_features: width of the result when it differs from `width`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        width: int,
+        *,
+        cond_features: int | None = None,
+        activation: str = "silu",
+        out_features: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.linear_1 = Linear(in_features, width)
+        self.linear_2 = Linear(width, width if out_features is None else out_features)
+        if cond_features is not None:
+            self.cond_proj = Linear(cond_features, in_features, bias=False)
+
+    def __call__(self, x: mx.array, condition: mx.array | None = None) -> mx.array:
+        if condition is not None:
+            x = x + self.cond_proj(condition)
+        return self.linear_2(ACTIVATIONS[self.activation](self.linear_1(x)))
+
+
+def multi_head_attention(
+    q: mx.array, k: mx.array, v: mx.array, *, heads: int, mask: mx.array | None = None
+) -> mx.array:
+    """Splits channels into heads, attends, and joins them again.
+
+    Args:
+        q: [B, L, C].
+        k: [B, S, C].
+        v: [B, S, C].
+        heads: divides C.
+        mask: broadcastable to [B, heads, L, S]; boolean, True = attend.
+
+    Returns:
+        [B, L, C].
+    """
+
+    def split(x: mx.array) -> mx.array:
+        return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(0, 2, 1, 3)
+
+    scale = (q.shape[-1] // heads) ** -0.5
+    out = ops.attention(split(q), split(k), split(v), scale=scale, mask=mask)
+    return out.transpose(0, 2, 1, 3).reshape(q.shape)
+
+
+def upsample_nearest(x: mx.array, size: tuple[int, int] | None = None) -> mx.array:
+    """Nearest-neighbour upsampling of [B, H, W, C] by two, or to `size` = (height, width)."""
+    height, width = x.shape[1:3]
+    if size is None or tuple(size) == (2 * height, 2 * width):
+        return mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
+    rows = mx.arange(size[0]) * height // size[0]
+    columns = mx.arange(size[1]) * width // size[1]
+    return x[:, rows][:, :, columns]

@@ -1,0 +1,114 @@
+"""The conditional UNet of Stable Diffusion (Rombach et al. 2022; Podell et al. 2023 for SDXL)."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+from mlx import nn
+
+from swiftai_nb.diffusion import ops
+from swiftai_nb.diffusion.models.layers import Conv2d, GroupNorm, TimestepEmbedding, sinusoidal_embedding
+from swiftai_nb.diffusion.models.text_time_embedding import TextTimeEmbedding
+from swiftai_nb.diffusion.models.unet_blocks import DownBlock, MidBlock, UpBlock
+from swiftai_nb.diffusion.models.unet_config import UNetConfig
+
+
+class UNet(nn.Module):  # type: ignore[misc]
+    """Predicts noise, velocity or sample from noisy latents, a timestep and a text condition."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.block_out_channels
+        self.conv_in = Conv2d(config.in_channels, channels[0])
+        self.time_embedding = TimestepEmbedding(
+            channels[0], config.time_embedding_width, cond_features=config.time_cond_proj_dim
+        )
+        self._add_added_embedding()
+        self.down_blocks = [DownBlock(config, i) for i in range(len(channels))]
+        if config.mid_block_type is not None:
+            self.mid_block = MidBlock(config)
+        self.up_blocks = [UpBlock(config, i) for i in range(len(channels))]
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[0], eps=config.norm_eps)
+        self.conv_out = Conv2d(channels[0], config.out_channels)
+
+    def _add_added_embedding(self) -> None:
+        config = self.config
+        if config.addition_embed_type == "text_time":
+            self.add_embedding = TimestepEmbedding(
+                config.projection_class_embeddings_input_dim, config.time_embedding_width
+            )
+        elif config.addition_embed_type == "text":
+            self.add_embedding = TextTimeEmbedding(
+                config.cross_attention_dims[0],
+                config.time_embedding_width,
+                heads=config.addition_embed_type_num_heads,
+            )
+
+    def __call__(
+        self,
+        sample: mx.array,
+        timestep: mx.array,
+        encoder_hidden_states: mx.array,
+        *,
+        text_embeds: mx.array | None = None,
+        time_ids: mx.array | None = None,
+        timestep_cond: mx.array | None = None,
+    ) -> mx.array:
+        """One network call.
+
+        Args:
+            sample: [B, h, w, C_in], already scaled by the scheduler.
+            timestep: [B], in 0..999, float32.
+            encoder_hidden_states: [B, L, D].
+            text_embeds: [B, P], pooled text of SDXL.
+            time_ids: [B, 6], the sizes of SDXL.
+            timestep_cond: [B, T], the guidance embedding of LCM UNets.
+
+        Returns:
+            [B, h, w, C_out].
+        """
+        dtype = self.conv_in.weight.dtype
+        sample = sample.astype(dtype)
+        context = encoder_hidden_states.astype(dtype)
+        emb = self._embed_time(timestep, timestep_cond, dtype)
+        if self.config.addition_embed_type is not None:
+            emb = emb + self._embed_added(context, text_embeds, time_ids)
+        return self._run_blocks(sample, ops.silu(emb), context)
+
+    def _embed_time(self, timestep: mx.array, condition: mx.array | None, dtype: mx.Dtype) -> mx.array:
+        config = self.config
+        features = sinusoidal_embedding(
+            timestep,
+            config.block_out_channels[0],
+            cosine_first=config.flip_sin_to_cos,
+            frequency_shift=config.freq_shift,
+        )
+        condition = None if condition is None else condition.astype(dtype)
+        return self.time_embedding(features.astype(dtype), condition)
+
+    def _embed_added(
+        self, context: mx.array, text_embeds: mx.array | None, time_ids: mx.array | None
+    ) -> mx.array:
+        if text_embeds is None or time_ids is None:
+            return self.add_embedding(context)
+        batch = text_embeds.shape[0]
+        sizes = sinusoidal_embedding(
+            time_ids.reshape(-1),
+            self.config.addition_time_embed_dim,
+            cosine_first=self.config.flip_sin_to_cos,
+            frequency_shift=self.config.freq_shift,
+        ).reshape(batch, -1)
+        joined = mx.concatenate([text_embeds.astype(context.dtype), sizes.astype(context.dtype)], axis=-1)
+        return self.add_embedding(joined)
+
+    def _run_blocks(self, sample: mx.array, emb: mx.array, context: mx.array) -> mx.array:
+        x = self.conv_in(sample)
+        skips = [x]
+        for block in self.down_blocks:
+            x, block_skips = block(x, emb, context)
+            skips.extend(block_skips)
+        if "mid_block" in self:
+            x = self.mid_block(x, emb, context)
+        for block in self.up_blocks:
+            x = block(x, skips, emb, context)
+        return self.conv_out(ops.silu(self.conv_norm_out(x)))

@@ -1,0 +1,104 @@
+"""The end (and, for pictures given, the start) of a pipeline: latents <-> pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
+from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
+from swiftai_nb.diffusion.pipelines.stages import Latents, Pixels
+from swiftai_nb.diffusion.preview import LinearPreview, fit_preview, read_preview, to_uint8
+from swiftai_nb.diffusion.weights.component import Component, read_config
+from swiftai_nb.diffusion.weights.key_mapping import VAE_RULES, Rule
+
+
+class ImageStage:
+    """The autoencoder of a model folder and its previews.
+
+    Args:
+        folder: the model.
+        dtype: compute dtype.
+        published_preview: the linear map of the family's published autoencoder; used when this
+            folder's autoencoder has that one's shape and scaling.
+        rules: key names -> parameter paths.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dtype: mx.Dtype,
+        published_preview: LinearPreview,
+        rules: tuple[Rule, ...] = VAE_RULES,
+    ) -> None:
+        self.config = VAEConfig.from_dict(read_config(folder / "vae" / "config.json"))
+        self.component = Component(folder / "vae", lambda: Autoencoder(self.config), rules=rules, dtype=dtype)
+        self._preview = read_preview(folder, self.config.latent_channels)
+        if self._preview is None and self.config.block_out_channels == (128, 256, 512, 512):
+            self._preview = published_preview
+
+    def decode(self, latents: Latents | mx.array) -> Pixels:
+        """Latents [B, h, w, C] -> pixels [B, H, W, 3], uint8.
+
+        Raises:
+            InvalidInputError: latents of another shape.
+            GenerationFailedError: the decoder overflowed.
+        """
+        pictures = [self._decode_one(picture) for picture in self._checked(latents)]
+        return np.concatenate(pictures)
+
+    def _decode_one(self, latents: Latents) -> Pixels:
+        values = self._decode_values(latents[None])
+        if not np.isfinite(values).all():
+            raise GenerationFailedError(
+                "the decoder produced values that are not numbers",
+                hint="Use dtype float32 or bfloat16, fewer extreme settings, or another model.",
+            )
+        return to_uint8(values)
+
+    def _decode_values(self, latents: Latents) -> Latents:
+        decoded = self.component.network.decode(mx.array(latents))
+        mx.eval(decoded)
+        return np.array(decoded)
+
+    def _checked(self, latents: Latents | mx.array) -> Latents:
+        array = np.asarray(latents, dtype=np.float32)
+        channels = self.config.latent_channels
+        if array.ndim != 4 or array.shape[-1] != channels:
+            raise InvalidInputError(f"latents have shape {array.shape}, need [B, h, w, {channels}]")
+        return array
+
+    def encode_image(self, pixels: Pixels) -> Latents:
+        """Pixels [H, W, 3] or [B, H, W, 3], uint8 -> latents [B, h, w, C], float32.
+
+        The mean of the encoder's distribution: the same picture always gives the same latents.
+
+        Raises:
+            InvalidInputError: another shape, or sides that are not multiples of the scale.
+        """
+        batch = pixels[None] if pixels.ndim == 3 else pixels
+        scale = self.config.scale
+        if batch.ndim != 4 or batch.shape[-1] != 3 or batch.shape[1] % scale or batch.shape[2] % scale:
+            raise InvalidInputError(
+                f"image has shape {pixels.shape}, need [H, W, 3] with sides that are multiples of {scale}"
+            )
+        network = self.component.network
+        means = []
+        for picture in batch:
+            values = picture[None].astype(np.float32) / 127.5 - 1.0
+            mean, _ = network.encode_moments(mx.array(values))
+            scaled = network.scale_latents(mean)
+            mx.eval(scaled)
+            means.append(np.array(scaled))
+        return np.concatenate(means)
+
+    def preview(self, denoised: Latents | mx.array) -> Pixels:
+        """Predicted x0 [B, h, w, C] -> small pictures [B, h, w, 3], uint8."""
+        if self._preview is None:
+            self._preview = fit_preview(
+                self._decode_values, channels=self.config.latent_channels, scale=self.config.scale
+            )
+        return self._preview(self._checked(denoised))

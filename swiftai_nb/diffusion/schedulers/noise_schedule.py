@@ -1,0 +1,115 @@
+"""Noise schedules as pure functions on the host (NumPy), with the papers' names.
+
+betas, alphas_cumprod: Ho et al. 2020 (DDPM). sigmas: Karras et al. 2022 (EDM), sigma = sqrt((1-a)/a).
+Zero terminal SNR: Lin et al. 2024. Flow shift: Esser et al. 2024.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swiftai_nb.core.errors import UnsupportedModelError
+
+FloatArray = NDArray[np.float64]
+
+
+def make_betas(
+    schedule: str, *, beta_start: float, beta_end: float, num_train_timesteps: int = 1000
+) -> FloatArray:
+    """Noise variances of the forward process, [T].
+
+    Args:
+        schedule: "linear", "scaled_linear" or "squaredcos_cap_v2".
+        beta_start: first value.
+        beta_end: last value.
+        num_train_timesteps: T.
+
+    Raises:
+        UnsupportedModelError: another schedule.
+    """
+    if schedule == "linear":
+        return np.linspace(beta_start, beta_end, num_train_timesteps, dtype=np.float32).astype(np.float64)
+    if schedule == "scaled_linear":
+        roots = np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=np.float32)
+        return (roots**2).astype(np.float64)
+    if schedule == "squaredcos_cap_v2":
+        t = np.arange(num_train_timesteps + 1) / num_train_timesteps
+        alpha_bar = np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999).astype(np.float32).astype(np.float64)
+    raise UnsupportedModelError(f"beta_schedule {schedule!r} is not supported")
+
+
+def rescale_zero_terminal_snr(betas: FloatArray) -> FloatArray:
+    """Shifts and scales sqrt(alphas_cumprod) so that the last step is pure noise, [T] -> [T]."""
+    roots = np.sqrt(np.cumprod(1 - betas))
+    first, last = roots[0], roots[-1]
+    bars = ((roots - last) * first / (first - last)) ** 2
+    return 1 - np.concatenate([bars[:1], bars[1:] / bars[:-1]])
+
+
+def make_alphas_cumprod(betas: FloatArray) -> FloatArray:
+    """Products of 1 - beta, [T]; in float32 as the models were trained."""
+    return np.cumprod((1 - betas).astype(np.float32), dtype=np.float32).astype(np.float64)
+
+
+def sigmas_from_alphas(alphas_cumprod: FloatArray) -> FloatArray:
+    """Noise-to-signal ratios, [T], increasing."""
+    return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
+
+
+def leading_timesteps(steps: int, *, num_train_timesteps: int = 1000, steps_offset: int = 0) -> FloatArray:
+    """0, r, 2r, ... reversed, plus an offset; r = T // steps. [steps]."""
+    ratio = num_train_timesteps // steps
+    return np.arange(steps, dtype=np.float64)[::-1] * ratio + steps_offset
+
+
+def trailing_timesteps(steps: int, *, num_train_timesteps: int = 1000) -> FloatArray:
+    """T, T - r, ... minus one, rounded; r = T / steps. [steps]."""
+    return np.round(np.arange(num_train_timesteps, 0, -num_train_timesteps / steps))[:steps] - 1
+
+
+def linspace_timesteps(steps: int, *, num_train_timesteps: int = 1000) -> FloatArray:
+    """Evenly from T - 1 to 0, not rounded. [steps]."""
+    return np.linspace(0, num_train_timesteps - 1, steps)[::-1].copy()
+
+
+def karras_sigmas(sigma_min: float, sigma_max: float, steps: int, *, rho: float = 7.0) -> FloatArray:
+    """Sigmas evenly spaced in sigma^(1/rho), from max to min (Karras et al. 2022, eq. 5). [steps]."""
+    ramp = np.linspace(0, 1, steps)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return np.asarray((high + ramp * (low - high)) ** rho, dtype=np.float64)
+
+
+def timesteps_from_sigmas(sigmas: FloatArray, train_sigmas: FloatArray) -> FloatArray:
+    """The (fractional) timesteps at which training had these sigmas, interpolated in log sigma."""
+    logs = np.log(np.maximum(train_sigmas, 1e-10))
+    return np.interp(np.log(np.maximum(sigmas, 1e-10)), logs, np.arange(len(train_sigmas)))
+
+
+def flow_sigmas(steps: int, *, shift: float = 1.0, mu: float | None = None) -> FloatArray:
+    """Sigmas of rectified flow, from 1 down, without the final 0. [steps].
+
+    Args:
+        steps: how many.
+        shift: s in s x / (1 + (s - 1) x), used when mu is None.
+        mu: exp(mu) is the shift that grows with the picture (FLUX dev).
+    """
+    sigmas = np.linspace(1.0, 1.0 / steps, steps)
+    factor = shift if mu is None else math.exp(mu)
+    return np.asarray(factor * sigmas / (1 + (factor - 1) * sigmas), dtype=np.float64)
+
+
+def dynamic_shift(
+    sequence_length: int,
+    *,
+    base_seq_len: int = 256,
+    max_seq_len: int = 4096,
+    base_shift: float = 0.5,
+    max_shift: float = 1.15,
+) -> float:
+    """mu, linear in the number of latent tokens (FLUX dev)."""
+    slope = (max_shift - base_shift) / (max_seq_len - base_seq_len)
+    return base_shift + slope * (sequence_length - base_seq_len)

@@ -1,0 +1,132 @@
+"""CLIP's byte-pair encoding, from `vocab.json` and `merges.txt` of a tokenizer folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swiftai_nb.core.errors import InvalidModelFilesError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """Token ids of one prompt.
+
+    Attributes:
+        ids: [L], int32, padded to the model's length.
+        token_count: how many tokens the prompt has, start and end not counted.
+        cut_text: the words that did not fit, "" when all did.
+    """
+
+    ids: NDArray[np.int32]
+    token_count: int
+    cut_text: str
+
+
+class CLIPTokenizer:
+    """Prompt -> ids, as transformers' CLIPTokenizer with padding="max_length" and truncation.
+
+    Args:
+        folder: holds vocab.json, merges.txt and, optionally, tokenizer_config.json and
+            special_tokens_map.json (for `pad_token` and `model_max_length`).
+
+    Raises:
+        InvalidModelFilesError: files missing or not readable.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        config = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
+        self._tokenizer, self._vocabulary = _build(folder)
+        length = config.get("model_max_length", 77)
+        # Files without a limit carry 1e30.
+        self.max_length = int(length) if length < 100_000 else 77
+        self.start_id = self._vocabulary[START]
+        self.end_id = self._vocabulary[END]
+        self.pad_id = self._vocabulary.get(_token_text(config.get("pad_token"), END), self.end_id)
+
+    def __call__(self, prompt: str) -> TokenizedPrompt:
+        """Encodes one prompt; what exceeds the length is cut and reported."""
+        encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        room = self.max_length - 2
+        cut_text = ""
+        if len(encoding.ids) > room:
+            cut_text = prompt[_source_start(encoding, room, prompt) :].strip()
+        ids = [self.start_id, *encoding.ids[:room], self.end_id]
+        ids += [self.pad_id] * (self.max_length - len(ids))
+        return TokenizedPrompt(np.asarray(ids, dtype=np.int32), len(encoding.ids), cut_text)
+
+
+def _source_start(encoding: Any, index: int, prompt: str) -> int:
+    """Where in the prompt the word of token `index` begins."""
+    start = int(encoding.offsets[index][0])
+    while start > 0 and not prompt[start - 1].isspace():
+        start -= 1
+    return start
+
+
+def _build(folder: Path) -> tuple[Tokenizer, dict[str, int]]:
+    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    vocabulary = _read_json(folder / "vocab.json")
+    if START not in vocabulary or END not in vocabulary:
+        raise InvalidModelFilesError(f"{folder / 'vocab.json'} is missing or lacks {START} and {END}")
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=_read_merges(folder / "merges.txt"),
+            end_of_word_suffix="</w>",
+            unk_token=END,
+            continuing_subword_prefix="",
+            fuse_unk=False,
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (START, END)])
+    return tokenizer, vocabulary
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidModelFilesError(f"{path} cannot be read: {error}") from error
+    pairs = (tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version"))
+    return [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidModelFilesError(f"{path} is not JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _token_text(token: Any, default: str) -> str:
+    """A token in a config is a string or {"content": string}."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else default

@@ -1,0 +1,129 @@
+"""Shapes of FLUX.1's networks, read off their tensors where a layout has no `config.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+
+from swiftai_nb.core.errors import InvalidModelFilesError
+
+# What no tensor's shape tells; the same in every published FLUX.1.
+_CLIP_HEAD_DIM = 64
+_VAE_SCALING, _VAE_SHIFT, _VAE_GROUPS = 0.3611, 0.1159, 32
+_SCHNELL_SCHEDULER: dict[str, Any] = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "shift": 1.0,
+    "use_dynamic_shifting": False,
+}
+
+
+def flux_scheduler_config(*, guidance_embeds: bool) -> dict[str, Any]:
+    """The published `scheduler_config.json` of dev (with guidance embedding) or schnell."""
+    dev = {"shift": 3.0, "use_dynamic_shifting": True} if guidance_embeds else {}
+    return _SCHNELL_SCHEDULER | dev
+
+
+def flux_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
+    """The transformer's config from tensors under diffusers' names.
+
+    Rotary widths follow FLUX.1's proportions, 1/8 and twice 7/16 of a head.
+
+    Raises:
+        InvalidModelFilesError: a tensor it needs is missing, or heads cannot be cut so.
+    """
+    width = _shape(tensors, "x_embedder.bias")[0]
+    head_dim = _shape(tensors, "transformer_blocks.0.attn.norm_q.weight")[0]
+    bits = _bits_of(tensors, "transformer_blocks.0.attn.to_q", width)
+    first, other = head_dim // 8, head_dim * 7 // 16
+    if first + 2 * other != head_dim or first % 2 or other % 2:
+        raise InvalidModelFilesError(
+            f"FLUX heads of {head_dim} features need a config.json that gives axes_dims_rope",
+            hint="put the transformer's config.json next to its files",
+        )
+    return {
+        "in_channels": _shape(tensors, "proj_out.bias")[0],
+        "num_layers": _count(tensors, r"^transformer_blocks\.(\d+)\."),
+        "num_single_layers": _count(tensors, r"^single_transformer_blocks\.(\d+)\."),
+        "attention_head_dim": head_dim,
+        "num_attention_heads": width // head_dim,
+        "joint_attention_dim": _inputs(tensors, "context_embedder", bits),
+        "pooled_projection_dim": _inputs(tensors, "time_text_embed.text_embedder.linear_1", bits),
+        "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in tensors,
+        "axes_dims_rope": (first, other, other),
+    }
+
+
+def t5_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
+    """The T5 encoder's config from tensors under transformers' names (bias table unpacked)."""
+    attention = "encoder.block.0.layer.0.SelfAttention"
+    buckets, heads = _shape(tensors, f"{attention}.relative_attention_bias.weight")
+    return {
+        "vocab_size": _shape(tensors, "shared.weight")[0],
+        "d_model": _shape(tensors, "encoder.final_layer_norm.weight")[0],
+        "d_kv": _shape(tensors, f"{attention}.q.weight")[0] // heads,
+        "d_ff": _shape(tensors, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight")[0],
+        "num_layers": _count(tensors, r"^encoder\.block\.(\d+)\."),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+    }
+
+
+def clip_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
+    """CLIP-L's config from tensors under transformers' names (position table unpacked)."""
+    width = _shape(tensors, "text_model.final_layer_norm.weight")[0]
+    return {
+        "vocab_size": _shape(tensors, "text_model.embeddings.token_embedding.weight")[0],
+        "hidden_size": width,
+        "intermediate_size": _shape(tensors, "text_model.encoder.layers.0.mlp.fc1.bias")[0],
+        "num_hidden_layers": _count(tensors, r"^text_model\.encoder\.layers\.(\d+)\."),
+        "num_attention_heads": max(1, width // _CLIP_HEAD_DIM),
+        "max_position_embeddings": _shape(tensors, "text_model.embeddings.position_embedding.weight")[0],
+    }
+
+
+def vae_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
+    """The autoencoder's config from tensors under diffusers' names, kernels as [O, kh, kw, I]."""
+    stages = _count(tensors, r"^encoder\.down_blocks\.(\d+)\.")
+    channels = [_shape(tensors, f"encoder.down_blocks.{i}.resnets.0.conv1.bias")[0] for i in range(stages)]
+    return {
+        "block_out_channels": channels,
+        "layers_per_block": _count(tensors, r"^encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+        "latent_channels": _shape(tensors, "decoder.conv_in.weight")[-1],
+        "norm_num_groups": _VAE_GROUPS,
+        "scaling_factor": _VAE_SCALING,
+        "shift_factor": _VAE_SHIFT,
+        "use_quant_conv": "quant_conv.weight" in tensors,
+        "use_post_quant_conv": "post_quant_conv.weight" in tensors,
+    }
+
+
+def _shape(tensors: Mapping[str, mx.array], name: str) -> tuple[int, ...]:
+    if name not in tensors:
+        raise InvalidModelFilesError(
+            f"tensor {name} is missing, so the network's shape is unknown", hint="download the model again"
+        )
+    return tuple(int(n) for n in tensors[name].shape)
+
+
+def _count(tensors: Mapping[str, mx.array], pattern: str) -> int:
+    return 1 + max((int(m[1]) for name in tensors if (m := re.match(pattern, name))), default=-1)
+
+
+def _bits_of(tensors: Mapping[str, mx.array], module: str, inputs: int) -> int:
+    """Bits of a packed weight with a known number of inputs; 32 when it is not packed."""
+    if f"{module}.scales" not in tensors:
+        return 32
+    return _shape(tensors, f"{module}.weight")[-1] * 32 // inputs
+
+
+def _inputs(tensors: Mapping[str, mx.array], module: str, bits: int) -> int:
+    packed = f"{module}.scales" in tensors
+    return _shape(tensors, f"{module}.weight")[-1] * 32 // (bits if packed else 32)
