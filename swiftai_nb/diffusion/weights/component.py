@@ -65,13 +65,17 @@ class Component(Generic[Network]):
     def network(self) -> Network:
         """The network with its weights; loads them on first use."""
         if self._network is None:
-            network, plan = self._plan()
-            read_weights(network, plan, dtype=self.dtype, quantization_bits=self.quantization_bits)
+            network = self._load()
             for change in self._after_load:
                 change(network)
             network.eval()
             self._network = network
         return self._network
+
+    def _load(self) -> Network:
+        network, plan = self._plan()
+        read_weights(network, plan, dtype=self.dtype, quantization_bits=self.quantization_bits)
+        return network
 
     @property
     def is_loaded(self) -> bool:
@@ -90,6 +94,11 @@ class Component(Generic[Network]):
         self._after_load.append(change)
         if self._network is not None:
             change(self._network)
+
+    def remove_after_load(self, change: Callable[[Network], None]) -> None:
+        """Forgets a registered change; a loaded network is dropped, to be read again without it."""
+        self._after_load = [c for c in self._after_load if c is not change]
+        self.release()
 
     def release(self) -> None:
         """Drops the weights and gives their memory back."""
