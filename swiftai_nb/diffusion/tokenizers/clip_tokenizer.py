@@ -80,13 +80,13 @@ def _source_start(encoding: Any, index: int, prompt: str) -> int:
 def _build(folder: Path) -> tuple[Tokenizer, dict[str, int]]:
     from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    vocabulary = _read_json(folder / "vocab.json")
+    vocabulary, merges = _read_bpe(folder)
     if START not in vocabulary or END not in vocabulary:
         raise InvalidModelFilesError(f"{folder / 'vocab.json'} is missing or lacks {START} and {END}")
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocabulary,
-            merges=_read_merges(folder / "merges.txt"),
+            merges=merges,
             end_of_word_suffix="</w>",
             unk_token=END,
             continuing_subword_prefix="",
@@ -104,6 +104,15 @@ def _build(folder: Path) -> tuple[Tokenizer, dict[str, int]]:
     )
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (START, END)])
     return tokenizer, vocabulary
+
+
+def _read_bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges; transformers 5 saves both in `tokenizer.json` and nothing else."""
+    if not (folder / "vocab.json").is_file():
+        model = _read_json(folder / "tokenizer.json").get("model", {})
+        pairs = (tuple(m.split()) if isinstance(m, str) else tuple(m) for m in model.get("merges", ()))
+        return model.get("vocab", {}), [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+    return _read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt")
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
