@@ -1,0 +1,112 @@
+"""File names from a template."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swiftai_nb.core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from swiftai_nb.core.image import GeneratedImage
+
+FIELDS = ("n", "seed", "model", "date", "prompt")
+_LONGEST_SLUG = 60
+
+
+def save_images(images: Sequence[GeneratedImage], template: str, *, first: int = 1) -> list[Path]:
+    """Writes each picture to its own file, and says where.
+
+    Raises:
+        InvalidInputError: an unknown field or extension, two pictures of one name, a place that
+            cannot be written.
+    """
+    template = _with_number(template, several=len(images) > 1)
+    paths = [Path(path_of(template, image, n)).expanduser() for n, image in enumerate(images, first)]
+    if len(set(paths)) < len(paths):
+        raise InvalidInputError(
+            f"{template!r} gives several pictures one name", hint="use {n} or {seed} in it"
+        )
+    for path in paths:
+        _make_folder(path.parent)
+    return [image.save(path) for image, path in zip(images, paths, strict=True)]
+
+
+def path_of(template: str, image: GeneratedImage, number: int) -> str:
+    """`template` filled in for one picture."""
+    recipe = image.recipe
+    values: dict[str, Any] = {
+        "n": number,
+        "seed": 0 if image.seed is None else image.seed,
+        "model": slug("model" if recipe is None or recipe.model is None else recipe.model),
+        "date": f"{datetime.now():%Y-%m-%d}",
+        "prompt": slug(image.prompt or "picture"),
+    }
+    try:
+        return template.format_map(values)
+    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+        listed = ", ".join(f"{{{name}}}" for name in FIELDS)
+        raise InvalidInputError(f"cannot fill in {template!r}: {error}", hint=f"use {listed}") from error
+
+
+def check_template(template: str) -> None:
+    """Refuses a template before any work.
+
+    Raises:
+        InvalidInputError: an unknown field or extension, or a folder that cannot be written.
+    """
+    from swiftai_nb.core.image import FORMATS, GeneratedImage
+
+    sample = GeneratedImage(b"", 1, 1)
+    path = Path(path_of(_with_number(template, several=False), sample, 1)).expanduser()
+    if path.suffix.lower() not in FORMATS:
+        raise InvalidInputError(f"cannot save as {path.name!r}", hint="use " + ", ".join(FORMATS))
+    _make_folder(path.parent)
+    _check_writable(path.parent)
+
+
+def _with_number(template: str, *, several: bool) -> str:
+    if template.endswith(("/", "\\")) or Path(template).expanduser().is_dir():
+        template = str(Path(template) / "picture-{n}.png")
+    if several and not any(field in ("n", "seed") for field in _fields(template)):
+        path = Path(template)
+        template = str(path.with_name(f"{path.stem}-{{n}}{path.suffix}"))
+    return template
+
+
+def _fields(template: str) -> list[str]:
+    try:
+        return [name.split(".")[0] for _, name, _, _ in string.Formatter().parse(template) if name]
+    except ValueError as error:
+        raise InvalidInputError(f"cannot read the template {template!r}: {error}") from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InvalidInputError(f"cannot make the folder {str(folder)!r}: {reason}") from error
+
+
+def _check_writable(folder: Path) -> None:
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InvalidInputError(
+            f"cannot write into {str(folder)!r}: {reason}", hint="save to a folder that you may write to"
+        ) from error
+
+
+def slug(text: str) -> str:
+    """`text` as a safe part of a file name."""
+    words = re.sub(r"[^\w.+-]+", "-", text, flags=re.UNICODE).strip("-.")
+    return words[:_LONGEST_SLUG].rstrip("-.") or "picture"

@@ -1,0 +1,246 @@
+"""The kernel's composition root: one queue, one history, one registry, one generator of each kind.
+
+The magic and the widget share it, so a picture made by either shows in both. Nothing else in the
+package holds a module-level singleton.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.errors import AIError, InvalidInputError, ProviderUnavailableError
+
+if TYPE_CHECKING:
+    from swiftai_nb.core.generator import ImageGenerator
+    from swiftai_nb.jobs.history import History
+    from swiftai_nb.jobs.job import GenerationJob
+    from swiftai_nb.jobs.queue import JobQueue
+    from swiftai_nb.registry.registry import DiffusionModelRegistry
+
+_log = logging.getLogger(__name__)
+ENGINE_WORDS = {"local": "mlx", "cloud": "huggingface"}
+CLOUD_ENGINES = frozenset({"huggingface"})
+SEED_BOUND = 2**31  # what every provider can take
+_session: Session | None = None
+_lock = threading.Lock()
+
+
+def get_session() -> Session:
+    """The kernel's session, made on first use."""
+    global _session  # noqa: PLW0603 - the one singleton of the package
+    with _lock:
+        if _session is None:
+            _session = Session()
+        return _session
+
+
+def close_session() -> None:
+    """Ends the session if there is one: jobs are cancelled, engines end. The next use makes a new one."""
+    global _session
+    with _lock:
+        ending, _session = _session, None
+    if ending is not None:
+        ending.close()
+
+
+class Session:
+    """What one kernel needs to make pictures."""
+
+    def __init__(self) -> None:
+        self._generators: dict[str, ImageGenerator] = {}
+        self._generators_lock = threading.Lock()
+        self._history: History | None = None
+        self._listeners: list[Callable[[GenerationJob], None]] = []
+
+    @cached_property
+    def registry(self) -> DiffusionModelRegistry:
+        """Which models there are and which are on this disk."""
+        from swiftai_nb.registry.registry import DiffusionModelRegistry
+
+        return DiffusionModelRegistry.shared
+
+    @cached_property
+    def queue(self) -> JobQueue:
+        """Runs the jobs."""
+        from swiftai_nb.jobs.queue import JobQueue
+
+        return JobQueue()
+
+    @property
+    def history(self) -> History:
+        """What was made; in memory until `keep_history_in` is called."""
+        if self._history is None:
+            from swiftai_nb.jobs.history import History
+
+            self._history = History()
+        return self._history
+
+    def keep_history_in(self, folder: str | Path | None) -> None:
+        """Keeps the history in a folder from now on, or (None) in memory.
+
+        Raises:
+            InvalidInputError: the folder cannot be written.
+        """
+        from swiftai_nb.jobs.history import History
+
+        self._history = History(folder)
+
+    def add_generator(self, name: str, generator: ImageGenerator) -> None:
+        """Makes `generator` usable as `--engine NAME`; replaces one of that name."""
+        with self._generators_lock:
+            self._generators[name] = generator
+
+    def generator(self, engine: str, *, provider: str | None = None) -> ImageGenerator:
+        """The generator of that name, made once.
+
+        Args:
+            engine: "local", "cloud" or a provider's name ("mlx", "huggingface", a third party's).
+            provider: for the cloud: who computes, such as "fal-ai".
+
+        Raises:
+            InvalidInputError: no such engine; lists those there are.
+            ProviderUnavailableError: it cannot be made.
+        """
+        name = ENGINE_WORDS.get(engine, engine)
+        key = name if provider is None else f"{name}:{provider}"
+        with self._generators_lock:
+            if key not in self._generators:
+                self._generators[key] = _create(name, provider)
+            return self._generators[key]
+
+    def choose_engine(self, engine: str = "auto", *, provider: str | None = None) -> str:
+        """The engine's name for "auto": the local one where it can run, else the cloud with a token.
+
+        Raises:
+            ProviderUnavailableError: neither is possible.
+        """
+        if engine != "auto":
+            return ENGINE_WORDS.get(engine, engine)
+        if provider is not None:
+            return "huggingface"
+        if self.generator("mlx").is_available:
+            return "mlx"
+        with contextlib.suppress(AIError):
+            if self.generator("huggingface").is_available:
+                return "huggingface"
+        raise ProviderUnavailableError(
+            "the local engine cannot run here and there is no token for the cloud",
+            hint="%imagine_doctor says why; for the cloud set HF_TOKEN",
+        )
+
+    def check(
+        self, prompt: str, config: ImageGenerationConfig, *, engine: str, provider: str | None = None
+    ) -> Any:
+        """All that can be refused before any work: engine, model, memory. Returns the plan, if there is one.
+
+        Raises:
+            AIError: the first thing that stands in the way.
+        """
+        generator = self.generator(engine, provider=provider)
+        if engine == "mlx":
+            self.registry.resolve(config.model)
+        plan = getattr(generator, "plan", None)
+        return None if plan is None else plan(prompt, config)
+
+    def submit(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str | None = None,
+        config: ImageGenerationConfig | None = None,
+        seeds: Sequence[int] | None = None,
+        count: int = 1,
+        engine: str = "auto",
+        provider: str | None = None,
+    ) -> GenerationJob:
+        """Checks and queues one job; its pictures enter the history as they are finished.
+
+        Args:
+            prompt: what to draw.
+            negative_prompt: what to avoid.
+            config: the settings; a `seed` of None is drawn here, so that every seed is concrete.
+            seeds: one for each picture; None counts up from the config's seed.
+            count: number of pictures when `seeds` is None.
+            engine: "auto", "local", "cloud" or a provider's name.
+            provider: the cloud provider.
+
+        Raises:
+            AIError: bad input, unknown model, too little memory: before any work.
+        """
+        from swiftai_nb.jobs.job import GenerationRequest
+
+        config = ImageGenerationConfig() if config is None else config
+        if not prompt.strip():
+            raise InvalidInputError("the prompt is empty", hint="say what to draw")
+        name = self.choose_engine(engine, provider=provider)
+        self.check(prompt, config, engine=name, provider=provider)
+        chosen = tuple(seeds) if seeds is not None else concrete_seeds(config.seed, count=count)
+        request = GenerationRequest(prompt, negative_prompt, config.replace(seed=None), chosen)
+        lane = "cloud" if name in CLOUD_ENGINES else "local"
+        job = self.queue.submit(request, self.generator(name, provider=provider), lane=lane)
+        job.subscribe(_HistoryKeeper(self.history))
+        for listener in list(self._listeners):
+            listener(job)
+        return job
+
+    def on_submit(self, listener: Callable[[GenerationJob], None]) -> Callable[[], None]:
+        """Calls `listener(job)` for every submitted job; returns a function that ends this."""
+        self._listeners.append(listener)
+
+        def end() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return end
+
+    def close(self) -> None:
+        """Cancels all jobs and ends the engines."""
+        if "queue" in self.__dict__:
+            self.queue.close()
+        with self._generators_lock:
+            generators, self._generators = list(self._generators.values()), {}
+        for generator in generators:
+            close = getattr(generator, "close", None)
+            if close is not None:
+                close()
+
+
+class _HistoryKeeper:
+    """Appends a job's pictures to the history, each once, as they are finished."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._lock = threading.Lock()
+        self._kept = 0
+
+    def __call__(self, job: GenerationJob) -> None:
+        with self._lock:
+            while self._kept < len(job.images):
+                image = job.images[self._kept]
+                self._kept += 1
+                self._history.append(image)
+
+
+def concrete_seeds(first: int | None, *, count: int = 1) -> tuple[int, ...]:
+    """`count` seeds counting up from `first`; None draws the first at random."""
+    start = secrets.randbelow(SEED_BOUND - count) if first is None else first
+    return tuple(range(start, start + count))
+
+
+def _create(name: str, provider: str | None) -> ImageGenerator:
+    from swiftai_nb.providers import discovery
+
+    if provider is not None and name == "huggingface":
+        from swiftai_nb.providers.huggingface import HuggingFaceProvider
+
+        return HuggingFaceProvider(provider=provider)
+    generator: ImageGenerator = discovery.create(name)
+    return generator
