@@ -99,62 +99,11 @@ class UNetStage:
             InvalidInputError: sizes, latents, strength or mask that do not fit; before any work.
         """
         scheduler = make_scheduler(self.scheduler_config, request.steps, name=request.scheduler)
-        shape = self._latent_shape(conditioning, request)
-        unit = start_noise(request.seed, shape) if request.latents is None else request.latents
-        unit_noise = mx.array(np.asarray(unit, dtype=np.float32))
-        start_index = _start_index(request, len(scheduler.timesteps))
-        predict = self._make_predict(conditioning, shape[0], request.guidance_rescale, added or {})
-        return self._run(request, scheduler, predict, unit_noise, start_index)
-
-    def _run(
-        self,
-        request: DenoiseRequest,
-        scheduler: Scheduler,
-        predict: Callable[[mx.array, float], mx.array],
-        unit_noise: mx.array,
-        start_index: int,
-    ) -> Iterator[DenoiseStep]:
-        latents = unit_noise * scheduler.init_noise_sigma
-        blend = None
-        if request.image_latents is not None:
-            image = mx.broadcast_to(mx.array(request.image_latents), unit_noise.shape)
-            if start_index >= len(scheduler.timesteps):
-                yield DenoiseStep(0, 1, np.array(image), np.array(image))
-                return
-            latents = scheduler.add_noise(image, unit_noise, start_index)
-            blend = _blend_with(image, unit_noise, request.mask, scheduler)
-        yield from run_denoising(
-            predict,
-            scheduler,
-            latents,
-            noise=step_noise(request.seed) if request.noise is None else request.noise,
-            start_index=start_index,
-            after_step=blend,
+        shape = latent_shape(
+            conditioning, request, vae_scale=self.vae_scale, channels=self.config.in_channels
         )
-
-    def _latent_shape(self, conditioning: Conditioning, request: DenoiseRequest) -> tuple[int, ...]:
-        scale, channels = self.vae_scale, self.config.in_channels
-        for name, side in (("width", request.width), ("height", request.height)):
-            if side < scale or side % scale:
-                raise InvalidInputError(
-                    f"{name} is {side}, must be a multiple of {scale}",
-                    hint=f"Use {max(round(side / scale), 1) * scale}.",
-                )
-        inner = (request.height // scale, request.width // scale, channels)
-        batch = conditioning.batch_size if request.latents is None else len(request.latents)
-        given = request.latents if request.latents is not None else np.empty((batch, *inner))
-        if given.shape != (batch, *inner) or batch % conditioning.batch_size:
-            raise InvalidInputError(
-                f"latents have shape {tuple(given.shape)}, need {('B', *inner)} with B a multiple of "
-                f"{conditioning.batch_size}"
-            )
-        for name, array, last in (("image_latents", request.image_latents, channels), ("mask", request.mask, 1)):
-            if array is not None and tuple(array.shape[-3:]) not in ((*inner[:2], last), inner):
-                raise InvalidInputError(
-                    f"{name} has shape {tuple(array.shape)}, need {(*inner[:2], last)} for "
-                    f"{request.width}x{request.height}"
-                )
-        return (batch, *inner)
+        predict = self._make_predict(conditioning, shape[0], request.guidance_rescale, added or {})
+        return sample(request, scheduler, predict, shape=shape)
 
     def _make_predict(
         self,
@@ -190,6 +139,100 @@ class UNetStage:
             return _rescale_guidance(combined, conditional, guidance_rescale)
 
         return predict
+
+
+def latent_shape(
+    conditioning: Conditioning,
+    request: DenoiseRequest,
+    *,
+    vae_scale: int,
+    channels: int,
+    size_multiple: int | None = None,
+) -> tuple[int, ...]:
+    """[B, h, w, C] of a run, after checking everything the request gives against it.
+
+    Args:
+        conditioning: its batch divides B.
+        request: settings.
+        vae_scale: pixels per latent.
+        channels: C.
+        size_multiple: of width and height, when it is not vae_scale.
+
+    Raises:
+        InvalidInputError: a size, latents, image_latents or mask that do not fit; names the value and the limit.
+    """
+    multiple = vae_scale if size_multiple is None else size_multiple
+    for name, side in (("width", request.width), ("height", request.height)):
+        if side < multiple or side % multiple:
+            raise InvalidInputError(
+                f"{name} is {side}, must be a multiple of {multiple}",
+                hint=f"Use {max(round(side / multiple), 1) * multiple}.",
+            )
+    inner = (request.height // vae_scale, request.width // vae_scale, channels)
+    batch = conditioning.batch_size if request.latents is None else len(request.latents)
+    given = request.latents if request.latents is not None else np.empty((batch, *inner))
+    if given.shape != (batch, *inner) or batch % conditioning.batch_size:
+        raise InvalidInputError(
+            f"latents have shape {tuple(given.shape)}, need {('B', *inner)} with B a multiple of "
+            f"{conditioning.batch_size}"
+        )
+    for name, array, last in (("image_latents", request.image_latents, channels), ("mask", request.mask, 1)):
+        if array is not None and tuple(array.shape[-3:]) not in ((*inner[:2], last), inner):
+            raise InvalidInputError(
+                f"{name} has shape {tuple(array.shape)}, need {(*inner[:2], last)} for "
+                f"{request.width}x{request.height}"
+            )
+    return (batch, *inner)
+
+
+def sample(
+    request: DenoiseRequest,
+    scheduler: Scheduler,
+    predict: Callable[[mx.array, float], mx.array],
+    *,
+    shape: tuple[int, ...],
+) -> Iterator[DenoiseStep]:
+    """Start latents (noise, or a picture brought to a noise level), then the denoising loop.
+
+    Args:
+        request: settings; checked now, worked on when iterated.
+        scheduler: planned for this run.
+        predict: (scaled latents, timestep) -> model output after guidance.
+        shape: from `latent_shape`.
+
+    Raises:
+        InvalidInputError: a mask without a picture, or a strength outside 0..1.
+    """
+    unit = start_noise(request.seed, shape) if request.latents is None else request.latents
+    unit_noise = mx.array(np.asarray(unit, dtype=np.float32))
+    start_index = _start_index(request, len(scheduler.timesteps))
+    return _run(request, scheduler, predict, unit_noise, start_index)
+
+
+def _run(
+    request: DenoiseRequest,
+    scheduler: Scheduler,
+    predict: Callable[[mx.array, float], mx.array],
+    unit_noise: mx.array,
+    start_index: int,
+) -> Iterator[DenoiseStep]:
+    latents = unit_noise * scheduler.init_noise_sigma
+    blend = None
+    if request.image_latents is not None:
+        image = mx.broadcast_to(mx.array(request.image_latents), unit_noise.shape)
+        if start_index >= len(scheduler.timesteps):
+            yield DenoiseStep(0, 1, np.array(image), np.array(image))
+            return
+        latents = scheduler.add_noise(image, unit_noise, start_index)
+        blend = _blend_with(image, unit_noise, request.mask, scheduler)
+    yield from run_denoising(
+        predict,
+        scheduler,
+        latents,
+        noise=step_noise(request.seed) if request.noise is None else request.noise,
+        start_index=start_index,
+        after_step=blend,
+    )
 
 
 def _guidance_embedding(guidance_scale: float, width: int, batch: int) -> mx.array:
