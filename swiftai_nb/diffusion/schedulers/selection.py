@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
-from swiftai_nb.diffusion.schedulers.scheduler import Scheduler
+
+if TYPE_CHECKING:  # the names alone must be readable without mlx
+    from swiftai_nb.diffusion.schedulers.scheduler import Scheduler
 
 # name -> (module, class, config fields it sets)
 _PACKAGE = "swiftai_nb.diffusion.schedulers"
@@ -96,5 +98,5 @@ def make_scheduler(
         name = own
     module, class_name, fields = SAMPLERS[canonical_name(name)]
     sampler = getattr(import_module(f"{_PACKAGE}.{module}"), class_name)
-    from_config = cast(Callable[..., Scheduler], sampler.from_config)
+    from_config = cast("Callable[..., Scheduler]", sampler.from_config)
     return from_config({**config, **fields}, steps, **plan)
