@@ -162,7 +162,8 @@ class GenerationJob:
     def subscribe(self, callback: Callable[[GenerationJob], None]) -> Callable[[], None]:
         """Calls `callback(job)` on every change, from a worker thread, in the submitter's context.
 
-        What the callback raises is logged and never hurts the job. A job that has ended calls no more.
+        What the callback raises is logged and never hurts the job. A job that has ended already calls
+        once, at once: however quick a job is, its subscriber hears of its end.
 
         Returns:
             A function that ends the subscription; may be called twice.
@@ -171,11 +172,14 @@ class GenerationJob:
             key = self._next_subscriber
             self._next_subscriber += 1
             self._subscribers[key] = callback
+            has_ended = self._now.state.is_final
 
         def unsubscribe() -> None:
             with self._lock:
                 self._subscribers.pop(key, None)
 
+        if has_ended:
+            self._call(callback)
         return unsubscribe
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -244,10 +248,13 @@ class GenerationJob:
         with self._lock:
             callbacks = list(self._subscribers.values())
         for callback in callbacks:
-            try:
-                self.context.copy().run(callback, self)
-            except Exception:  # noqa: BLE001 - a subscriber's fault is not the job's
-                _log.exception("a subscriber of job %s failed", self.id)
+            self._call(callback)
+
+    def _call(self, callback: Callable[[GenerationJob], None]) -> None:
+        try:
+            self.context.copy().run(callback, self)
+        except Exception:  # noqa: BLE001 - a subscriber's fault is not the job's
+            _log.exception("a subscriber of job %s failed", self.id)
 
     def __repr__(self) -> str:
         made = f"{len(self.images)} of {len(self.request.seeds)}"

@@ -103,6 +103,14 @@ def test_unsubscribing_ends_the_calls(queue):
     assert seen == []
 
 
+def test_subscribing_to_an_ended_job_hears_of_its_end_once(queue):
+    job = queue.submit(request_for(), FakeGenerator())
+    job.result(20)
+    seen = []
+    job.subscribe(lambda j: seen.append((j.state, len(j.images))))
+    assert seen == [(JobState.DONE, 1)]
+
+
 def test_three_jobs_with_the_middle_one_cancelled_while_queued(queue):
     gate = threading.Event()
     first = queue.submit(request_for("first"), _Gated(gate))
