@@ -40,8 +40,8 @@ class FileLock:
         return True
 
     def acquire(self, *, on_wait: Callable[[], None] | None = None, poll_s: float = _POLL_S) -> None:
-        """Waits for the lock; calls `on_wait` before every further try."""
-        while not self.try_acquire():
+        """Waits for the lock unless it is held already; calls `on_wait` before every further try."""
+        while self._fd is None and not self.try_acquire():
             if on_wait is not None:
                 on_wait()
             time.sleep(poll_s)

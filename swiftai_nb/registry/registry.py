@@ -100,7 +100,7 @@ class DiffusionModelRegistry:
         Raises:
             ModelNotFoundError: no such model.
         """
-        return self._on_disk(self.find(name))
+        return self.look_up(self.find(name))
 
     def is_downloaded(self, name: str) -> bool:
         """Whether all files of the model are on this disk; False for a name nobody knows."""
@@ -117,7 +117,7 @@ class DiffusionModelRegistry:
             info = self.find(name)
         except ModelNotFoundError:
             return None
-        found = self._on_disk(info)
+        found = self.look_up(info)
         return None if found.state is not DiskState.COMPLETE else _downloaded(info, found)
 
     @property
@@ -255,7 +255,7 @@ class DiffusionModelRegistry:
         return self.resolve("emoji-mini")
 
     def _resolve_entry(self, info: DiffusionModelInfo, *, asked: str) -> ResolvedModel:
-        found = self._on_disk(info)
+        found = self.look_up(info)
         if found.state is not DiskState.COMPLETE or found.folder is None:
             raise _not_here(info, found)
         is_alias = asked.strip().casefold() not in (info.id.casefold(), str(info.repository).casefold())
@@ -263,7 +263,8 @@ class DiffusionModelRegistry:
         note = f"{asked} is an alias of {source}" if is_alias else None
         return ResolvedModel(info, found.folder, found.revision, note)
 
-    def _on_disk(self, info: DiffusionModelInfo) -> ModelOnDisk:
+    def look_up(self, info: DiffusionModelInfo) -> ModelOnDisk:
+        """As `on_disk`, for an entry at hand, registered or not."""
         if info.bundled or info.local_folder is not None:
             folder = bundled_folder(info) if info.local_folder is None else Path(info.local_folder)
             if not folder.is_dir():
