@@ -58,33 +58,38 @@ SDXL_PREVIEW = LinearPreview(
 
 
 def fit_preview(
-    decode: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-    *,
-    channels: int,
-    scale: int,
-    size: int = 8,
-    pictures: int = 8,
+    encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]], *, scale: int, size: int = 16
 ) -> LinearPreview:
-    """Least-squares map for an autoencoder of which nothing is published, from a few decodings.
+    """Least-squares map for an autoencoder of which nothing is published.
+
+    Encodes a few pictures of coloured patches once and finds the map from latents back to the mean
+    colour under each latent.
 
     Args:
-        decode: latents [B, h, w, C] -> pixels [B, H, W, 3] in [-1, 1].
-        channels: C.
+        encode: pixels [B, H, W, 3], uint8 -> latents [B, h, w, C].
         scale: pixels per latent.
-        size: h and w of the latents tried; smooth random fields of unit variance.
-        pictures: B.
+        size: h and w.
     """
-    normal = np.random.Generator(np.random.Philox(0)).standard_normal
-    coarse = normal((pictures, size // 4, size // 4, channels), dtype=np.float32)
-    latents = coarse.repeat(4, axis=1).repeat(4, axis=2)
-    latents = latents + 0.3 * normal(latents.shape, dtype=np.float32)
-    pixels = decode(latents)
-    b, h, w, _ = latents.shape
-    means = pixels.reshape(b, h, scale, w, scale, 3).mean(axis=(2, 4)).reshape(-1, 3)
+    pixels = _patches(size * scale)
+    latents = encode(pixels)
+    b, h, w, channels = latents.shape
+    means = pixels.reshape(b, h, scale, w, scale, 3).mean(axis=(2, 4)).reshape(-1, 3) / 127.5 - 1
     columns = np.concatenate([latents.reshape(-1, channels), np.ones((b * h * w, 1), np.float32)], axis=1)
     solution = np.linalg.lstsq(columns, means, rcond=None)[0]
     rows = [tuple(float(v) for v in row) for row in solution]
     return LinearPreview(tuple(rows[:-1]), rows[-1])
+
+
+def _patches(side: int, pictures: int = 4) -> NDArray[np.uint8]:
+    """[pictures, side, side, 3]: patches of random colours, from coarse to fine."""
+    generator = np.random.Generator(np.random.Philox(0))
+    result = np.empty((pictures, side, side, 3), dtype=np.uint8)
+    for i in range(pictures):
+        cells = 2 ** (i + 1)
+        colours = generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        index = np.arange(side) * cells // side
+        result[i] = colours[index][:, index]
+    return result
 
 
 def read_preview(folder: Path, channels: int) -> LinearPreview | None:

@@ -98,7 +98,5 @@ class ImageStage:
     def preview(self, denoised: Latents | mx.array) -> Pixels:
         """Predicted x0 [B, h, w, C] -> small pictures [B, h, w, 3], uint8."""
         if self._preview is None:
-            self._preview = fit_preview(
-                self._decode_values, channels=self.config.latent_channels, scale=self.config.scale
-            )
+            self._preview = fit_preview(self.encode_image, scale=self.config.scale)
         return self._preview(self._checked(denoised))

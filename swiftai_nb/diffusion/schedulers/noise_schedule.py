@@ -44,15 +44,16 @@ def make_betas(
 
 def rescale_zero_terminal_snr(betas: FloatArray) -> FloatArray:
     """Shifts and scales sqrt(alphas_cumprod) so that the last step is pure noise, [T] -> [T]."""
-    roots = np.sqrt(np.cumprod(1 - betas))
+    roots = np.sqrt(make_alphas_cumprod(betas).astype(np.float32))
     first, last = roots[0], roots[-1]
-    bars = ((roots - last) * first / (first - last)) ** 2
-    return 1 - np.concatenate([bars[:1], bars[1:] / bars[:-1]])
+    bars = ((roots - last) * (first / (first - last))) ** 2
+    return np.asarray(1 - np.concatenate([bars[:1], bars[1:] / bars[:-1]]), dtype=np.float64)
 
 
 def make_alphas_cumprod(betas: FloatArray) -> FloatArray:
-    """Products of 1 - beta, [T]; in float32 as the models were trained."""
-    return np.cumprod((1 - betas).astype(np.float32), dtype=np.float32).astype(np.float64)
+    """Products of 1 - beta, [T], rounded to float32: what the models were trained with."""
+    alphas = (1 - betas).astype(np.float32).astype(np.float64)
+    return np.cumprod(alphas).astype(np.float32).astype(np.float64)
 
 
 def sigmas_from_alphas(alphas_cumprod: FloatArray) -> FloatArray:

@@ -95,5 +95,6 @@ def _interpolate(
         return np.interp(timesteps, np.arange(len(train_sigmas)), train_sigmas)
     if options.interpolation_type == "log_linear":
         ends = np.log(train_sigmas[-1]), np.log(train_sigmas[0])
-        return np.exp(np.linspace(ends[0], ends[1], steps + 1))[:-1]
+        # One more than steps, as in diffusers: the run ends at the smallest sigma, not at 0.
+        return np.exp(np.linspace(ends[0], ends[1], steps + 1))
     raise UnsupportedModelError(f"interpolation_type {options.interpolation_type!r} is not supported")
