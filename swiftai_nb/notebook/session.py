@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from swiftai_nb.jobs.history import History
     from swiftai_nb.jobs.job import GenerationJob
     from swiftai_nb.jobs.queue import JobQueue
+    from swiftai_nb.notebook.cancel import SubshellRoute
+    from swiftai_nb.registry.downloader import DiffusionModelDownloader
     from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 _log = logging.getLogger(__name__)
@@ -73,6 +76,20 @@ class Session:
         from swiftai_nb.jobs.queue import JobQueue
 
         return JobQueue()
+
+    @cached_property
+    def downloader(self) -> DiffusionModelDownloader:
+        """Gets models onto this disk; shared, so that a download started anywhere shows everywhere."""
+        from swiftai_nb.registry.downloader import DiffusionModelDownloader
+
+        return DiffusionModelDownloader(registry=self.registry)
+
+    @cached_property
+    def subshell_route(self) -> SubshellRoute:
+        """The one subshell on which widgets' clicks arrive while a cell runs."""
+        from swiftai_nb.notebook.cancel import SubshellRoute
+
+        return SubshellRoute(_running_kernel())
 
     @property
     def history(self) -> History:
@@ -227,6 +244,13 @@ class _HistoryKeeper:
                 image = job.images[self._kept]
                 self._kept += 1
                 self._history.append(image)
+
+
+def _running_kernel() -> Any:
+    """The ipykernel kernel this runs in, or None."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None)
 
 
 def concrete_seeds(first: int | None, *, count: int = 1) -> tuple[int, ...]:
