@@ -14,8 +14,9 @@ _NAMES = {
 
 
 def resolve_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
-    """The compute dtype: as asked, or float32 on the CPU (halves are about 50 times slower there) and
-    float16 on a GPU.
+    """The compute dtype: as asked, or float32 on the CPU and float16 on a GPU.
+
+    On the CPU halves are about 50 times slower than float32.
 
     Args:
         dtype: "float32", "float16", "bfloat16" (or "fp32", "fp16", "bf16"), an mlx dtype, or None.

@@ -144,11 +144,13 @@ class CLIPTextModel(nn.Module):  # type: ignore[misc]
 
     def final_norm(self, hidden_state: mx.array) -> mx.array:
         """The final layer norm on an earlier layer's output (clip skip); [B, L, D]."""
-        return self.text_model.final_layer_norm(hidden_state)
+        norm: LayerNorm = self.text_model.final_layer_norm
+        return norm(hidden_state)
 
     def _pool(self, last: mx.array, ids: mx.array) -> mx.array:
         # Published files say eos_token_id 2, which no prompt contains: their end of text is the largest id.
         eos = self.config.eos_token_id
         ends = ids if eos is None or eos == 2 else ids == eos
         pooled = last[mx.arange(len(ids)), mx.argmax(ends, axis=-1)]
-        return self.text_projection(pooled) if "text_projection" in self else pooled
+        projection: Linear | None = self.get("text_projection")
+        return pooled if projection is None else projection(pooled)

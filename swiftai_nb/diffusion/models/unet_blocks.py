@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 from mlx import nn
 
@@ -89,10 +91,12 @@ class FeedForward(nn.Module):  # type: ignore[misc]
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.net = [GEGLU(width, 4 * width), NoParameters(), Linear(4 * width, width)]
+        self.net: list[Any] = [GEGLU(width, 4 * width), NoParameters(), Linear(4 * width, width)]
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.net[2](self.net[0](x))
+        gated: GEGLU = self.net[0]
+        back: Linear = self.net[2]
+        return back(gated(x))
 
 
 class TransformerBlock(nn.Module):  # type: ignore[misc]
@@ -247,5 +251,6 @@ class UpBlock(nn.Module):  # type: ignore[misc]
                 x = self.attentions[j](x, context)
         if "upsamplers" in self:
             # Odd sizes: the next skip is not exactly twice as large.
-            x = self.upsamplers[0].conv(upsample_nearest(x, skips[-1].shape[1:3]))
+            _, height, width, _ = skips[-1].shape
+            x = self.upsamplers[0].conv(upsample_nearest(x, (height, width)))
         return x

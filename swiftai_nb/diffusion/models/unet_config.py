@@ -97,7 +97,9 @@ class UNetConfig:
             down_block_types=_types(config, "down_block_types", _DEFAULT_DOWN, n),
             up_block_types=_types(config, "up_block_types", _DEFAULT_UP, n),
             layers_per_block=_per_block(config.get("layers_per_block", 2), n, "layers_per_block"),
-            cross_attention_dims=_per_block(config.get("cross_attention_dim", 1280), n, "cross_attention_dim"),
+            cross_attention_dims=_per_block(
+                config.get("cross_attention_dim", 1280), n, "cross_attention_dim"
+            ),
             heads=_per_block(heads, n, "attention_head_dim"),
             transformer_layers=layers,
             up_transformer_layers=layers[::-1] if reverse is None else tuple(reverse),

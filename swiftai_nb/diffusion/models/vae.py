@@ -44,7 +44,7 @@ class VAEConfig:
     @property
     def scale(self) -> int:
         """Pixels per latent in each direction."""
-        return 2 ** int(len(self.block_out_channels) - 1)
+        return 1 << (len(self.block_out_channels) - 1)
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> VAEConfig:
@@ -226,5 +226,3 @@ class Autoencoder(nn.Module):  # type: ignore[misc]
 
 def _resnet(config: VAEConfig, in_channels: int, out_channels: int) -> ResnetBlock:
     return ResnetBlock(in_channels, out_channels, time_width=None, groups=config.norm_num_groups, eps=_EPS)
-
-

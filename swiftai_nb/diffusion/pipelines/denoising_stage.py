@@ -124,9 +124,7 @@ class UNetStage:
         inputs = {name: both(*pair) for name, pair in added.items()}
         context = both(negative, conditioning.prompt_embeds)
         if self.config.time_cond_proj_dim is not None:
-            inputs["timestep_cond"] = _guidance_embedding(
-                scale, self.config.time_cond_proj_dim, len(context)
-            )
+            inputs["timestep_cond"] = _guidance_embedding(scale, self.config.time_cond_proj_dim, len(context))
 
         def predict(latents: mx.array, timestep: float) -> mx.array:
             sample = mx.concatenate([latents, latents]) if guided else latents
@@ -159,7 +157,7 @@ def latent_shape(
         size_multiple: of width and height, when it is not vae_scale.
 
     Raises:
-        InvalidInputError: a size, latents, image_latents or mask that do not fit; names the value and the limit.
+        InvalidInputError: a size, latents or mask that do not fit; names the value and the limit.
     """
     multiple = vae_scale if size_multiple is None else size_multiple
     for name, side in (("width", request.width), ("height", request.height)):
@@ -258,7 +256,9 @@ def _start_index(request: DenoiseRequest, total: int) -> int:
         if request.mask is not None:
             raise InvalidInputError("mask without image", hint="Give the picture to paint on as image.")
         return 0
-    strength = 0.8 if request.strength is None else request.strength
+    strength = request.strength
+    if strength is None:
+        strength = 0.8 if request.mask is None else 1.0
     if not 0.0 <= strength <= 1.0:
         raise InvalidInputError(f"strength is {strength}, must be in 0..1")
     if strength == 0.0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,28 +88,40 @@ class DiffusionPipeline(Protocol):
     """
 
     @property
-    def defaults(self) -> PipelineDefaults: ...
+    def defaults(self) -> PipelineDefaults:
+        """See above."""
+        ...
 
     @property
-    def size_multiple(self) -> int: ...
+    def size_multiple(self) -> int:
+        """See above."""
+        ...
 
     @property
-    def latent_channels(self) -> int: ...
+    def latent_channels(self) -> int:
+        """See above."""
+        ...
 
     @property
-    def vae_scale(self) -> int: ...
+    def vae_scale(self) -> int:
+        """See above."""
+        ...
 
     @property
-    def components(self) -> Mapping[str, int]: ...
+    def components(self) -> Mapping[str, int]:
+        """See above."""
+        ...
 
     def encode_prompt(
         self,
-        prompt: str | list[str],
-        negative_prompt: str | list[str] | None = None,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
         guidance_scale: float = 7.5,
         clip_skip: int | None = None,
         max_sequence_length: int | None = None,
-    ) -> Conditioning: ...
+    ) -> Conditioning:
+        """Text -> what the denoiser is conditioned on."""
+        ...
 
     def denoise(
         self,
@@ -126,19 +138,37 @@ class DiffusionPipeline(Protocol):
         strength: float | None = None,
         mask: Latents | None = None,
         guidance_rescale: float = 0.0,
-    ) -> Iterator[DenoiseStep]: ...
+    ) -> Iterator[DenoiseStep]:
+        """Yields one evaluated step per network call; None stands for the model's own default."""
+        ...
 
-    def decode(self, latents: Latents | mx.array) -> Pixels: ...
+    def decode(self, latents: Latents | mx.array) -> Pixels:
+        """Latents [B, h, w, C] -> pixels [B, H, W, 3], uint8."""
+        ...
 
-    def encode_image(self, pixels: Pixels) -> Latents: ...
+    def encode_image(self, pixels: Pixels) -> Latents:
+        """Pixels [H, W, 3], uint8 -> latents [1, h, w, C]."""
+        ...
 
-    def preview(self, denoised: Latents | mx.array) -> Pixels: ...
+    def preview(self, denoised: Latents | mx.array) -> Pixels:
+        """Predicted x0 [B, h, w, C] -> small pictures [B, h', w', 3], uint8; cheap."""
+        ...
 
-    def release_text_encoders(self) -> None: ...
+    def preload(self) -> None:
+        """Reads all weights now instead of on first use."""
+        ...
 
-    def release_denoiser(self) -> None: ...
+    def release_text_encoders(self) -> None:
+        """Frees their memory; the next prompt reads them again."""
+        ...
 
-    def release_decoder(self) -> None: ...
+    def release_denoiser(self) -> None:
+        """Frees its memory; the next run reads it again."""
+        ...
+
+    def release_decoder(self) -> None:
+        """Frees the autoencoder's memory; the next use reads it again."""
+        ...
 
 
 def run_denoising(

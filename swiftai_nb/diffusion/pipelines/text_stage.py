@@ -55,12 +55,16 @@ class CLIPTextStage:
         Raises:
             InvalidInputError: the encoder has fewer layers.
         """
-        if layers_from_end > len(output.hidden_states):
+        if not 1 <= layers_from_end <= len(output.hidden_states):
             raise InvalidInputError(
-                f"clip_skip goes past the {self.config.num_hidden_layers} layers of the text encoder",
-                hint="Use a smaller clip_skip.",
+                f"clip_skip does not fit the {self.config.num_hidden_layers} layers of the text encoder",
+                hint="Use 0, 1 or 2.",
             )
         return output.hidden_states[-layers_from_end]
+
+    def skipped_state(self, output: CLIPOutput, clip_skip: int) -> mx.array:
+        """The output of the layer `clip_skip` before the last, through the final layer norm."""
+        return self.component.network.final_norm(self.hidden_state(output, clip_skip + 1))
 
     def truncation_notes(self, prompts: Sequence[str], label: str) -> tuple[str, ...]:
         """One line for each prompt whose end was cut off."""

@@ -65,16 +65,14 @@ class DDIMScheduler:
         noise: mx.array | None = None,
         history: Any = None,
     ) -> SchedulerStep:
-        """x' = sqrt(a') x0 + sqrt(1 - a') epsilon."""
+        """X' = sqrt(a') x0 + sqrt(1 - a') epsilon."""
         alpha, alpha_prev = float(self.alphas[index]), float(self.alphas_prev[index])
         denoised, epsilon = split_prediction(
             self.prediction_type, model_output, latents, alpha=math.sqrt(alpha), sigma=math.sqrt(1 - alpha)
         )
         if self.clip_range is not None:
             denoised = mx.clip(denoised, -self.clip_range, self.clip_range)
-        return SchedulerStep(
-            math.sqrt(alpha_prev) * denoised + math.sqrt(1 - alpha_prev) * epsilon, denoised
-        )
+        return SchedulerStep(math.sqrt(alpha_prev) * denoised + math.sqrt(1 - alpha_prev) * epsilon, denoised)
 
     def add_noise(self, latents: mx.array, noise: mx.array, index: int) -> mx.array:
         """sqrt(a) x0 + sqrt(1 - a) noise; at the end x0 itself."""

@@ -108,7 +108,7 @@ class DPMSolverMultistepScheduler:
         )
 
     def add_noise(self, latents: mx.array, noise: mx.array, index: int) -> mx.array:
-        """alpha x0 + sigma noise."""
+        """Alpha x0 + sigma noise."""
         alpha, sigma = _alpha_sigma(float(self.sigmas[index]))
         return alpha * latents + sigma * noise
 

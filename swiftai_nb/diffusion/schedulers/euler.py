@@ -37,7 +37,7 @@ class EulerScheduler:
         return self.plan.init_noise_sigma
 
     def scale_model_input(self, latents: mx.array, index: int) -> mx.array:
-        """x / sqrt(sigma^2 + 1)."""
+        """X / sqrt(sigma^2 + 1)."""
         return self.plan.scale_model_input(latents, index)
 
     def step(
@@ -49,7 +49,7 @@ class EulerScheduler:
         noise: mx.array | None = None,
         history: Any = None,
     ) -> SchedulerStep:
-        """x' = x + (x - x0) / sigma (sigma' - sigma)."""
+        """X' = x + (x - x0) / sigma (sigma' - sigma)."""
         denoised = self.plan.denoise(model_output, latents, index)
         sigma, sigma_next = (float(s) for s in self.plan.sigmas[index : index + 2])
         derivative = (latents - denoised) / sigma
@@ -74,7 +74,9 @@ class EulerAncestralScheduler(EulerScheduler):
     def from_config(cls, config: Mapping[str, Any], steps: int) -> EulerAncestralScheduler:
         """Plans a run; this sampler knows no Karras sigmas."""
         plain = {
-            k: v for k, v in config.items() if k not in ("use_karras_sigmas", "interpolation_type", "final_sigmas_type")
+            k: v
+            for k, v in config.items()
+            if k not in ("use_karras_sigmas", "interpolation_type", "final_sigmas_type")
         }
         return cls(SigmaPlan.from_config(plain, steps))
 
@@ -87,7 +89,7 @@ class EulerAncestralScheduler(EulerScheduler):
         noise: mx.array | None = None,
         history: Any = None,
     ) -> SchedulerStep:
-        """x' = x + (x - x0) / sigma (sigma_down - sigma) + sigma_up noise."""
+        """X' = x + (x - x0) / sigma (sigma_down - sigma) + sigma_up noise."""
         denoised = self.plan.denoise(model_output, latents, index)
         sigma, sigma_next = (float(s) for s in self.plan.sigmas[index : index + 2])
         sigma_up = math.sqrt(max(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2, 0.0))

@@ -73,11 +73,9 @@ class FlowMatchEulerScheduler:
         noise: mx.array | None = None,
         history: Any = None,
     ) -> SchedulerStep:
-        """x' = x + (sigma' - sigma) v, x0 = x - sigma v."""
+        """X' = x + (sigma' - sigma) v, x0 = x - sigma v."""
         sigma, sigma_next = (float(s) for s in self.sigmas[index : index + 2])
-        return SchedulerStep(
-            latents + (sigma_next - sigma) * model_output, latents - sigma * model_output
-        )
+        return SchedulerStep(latents + (sigma_next - sigma) * model_output, latents - sigma * model_output)
 
     def add_noise(self, latents: mx.array, noise: mx.array, index: int) -> mx.array:
         """(1 - sigma) x0 + sigma noise."""

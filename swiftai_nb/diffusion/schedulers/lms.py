@@ -40,7 +40,7 @@ class LMSScheduler:
         return self.plan.init_noise_sigma
 
     def scale_model_input(self, latents: mx.array, index: int) -> mx.array:
-        """x / sqrt(sigma^2 + 1)."""
+        """X / sqrt(sigma^2 + 1)."""
         return self.plan.scale_model_input(latents, index)
 
     def step(
@@ -52,7 +52,7 @@ class LMSScheduler:
         noise: mx.array | None = None,
         history: tuple[mx.array, ...] | None = None,
     ) -> SchedulerStep:
-        """x' = x + sum of coefficients times derivatives, newest first."""
+        """X' = x + sum of coefficients times derivatives, newest first."""
         denoised = self.plan.denoise(model_output, latents, index)
         derivative = (latents - denoised) / float(self.plan.sigmas[index])
         derivatives = (derivative, *(() if history is None else history))[:_ORDER]

@@ -34,11 +34,12 @@ def make_betas(
         return np.linspace(beta_start, beta_end, num_train_timesteps, dtype=np.float32).astype(np.float64)
     if schedule == "scaled_linear":
         roots = np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=np.float32)
-        return (roots**2).astype(np.float64)
+        return np.asarray(roots**2, dtype=np.float64)
     if schedule == "squaredcos_cap_v2":
         t = np.arange(num_train_timesteps + 1) / num_train_timesteps
         alpha_bar = np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999).astype(np.float32).astype(np.float64)
+        capped = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+        return np.asarray(capped.astype(np.float32), dtype=np.float64)
     raise UnsupportedModelError(f"beta_schedule {schedule!r} is not supported")
 
 
@@ -58,7 +59,7 @@ def make_alphas_cumprod(betas: FloatArray) -> FloatArray:
 
 def sigmas_from_alphas(alphas_cumprod: FloatArray) -> FloatArray:
     """Noise-to-signal ratios, [T], increasing."""
-    return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
+    return np.asarray(np.sqrt((1 - alphas_cumprod) / alphas_cumprod), dtype=np.float64)
 
 
 def leading_timesteps(steps: int, *, num_train_timesteps: int = 1000, steps_offset: int = 0) -> FloatArray:
@@ -69,12 +70,13 @@ def leading_timesteps(steps: int, *, num_train_timesteps: int = 1000, steps_offs
 
 def trailing_timesteps(steps: int, *, num_train_timesteps: int = 1000) -> FloatArray:
     """T, T - r, ... minus one, rounded; r = T / steps. [steps]."""
-    return np.round(np.arange(num_train_timesteps, 0, -num_train_timesteps / steps))[:steps] - 1
+    points = np.arange(num_train_timesteps, 0, -num_train_timesteps / steps)
+    return np.asarray(np.round(points)[:steps] - 1, dtype=np.float64)
 
 
 def linspace_timesteps(steps: int, *, num_train_timesteps: int = 1000) -> FloatArray:
     """Evenly from T - 1 to 0, not rounded. [steps]."""
-    return np.linspace(0, num_train_timesteps - 1, steps)[::-1].copy()
+    return np.linspace(num_train_timesteps - 1, 0, steps)
 
 
 def karras_sigmas(sigma_min: float, sigma_max: float, steps: int, *, rho: float = 7.0) -> FloatArray:

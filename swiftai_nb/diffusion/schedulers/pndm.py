@@ -169,7 +169,7 @@ def _runge_kutta_timesteps(rising: FloatArray, stride: int) -> FloatArray:
     """Three groups of four calls: at a step, twice at its middle, at its end."""
     last = rising[-_RUNGE_KUTTA_CALLS:]
     pairs = last.repeat(2) + np.tile(np.array([0, stride // 2]), len(last))
-    return pairs[:-1].repeat(2)[1:-1][::-1]
+    return np.asarray(pairs[:-1].repeat(2)[1:-1][::-1], dtype=np.float64)
 
 
 def _adams_bashforth(outputs: tuple[mx.array, ...]) -> mx.array:

@@ -35,13 +35,19 @@ class Scheduler(Protocol):
     """
 
     @property
-    def timesteps(self) -> FloatArray: ...
+    def timesteps(self) -> FloatArray:
+        """See above."""
+        ...
 
     @property
-    def init_noise_sigma(self) -> float: ...
+    def init_noise_sigma(self) -> float:
+        """See above."""
+        ...
 
     @property
-    def needs_noise(self) -> bool: ...
+    def needs_noise(self) -> bool:
+        """See above."""
+        ...
 
     def scale_model_input(self, latents: mx.array, index: int) -> mx.array:
         """The sample as the network wants it at this noise level."""

@@ -64,7 +64,9 @@ def canonical_name(name: str) -> str:
         InvalidInputError: no such sampler; suggests the nearest.
     """
     key = name.strip()
-    short = CLASS_NAMES.get(key, CLASS_NAMES.get(f"{key}Scheduler", key.lower().replace("_", "-").replace(" ", "-")))
+    short = CLASS_NAMES.get(
+        key, CLASS_NAMES.get(f"{key}Scheduler", key.lower().replace("_", "-").replace(" ", "-"))
+    )
     short = ALIASES.get(short, short)
     if short not in SAMPLERS:
         near = difflib.get_close_matches(short, SAMPLERS, n=1, cutoff=0.5)

@@ -65,7 +65,7 @@ class SigmaPlan:
         )
 
     def scale_model_input(self, latents: mx.array, index: int) -> mx.array:
-        """x / sqrt(sigma^2 + 1): the variance-preserving sample the network was trained on."""
+        """X / sqrt(sigma^2 + 1): the variance-preserving sample the network was trained on."""
         return latents / math.sqrt(float(self.sigmas[index]) ** 2 + 1)
 
     def denoise(self, model_output: mx.array, latents: mx.array, index: int) -> mx.array:

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-_WORDS = (
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,10 @@ class CLIPTokenizer:
     """
 
     def __init__(self, folder: Path) -> None:
-        config = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
+        config = {
+            **_read_json(folder / "special_tokens_map.json"),
+            **_read_json(folder / "tokenizer_config.json"),
+        }
         self._tokenizer, self._vocabulary = _build(folder)
         length = config.get("model_max_length", 77)
         # Files without a limit carry 1e30.
@@ -102,7 +103,9 @@ def _build(folder: Path) -> tuple[Tokenizer, dict[str, int]]:
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (START, END)])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in (START, END)]
+    )
     return tokenizer, vocabulary
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 from mlx import nn
@@ -170,7 +171,8 @@ class _LazyTensors:
 
     def take(self, tensor: StoredTensor) -> mx.array:
         if tensor.path not in self._files:
-            self._files[tensor.path] = mx.load(str(tensor.path), format="safetensors")
+            loaded = mx.load(str(tensor.path), format="safetensors")
+            self._files[tensor.path] = cast(dict[str, mx.array], loaded)
         return self._files[tensor.path].pop(tensor.name)
 
     def forget(self, path: Path) -> None:

@@ -165,7 +165,7 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         text = file.read(length)
     try:
         header = json.loads(text)
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", None) or {}
         tensors = {name: _stored(name, entry, path) for name, entry in header.items()}
         ends = {name: entry["data_offsets"][1] for name, entry in header.items()}
     except (ValueError, KeyError, AttributeError, TypeError, IndexError):
@@ -182,7 +182,7 @@ def _stored(name: str, entry: Mapping[str, object], path: Path) -> StoredTensor:
     dtype = str(entry["dtype"])
     begin, end = entry["data_offsets"]  # type: ignore[misc]
     expected = math.prod(shape) * _DTYPE_BYTES.get(dtype, 0)
-    if dtype in _DTYPE_BYTES and end - begin != expected or begin < 0:  # type: ignore[has-type]
+    if (dtype in _DTYPE_BYTES and end - begin != expected) or begin < 0:  # type: ignore[has-type]
         raise _corrupt(path, f"tensor {name} of shape {list(shape)} has {end - begin} bytes, not {expected}")  # type: ignore[has-type]
     return StoredTensor(name, shape, dtype, path, end - begin)  # type: ignore[has-type]
 
