@@ -95,12 +95,14 @@ def unpack(source, target):
 
 
 def pictures(folder, *, prompts, steps):
-    from diffusers import StableDiffusionPipeline  # noqa: PLC0415
+    from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     seeds = [torch.Generator().manual_seed(k) for k in range(len(prompts))]
-    return torch.from_numpy(pipe(prompts, num_inference_steps=steps, generator=seeds, output_type="np").images)
+    return torch.from_numpy(
+        pipe(prompts, num_inference_steps=steps, generator=seeds, output_type="np").images
+    )
 
 
 def check(source, packed):
@@ -119,7 +121,9 @@ def check(source, packed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("action", choices=("pack", "unpack", "check"))
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)

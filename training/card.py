@@ -1,0 +1,128 @@
+"""Stage 9: the model card, from the figures of evaluate.py: `python card.py`."""
+
+import json
+from pathlib import Path
+
+from scenes import COLORS, SCENE_PHRASES, TINTS
+from subjects import read_list
+
+HERE = Path(__file__).parent
+ASSET = HERE.parent / "swiftai_nb/assets/emoji-mini"
+
+MARKS = {
+    "single top-1": "100 single subjects: the asked subject is the nearest training picture",
+    "single top-5": "the same, among the five nearest",
+    "color": "40 colour prompts: the asked colour",
+    "color of subject": "of these, colour of the subject (20)",
+    "color of background": "of these, colour of the background (20)",
+    "scene top-1": "30 scene prompts: the asked subject is nearest, on that scene",
+    "scene top-5": "the same, among the five nearest",
+    "count 1-3": "15 counts from one to three: as many connected shapes",
+    "pair, objects in place (top-5)": "15 pairs: objects found in their place (five nearest)",
+}
+
+CARD = """\
+---
+license: mit
+pipeline_tag: text-to-image
+library_name: diffusers
+tags: [stable-diffusion, emoji, text-to-image]
+---
+# emoji-mini
+
+A small Stable Diffusion that draws emoji-style pictures of everyday things, 64x64 pixels, from plain words. It
+comes with `swiftai_nb` so that the first picture needs no download and no account. {millions:.1f} million
+parameters, {size_mb:.1f} MB.
+
+## What to ask for
+
+One of {subjects} subjects, optionally in a colour ({tints}), on a coloured background ({colors}), or in one of
+{scenes} scenes ({scene_examples}); two or three of a thing; two things next to or above each other. Examples: "a cat",
+"a red guitar", "a rocket in space", "a slice of pizza, blue background", "two cats on a beach". The words it was
+trained with are in `trained_words.txt`; other words fall back on the nearest meaning it knows ("kitten" and
+"automobile" have near neighbours), or on something arbitrary.
+
+Sizes other than 64x64 are not supported. Good settings: {steps} steps, guidance {guidance}.
+
+## How well it does
+
+`training/evaluate.py`, 200 fixed prompts with fixed seeds, guidance {eval_guidance}; the figures are what that script
+printed for the packed weights, the pictures are in `training/contact_sheet.webp`, none left out. "Nearest" is by
+gradient histograms and colour layout, features no training stage used, among all {subjects} subjects.
+
+| measure | {step_heads} |
+|---|{rule}|
+{rows}
+
+The autoencoder reproduces training pictures at {psnr} dB PSNR. Fine lines, small faces and lettering are soft.
+
+## What it cannot do
+
+- Anything outside its subjects: no people you name, no text, no photographs, no art styles.
+- One pose per subject. Seeds change details and the scene's variant, hardly the drawing.
+- More than three of a thing; three different things; other relations than beside and above.
+- Pairs are drawn small, half a picture each, and are its weakest pictures together with thin shapes
+  (bicycles, keys) and faces that differ only in the mouth.
+- Negative prompts act, but there is little for them to remove.
+
+## Training
+
+Data: {subjects} drawings of Microsoft's Fluent Emoji in the 3D style (MIT; npm `@lobehub/fluent-emoji-3d` 1.1.0), composed
+by procedure onto plain colours and procedural scenes, with captions from hand-picked names; vocabulary from
+emojibase-data 17.0.0 (MIT). Token vectors: a projection of all-MiniLM-L6-v2's word embeddings (Apache-2.0). No
+photographs, no personal data, no scraped pictures.
+
+Networks: diffusers' own classes. `UNet2DConditionModel` {unet:.1f} M ({unet_channels} channels on 8x8 latents), `CLIPTextModel`
+{text:.1f} M (3 layers of 192, 24 tokens), `AutoencoderKL` {vae:.1f} M (factor 8, 16 channels). v-prediction, 1000 steps, scaled
+linear betas 0.00085 to 0.02, trailing spacing. Autoencoder, then text encoder by regression to the latent and
+frozen, then the UNet on a curriculum of subjects; about two hours on two shared CPU cores. All of it is in `training/`.
+
+Weights are int8 with one scale per output channel (`training/pack.py`; against the unpacked model pictures agree to 40 dB
+and better); `unpack` gives an ordinary diffusers folder.
+
+## Licence
+
+The weights are MIT, like `swiftai_nb`. Notices for the works they were learned from are in NOTICE; a copy of the
+Apache License 2.0 is beside this file.
+"""
+
+
+def figures(report):
+    steps = [name for name in report if name.endswith(" steps")]
+    rows = [
+        f"| {text} | " + " | ".join(f"{report[s][mark]:.0%}" for s in steps) + " |"
+        for mark, text in MARKS.items()
+    ]
+    return {"step_heads": " | ".join(steps), "rule": "|".join("---" for _ in steps), "rows": "\n".join(rows)}
+
+
+def main():
+    report = json.loads((HERE / "evaluation.json").read_text())
+    defaults = json.loads((ASSET / "generation_defaults.json").read_text())
+    channels = json.loads((ASSET / "unet/config.json").read_text())["block_out_channels"]
+    counts = report["parameters"]
+    size = sum(f.stat().st_size for f in ASSET.rglob("*") if f.is_file() and f.name != "README.md")
+    text = CARD.format(
+        millions=sum(counts.values()) / 1e6,
+        size_mb=size / 1e6,
+        subjects=len(read_list()),
+        tints=", ".join(TINTS),
+        colors=", ".join(c for c in COLORS if c not in TINTS) + " and the same",
+        scenes=len(SCENE_PHRASES),
+        scene_examples=", ".join(p[0] for p in SCENE_PHRASES.values()),
+        steps=defaults["steps"],
+        guidance=defaults["guidance_scale"],
+        eval_guidance=report["guidance_scale"],
+        psnr=report["autoencoder PSNR (dB)"],
+        unet=counts["unet"] / 1e6,
+        text=counts["text_encoder"] / 1e6,
+        vae=counts["vae"] / 1e6,
+        unet_channels=" and ".join(map(str, channels)),
+        **figures(report),
+    )
+    (ASSET / "README.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Stage 8: 200 fixed prompts at 20 and at 6 steps, measured; figures to `evaluation.json`, pictures to `contact_sheet.webp`.
+
+Retrieval embeds the picture by gradient histograms and colour layout (measures.py), which no
+training stage uses, and asks which of all the training subjects, drawn the same way, is nearest.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+import measures
+import networks
+from compose import CENTER, HALF, PLACES, SINGLE, STACKED
+from pipeline import draw, load_pipeline
+from runtime import composer, to_model, work_dir
+from scenes import COLORS, TINTS, contact_sheet
+
+HERE = Path(__file__).parent
+
+
+class References:
+    """Training pictures to compare with."""
+
+    def __init__(self):
+        self.compose = composer()
+        self.labels = [s.label for s in self.compose.subjects]
+        self.cache = {}
+
+    def picture(self, label, *, color=None, background=None, share=SINGLE, place=CENTER):
+        size = self.compose.size
+        canvas = (
+            np.full((size, size, 3), 255, np.float32)
+            if background is None
+            else background.astype(np.float32).copy()
+        )
+        self.compose.paste(canvas, self.labels.index(label), share, place, color)
+        return canvas.round().astype(np.uint8)
+
+    def gallery(self, scene=None):
+        """`[variants * N, D]` embeddings of every subject on white, or on each picture of a scene."""
+        if scene not in self.cache:
+            grounds = [None] if scene is None else self.compose.scenes[scene]
+            self.cache[scene] = np.stack(
+                [measures.embedding(self.picture(n, background=g)) for g in grounds for n in self.labels]
+            )
+        return self.cache[scene]
+
+    def rank(self, picture, label, scene=None):
+        """Place of `label` among the subjects nearest to the picture, 0 for the nearest."""
+        order = [self.labels[k % len(self.labels)] for k in measures.ranks(picture, self.gallery(scene))]
+        return list(dict.fromkeys(order)).index(label)
+
+    def tint(self, picture, label):
+        """Which tint of the subject has the nearest mean colour."""
+        means = {c: measures.mean_foreground(self.picture(label, color=c)) for c in TINTS}
+        return measures.nearest_color(measures.mean_foreground(picture), means)
+
+    def pair_found(self, picture, asked):
+        """Share of the two places whose nearest subject (of those drawn there) is in the top five."""
+        places = STACKED if asked["stacked"] else PLACES[2]
+        found = 0
+        for label, place in zip(asked["subjects"], places, strict=True):
+            y, x = (slice(0, 32), slice(16, 48)) if asked["stacked"] else (slice(16, 48), slice(0, 32))
+            if place[0] > 0.6:
+                x = slice(32, 64)
+            if place[1] > 0.6:
+                y = slice(32, 64)
+            key = ("pair", place)
+            if key not in self.cache:
+                self.cache[key] = np.stack(
+                    [measures.embedding(self.picture(n, share=HALF, place=place)[y, x]) for n in self.labels]
+                )
+            found += self.labels.index(label) in measures.ranks(picture[y, x], self.cache[key])[:5]
+        return found / 2
+
+
+def judged(picture, asked, references):
+    """The marks of one picture, each 0 or 1."""
+    kind, label = asked["kind"], asked["subjects"][0]
+    if kind in ("single", "scene"):
+        place = references.rank(picture, label, asked.get("scene"))
+        return {f"{kind} top-1": place == 0, f"{kind} top-5": place < 5}
+    if kind == "color" and "tint" in asked:
+        right = references.tint(picture, label) == asked["tint"]
+        return {"color": right, "color of subject": right}
+    if kind == "color":
+        right = measures.nearest_color(measures.border_color(picture), COLORS) == asked["background"]
+        return {"color": right, "color of background": right}
+    if kind == "count":
+        return {"count 1-3": measures.count_objects(picture) == asked["count"]}
+    return {"pair, objects in place (top-5)": references.pair_found(picture, asked)}
+
+
+def score(pictures, prompts, references):
+    marks = {}
+    for picture, asked in zip(pictures, prompts, strict=True):
+        for name, mark in judged(picture, asked, references).items():
+            marks.setdefault(name, []).append(float(mark))
+    return {name: round(float(np.mean(values)), 3) for name, values in marks.items()}
+
+
+def autoencoder_psnr(folder, *, n=200):
+    vae, compose, rng = (
+        AutoencoderKL.from_pretrained(folder / "vae").eval(),
+        composer(),
+        np.random.default_rng(99),
+    )
+    x = to_model([compose(rng).picture for _ in range(n)])
+    with torch.no_grad():
+        y = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(20)])
+    return round(-10 * math.log10((y.clamp(-1, 1) - x).square().mean().item() / 4), 2)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pipeline", type=Path, default=work_dir() / "pipeline")
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--steps", type=int, nargs="+", default=[20, 6])
+    parser.add_argument(
+        "--out", type=Path, default=HERE, help="folder for evaluation.json and contact_sheet.webp"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    prompts = json.loads((HERE / "prompts.json").read_text())
+    pipe, references = load_pipeline(args.pipeline), References()
+    report = {"guidance_scale": args.guidance, "autoencoder PSNR (dB)": autoencoder_psnr(args.pipeline)}
+    for steps in args.steps:
+        texts, seeds = [p["prompt"] for p in prompts], [p["seed"] for p in prompts]
+        pictures = draw(pipe, texts, steps=steps, guidance_scale=args.guidance, seeds=seeds)
+        report[f"{steps} steps"] = score(pictures, prompts, references)
+        if steps == args.steps[0]:
+            contact_sheet(pictures, 20).save(args.out / "contact_sheet.webp", quality=80)
+    report["parameters"] = {
+        n: sum(p.numel() for p in getattr(pipe, n).parameters()) for n in ("unet", "text_encoder", "vae")
+    }
+    report["picture size"] = networks.SIZE
+    (args.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

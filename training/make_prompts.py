@@ -1,0 +1,73 @@
+"""Write prompts.json, the 200 fixed prompts of evaluate.py. Run once; the file is committed and does not change."""
+
+import json
+import random
+from pathlib import Path
+
+from compose import countable, plural, with_article
+from scenes import COLORS, SCENE_PHRASES, TINTS
+from subjects import read_list
+
+SOLID = (
+    "cat",
+    "dog",
+    "apple",
+    "car",
+    "star",
+    "heart",
+    "tree",
+    "fish",
+    "bird",
+    "pizza",
+    "penguin",
+    "rocket",
+    "robot",
+    "fox",
+    "ghost",
+)
+
+
+def main():
+    rng, subjects = random.Random(7), read_list()
+    first = {s.names[0]: s.label for s in subjects}
+    popular = [s.names[0] for s in subjects if s.stage < 3]
+    rare = [s.names[0] for s in subjects if s.stage == 3]
+    prompts = []
+
+    def add(kind, prompt, **asked):
+        prompts.append({"seed": 1000 + len(prompts), "kind": kind, "prompt": prompt, **asked})
+
+    for name in rng.sample(popular, 60) + rng.sample(rare, 40):
+        add("single", with_article(name), subjects=[first[name]])
+    for k, name in enumerate(rng.sample([n for n in popular if countable(n)], 40)):
+        if k % 2:
+            color = list(COLORS)[k // 2 % len(COLORS)]
+            add(
+                "color",
+                f"{with_article(name)} on {with_article(color)} background",
+                subjects=[first[name]],
+                background=color,
+            )
+        else:
+            color = TINTS[k // 2 % len(TINTS)]
+            add("color", with_article(f"{color} {name}"), subjects=[first[name]], tint=color)
+    scenes = list(SCENE_PHRASES)
+    for k, name in enumerate(rng.sample(popular, 30)):
+        scene = scenes[k % len(scenes)]
+        add("scene", f"{with_article(name)} {SCENE_PHRASES[scene][0]}", subjects=[first[name]], scene=scene)
+    for k, name in enumerate(SOLID):
+        count = (1, 2, 3)[k % 3]
+        words = with_article(name) if count == 1 else f"{('two', 'three')[count - 2]} {plural(name)}"
+        add("count", words, subjects=[first[name]], count=count)
+    relations = ("{} and {}", "{} next to {}", "{} above {}")
+    for k in range(15):
+        a, b = rng.sample(SOLID, 2)
+        prompt = relations[k % 3].format(with_article(a), with_article(b))
+        add("pair", prompt, subjects=[first[a], first[b]], stacked=k % 3 == 2)
+    lines = ",\n".join("  " + json.dumps(p) for p in prompts)
+    Path(__file__).with_name("prompts.json").write_text(f"[\n{lines}\n]\n")
+    print(len(prompts))
+
+
+if __name__ == "__main__":
+    main()

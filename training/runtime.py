@@ -1,0 +1,134 @@
+"""What every training stage shares: the work folder, ranks, averaged gradients, EMA, checkpoints."""
+
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from compose import Composer
+from subjects import read_list
+
+SEED = 20260
+
+
+def work_dir():
+    """Where data and checkpoints go: `$SWIFTAI_TRAINING`, or `work/` beside this file."""
+    path = Path(os.environ.get("SWIFTAI_TRAINING", Path(__file__).with_name("work")))
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def composer(**options):
+    return Composer(np.load(work_dir() / "pictures.npy"), read_list(), **options)
+
+
+def start_ranks():
+    """Join the process group that `launch.py` describes, or stand alone; one thread a rank."""
+    torch.set_num_threads(1)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def to_model(pictures):
+    """`[B, H, W, 3] uint8` to `[B, 3, H, W] float32` in -1..1."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class Trainee:
+    """The parameters being trained: gradient averaging, clipping, EMA and resumable checkpoints."""
+
+    def __init__(self, params, optimizer, *, path, ema=0.998):
+        self.params = list(params)
+        self.optimizer, self.path, self.decay = optimizer, path, ema
+        self.step, self.elapsed_s = 0, 0.0
+        if dist.is_initialized():
+            for p in self.params:
+                dist.broadcast(p.data, 0)
+        self.ema = [p.detach().clone() for p in self.params]
+
+    def update(self, loss, *, lr, clip=1.0):
+        loss.backward()
+        flat = torch.cat([p.grad.flatten() for p in self.params])
+        if dist.is_initialized():
+            dist.all_reduce(flat)
+            flat /= dist.get_world_size()
+        norm = flat.norm().item()
+        flat *= min(1.0, clip / (norm + 1e-6))
+        for p, g in zip(self.params, flat.split([p.numel() for p in self.params]), strict=True):
+            p.grad = g.view_as(p)
+        self.optimizer.lr = lr
+        self.optimizer.step()
+        for p in self.params:
+            p.grad = None
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.params], 1 - decay)
+        return norm
+
+    def averaged(self):
+        return AveragedWeights(self)
+
+    def save(self):
+        state = {
+            "params": [p.detach() for p in self.params], "ema": self.ema, "optimizer": self.optimizer.state_dict(),
+            "step": self.step, "elapsed_s": self.elapsed_s,
+        }  # fmt: skip
+        partial = self.path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.path)
+
+    def resume(self):
+        if not self.path.exists():
+            return False
+        state = torch.load(self.path, weights_only=True)
+        for target, saved in ((self.params, state["params"]), (self.ema, state["ema"])):
+            for p, q in zip(target, saved, strict=True):
+                p.data.copy_(q)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        return True
+
+
+class AveragedWeights:
+    """Within the block the parameters hold their moving average."""
+
+    def __init__(self, trainee):
+        self.trainee = trainee
+
+    def __enter__(self):
+        self.kept = [p.detach().clone() for p in self.trainee.params]
+        for p, e in zip(self.trainee.params, self.trainee.ema, strict=True):
+            p.data.copy_(e)
+
+    def __exit__(self, *_):
+        for p, k in zip(self.trainee.params, self.kept, strict=True):
+            p.data.copy_(k)
+
+
+class Clock:
+    """Learning rate and stop by wall time, agreed between ranks: training ends when its minutes are used."""
+
+    def __init__(self, trainee, *, minutes, peak_lr, decay_from=0.5, warmup_steps=50):
+        self.trainee, self.budget_s, self.peak = trainee, minutes * 60, peak_lr
+        self.decay_from, self.warmup = decay_from, warmup_steps
+        self.before_s, self.started = trainee.elapsed_s, time.monotonic()
+        self.first_step = trainee.step
+
+    def tick(self):
+        """The share of the budget used, the same number on every rank."""
+        self.trainee.elapsed_s = self.before_s + time.monotonic() - self.started
+        share = torch.tensor([self.trainee.elapsed_s / self.budget_s])
+        if dist.is_initialized():
+            dist.broadcast(share, 0)
+        return share.item()
+
+    def lr(self, share):
+        warm = min(1.0, (self.trainee.step - self.first_step + 1) / self.warmup)
+        late = max(0.0, share - self.decay_from) / (1 - self.decay_from)
+        return self.peak * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, late))))
