@@ -1,0 +1,48 @@
+import { headline } from "./caption";
+import type { Job } from "./contract";
+import type { Scene, ViewState } from "./state";
+
+/**
+ * Chooses what is worth saying aloud: each stage once, every quarter of the steps, the end.
+ * Returns null when there is nothing new.
+ */
+export function createAnnouncer(): (scene: Scene, view: ViewState) => string | null {
+  let said = "";
+  let busy = false;
+  const once = (key: string, text: string): string | null => {
+    if (key === said) return null;
+    said = key;
+    return text;
+  };
+  return (scene, view) => {
+    if (scene.kind === "running") {
+      busy = true;
+      const { job } = scene;
+      const text = headline(job, { view });
+      return once(
+        `${job.id} ${job.state} ${job.stage} ${quarter(job)} ${text.startsWith("Cancelling")}`,
+        text,
+      );
+    }
+    if (!busy) return null;
+    if (scene.kind === "pending") return null;
+    busy = false;
+    switch (scene.kind) {
+      case "picture":
+        return once(`done ${scene.picture.id}`, `The picture is ready: ${scene.picture.prompt}`);
+      case "cancelled":
+        return once(
+          `cancelled ${scene.job.id}`,
+          scene.job.steps > 0 ? `Cancelled at ${scene.job.step} of ${scene.job.steps}` : "Cancelled",
+        );
+      case "failed":
+        return once(`failed ${scene.message}`, `${scene.message}. ${scene.hint}`);
+      default:
+        return null;
+    }
+  };
+}
+
+function quarter(job: Job): number {
+  return job.steps > 0 ? Math.floor((4 * job.step) / job.steps) : 0;
+}

@@ -1,0 +1,83 @@
+type Child = Node | string | null;
+type Attributes = Record<string, string | number | boolean | null | undefined | ((event: never) => void)>;
+
+/** Makes an element. `on…` attributes are listeners; true is an empty attribute, false and null none. */
+export function h<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  attributes: Attributes = {},
+  ...children: Child[]
+): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name.slice(2), value as EventListener);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined)
+      element.setAttribute(name, String(value));
+  }
+  element.append(...children.filter((child): child is Node | string => child !== null));
+  return element;
+}
+
+/** Sets text only when it differs, so that nothing is repainted or read aloud twice. */
+export function setText(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Sets or removes an attribute only when it differs. */
+export function setAttribute(element: Element, name: string, value: string | boolean | null): void {
+  const text = value === true ? "" : value;
+  if (text === false || text === null) {
+    if (element.hasAttribute(name)) element.removeAttribute(name);
+  } else if (element.getAttribute(name) !== text) element.setAttribute(name, text);
+}
+
+/** Shows or hides. */
+export function setHidden(element: HTMLElement, hidden: boolean): void {
+  if (element.hidden !== hidden) element.hidden = hidden;
+}
+
+/** Makes `parent` hold exactly `children`, in order, moving as little as possible. */
+export function setChildren(parent: Element, children: Element[]): void {
+  const wanted = new Set<Element>(children);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  children.forEach((child, index) => {
+    const present = parent.children[index];
+    if (present !== child) parent.insertBefore(child, present ?? null);
+  });
+}
+
+const ICONS = {
+  spark:
+    "M12 3l1.9 5.6a2 2 0 0 0 1.3 1.3L21 12l-5.8 2.100a2 2 0 0 0-1.3 1.300L12 21l-1.9-5.600a2 2 0 0 0-1.3-1.300L3 12l5.8-2.100a2 2 0 0 0 1.3-1.300z",
+  close: "M6 6l12 12M18 6L6 18",
+  stop: "M7 7h10v10H7z",
+  chevron: "M6 9l6 6 6-6",
+  lock: "M6 11h12v9H6zM8.5 11V8a3.5 3.5 0 0 1 7 0v3",
+  unlock: "M6 11h12v9H6zM8.5 11V7a3.5 3.5 0 0 1 6.7-1.4",
+  dice: "M5 5h14v14H5zM9 9h.01M15 15h.01M15 9h.01M9 15h.01M12 12h.01",
+  reuse: "M4 7h11a5 5 0 0 1 0 10H8M4 7l3.5-3.500M4 7l3.5 3.5",
+  remix:
+    "M3 7h3.500c5 0 5 10 10 10H21M18 14l3 3-3 3M3 17h3.500c1.7 0 2.8-1.1 3.7-2.600M21 7h-4.500c-1.7 0-2.8 1.1-3.7 2.600M18 4l3 3-3 3",
+  save: "M12 4v11M7.5 10.500L12 15l4.5-4.500M5 19.500h14",
+  compare: "M12 3v18M4 6h5v12H4M20 6h-5v12h5",
+  copy: "M9 9h11v11H9zM5 15H4V4h11v1",
+  plus: "M12 5v14M5 12h14",
+  check: "M5 12.500l4.5 4.500L19 7.5",
+  cloud: "M7 18.500a4.2 4.2 0 0 1-.4-8.4 5.6 5.6 0 0 1 10.9-.6A4.5 4.5 0 0 1 17 18.500z",
+  trash: "M5 7h14M9.5 7V4.500h5V7M7 7l.800 12.500h8.400L17 7",
+  warning: "M12 4.500L21 19.500H3zM12 10.500v4M12 17.200h.01",
+};
+
+export type IconName = keyof typeof ICONS;
+
+/** A line icon, hidden from screen readers: the control around it has the name. */
+export function icon(name: IconName): SVGSVGElement {
+  const namespace = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(namespace, "svg");
+  for (const [key, value] of Object.entries({ viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true" }))
+    svg.setAttribute(key, value);
+  const path = document.createElementNS(namespace, "path");
+  path.setAttribute("d", ICONS[name]);
+  svg.append(path);
+  return svg;
+}

@@ -1,0 +1,134 @@
+import type { Context, Part } from "./context";
+import { h, icon, setAttribute, setHidden, setText } from "./dom";
+import { createMore } from "./more";
+import { createPicker } from "./picker";
+import { createQueue } from "./queue";
+import { chosenModel, currentJob, isCancelling, unfinished } from "./state";
+
+const IS_MAC = /Mac|iP(hone|ad)/.test(globalThis.navigator?.platform ?? "");
+
+/** Everything a picture is asked with. */
+export function createPanel(ctx: Context): Part {
+  const prompt = createWords(ctx, "prompt", "Prompt", "a fox in the snow");
+  const negative = createNegative(ctx);
+  const buttons = createButtons(ctx);
+  const parts = [prompt, buttons, createQueue(ctx), negative, createPicker(ctx), createMore(ctx)];
+  const element = h("div", { class: "panel" }, ...parts.map((part) => part.element));
+  const update = () => {
+    for (const part of parts) part.update();
+  };
+  return { element, update };
+}
+
+/** A text field that grows with its text. */
+function createWords(
+  ctx: Context,
+  name: "prompt" | "negative_prompt",
+  label: string,
+  placeholder: string,
+): Part {
+  const area = h("textarea", {
+    rows: name === "prompt" ? 3 : 1,
+    placeholder,
+    spellcheck: "true",
+    oninput: () => {
+      ctx.set(name, area.value);
+      grow();
+    },
+  });
+  const grow = () => {
+    area.style.height = "auto";
+    if (area.scrollHeight > 0) area.style.height = `${Math.min(area.scrollHeight + 2, 240)}px`;
+  };
+  const element = h("label", { class: `field words ${name}` }, h("span", { class: "label" }, label), area);
+  const update = () => {
+    const text = ctx.host.get(name);
+    if (area.value !== text) {
+      area.value = text;
+      grow();
+    }
+  };
+  return { element, update };
+}
+
+/** Folded away unless it holds words or the model makes use of it. */
+function createNegative(ctx: Context): Part {
+  const words = createWords(ctx, "negative_prompt", "Negative prompt", "what to leave out");
+  const note = h("p", { class: "note" }, "This model runs without guidance and ignores it.");
+  let touched = false;
+  const details = h(
+    "details",
+    { class: "fold" },
+    h(
+      "summary",
+      {
+        onclick: () => {
+          touched = true;
+        },
+      },
+      icon("chevron"),
+      "Leave out",
+    ),
+    words.element,
+    note,
+  );
+  const update = () => {
+    words.update();
+    const filled = ctx.host.get("negative_prompt") !== "";
+    const model = chosenModel(ctx.host.get("models"), ctx.host.get("model"), ctx.host.get("engine"));
+    if (!touched && filled) details.open = true;
+    setHidden(note, model === null || model.uses_negative_prompt);
+  };
+  return { element: details, update };
+}
+
+/** Imagine, which becomes Cancel while a job runs; then a second button queues. */
+function createButtons(ctx: Context): Part {
+  const label = h("span", {}, "Imagine");
+  const keys = h("kbd", { "aria-hidden": "true" }, IS_MAC ? "⌘ ↵" : "Ctrl ↵");
+  const spark = icon("spark");
+  const stop = icon("stop");
+  const primary = h(
+    "button",
+    {
+      type: "button",
+      class: "primary",
+      "aria-keyshortcuts": "Control+Enter Meta+Enter",
+      onclick: () => {
+        if (isBusy()) ctx.actions.cancelCurrent();
+        else ctx.actions.imagine();
+      },
+    },
+    spark,
+    stop,
+    label,
+    keys,
+  );
+  const next = h(
+    "button",
+    {
+      type: "button",
+      class: "secondary next",
+      title: "Queue another picture behind the running one",
+      onclick: () => ctx.actions.imagine(),
+    },
+    icon("plus"),
+    h("span", {}, "Imagine next"),
+  );
+  const element = h("div", { class: "buttons" }, primary, next);
+  const isBusy = () => unfinished(ctx.host.get("jobs")).length + ctx.view.pending.length > 0;
+
+  const update = () => {
+    const busy = isBusy();
+    const job = currentJob(ctx.host.get("jobs"), ctx.view);
+    const stopping = job !== null && isCancelling(job, ctx.view);
+    setText(label, busy ? (stopping ? "Cancelling…" : "Cancel") : "Imagine");
+    setAttribute(primary, "data-busy", busy);
+    setAttribute(primary, "aria-disabled", (busy && stopping) || ctx.view.gone ? "true" : null);
+    spark.toggleAttribute("hidden", busy);
+    stop.toggleAttribute("hidden", !busy);
+    setHidden(keys, busy);
+    setHidden(next, !busy);
+  };
+  return { element, update };
+}

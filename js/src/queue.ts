@@ -1,0 +1,57 @@
+import type { Context, Part } from "./context";
+import type { Job } from "./contract";
+import { h, icon, setAttribute, setChildren, setHidden, setText } from "./dom";
+import { isCancelling, unfinished } from "./state";
+
+/** The jobs that wait, each with its place and its own cancel. */
+export function createQueue(ctx: Context): Part {
+  const title = h("h3", { class: "label" }, "Queue");
+  const list = h("ol", { class: "queue-list" });
+  const element = h("section", { class: "queue", "aria-label": "Queue" }, title, list);
+  const rows = new Map<string, Row>();
+
+  const update = () => {
+    const open = unfinished(ctx.host.get("jobs"));
+    setHidden(element, open.length < 2);
+    const ids = new Set(open.map((job) => job.id));
+    for (const id of [...rows.keys()]) if (!ids.has(id)) rows.delete(id);
+    const shown = open.map((job, index) => {
+      const row = rows.get(job.id) ?? createRow(ctx, job.id);
+      rows.set(job.id, row);
+      row.update(job, index);
+      return row.element;
+    });
+    setText(title, `Queue · ${open.length}`);
+    setChildren(list, shown);
+  };
+  return { element, update };
+}
+
+interface Row {
+  element: HTMLElement;
+  update(job: Job, index: number): void;
+}
+
+function createRow(ctx: Context, id: string): Row {
+  const place = h("span", { class: "place" });
+  const words = h("span", { class: "words" });
+  const cancel = h(
+    "button",
+    { type: "button", class: "quiet", onclick: () => ctx.actions.cancel(id) },
+    icon("close"),
+  );
+  const element = h("li", { "data-job": id }, place, words, cancel);
+  return {
+    element,
+    update(job, index) {
+      const stopping = isCancelling(job, ctx.view);
+      setText(place, stopping ? "stopping" : job.state === "running" ? "now" : String(index + 1));
+      setText(words, job.prompt);
+      setAttribute(words, "title", job.prompt);
+      setAttribute(cancel, "aria-label", `Cancel: ${job.prompt}`);
+      setAttribute(cancel, "title", "Cancel this one");
+      setAttribute(element, "data-state", stopping ? "stopping" : job.state);
+      setHidden(cancel, stopping);
+    },
+  };
+}
