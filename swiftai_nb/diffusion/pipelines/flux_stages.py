@@ -1,0 +1,110 @@
+"""FLUX.1's text encoders and autoencoder: the stages of other families on files of any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+
+from swiftai_nb.diffusion.models.clip import CLIPTextConfig, CLIPTextModel
+from swiftai_nb.diffusion.models.t5 import T5Config, T5Encoder
+from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
+from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
+from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
+from swiftai_nb.diffusion.preview import LinearPreview, read_preview
+from swiftai_nb.diffusion.tokenizers.clip_tokenizer import CLIPTokenizer
+from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
+from swiftai_nb.diffusion.weights.converted_component import ConvertedComponent
+from swiftai_nb.diffusion.weights.flux_configs import (
+    clip_config_from_tensors,
+    t5_config_from_tensors,
+    vae_config_from_tensors,
+)
+from swiftai_nb.diffusion.weights.flux_layouts import FluxPart
+
+# Fitted by the ComfyUI project for the published autoencoder.
+FLUX_PREVIEW = LinearPreview(
+    (
+        (-0.0346, 0.0244, 0.0681),
+        (0.0034, 0.0210, 0.0687),
+        (0.0275, -0.0668, -0.0433),
+        (-0.0174, 0.0160, 0.0617),
+        (0.0859, 0.0721, 0.0329),
+        (0.0004, 0.0383, 0.0115),
+        (0.0405, 0.0861, 0.0915),
+        (-0.0236, -0.0185, -0.0259),
+        (-0.0245, 0.0250, 0.1180),
+        (0.1008, 0.0755, -0.0421),
+        (-0.0515, 0.0201, 0.0011),
+        (0.0428, -0.0012, -0.0036),
+        (0.0817, 0.0765, 0.0749),
+        (-0.1264, -0.0522, -0.1103),
+        (-0.0280, -0.0881, -0.0499),
+        (-0.1262, -0.0982, -0.0778),
+    ),
+    (-0.0329, -0.0718, -0.0851),
+)
+_PUBLISHED_CHANNELS = (128, 256, 512, 512)
+_FLUX_LATENT_CHANNELS = 16
+
+
+class FluxCLIPStage(CLIPTextStage):
+    """CLIP-L, of which FLUX uses the pooled vector."""
+
+    def __init__(self, part: FluxPart, tokenizer: Path, *, dtype: mx.Dtype, bits: int | None) -> None:
+        self.config = CLIPTextConfig.from_dict(part.config_or(clip_config_from_tensors))
+        self.tokenizer = CLIPTokenizer(tokenizer)
+        self.tokenizer.max_length = min(self.tokenizer.max_length, self.config.max_position_embeddings)
+        self.component = ConvertedComponent(
+            part.name,
+            part.paths,
+            part.convert,
+            lambda: CLIPTextModel(self.config),
+            dtype=dtype,
+            quantization_bits=bits,
+        )
+
+
+class T5Stage:
+    """T5 and its tokenizer."""
+
+    def __init__(self, part: FluxPart, tokenizer: Path, *, dtype: mx.Dtype, bits: int | None) -> None:
+        self.config = T5Config.from_dict(part.config_or(t5_config_from_tensors))
+        self.tokenizer = T5Tokenizer.from_folder(tokenizer)
+        self.component = ConvertedComponent(
+            part.name,
+            part.paths,
+            part.convert,
+            lambda: T5Encoder(self.config),
+            dtype=dtype,
+            quantization_bits=bits,
+        )
+
+    def encode(self, prompts: Sequence[str], length: int) -> mx.array:
+        """[B] prompts -> hidden states [B, length, D]."""
+        return self.component.network(mx.array(self.tokenizer(prompts, max_length=length)))
+
+    def truncation_notes(self, prompts: Sequence[str], length: int) -> tuple[str, ...]:
+        """One line for each prompt whose end was cut off."""
+        counts = (self.tokenizer.token_count(prompt) for prompt in prompts)
+        return tuple(
+            f"prompt truncated at {length - 1} of {count - 1} tokens" for count in counts if count > length
+        )
+
+
+class FluxImageStage(ImageStage):
+    """The 16-channel autoencoder."""
+
+    def __init__(self, part: FluxPart, folder: Path, *, dtype: mx.Dtype) -> None:
+        self.config = VAEConfig.from_dict(part.config_or(vae_config_from_tensors))
+        self.component = ConvertedComponent(
+            part.name, part.paths, part.convert, lambda: Autoencoder(self.config), dtype=dtype
+        )
+        self._preview = read_preview(folder, self.config.latent_channels)
+        published = (
+            self.config.block_out_channels == _PUBLISHED_CHANNELS
+            and self.config.latent_channels == _FLUX_LATENT_CHANNELS
+        )
+        if self._preview is None and published:
+            self._preview = FLUX_PREVIEW
