@@ -14,8 +14,14 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from swiftai_nb.diffusion import cpu_math
+
 _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
+
+# Below these, plain MLX is as fast.
+_MIN_ATTENTION_ELEMENTS = 1 << 10
+_MIN_DEQUANTIZED_ROWS = 2
 
 _fast = True
 _block_callback: ContextVar[Callable[[], None] | None] = ContextVar("block_callback", default=None)
@@ -44,6 +50,10 @@ def set_block_callback(callback: Callable[[], None] | None) -> None:
 def on_cpu() -> bool:
     """Whether new operations run on the CPU."""
     return bool(mx.default_device() == mx.cpu)
+
+
+def _use_cpu_math(x: mx.array) -> bool:
+    return _fast and x.dtype == mx.float32 and x.size > 0 and on_cpu()
 
 
 def block_boundary(x: mx.array) -> mx.array:
@@ -76,6 +86,8 @@ def attention(
     Returns:
         [B, heads, L, D].
     """
+    if _use_cpu_math(q) and q.size >= _MIN_ATTENTION_ELEMENTS:
+        return cpu_math.attention(q, k, v, scale=scale, mask=mask)
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
 
@@ -107,22 +119,22 @@ def _activation(function: Callable[[mx.array], mx.array], x: mx.array) -> mx.arr
 
 def silu(x: mx.array) -> mx.array:
     """Sigmoid linear unit, x sigmoid(x), any shape."""
-    return _activation(_silu, x)
+    return cpu_math.silu(x) if _use_cpu_math(x) else _activation(_silu, x)
 
 
 def gelu(x: mx.array) -> mx.array:
     """Gaussian error linear unit, x Phi(x) with the exact error function, any shape."""
-    return _activation(_gelu, x)
+    return cpu_math.gelu(x) if _use_cpu_math(x) else _activation(_gelu, x)
 
 
 def gelu_tanh(x: mx.array) -> mx.array:
     """The tanh approximation of GELU (Hendrycks and Gimpel 2016), any shape."""
-    return _activation(_gelu_tanh, x)
+    return cpu_math.gelu_tanh(x) if _use_cpu_math(x) else _activation(_gelu_tanh, x)
 
 
 def quick_gelu(x: mx.array) -> mx.array:
     """Sigmoid GELU, x sigmoid(1.702 x), the activation of OpenAI's CLIP, any shape."""
-    return _activation(_quick_gelu, x)
+    return cpu_math.quick_gelu(x) if _use_cpu_math(x) else _activation(_quick_gelu, x)
 
 
 def conv2d(
@@ -140,6 +152,8 @@ def conv2d(
     Returns:
         [B, H', W', O].
     """
+    if _use_cpu_math(x):
+        return cpu_math.conv2d(x, weight, bias, stride=stride, padding=padding)
     y = mx.conv2d(x, weight, stride=stride, padding=padding)
     return y if bias is None else y + bias
 
@@ -159,6 +173,8 @@ def group_norm(
     Returns:
         [B, ..., C].
     """
+    if _use_cpu_math(x):
+        return cpu_math.group_norm(x, weight, bias, groups=groups, eps=eps)
     batch, channels = x.shape[0], x.shape[-1]
     y = x.reshape(batch, -1, groups, channels // groups).transpose(0, 2, 1, 3)
     inner = y.shape
@@ -180,6 +196,8 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     Returns:
         [..., out].
     """
+    if weight.dtype != x.dtype and _use_cpu_math(x) and weight.dtype in (mx.float16, mx.bfloat16):
+        return cpu_math.linear(x, weight, bias)
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
 
@@ -207,6 +225,10 @@ def quantized_linear(
     Returns:
         [..., out].
     """
+    if _use_cpu_math(x) and x.size >= _MIN_DEQUANTIZED_ROWS * x.shape[-1]:
+        return cpu_math.quantized_linear(
+            x, weight, scales, biases, bias, group_size=group_size, bits=bits
+        )
     y = mx.quantized_matmul(
         x, weight, scales=scales, biases=biases, transpose=True, group_size=group_size, bits=bits
     )

@@ -1,0 +1,23 @@
+"""MLX arrays as NumPy views of the same memory."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+from swiftai_nb.diffusion.cpu_math.workers import Float32
+
+
+def view(x: mx.array) -> Float32:
+    """The evaluated values of a float32 array, not copied, with its strides, read-only."""
+    mx.eval(x)
+    values: Float32 = np.asarray(x)
+    values.flags.writeable = False
+    return values
+
+
+def new_array(shape: tuple[int, ...]) -> tuple[mx.array, Float32]:
+    """A fresh float32 array and a view to fill it through, before anyone else sees the array."""
+    array = mx.zeros(shape)
+    mx.eval(array)
+    return array, np.asarray(array)

@@ -1,0 +1,105 @@
+"""Attention in blocks that fit a processor's cache, softmax in NumPy.
+
+The scores of a block are exponentiated without subtracting their maximum when |q| |k| bounds them (Cauchy
+and Schwarz) so that nothing can overflow: the quotient is the same and two passes are saved. The
+denominators come out of the second product, through a column of ones beside v.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
+from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, spans, worker_count
+
+_ROWS = 256
+_COLUMNS = 1024
+# exp(60) times 1e6 keys times values of 1e6 still is a float32
+_SAFE_SCORE = 60.0
+
+
+@dataclass(frozen=True)
+class _Task:
+    batch: int
+    head: int
+    rows: slice
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: mx.array | None) -> mx.array:
+    """As `ops.attention`, for float32 arrays."""
+    mx.eval(q, k, v)
+    queries, keys, values = view(q), view(k), view(v)
+    batch, heads, length, _ = queries.shape
+    added = None if mask is None else _additive(mask, (batch, heads, length, keys.shape[2]))
+    # [B, L, heads, D] in memory: joining the heads again costs nothing
+    result, out = new_array((batch, length, heads, values.shape[3]))
+
+    def run(task: _Task) -> None:
+        at = (task.batch, task.head)
+        target = out[task.batch, task.rows, task.head]
+        block_mask = None if added is None else added[task.batch, task.head, task.rows]
+        _attend(queries[at][task.rows], keys[at], values[at], target, scale=scale, mask=block_mask)
+
+    for_each(run, _tasks(batch, heads, length))
+    return result.transpose(0, 2, 1, 3)
+
+
+def _tasks(batch: int, heads: int, length: int) -> list[_Task]:
+    pieces = math.ceil(4 * worker_count() / (batch * heads)) if worker_count() > 1 else 1
+    step = max(_ROWS, math.ceil(length / pieces))
+    return [_Task(b, h, rows) for b in range(batch) for h in range(heads) for rows in spans(length, step)]
+
+
+def _additive(mask: mx.array, shape: tuple[int, ...]) -> Float32:
+    if mask.dtype == mx.bool_:
+        # finite, so that a row that may see nothing sees everything alike, as in MLX
+        mask = mx.where(mask, 0.0, float(np.finfo(np.float32).min))
+    return np.broadcast_to(view(mask.astype(mx.float32)), shape)
+
+
+def _attend(q: Float32, k: Float32, v: Float32, out: Float32, *, scale: float, mask: Float32 | None) -> None:
+    """One head: q [L, D], k [S, D], v [S, D] -> out [L, D]."""
+    count, width = v.shape
+    extended = scratch("values", (count, width + 1))
+    extended[:, :width] = v
+    extended[:, width] = 1
+    longest_key = math.sqrt(float(np.einsum("ij,ij->i", k, k).max(initial=0.0)))
+    for rows in spans(len(q), _ROWS):
+        scaled = scratch("queries", (rows.stop - rows.start, q.shape[1]))
+        np.multiply(q[rows], np.float32(scale), out=scaled)
+        bound = longest_key * math.sqrt(float(np.einsum("ij,ij->i", scaled, scaled).max()))
+        if mask is None and bound < _SAFE_SCORE:
+            total = _bounded(scaled, k, extended)
+        else:
+            total = _shifted(scaled, k, extended, None if mask is None else mask[rows])
+        np.divide(total[:, :width], total[:, width:], out=out[rows])
+
+
+def _bounded(q: Float32, k: Float32, extended: Float32) -> Float32:
+    total = scratch("total", (len(q), extended.shape[1]))
+    for index, columns in enumerate(spans(len(k), _COLUMNS)):
+        scores = scratch("scores", (len(q), columns.stop - columns.start))
+        np.matmul(q, k[columns].T, out=scores)
+        np.exp(scores, out=scores)
+        if index == 0:
+            np.matmul(scores, extended[columns], out=total)
+        else:
+            part = scratch("part", total.shape)
+            np.matmul(scores, extended[columns], out=part)
+            total += part
+    return total
+
+
+def _shifted(q: Float32, k: Float32, extended: Float32, mask: Float32 | None) -> Float32:
+    scores = scratch("scores", (len(q), len(k)))
+    np.matmul(q, k.T, out=scores)
+    if mask is not None:
+        scores += mask
+    scores -= scores.max(axis=1, keepdims=True)
+    with np.errstate(under="ignore"):
+        np.exp(scores, out=scores)
+    return np.matmul(scores, extended, out=scratch("total", (len(q), extended.shape[1])))

@@ -1,0 +1,105 @@
+"""2-D convolution on the CPU: the cheapest of four ways for each shape."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
+from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widen
+from swiftai_nb.diffusion.cpu_math.linear import linear
+from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
+from swiftai_nb.diffusion.cpu_math.winograd import transform_weight, transformed_bytes, winograd_conv
+from swiftai_nb.diffusion.cpu_math.workers import for_each, scratch, spans
+
+_LARGE_TILE_PIXELS = 4096
+_SMALL_TILE_PIXELS = 1024
+_FEW_CHANNELS = 16
+_STRIP_PIXELS = 4096
+
+_transforms = TransformCache()
+
+
+def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int, padding: int) -> mx.array:
+    """As `ops.conv2d`, for float32 x and a weight of any floating dtype."""
+    kind = (*weight.shape[1:3], stride, padding)
+    if kind == (1, 1, 1, 0):
+        return _pointwise(x, weight, bias)
+    if kind == (3, 3, 1, 1) and x.shape[1] * x.shape[2] >= _SMALL_TILE_PIXELS:
+        if min(weight.shape[0], weight.shape[3]) >= _FEW_CHANNELS:
+            return _winograd(x, weight, bias)
+        if weight.shape[0] < _FEW_CHANNELS <= weight.shape[3]:
+            return _few_outputs(x, weight, bias)
+    return _direct(x, weight, bias, stride=stride, padding=padding)
+
+
+def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int, padding: int) -> mx.array:
+    y = mx.conv2d(x, as_float32(weight), stride=stride, padding=padding)
+    return y if bias is None else y + bias.astype(mx.float32)
+
+
+def as_float32(weight: mx.array) -> mx.array:
+    """The weight itself, or a widened copy of halves."""
+    if weight.dtype not in HALF_DTYPES:
+        return weight.astype(mx.float32)
+    bits = bit_view(weight)
+    bits = np.ascontiguousarray(bits).reshape(-1)
+    result, out = new_array(weight.shape)
+    flat = out.reshape(-1)
+    for_each(lambda part: widen(bits[part], weight.dtype, flat[part]), spans(bits.size, 1 << 16))
+    return result
+
+
+def _pointwise(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+    matrix = weight.reshape(weight.shape[0], weight.shape[3])
+    if matrix.dtype in HALF_DTYPES:
+        return linear(x, matrix, bias)
+    return x @ matrix.T if bias is None else mx.addmm(bias.astype(mx.float32), x, matrix.T)
+
+
+def _winograd(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+    large = x.shape[1] * x.shape[2] >= _LARGE_TILE_PIXELS
+    m = 4 if large else 2
+    # Transforming anew for each picture pays on large ones only.
+    transformed = _transforms.get(
+        (weight, m),
+        lambda: transform_weight(view(as_float32(weight)), m),
+        size_bytes=transformed_bytes(weight.shape, m),
+        is_worth_it_once=large,
+    )
+    if transformed is None:
+        return _direct(x, weight, bias, stride=1, padding=1)
+    values = view(x)
+    result, out = new_array((*x.shape[:3], weight.shape[0]))
+    offset = None if bias is None else view(bias.astype(mx.float32))
+    winograd_conv(values, transformed, offset, out, m=m)
+    return result
+
+
+def _few_outputs(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+    """One product gives all nine taps; shifted sums of them give the outputs."""
+    height, width, channels = x.shape[1:]
+    count = weight.shape[0]
+    values = view(x)
+    taps = view(as_float32(weight)).reshape(count, 9, channels).transpose(2, 1, 0).reshape(channels, -1)
+    offset = np.float32(0) if bias is None else view(bias.astype(mx.float32))
+    result, out = new_array((*x.shape[:3], count))
+
+    def run(task: tuple[int, slice]) -> None:
+        batch, rows = task
+        top, bottom = max(rows.start - 1, 0), min(rows.stop + 1, height)
+        partial = scratch("taps", (bottom - top + 2, width + 2, 9 * count))
+        partial[0] = partial[-1] = 0
+        partial[:, 0] = partial[:, -1] = 0
+        products = np.matmul(values[batch, top:bottom].reshape(-1, channels), taps)
+        partial[1:-1, 1:-1] = products.reshape(bottom - top, width, -1)
+        target, first = out[batch, rows], rows.start - top
+        target[...] = offset
+        for tap in range(9):
+            dy, dx = divmod(tap, 3)
+            down = slice(first + dy, first + dy + rows.stop - rows.start)
+            target += partial[down, dx : dx + width, tap * count : (tap + 1) * count]
+
+    strips = spans(height, max(1, _STRIP_PIXELS // width))
+    for_each(run, [(b, rows) for b in range(len(values)) for rows in strips])
+    return result

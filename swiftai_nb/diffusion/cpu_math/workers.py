@@ -1,0 +1,93 @@
+"""Threads and scratch memory of the CPU fast paths.
+
+NumPy releases the interpreter lock inside its loops and products, so plain threads fill the cores. A
+thread that is itself one of several (a guidance half) runs its items alone: see `sequential`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swiftai_nb.diffusion.blas import usable_cpus
+
+Item = TypeVar("Item")
+Float32 = NDArray[np.float32]
+
+_local = threading.local()
+
+
+@cache
+def _pool(extra_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(extra_threads, thread_name_prefix="cpu_math")
+
+
+def worker_count() -> int:
+    """How many threads `for_each` uses when called here."""
+    return 1 if getattr(_local, "sequential", False) else usable_cpus()
+
+
+@contextmanager
+def sequential() -> Iterator[None]:
+    """While it lasts, `for_each` called from this thread stays in this thread."""
+    before = getattr(_local, "sequential", False)
+    _local.sequential = True
+    try:
+        yield
+    finally:
+        _local.sequential = before
+
+
+def for_each(function: Callable[[Item], None], items: Sequence[Item]) -> None:
+    """Calls `function` with every item, on all workers; the caller is one of them.
+
+    Raises:
+        Exception: the first error of any item, after all threads have stopped.
+    """
+    threads = min(worker_count(), len(items))
+    if threads <= 1:
+        for item in items:
+            function(item)
+        return
+    counter = itertools.count()  # next() on it is atomic
+
+    def work() -> None:
+        with sequential():
+            while (index := next(counter)) < len(items):
+                function(items[index])
+
+    futures = [_pool(usable_cpus()).submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def spans(length: int, step: int) -> list[slice]:
+    """Slices of at most `step` that cover range(length)."""
+    return [slice(i, min(i + step, length)) for i in range(0, length, step)]
+
+
+def scratch(name: str, shape: tuple[int, ...]) -> Float32:
+    """An uninitialised array that this thread reuses for every call with the same name.
+
+    Fresh memory costs a page fault per 4 KiB, often more than the arithmetic on it.
+    """
+    size = math.prod(shape)
+    buffers: dict[str, Float32] = _local.__dict__.setdefault("buffers", {})
+    buffer = buffers.get(name)
+    if buffer is None or buffer.size < size:
+        buffer = buffers[name] = np.empty(size, np.float32)
+    return buffer[:size].reshape(shape)
