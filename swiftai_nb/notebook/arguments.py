@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from swiftai_nb.core.config import MAX_COUNT, ImageGenerationConfig, LoraReference, checked_int
-from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook import prompt_text
 from swiftai_nb.notebook.interpolation import interpolate
@@ -66,7 +66,6 @@ class ImagineArguments:
     preview: str | None = None
     preview_every: int | None = None
     background: bool = False
-    executor: str | None = None
     widget: bool = False
     dry_run: bool = False
     help: bool = False
@@ -294,7 +293,7 @@ _CONFLICTS = (
     ("quiet", "widget"),
     ("bg", "widget"),
 )
-_COMPANIONS = (("strength", "image"), ("mask", "image"), ("executor", "grid"))
+_COMPANIONS = (("strength", "image"), ("mask", "image"))
 
 
 def _check(arguments: ImagineArguments) -> None:
@@ -325,7 +324,7 @@ def _has_axis(arguments: ImagineArguments, name: str) -> bool:
     return any(axis.name == name for axis in arguments.grid)
 
 
-def one_line(error: InvalidInputError) -> str:
+def one_line(error: AIError) -> str:
     """An input error as the one line that IPython's UsageError shows."""
     message = " ".join(str(error.message).split())
     return message if error.hint is None else f"{message}; {' '.join(error.hint.split())}"

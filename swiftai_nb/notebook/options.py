@@ -102,7 +102,6 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("preview-every", "int", "a preview each K steps", metavar="K"),
         Option("bg", "flag", "return a job at once and draw in the background", field="background"),
-        Option("executor", "text", "run a grid or batch on this concurrent.futures.Executor", metavar="VAR"),
         Option("widget", "flag", "open the widget, filled in with these values", "w"),
         Option("dry-run", "flag", "say what would happen, do nothing"),
         Option("help", "flag", "show this", "h"),

@@ -28,7 +28,6 @@ class Pictures(Sequence["GeneratedImage"]):
         images: in order of their seeds.
         prompt: the words they were made from.
         wanted: how many were asked for; more than there are when the job was cancelled.
-        labels: for a grid: (column labels, row labels).
     """
 
     def __init__(
@@ -37,12 +36,10 @@ class Pictures(Sequence["GeneratedImage"]):
         *,
         prompt: str = "",
         wanted: int | None = None,
-        labels: tuple[Sequence[str], Sequence[str]] | None = None,
     ) -> None:
         self._images = tuple(images)
         self.prompt = prompt
         self.wanted = len(self._images) if wanted is None else wanted
-        self._labels = labels
         self._was_shown = False
 
     @overload
@@ -151,7 +148,7 @@ class Pictures(Sequence["GeneratedImage"]):
         """
         from swiftai_nb.notebook.sheet import contact_sheet
 
-        return contact_sheet(self._images, columns=columns, labels=self._labels)
+        return contact_sheet(self._images, columns=columns)
 
     def __repr__(self) -> str:
         # The same for every seed and run: saved notebooks must compare equal.
@@ -176,7 +173,7 @@ class Pictures(Sequence["GeneratedImage"]):
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if not self._images:
             return {"text/plain": repr(self)}, {}
-        picture = self._images[0] if len(self._images) == 1 and self._labels is None else self.grid()
+        picture = self._images[0] if len(self._images) == 1 else self.grid()
         data, metadata = picture._repr_mimebundle_()
         metadata["image/png"]["alt"] = self.prompt
         return {**data, "text/plain": repr(self)}, metadata

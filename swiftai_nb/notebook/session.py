@@ -55,13 +55,18 @@ def close_session() -> None:
 
 
 class Session:
-    """What one kernel needs to make pictures."""
+    """What one kernel needs to make pictures.
+
+    Attributes:
+        unfinished_grids: what cancelled grids have made, by the text of their cell.
+    """
 
     def __init__(self) -> None:
         self._generators: dict[str, ImageGenerator] = {}
         self._generators_lock = threading.Lock()
         self._history: History | None = None
         self._listeners: list[Callable[[GenerationJob], None]] = []
+        self.unfinished_grids: dict[tuple[str, str], Any] = {}
 
     @cached_property
     def registry(self) -> DiffusionModelRegistry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -80,6 +81,11 @@ def contact_sheet(
     return GeneratedImage.from_pil(sheet)
 
 
+def expected_size(picture: tuple[int, int], count: int) -> tuple[int, int]:
+    """Pixels of the sheet that `count` pictures of that size will make; of one, its own."""
+    return picture if count == 1 else _measures(picture, count, None, None).size
+
+
 def _measure(
     images: Sequence[GeneratedImage | None],
     columns: int | None,
@@ -88,11 +94,21 @@ def _measure(
     if columns is not None and columns < 1:
         raise InvalidInputError(f"columns {columns} is below the smallest, 1")
     made = [image for image in images if image is not None]
+    largest = max(i.width for i in made), max(i.height for i in made)
+    return _measures(largest, len(images), columns, labels)
+
+
+def _measures(
+    picture: tuple[int, int],
+    count: int,
+    columns: int | None,
+    labels: tuple[Sequence[str], Sequence[str]] | None,
+) -> _Measures:
     if labels is not None:
         columns = max(1, len(labels[0]))
-    columns = min(len(images), columns or -int(-(len(images) ** 0.5) // 1))
-    rows = -(-len(images) // columns)
-    width, height = max(i.width for i in made), max(i.height for i in made)
+    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    rows = -(-count // columns)
+    width, height = picture
     scale: float = -(-SMALLEST_CELL // min(width, height)) if min(width, height) < SMALLEST_CELL else 1
     scale = min(scale, LARGEST_SHEET / (columns * width), LARGEST_SHEET / (rows * height))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))

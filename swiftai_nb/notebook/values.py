@@ -189,7 +189,7 @@ def parse_axis(text: str, options: dict[str, Option]) -> Axis:
 
 
 NOT_AN_AXIS = frozenset(
-    {"seeds", "count", "grid", "out", "save", "quiet", "preview", "preview-every", "bg", "executor"}
+    {"seeds", "count", "grid", "out", "save", "quiet", "preview", "preview-every", "bg"}
     | {"widget", "dry-run", "help", "from", "raw", "download"}
 )
 

@@ -1,0 +1,36 @@
+"""`%load_ext swiftai_nb` and `%unload_ext swiftai_nb`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from swiftai_nb.notebook.magic import Imagine
+
+SESSION_MODULE = "swiftai_nb.notebook.session"
+
+
+def load(shell: Any) -> None:
+    """Registers the magics and the completer; loads nothing that makes pictures."""
+    from swiftai_nb.notebook.completion import Completer
+
+    unload(shell)
+    magics = Imagine(shell)
+    shell.register_magics(magics)
+    Completer(shell).install()
+
+
+def unload(shell: Any) -> None:
+    """Removes them, cancels all jobs and ends the engines."""
+    from swiftai_nb.notebook.completion import Completer
+
+    for magics in [m for m in shell.configurables if isinstance(m, Imagine)]:
+        shell.configurables.remove(magics)
+        for kind, names in magics.magics.items():
+            for name in names:
+                shell.magics_manager.magics[kind].pop(name, None)
+        shell.magics_manager.registry.pop(Imagine.__name__, None)
+    Completer.remove_from(shell)
+    session = sys.modules.get(SESSION_MODULE)
+    if session is not None:
+        session.close_session()

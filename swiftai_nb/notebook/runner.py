@@ -1,0 +1,235 @@
+"""Runs one `%imagine`: order, check, show, wait, bind, save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from swiftai_nb.core.errors import ModelNotDownloadedError
+from swiftai_nb.notebook import saving
+from swiftai_nb.notebook.arguments import ImagineArguments
+from swiftai_nb.notebook.cell import JobWork, Work, final_bundle, outcome, wait
+from swiftai_nb.notebook.order import Order, make_order
+from swiftai_nb.notebook.results import Pictures, describe
+from swiftai_nb.notebook.session import Session, get_session
+from swiftai_nb.notebook.views import CellView, HtmlView, Silent, TextView, WidgetView, shows_widgets
+
+if TYPE_CHECKING:
+    from swiftai_nb.notebook.background import BackgroundJob
+    from swiftai_nb.notebook.cancel import SubshellRoute
+    from swiftai_nb.notebook.magic import Imagine
+
+LAST_RESULT = "_imagine"
+
+
+class Runner:
+    """One per kernel.
+
+    Args:
+        magic: the magics, for their traits and their shell.
+    """
+
+    def __init__(self, magic: Imagine) -> None:
+        self._magic = magic
+        self._shell = magic.shell
+        self._kernel = getattr(self._shell, "kernel", None)
+
+    def run(
+        self, arguments: ImagineArguments, *, variables: Mapping[str, Any], source: tuple[str, str]
+    ) -> Pictures | BackgroundJob | Any:
+        """Does what the line asks for.
+
+        Args:
+            arguments: parsed.
+            variables: the user's namespace.
+            source: the line and the cell, which name an unfinished grid.
+
+        Raises:
+            AIError: bad input, a failure, or the user's cancel.
+            GenerationInterrupted: the stop button.
+        """
+        session = get_session()
+        if arguments.save is None and self._magic.save:
+            arguments = replace(arguments, save=self._magic.save)
+        if arguments.save is not None:
+            saving.check_template(arguments.save)
+        orders = self.orders(arguments, variables=variables, session=session)
+        if arguments.dry_run:
+            from swiftai_nb.notebook.dry_run import DryRun
+
+            return DryRun.of(orders, session)
+        self._download(orders[0], arguments, session)
+        if arguments.grid:
+            return self._run_grid(orders, arguments, source=source, session=session)
+        job = orders[0].submit(session)
+        work = JobWork(job, prompt=orders[0].words)
+        text = describe(orders[0].words, len(orders[0].seeds))
+        return self.show(work, arguments, orders[0], work_id=job.id, text=text, session=session)
+
+    def orders(
+        self, arguments: ImagineArguments, *, variables: Mapping[str, Any], session: Session
+    ) -> list[Order]:
+        """One order, or one for each cell of a grid (all with the same seed unless that varies)."""
+        defaults = self._magic.defaults()
+        if not arguments.grid:
+            return [make_order(arguments, defaults=defaults, variables=variables, session=session)]
+        from swiftai_nb.notebook.grid import combinations
+        from swiftai_nb.notebook.order import with_seed
+
+        orders = [
+            make_order(cell, defaults=defaults, variables=variables, session=session)
+            for cell in combinations(arguments)
+        ]
+        if any(axis.name == "seed" for axis in arguments.grid):
+            return orders
+        return [with_seed(order, orders[0].seeds[0]) for order in orders]
+
+    def show(
+        self,
+        work: Work,
+        arguments: ImagineArguments,
+        order: Order,
+        *,
+        work_id: str,
+        text: str,
+        session: Session,
+        size: tuple[int, int] | None = None,
+    ) -> Pictures | BackgroundJob:
+        """Shows `work` in this cell until it ends, or (`--bg`) from now on."""
+        try:
+            view = self._view(work, arguments, order, work_id=work_id, session=session, size=size)
+            view.start(text)
+            if arguments.background:
+                return self._leave(work, view, arguments)
+            interrupted = wait(work, view, kernel=self._kernel, route=self._route)
+        except BaseException:
+            work.cancel()
+            raise
+        return self._finish(work, view, arguments, order, interrupted=interrupted)
+
+    @property
+    def _route(self) -> SubshellRoute | None:
+        return None if self._kernel is None else get_session().subshell_route
+
+    def _finish(
+        self, work: Work, view: CellView, arguments: ImagineArguments, order: Order, *, interrupted: bool
+    ) -> Pictures:
+        pictures = work.pictures()
+        self._bind(pictures, arguments)
+        view.finish(final_bundle(work, largest_bytes=self._largest_bytes))
+        if arguments.save is not None and len(pictures):
+            saving.save_images(list(pictures), arguments.save)
+        outcome(work, interrupted=interrupted)
+        if not arguments.quiet:
+            self._tell_notes(pictures, order)
+        return pictures.mark_shown()
+
+    def _leave(self, work: Work, view: CellView, arguments: ImagineArguments) -> BackgroundJob:
+        from swiftai_nb.notebook.background import BackgroundJob
+
+        if self._route is not None and view.comm is not None:
+            self._route.route(view.comm)
+
+        def at_end(pictures: Pictures) -> Any:
+            if len(pictures):
+                self._bind(pictures, arguments)
+                if arguments.save is not None:
+                    saving.save_images(list(pictures), arguments.save)
+            return final_bundle(work, largest_bytes=self._largest_bytes)
+
+        job = BackgroundJob(work, view, at_end=at_end)
+        if arguments.out is not None:
+            self._shell.user_ns.setdefault(arguments.out, None)
+        return job
+
+    @property
+    def _largest_bytes(self) -> int:
+        return int(self._magic.embed_limit_mb * 1_000_000)
+
+    def _bind(self, pictures: Pictures, arguments: ImagineArguments) -> None:
+        self._shell.user_ns[LAST_RESULT] = pictures
+        if arguments.out is not None:
+            is_one = pictures.wanted == 1 and len(pictures) == 1
+            self._shell.user_ns[arguments.out] = pictures.only if is_one else pictures
+
+    def _tell_notes(self, pictures: Pictures, order: Order) -> None:
+        from_recipes = [note for image in pictures if image.recipe for note in image.recipe.notes]
+        notes = list(dict.fromkeys([*order.notes, *from_recipes]))
+        if notes:
+            from IPython.display import display
+
+            display({"text/plain": "\n".join(f"Note: {note}" for note in notes)}, raw=True)
+
+    def _view(
+        self,
+        work: Work,
+        arguments: ImagineArguments,
+        order: Order,
+        *,
+        work_id: str,
+        session: Session,
+        size: tuple[int, int] | None,
+    ) -> CellView:
+        if arguments.quiet or self._shell is None:
+            return Silent()
+        kind = self._magic.display
+        if kind == "auto":
+            kind = "text" if self._kernel is None else ("widget" if shows_widgets(self._shell) else "html")
+        if kind == "text":
+            return TextView()
+        size = size or _stage_size(order, session)
+        every = arguments.preview_every or self._magic.preview_every
+        if kind == "html":
+            return HtmlView(prompt=order.words, size=size, preview_every=every)
+        return WidgetView(
+            job_id=work_id,
+            prompt=order.words,
+            size=size,
+            blocking=not arguments.background,
+            on_cancel=work.cancel,
+            preview_every=every,
+        )
+
+    def _run_grid(
+        self, orders: list[Order], arguments: ImagineArguments, *, source: tuple[str, str], session: Session
+    ) -> Pictures | BackgroundJob:
+        from swiftai_nb.notebook.grid import GridProgress, GridWork, describe_grid, sheet_size
+
+        progress = session.unfinished_grids.get(source)
+        if progress is None or len(progress.cells) != len(orders):
+            progress = GridProgress(orders)
+        session.unfinished_grids[source] = progress
+        work = GridWork(progress, arguments, session).start()
+        text = describe_grid(arguments.prompt, arguments.grid)
+        size = sheet_size(orders[0].size(session), arguments.grid)
+        result = self.show(
+            work, arguments, orders[0], work_id=f"grid-{id(work):x}", text=text, session=session, size=size
+        )
+        if not arguments.background:
+            session.unfinished_grids.pop(source, None)
+        return result
+
+    def _download(self, order: Order, arguments: ImagineArguments, session: Session) -> None:
+        if not arguments.download or order.engine != "mlx" or order.config.model is None:
+            return
+        try:
+            session.registry.resolve(order.config.model)
+        except ModelNotDownloadedError:
+            from swiftai_nb.notebook.download_work import DownloadWork
+
+            work = DownloadWork(session.downloader.start(order.config.model))
+            view = self._view(work, arguments, order, work_id=work.id, session=session, size=None)
+            view.start(f"Download of {order.config.model}")
+            interrupted = wait(work, view, kernel=self._kernel, route=self._route)
+            view.finish(None)
+            outcome(work, interrupted=interrupted)
+
+
+def _stage_size(order: Order, session: Session) -> tuple[int, int]:
+    """CSS pixels of the output to come: what it will be shown at."""
+    from swiftai_nb.core.image import GeneratedImage
+    from swiftai_nb.notebook.sheet import expected_size
+
+    width, height = expected_size(order.size(session), len(order.seeds))
+    return GeneratedImage(b"", width, height).display_size
