@@ -1,0 +1,394 @@
+"""What the kernel and the engine say to each other, and how it looks on the wire.
+
+One frame is one message:
+
+    offset  size  field
+    0       4     magic, the bytes "SWAI"
+    4       2     protocol version, unsigned, big endian
+    6       2     zero
+    8       4     length of the header in bytes, at most 16 MiB
+    12      4     length of the body in bytes, at most 1 GiB
+    16      …     header: a JSON object, UTF-8; "type" names the message, "parts" lists the bytes fields
+                  as [name, length] in the order in which the body holds them
+    …       …     body: the bytes fields, one after the other
+
+Fields that are None are left out. A reader ignores fields it does not know, and refuses a frame of
+another version: kernel and engine always come from the same installation.
+
+Kernel to engine: Generate, LoadModel, Cancel, Unload, AskStatus, Shutdown.
+Engine to kernel: Ready once, then for each command any number of Stage and Step events and exactly one
+of Done, Loaded, Status and Failed; Bye is the last word of an engine that ends on its own accord.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+from swiftai_nb.core.config import LoraReference
+
+PROTOCOL_VERSION = 1
+MAGIC = b"SWAI"
+MAX_HEADER_BYTES = 16 * 2**20
+MAX_BODY_BYTES = 2**30
+_PREFIX = struct.Struct(">4sHHII")
+
+
+class ProtocolError(Exception):
+    """The bytes are not a frame of this protocol; one line says in what respect."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """Base of all messages.
+
+    Args:
+        job_id: the command this belongs to; empty where there is none.
+    """
+
+    job_id: str = ""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Which weights to run, and how.
+
+    Args:
+        folder: the model, in diffusers layout.
+        dtype: "float32", "float16", "bfloat16"; None is the device's best.
+        quantization_bits: 4, 8 or None.
+        loras: files or folders on this disk, and how strongly.
+        preview_decoder: folder of a small decoder for previews, or None.
+    """
+
+    folder: str
+    dtype: str | None = None
+    quantization_bits: int | None = None
+    loras: tuple[LoraReference, ...] = ()
+    preview_decoder: str | None = None
+
+
+@dataclass(frozen=True)
+class Generate(Message):
+    """Make one picture; every value is concrete.
+
+    Args:
+        model: the weights.
+        prompt: what to draw.
+        negative_prompt: what to avoid.
+        width: pixels.
+        height: pixels.
+        steps: denoising steps.
+        guidance_scale: weight of the prompt.
+        seed: of the start noise.
+        scheduler: sampler, None is the model's own.
+        clip_skip: text encoder layers to skip.
+        strength: how far to leave `image`.
+        image: encoded picture to start from.
+        mask: encoded picture, white where to paint.
+        preview: whether steps carry previews.
+    """
+
+    model: ModelFiles = field(default_factory=lambda: ModelFiles(""))
+    prompt: str = ""
+    negative_prompt: str | None = None
+    width: int = 0
+    height: int = 0
+    steps: int = 0
+    guidance_scale: float = 0.0
+    seed: int = 0
+    scheduler: str | None = None
+    clip_skip: int | None = None
+    strength: float | None = None
+    image: bytes | None = field(default=None, repr=False)
+    mask: bytes | None = field(default=None, repr=False)
+    preview: bool = True
+
+
+@dataclass(frozen=True)
+class LoadModel(Message):
+    """Check a model's files and read its weights, before the first picture."""
+
+    model: ModelFiles = field(default_factory=lambda: ModelFiles(""))
+
+
+@dataclass(frozen=True)
+class Cancel(Message):
+    """Stop that command, running or waiting. The answer is its Failed with GenerationCancelledError."""
+
+
+@dataclass(frozen=True)
+class Unload(Message):
+    """Drop the model and give its memory back; answered by Status."""
+
+
+@dataclass(frozen=True)
+class AskStatus(Message):
+    """Answered by Status once the commands before it are done."""
+
+
+@dataclass(frozen=True)
+class Shutdown(Message):
+    """End after the current command."""
+
+
+@dataclass(frozen=True)
+class Ready(Message):
+    """The engine has started.
+
+    Args:
+        pid: of the engine's process.
+        device: "metal", "cuda" or "cpu".
+        blas: one line on the BLAS in use.
+        versions: package -> version, of all that computes.
+        start_s: seconds its start took.
+    """
+
+    pid: int = 0
+    device: str = ""
+    blas: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    start_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage(Message):
+    """A command enters a stage; `stage` is a value of `core.progress.GenerationStage`."""
+
+    stage: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Step(Message):
+    """A denoising step is computed.
+
+    Args:
+        index: 0-based.
+        total: steps in all.
+        elapsed_s: seconds since the command began.
+        preview: JPEG, or None.
+    """
+
+    index: int = 0
+    total: int = 0
+    elapsed_s: float = 0.0
+    preview: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Done(Message):
+    """The picture.
+
+    Args:
+        pixels: height * width * 3 bytes, RGB rows.
+        width: pixels.
+        height: pixels.
+        scheduler: sampler that ran.
+        dtype: the network computed in.
+        notes: what the user should know.
+        load_s: seconds reading weights; 0.0 when they were there.
+        denoising_s: seconds in the steps.
+        total_s: seconds in all.
+        steps: network steps that ran.
+        peak_memory_bytes: largest memory of the arrays during the command.
+    """
+
+    pixels: bytes = field(default=b"", repr=False)
+    width: int = 0
+    height: int = 0
+    scheduler: str = ""
+    dtype: str = ""
+    notes: tuple[str, ...] = ()
+    load_s: float = 0.0
+    denoising_s: float = 0.0
+    total_s: float = 0.0
+    steps: int = 0
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Loaded(Message):
+    """The model's weights are in memory: bytes per component."""
+
+    components: dict[str, int] = field(default_factory=dict)
+    load_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Status(Message):
+    """What the engine holds: the loaded folder, or "", bytes per component, memory of its arrays."""
+
+    folder: str = ""
+    components: dict[str, int] = field(default_factory=dict)
+    active_memory_bytes: int = 0
+    peak_memory_bytes: int = 0
+    cache_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Failed(Message):
+    """The command ended without result; `error` is `AIError.to_dict()`."""
+
+    error: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bye(Message):
+    """The engine ends; `error` says why when it could not go on (`AIError.to_dict()`)."""
+
+    error: dict[str, Any] | None = None
+
+
+ANSWERS = (Done, Loaded, Status, Failed)
+_TYPES: dict[str, type[Message]] = {
+    t.__name__: t
+    for t in (
+        *(Generate, LoadModel, Cancel, Unload, AskStatus, Shutdown),
+        *(Ready, Stage, Step, Done, Loaded, Status, Failed, Bye),
+    )
+}
+_Kind = TypeVar("_Kind")
+
+
+class Frame:
+    """Sizes of one frame, from its first 16 bytes."""
+
+    SIZE: ClassVar[int] = _PREFIX.size
+
+    def __init__(self, prefix: bytes) -> None:
+        """Reads the prefix.
+
+        Raises:
+            ProtocolError: not a frame, another version, or larger than the limits.
+        """
+        if len(prefix) != _PREFIX.size:
+            raise ProtocolError(f"the stream ended after {len(prefix)} of {_PREFIX.size} bytes of a prefix")
+        magic, version, reserved, self.header_bytes, self.body_bytes = _PREFIX.unpack(prefix)
+        if magic != MAGIC or reserved != 0:
+            raise ProtocolError(f"not a frame: it starts with {prefix[:8]!r}")
+        if version != PROTOCOL_VERSION:
+            raise ProtocolError(f"protocol version {version}, need {PROTOCOL_VERSION}")
+        if self.header_bytes > MAX_HEADER_BYTES:
+            raise ProtocolError(f"a header of {self.header_bytes} bytes, at most {MAX_HEADER_BYTES}")
+        if self.body_bytes > MAX_BODY_BYTES:
+            raise ProtocolError(f"a body of {self.body_bytes} bytes, at most {MAX_BODY_BYTES}")
+
+
+def encode(message: Message) -> list[bytes]:
+    """A message as the chunks of one frame, bytes fields uncopied.
+
+    Raises:
+        ProtocolError: it exceeds the limits.
+    """
+    values = {f.name: getattr(message, f.name) for f in fields(message)}
+    bodies = {name: value for name, value in values.items() if isinstance(value, bytes)}
+    header: dict[str, Any] = {"type": type(message).__name__}
+    header.update({k: v for k, v in values.items() if v is not None and k not in bodies})
+    header["parts"] = [[name, len(value)] for name, value in bodies.items()]
+    data = json.dumps(header, default=_plain, separators=(",", ":")).encode()
+    prefix = _PREFIX.pack(MAGIC, PROTOCOL_VERSION, 0, *_sizes(len(data), sum(map(len, bodies.values()))))
+    Frame(prefix)
+    return [prefix + data, *bodies.values()]
+
+
+def decode(header: bytes | bytearray, body: bytes | bytearray) -> Message:
+    """The inverse of `encode`, given header and body of one frame.
+
+    Raises:
+        ProtocolError: not JSON, an unknown type, or fields of the wrong kind.
+    """
+    try:
+        data = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a header that is not JSON ({type(error).__name__})") from None
+    if not isinstance(data, dict) or data.get("type") not in _TYPES:
+        raise ProtocolError("a header without a known type")
+    kind = _TYPES[data.pop("type")]
+    data.update(_split_body(data.pop("parts", []), memoryview(body)))
+    return _build(kind, data)
+
+
+def _sizes(header_bytes: int, body_bytes: int) -> tuple[int, int]:
+    limit = 2**32 - 1  # what does not fit the field is refused by the limits, not wrapped around
+    return min(header_bytes, limit), min(body_bytes, limit)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (ModelFiles, LoraReference)):
+        return {k: v for k, v in vars(value).items() if v is not None}
+    raise ProtocolError(f"{type(value).__name__} cannot be sent")
+
+
+def _split_body(parts: Any, body: memoryview) -> dict[str, bytes]:
+    try:
+        named = {str(name): int(size) for name, size in parts}
+    except (TypeError, ValueError):
+        raise ProtocolError("parts that are not [name, length] pairs") from None
+    if min(named.values(), default=0) < 0 or sum(named.values()) != len(body):
+        raise ProtocolError(f"parts of {sum(named.values())} bytes in a body of {len(body)}")
+    split, at = {}, 0
+    for name, size in named.items():
+        split[name] = bytes(body[at : at + size])
+        at += size
+    return split
+
+
+def _build(kind: type[_Kind], data: Mapping[str, Any]) -> _Kind:
+    """A dataclass from JSON values, each checked against its field's declared type."""
+    values = {}
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.name in data:
+            reader = _READERS[str(item.type)]
+            try:
+                values[item.name] = reader(data[item.name])
+            except (TypeError, ValueError):
+                raise ProtocolError(f"{kind.__name__}.{item.name} is not {item.type}") from None
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"{kind.__name__}: {error}") from None
+
+
+def _exactly(*types: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if type(value) not in types:
+            raise TypeError
+        return value
+
+    return read
+
+
+def _model_files(value: Any) -> ModelFiles:
+    return _build(ModelFiles, _exactly(dict)(value))
+
+
+def _loras(value: Any) -> tuple[LoraReference, ...]:
+    return tuple(_build(LoraReference, _exactly(dict)(lora)) for lora in _exactly(list)(value))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(_exactly(str)(text) for text in _exactly(list)(value))
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "str": _exactly(str),
+    "str | None": _exactly(str),
+    "int": _exactly(int),
+    "int | None": _exactly(int),
+    "float": _exactly(float, int),
+    "float | None": _exactly(float, int),
+    "bool": _exactly(bool),
+    "bytes": _exactly(bytes),
+    "bytes | None": _exactly(bytes),
+    "dict[str, str]": _exactly(dict),
+    "dict[str, int]": _exactly(dict),
+    "dict[str, Any]": _exactly(dict),
+    "dict[str, Any] | None": _exactly(dict),
+    "tuple[str, ...]": _texts,
+    "tuple[LoraReference, ...]": _loras,
+    "ModelFiles": _model_files,
+}

@@ -1,0 +1,81 @@
+"""A picture to start from, and the mask on it, brought to the size that is made."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from swiftai_nb.core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class StartPicture:
+    """What image to image and inpainting begin with.
+
+    Attributes:
+        pixels: [H, W, 3], uint8: the picture, cropped around its centre to the wanted proportions.
+        mask: [H, W], float32 in 0..1: 1 where to paint; None paints everywhere.
+    """
+
+    pixels: Pixels
+    mask: npt.NDArray[np.float32] | None = None
+
+    def latent_mask(self, scale: int) -> npt.NDArray[np.float32] | None:
+        """The mask per latent, [1, H/scale, W/scale, 1]: 1 where any of its pixels is to be painted."""
+        if self.mask is None:
+            return None
+        h, w = (side // scale for side in self.mask.shape)
+        blocks = self.mask.reshape(h, scale, w, scale).max(axis=(1, 3))
+        return np.asarray(blocks > 0.5, dtype=np.float32)[None, :, :, None]
+
+    def keep_unpainted(self, made: Pixels) -> Pixels:
+        """The made picture [H, W, 3] with the original's own pixels where the mask is 0."""
+        if self.mask is None:
+            return made
+        weight = self.mask[:, :, None]
+        mixed = made * weight + self.pixels * (1.0 - weight)
+        return np.asarray(np.round(mixed), dtype=np.uint8)
+
+
+def read_start_picture(image: bytes, mask: bytes | None, *, width: int, height: int) -> StartPicture:
+    """Decodes and fits both.
+
+    Args:
+        image: an encoded picture.
+        mask: an encoded picture, white where to paint; stretched like `image`.
+        width: wanted pixels.
+        height: wanted pixels.
+
+    Raises:
+        InvalidInputError: one of them is not a picture.
+    """
+    from PIL import Image, ImageOps
+
+    picture = _open(image, "image").convert("RGB")
+    size = (width, height)
+    pixels = np.asarray(ImageOps.fit(picture, size, Image.Resampling.LANCZOS))
+    if mask is None:
+        return StartPicture(pixels)
+    shade = _open(mask, "mask").convert("L").resize(picture.size, Image.Resampling.BILINEAR)
+    fitted = ImageOps.fit(shade, size, Image.Resampling.BILINEAR)
+    return StartPicture(pixels, np.asarray(fitted, dtype=np.float32) / 255.0)
+
+
+def _open(data: bytes, name: str) -> Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+        raise InvalidInputError(f"{name} is not a picture", hint="give PNG, JPEG or WebP bytes") from None
+    return picture

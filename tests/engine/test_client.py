@@ -1,0 +1,327 @@
+"""The conversation with an engine process: cancel, death, restart, and what gets in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from swiftai_nb.core.errors import (
+    EngineDiedError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    InsufficientMemoryError,
+    InvalidInputError,
+    UnsupportedPlatformError,
+)
+from swiftai_nb.engine.client import EngineClient
+from swiftai_nb.engine.process import ProcessEngine, ThreadEngine, death_of
+from swiftai_nb.engine.protocol import AskStatus, Done, Generate, Stage, Step, Unload
+from swiftai_nb.engine.worker import serve
+from tests.engine.fake_engine import FakeHost
+
+ROOT = Path(__file__).parents[2]
+
+
+def fake_process(*arguments):
+    return ProcessEngine([sys.executable, "-m", "tests.engine.fake_engine", *arguments])
+
+
+def fake_thread():
+    return ThreadEngine(lambda channel: serve(channel, FakeHost))
+
+
+@pytest.fixture(params=["process", "thread"])
+def client(request, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    client = EngineClient(fake_process if request.param == "process" else fake_thread)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def process_client(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    client = EngineClient(fake_process, cancel_grace_s=0.5)
+    yield client
+    client.close()
+
+
+def picture(prompt="cat", steps=3, **fields):
+    return Generate(prompt=prompt, width=8, height=8, steps=steps, **fields)
+
+
+def answer(call, timeout_s=20):
+    return call.future.result(timeout_s)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if sys.platform == "linux" else True
+
+
+def wait_until(condition, timeout_s=20.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_events_come_in_order_before_the_answer(client):
+    events = []
+    done = answer(client.submit(picture(), events.append))
+    assert isinstance(done, Done)
+    assert [type(e).__name__ for e in events] == ["Ready", "Stage", "Step", "Step", "Step"]
+    assert len(done.pixels) == 8 * 8 * 3
+
+
+def test_the_engine_stays_for_the_next_command(client):
+    first, second = answer(client.submit(picture())), answer(client.submit(picture()))
+    assert (first.steps, second.steps) == (1, 2)
+    assert answer(client.submit(AskStatus())).folder == "2"
+    assert answer(client.submit(Unload())).folder == "0"
+
+
+def test_commands_are_answered_one_after_another(client):
+    calls = [client.submit(picture(f"number {n}")) for n in range(5)]
+    assert [answer(call).steps for call in calls] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind", "words"),
+    [
+        ("refuse", InvalidInputError, "no"),
+        ("fault", GenerationFailedError, "ZeroDivisionError: division by zero"),
+        ("memory", InsufficientMemoryError, "memory ran out"),
+    ],
+)
+def test_an_error_arrives_as_its_class_and_the_engine_goes_on(client, prompt, kind, words):
+    with pytest.raises(kind, match=words):
+        answer(client.submit(picture(prompt)))
+    assert answer(client.submit(picture())).steps == 1
+
+
+def test_cancel_ends_a_running_command_alone(client):
+    stepped = threading.Event()
+    running = client.submit(picture("slow 0.02", steps=1000), lambda e: isinstance(e, Step) and stepped.set())
+    waiting = client.submit(picture())
+    assert stepped.wait(20)
+    client.cancel(running)
+    client.cancel(running)
+    with pytest.raises(GenerationCancelledError) as caught:
+        answer(running)
+    assert caught.value.total_steps == 1000
+    assert answer(waiting).steps == 1, "the same engine made the next picture"
+
+
+def test_cancel_takes_a_waiting_command_out_at_once(client):
+    running = client.submit(picture("slow 0.02", steps=1000))
+    waiting = client.submit(picture())
+    client.cancel(waiting)
+    with pytest.raises(GenerationCancelledError):
+        answer(waiting, 1)
+    client.cancel_all()
+    with pytest.raises(GenerationCancelledError):
+        answer(running)
+
+
+def test_cancelling_the_awaiting_task_stops_the_engine_and_raises_cancelled_error(client):
+    async def use():
+        stepped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        command = picture("slow 0.02", steps=1000)
+        task = asyncio.create_task(client.run(command, lambda _: loop.call_soon_threadsafe(stepped.set)))
+        await asyncio.wait_for(stepped.wait(), 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await client.run(picture())
+
+    assert asyncio.run(use()).steps == 1
+
+
+def test_an_engine_that_does_not_obey_is_replaced(process_client):
+    stage = threading.Event()
+    call = process_client.submit(picture("hang"), lambda e: isinstance(e, Stage) and stage.set())
+    assert stage.wait(20)
+    old = process_client.pid
+    process_client.cancel(call)
+    with pytest.raises(GenerationCancelledError):
+        answer(call)
+    assert answer(process_client.submit(picture())).steps == 1
+    assert process_client.pid != old
+    assert not is_alive(old)
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGABRT", "SIGSEGV"])
+def test_death_by_signal_is_named_and_costs_one_command(process_client, name):
+    dying = process_client.submit(picture(f"die {name}"))
+    following = process_client.submit(picture())
+    with pytest.raises(EngineDiedError, match=name) as caught:
+        answer(dying)
+    assert caught.value.hint
+    assert answer(following).steps == 1
+
+
+def test_kill_9_from_outside_in_mid_job(process_client):
+    stepped = threading.Event()
+    call = process_client.submit(
+        picture("slow 0.05", steps=1000), lambda e: isinstance(e, Step) and stepped.set()
+    )
+    assert stepped.wait(20)
+    os.kill(process_client.pid, signal.SIGKILL)
+    with pytest.raises(EngineDiedError, match="SIGKILL.*memory"):
+        answer(call)
+    assert answer(process_client.submit(picture())).steps == 1
+
+
+def test_an_idle_engine_that_died_is_replaced_without_an_error(process_client):
+    answer(process_client.submit(picture()))
+    os.kill(process_client.pid, signal.SIGKILL)
+    wait_until(lambda: process_client.pid is None)
+    assert answer(process_client.submit(picture())).steps == 1
+
+
+def test_an_exit_tells_what_was_said_last(process_client):
+    with pytest.raises(EngineDiedError, match="status 3; it last said: about to leave"):
+        answer(process_client.submit(picture("exit 3")))
+
+
+def test_what_libraries_print_does_not_disturb_the_frames(process_client):
+    assert answer(process_client.submit(picture("print"))).steps == 1
+
+
+def test_garbage_from_the_engine_is_one_error_and_a_fresh_engine(process_client):
+    with pytest.raises(GenerationFailedError, match="not understood: not a frame"):
+        answer(process_client.submit(picture("garbage")))
+    assert answer(process_client.submit(picture())).steps == 1
+
+
+def test_an_engine_that_cannot_start_says_why(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for client, kind, words in (
+        (EngineClient(lambda: fake_process("broken")), EngineDiedError, "does not start"),
+        (EngineClient(lambda: fake_process("refusing")), GenerationFailedError, "no module named mlx"),
+        (
+            EngineClient(lambda: ProcessEngine(["/nowhere/python"])),
+            GenerationFailedError,
+            "cannot be started",
+        ),
+    ):
+        for _ in range(2):
+            with pytest.raises(kind, match=words):
+                answer(client.submit(picture()))
+        client.close()
+
+
+def test_a_callback_that_raises_does_not_stop_the_reading(client, caplog):
+    def broken(_):
+        raise ValueError("callback fault")
+
+    assert answer(client.submit(picture(), broken)).steps == 1
+    assert "callback fault" in caplog.text
+
+
+def test_a_large_request_to_a_busy_engine_does_not_block_the_caller(process_client):
+    slow = process_client.submit(picture("slow 0.05", steps=20))
+    started = time.monotonic()
+    large = process_client.submit(picture(image=bytes(20_000_000)))
+    assert time.monotonic() - started < 0.5
+    process_client.cancel(slow)
+    assert answer(large).steps == 1
+
+
+def test_a_request_beyond_the_limit_is_an_error_not_a_dead_engine(process_client):
+    answer(process_client.submit(picture()))
+    with pytest.raises(InvalidInputError, match="too large"):
+        answer(process_client.submit(picture("x" * 20_000_000)))
+    assert answer(process_client.submit(picture())).steps == 2
+
+
+def test_close_ends_process_and_calls(process_client):
+    call = process_client.submit(picture("slow 0.05", steps=1000))
+    pid = process_client.pid
+    process_client.close()
+    process_client.close()
+    with pytest.raises(GenerationCancelledError):
+        answer(call)
+    assert not is_alive(pid)
+    with pytest.raises(GenerationFailedError, match="closed"):
+        answer(process_client.submit(picture()))
+
+
+def test_a_dropped_client_takes_its_engine_along(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    client = EngineClient(fake_process)
+    answer(client.submit(picture()))
+    pid = client.pid
+    del client
+    gc.collect()
+    wait_until(lambda: not is_alive(pid))
+
+
+@pytest.mark.parametrize("ending", ["exit", "kill -9", "fork holds the pipe"])
+def test_no_engine_outlives_its_kernel(ending):
+    code = (
+        "import os, sys, time\n"
+        "from tests.engine.test_client import EngineClient, fake_process, picture, answer\n"
+        "from swiftai_nb.engine.process import ProcessEngine\n"
+        "from swiftai_nb.engine.client import process_client\n"
+        "client = process_client()\n"
+        "from swiftai_nb.engine.protocol import AskStatus\n"
+        "client.submit(AskStatus()).future.result(60)\n"
+        "print(client.pid, flush=True)\n"
+    )
+    if ending == "fork holds the pipe":
+        code += "import warnings; warnings.simplefilter('ignore')\n"
+        code += "if os.fork() == 0: time.sleep(8); os._exit(0)\n"
+    code += "os.kill(os.getpid(), 9)\n" if ending != "exit" else ""
+    kernel = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pid = int(kernel.stdout.readline())
+    assert kernel.wait(30) == (0 if ending == "exit" else -9)
+    kernel.stdout.close()
+    wait_until(lambda: not is_alive(pid), timeout_s=6)
+
+
+def test_an_interrupt_of_the_kernels_group_does_not_reach_the_engine(process_client):
+    answer(process_client.submit(picture()))
+    assert os.getsid(process_client.pid) == process_client.pid
+
+
+def test_a_notebook_folder_with_modules_of_common_names_does_not_break_the_engine(tmp_path, monkeypatch):
+    for name in ("random", "numpy", "queue", "protocol", "tokenizers"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
+    monkeypatch.chdir(tmp_path)
+    client = EngineClient(ProcessEngine)
+    assert answer(client.submit(AskStatus()), 60).folder == ""
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "status 0"),
+        (1, "status 1"),
+        (-9, "SIGKILL"),
+        (-6, "SIGABRT"),
+        (-11, "SIGSEGV"),
+        (-60, "signal 60"),
+    ],
+)
+def test_every_exit_has_words_and_a_hint(code, words):
+    error = death_of(code, ["", "last words", ""])
+    assert words in error.message
+    assert "last words" in error.message
+    assert error.hint
+    assert not isinstance(error, UnsupportedPlatformError)
