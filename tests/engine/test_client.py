@@ -181,7 +181,7 @@ def test_kill_9_from_outside_in_mid_job(process_client):
     )
     assert stepped.wait(20)
     os.kill(process_client.pid, signal.SIGKILL)
-    with pytest.raises(EngineDiedError, match="SIGKILL.*memory"):
+    with pytest.raises(EngineDiedError, match="SIGKILL"):
         answer(call)
     assert answer(process_client.submit(picture())).steps == 1
 
