@@ -14,6 +14,21 @@ from swiftai_nb._version import __version__
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from swiftai_nb.core.cancellation import CancellationToken
+    from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
+    from swiftai_nb.core.errors import AIError
+    from swiftai_nb.core.generator import ImageGenerator
+    from swiftai_nb.core.image import GeneratedImage
+    from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
+    from swiftai_nb.core.recipe import Recipe
+    from swiftai_nb.notebook.widget import ImagineWidget
+    from swiftai_nb.providers.huggingface import HuggingFaceProvider
+    from swiftai_nb.providers.mlx import MLXImageProvider
+    from swiftai_nb.registry.catalog import DiffusionModelInfo
+    from swiftai_nb.registry.downloader import DiffusionModelDownloader
+    from swiftai_nb.registry.registry import DiffusionModelRegistry, DownloadedDiffusionModel
+    from swiftai_nb.registry.variants import DiffusionVariant
+
 _HOMES = {
     "AIError": "swiftai_nb.core.errors",
     "CancellationToken": "swiftai_nb.core.cancellation",
@@ -34,7 +49,28 @@ _HOMES = {
     "Recipe": "swiftai_nb.core.recipe",
 }
 
-__all__ = ["__version__", "load_ipython_extension", "unload_ipython_extension", *_HOMES]  # noqa: PLE0604 (the table holds the names)
+__all__ = [
+    "AIError",
+    "CancellationToken",
+    "DiffusionModelDownloader",
+    "DiffusionModelInfo",
+    "DiffusionModelRegistry",
+    "DiffusionVariant",
+    "DownloadedDiffusionModel",
+    "GeneratedImage",
+    "GenerationStage",
+    "HuggingFaceProvider",
+    "ImageGenerationConfig",
+    "ImageGenerationProgress",
+    "ImageGenerator",
+    "ImagineWidget",
+    "LoraReference",
+    "MLXImageProvider",
+    "Recipe",
+    "__version__",
+    "load_ipython_extension",
+    "unload_ipython_extension",
+]
 
 
 def __getattr__(name: str) -> Any:

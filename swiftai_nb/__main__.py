@@ -1,0 +1,137 @@
+"""The verbs of the magics, in a terminal.
+
+python -m swiftai_nb imagine "a red fox" -o fox.png --steps 20
+python -m swiftai_nb models list
+python -m swiftai_nb doctor
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
+
+if TYPE_CHECKING:
+    from swiftai_nb.core.image import GeneratedImage
+    from swiftai_nb.jobs.job import GenerationJob
+
+USAGE = """usage: python -m swiftai_nb VERB …
+
+  imagine WORDS… [-o FILE] [options]   make a picture; the options are those of %imagine (--help lists them)
+  models list|info|download|delete|verify|clean …
+                                       which models there are, and getting them
+  doctor                               what this machine can do, and what stands in the way
+"""
+DEFAULT_FILE = "{prompt}-{seed}.png"
+OUTPUT_OPTIONS = ("-o", "--out", "--output")
+FAILED, MISUSED, CANCELLED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code (0 done, 1 failed, 2 misused, 130 cancelled)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = words.pop(0) if words else "--help"
+    try:
+        if verb == "imagine":
+            return _imagine(words, sys.stdout, sys.stderr)
+        if verb == "models":
+            from swiftai_nb.registry import commands
+
+            return commands.run(words, sys.stdout)
+        if verb == "doctor":
+            return _doctor(sys.stdout)
+        if verb in ("-h", "--help", "help"):
+            sys.stdout.write(USAGE)
+            return 0
+        sys.stderr.write(f"unknown verb {verb!r}\n{USAGE}")
+    except KeyboardInterrupt:
+        sys.stderr.write("Cancelled\n")
+        return CANCELLED
+    except AIError as error:
+        sys.stderr.write(f"{error}\n")
+        return CANCELLED if isinstance(error, GenerationCancelledError) else FAILED
+    return MISUSED
+
+
+def _imagine(words: list[str], out: TextIO, messages: TextIO) -> int:
+    from swiftai_nb.notebook.arguments import parse
+    from swiftai_nb.notebook.options import OPTIONS
+    from swiftai_nb.notebook.order import Defaults, make_order
+    from swiftai_nb.notebook.saving import check_template, save_images
+    from swiftai_nb.notebook.session import Session
+
+    file, words = _take_output(words)
+    arguments = parse(" ".join(_quoted(word) for word in words))
+    if arguments.help:
+        width = max(len(option.name) for option in OPTIONS)
+        out.writelines(f"  --{option.name:<{width}}  {option.help}\n" for option in OPTIONS)
+        return 0
+    template = next(t for t in (file, arguments.save, DEFAULT_FILE) if t is not None)
+    check_template(template)
+    session = Session()
+    try:
+        order = make_order(arguments, defaults=Defaults(), variables={}, session=session)
+        for note in order.notes:
+            messages.write(f"{note}\n")
+        images = _wait(order.submit(session), messages)
+    finally:
+        session.close()
+    out.writelines(f"{path}\n" for path in save_images(images, template))
+    return 0
+
+
+def _take_output(words: list[str]) -> tuple[str | None, list[str]]:
+    rest: list[str] = []
+    file = None
+    stream = iter(words)
+    for word in stream:
+        name, equals, value = word.partition("=")
+        if name not in OUTPUT_OPTIONS:
+            rest.append(word)
+            continue
+        file = value if equals else next(stream, None)
+        if not file:
+            raise InvalidInputError(f"{name} needs a file", hint=f"{name} picture.png")
+    return file, rest
+
+
+def _quoted(word: str) -> str:
+    """The shell has split the words already; the parser of the magic must not split them again."""
+    if word and not any(c.isspace() for c in word):
+        return word
+    quote = "'" if '"' in word else '"'
+    return f"{quote}{word}{quote}"
+
+
+def _wait(job: GenerationJob, messages: TextIO) -> Sequence[GeneratedImage]:
+    def show(changed: GenerationJob) -> None:
+        progress = changed.progress
+        if progress is not None and messages.isatty():
+            step = f"{progress.current_step}/{progress.total_steps} " if progress.total_steps else ""
+            messages.write(f"\r\x1b[K{progress.stage} {step}{progress.formatted_eta}")
+            messages.flush()
+
+    job.subscribe(show)
+    try:
+        while not job.wait(0.2):
+            pass
+    except KeyboardInterrupt:
+        job.cancel()
+        raise
+    finally:
+        if messages.isatty():
+            messages.write("\r\x1b[K")
+    return job.result()
+
+
+def _doctor(out: TextIO) -> int:
+    from swiftai_nb.notebook.doctor import imagine_doctor
+
+    out.write(f"{imagine_doctor()!r}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
