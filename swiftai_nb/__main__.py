@@ -8,7 +8,7 @@ python -m swiftai_nb doctor
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
@@ -32,27 +32,19 @@ FAILED, MISUSED, CANCELLED = 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code (0 done, 1 failed, 2 misused, 130 cancelled)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    verb = words.pop(0) if words else "--help"
-    try:
-        if verb == "imagine":
-            return _imagine(words, sys.stdout, sys.stderr)
-        if verb == "models":
-            from swiftai_nb.registry import commands
-
-            return commands.run(words, sys.stdout)
-        if verb == "doctor":
-            return _doctor(sys.stdout)
-        if verb in ("-h", "--help", "help"):
-            sys.stdout.write(USAGE)
-            return 0
+    verb = words.pop(0) if words else "help"
+    run = VERBS.get(verb)
+    if run is None:
         sys.stderr.write(f"unknown verb {verb!r}\n{USAGE}")
+        return MISUSED
+    try:
+        return run(words, sys.stdout, sys.stderr)
     except KeyboardInterrupt:
         sys.stderr.write("Cancelled\n")
         return CANCELLED
     except AIError as error:
         sys.stderr.write(f"{error}\n")
         return CANCELLED if isinstance(error, GenerationCancelledError) else FAILED
-    return MISUSED
 
 
 def _imagine(words: list[str], out: TextIO, messages: TextIO) -> int:
@@ -126,12 +118,32 @@ def _wait(job: GenerationJob, messages: TextIO) -> Sequence[GeneratedImage]:
     return job.result()
 
 
-def _doctor(out: TextIO) -> int:
+def _models(words: list[str], out: TextIO, messages: TextIO) -> int:
+    from swiftai_nb.registry import commands
+
+    return commands.run(words, out)
+
+
+def _doctor(words: list[str], out: TextIO, messages: TextIO) -> int:
     from swiftai_nb.notebook.doctor import imagine_doctor
 
     out.write(f"{imagine_doctor()!r}\n")
     return 0
 
+
+def _help(words: list[str], out: TextIO, messages: TextIO) -> int:
+    out.write(USAGE)
+    return 0
+
+
+VERBS: dict[str, Callable[[list[str], TextIO, TextIO], int]] = {
+    "imagine": _imagine,
+    "models": _models,
+    "doctor": _doctor,
+    "help": _help,
+    "-h": _help,
+    "--help": _help,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
