@@ -1,0 +1,148 @@
+"""`%%imagine` in a real page: previews, Cancel, the stop button, what stays in the notebook."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.browser.jupyter import NotebookPage, OpenNotebook
+
+SETUP = """\
+%load_ext swiftai_nb
+from swiftai_nb.notebook.session import get_session
+from swiftai_nb.testing import FakeGenerator
+get_session().add_generator("fake", FakeGenerator(step_duration_s=0.25))
+%config Imagine.engine = "fake"
+"""
+STAGE = ".swiftai-cell__stage img.is-shown"
+HOSTS = [("lab", "python3"), ("notebook", "python3"), ("lab", "ipykernel6"), ("notebook", "ipykernel6")]
+
+
+def watch_previews(page: NotebookPage) -> None:
+    """Keeps the source of every preview that is shown."""
+    page.page.evaluate(
+        "() => { window.previews = new Set(); setInterval(() => document.querySelectorAll("
+        f"'{STAGE}').forEach(i => window.previews.add(i.src)), 20); }}"
+    )
+
+
+def step_of(page: NotebookPage) -> int:
+    return int(page.page.locator(".swiftai-cell").first.get_attribute("data-step") or 0)
+
+
+@pytest.mark.parametrize(("app", "kernel"), HOSTS)
+def test_cancel_button_ends_a_running_cell_within_one_step(
+    open_notebook: OpenNotebook, app: str, kernel: str
+) -> None:
+    cells = [SETUP, "%%imagine --steps 60\na red fox", "print('the next cell ran')"]
+    page = open_notebook(cells, app=app, kernel=kernel)
+    watch_previews(page)
+    page.run_all()
+    page.until("window.previews.size >= 3")
+    step = step_of(page)
+    page.page.locator(".swiftai-cell__cancel").click()
+    clicked_at = time.monotonic()
+    page.wait_idle()
+    ended_s = time.monotonic() - clicked_at
+    output = "\n".join(page.outputs(1))
+    cancelled = re.search(r"Cancelled at step (\d+) of 60", output)
+    assert cancelled is not None, output
+    assert int(cancelled[1]) - step <= 3, f"clicked at {step}, ended at {cancelled[1]} ({ended_s:.2f} s)"
+    assert output.count("\n") <= 1, output
+    assert "Traceback" not in output
+    assert page.outputs(2) == [], "Run All must stop"
+
+
+@pytest.mark.parametrize(("app", "kernel"), [("lab", "python3"), ("notebook", "ipykernel6")])
+def test_saved_notebook_shows_the_picture_without_a_kernel(
+    open_notebook: OpenNotebook, app: str, kernel: str
+) -> None:
+    page = open_notebook([SETUP, "%%imagine --steps 6 --seed 7\na red fox"], app=app, kernel=kernel)
+    watch_previews(page)
+    page.run_all()
+    page.until("window.previews.size >= 2")
+    page.wait_idle()
+    page.until("document.querySelectorAll('.jp-OutputArea-output img').length === 1")
+    assert page.page.locator(".swiftai-cell").count() == 0
+    saved = page.save()
+    (output,) = saved.cells[1].outputs
+    assert sorted(output.data) == ["image/png", "text/plain"]
+    assert output.data["text/plain"] == "1 picture: a red fox"
+    assert "widgets" not in saved.metadata
+    again = open_notebook(page.path, app=app, starts_kernel=False)
+    again.until("document.querySelector('.jp-OutputArea-output img')?.naturalWidth === 64")
+    width = again.page.locator(".jp-OutputArea-output img").first.evaluate("i => i.clientWidth")
+    assert width == 256, "a small picture is shown larger"
+    assert "Error" not in "\n".join(again.outputs(1))
+
+
+@pytest.mark.parametrize("kernel", ["python3", "ipykernel6"])
+def test_stop_button_keeps_what_is_made_and_stops_run_all(open_notebook: OpenNotebook, kernel: str) -> None:
+    cells = [SETUP, "%%imagine --steps 3 --count 20 --out foxes\na red fox", "print('the next cell ran')"]
+    page = open_notebook(cells, kernel=kernel)
+    page.run_all()
+    page.until("document.querySelector('.swiftai-cell__stagename')?.textContent.includes('picture 3')")
+    page.interrupt()
+    page.wait_idle()
+    output = "\n".join(page.outputs(1))
+    assert re.search(r"Cancelled( at step \d of 3)?; \d+ of 20 pictures are finished and kept", output), output
+    assert "Traceback" not in output
+    assert page.outputs(2) == []
+    page.command("notebook:insert-cell-below")
+    saved = page.save()
+    kinds = [sorted(o.get("data", {})) for o in saved.cells[1].outputs if o.output_type == "display_data"]
+    assert kinds == [["image/png", "text/plain"]]
+
+
+def test_background_job_shows_previews_while_another_cell_works(open_notebook: OpenNotebook) -> None:
+    cells = [
+        SETUP,
+        "job = %imagine --bg --steps 12 a red fox",
+        "import time\nend = time.time() + 6\nwhile time.time() < end: sum(range(1000))",
+        "print(len(await job))",
+    ]
+    page = open_notebook(cells)
+    watch_previews(page)
+    page.run_all()
+    page.until("window.previews.size >= 3", timeout_s=60)
+    page.until("document.querySelectorAll('.jp-CodeCell')[1].querySelectorAll('img').length === 1")
+    page.wait_idle()
+    assert page.outputs(3) == ["1"]
+
+
+def test_late_click_does_not_cancel_the_next_job(open_notebook: OpenNotebook) -> None:
+    cells = [SETUP, "%%imagine --steps 40\nfirst", "%%imagine --steps 6\nsecond"]
+    page = open_notebook(cells)
+    page.command("notebook:run-cell-and-select-next", wait=True)
+    page.command("notebook:run-cell-and-select-next", wait=False)
+    page.until("document.querySelector('.swiftai-cell__cancel') !== null")
+    page.page.locator(".swiftai-cell__cancel").click()
+    page.wait_idle()
+    page.command("notebook:run-cell-and-select-next", wait=True)
+    page.wait_idle()
+    page.until("document.querySelectorAll('.jp-CodeCell')[2].querySelectorAll('img').length === 1")
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("light", {}), ("dark", {"dark": True}), ("narrow", {"width": 480, "height": 760}),
+])  # fmt: skip
+def test_running_cell_fits_the_page(
+    open_notebook: OpenNotebook, screenshots: Path, name: str, options: dict[str, object]
+) -> None:
+    cells = [SETUP, "%%imagine --steps 30 --size 256x256\na red fox in deep snow, early morning light"]
+    app = "notebook" if name == "narrow" else "lab"
+    page = open_notebook(cells, app=app, **options)
+    page.run_all()
+    page.page.wait_for_selector(STAGE)
+    page.until("Number(document.querySelector('.swiftai-cell').dataset.step) >= 8")
+    page.screenshot(screenshots / f"cell-{name}.png")
+    card = page.page.locator(".swiftai-cell")
+    assert card.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), "nothing may stick out"
+    assert card.evaluate("e => e.getBoundingClientRect().right <= window.innerWidth")
+    button = page.page.locator(".swiftai-cell__cancel")
+    assert button.evaluate("e => e.getBoundingClientRect().height") >= 24
+    page.interrupt()
+    page.wait_idle()
