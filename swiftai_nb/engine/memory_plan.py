@@ -1,0 +1,191 @@
+"""How much memory a picture will need, and whether this machine has it: before anything is loaded.
+
+Metal ends the process when memory runs out, and MLX's own limit is advisory: only a check beforehand
+protects the user's work.
+
+Weights are counted from the files' headers. What the networks hold besides was measured on the CPU
+with Stable Diffusion 1.5 at 512x512 and is scaled by pixels and channels: an estimate, to about a
+quarter. On Metal and CUDA it was not measured.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftai_nb.core.errors import InsufficientMemoryError
+from swiftai_nb.diffusion.weights.safetensors_files import StoredTensor, read_header
+from swiftai_nb.engine.model_facts import ModelFacts
+
+_UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of the batch
+_DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
+_FLOW_BYTES_PER_TOKEN = 400_000
+_PROCESS_BYTES = 150_000_000
+_TOTAL_SHARE = 0.9
+_LINEAR_SHARE_PACKED = {4: 4.5 / 8, 8: 8.5 / 8}  # bytes per weight, scales included
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that making a picture needs.
+
+    Attributes:
+        weights_bytes: by component.
+        denoising_bytes: what the steps hold besides the weights.
+        decoding_bytes: what decoding holds besides the weights.
+        is_staged: whether components are dropped as soon as they are no longer needed.
+    """
+
+    weights_bytes: dict[str, int]
+    denoising_bytes: int
+    decoding_bytes: int
+    is_staged: bool = False
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest need at any moment."""
+        parts = self.weights_bytes
+        if not self.is_staged:
+            working = max(self.denoising_bytes, self.decoding_bytes)
+            return _PROCESS_BYTES + sum(parts.values()) + working
+        text = sum(size for name, size in parts.items() if name.startswith("text_encoder"))
+        decoder = parts.get("vae", 0)
+        denoiser = sum(parts.values()) - text - decoder
+        return _PROCESS_BYTES + max(text, denoiser + self.denoising_bytes, decoder + self.decoding_bytes)
+
+
+def plan_memory(
+    facts: ModelFacts,
+    *,
+    width: int,
+    height: int,
+    guided: bool,
+    bytes_per_weight: int,
+    quantization_bits: int | None = None,
+    is_staged: bool = False,
+) -> MemoryPlan:
+    """Adds up what a picture needs.
+
+    Args:
+        facts: of the model.
+        width: pixels.
+        height: pixels.
+        guided: whether the network sees two pictures at a time.
+        bytes_per_weight: of the compute dtype.
+        quantization_bits: 4, 8 or None.
+        is_staged: see `MemoryPlan`.
+
+    Raises:
+        InvalidModelFilesError: a weights file is not what it should be; names it.
+    """
+    pixels, batch = width * height, 2 if guided else 1
+    if facts.is_flow:
+        denoising = pixels // 256 * _FLOW_BYTES_PER_TOKEN
+    else:
+        latents = pixels // facts.size_multiple**2
+        denoising = latents * batch * facts.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight
+    # Decoders compute in float32: halves overflow there.
+    decoding = pixels * facts.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
+    weights = {
+        name: _weights_bytes(_chosen(paths), bytes_per_weight, None if name == "vae" else quantization_bits)
+        for name, paths in facts.weight_files.items()
+    }
+    return MemoryPlan(weights, denoising, decoding, is_staged)
+
+
+def check_memory(plan: MemoryPlan, *, available_bytes: int | None = None) -> None:
+    """Refuses what does not fit.
+
+    Args:
+        plan: the need.
+        available_bytes: what there is; None asks the system. A system that does not say is believed
+            to have enough.
+
+    Raises:
+        InsufficientMemoryError: names need, memory and what to change.
+    """
+    available = available_memory_bytes() if available_bytes is None else available_bytes
+    if available is None or plan.peak_bytes <= available:
+        return
+    raise InsufficientMemoryError(
+        f"this picture needs about {_gb(plan.peak_bytes)}, and {_gb(available)} of memory are free",
+        hint=_advice(plan, available),
+    )
+
+
+def _advice(plan: MemoryPlan, available: int) -> str:
+    weights = sum(plan.weights_bytes.values()) + _PROCESS_BYTES
+    if weights <= available:
+        return "a smaller size, or close other programs"
+    if weights * 0.6 <= available:
+        return "quantization_bits=4 or 8, or close other programs"
+    return "a smaller model such as emoji-mini, or close other programs"
+
+
+def available_memory_bytes() -> int | None:
+    """Memory a new process can have now; None where the system does not say."""
+    found = [n for n in (_free_in_system(), _left_in_container()) if n is not None]
+    return min(found) if found else None
+
+
+def total_memory_bytes() -> int | None:
+    """The machine's memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _free_in_system() -> int | None:
+    if sys.platform.startswith("linux"):
+        try:
+            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return None
+        fields = {line.split(":")[0]: line.split()[1] for line in lines if ":" in line}
+        return int(fields["MemAvailable"]) * 1024 if "MemAvailable" in fields else None
+    # macOS gives its caches and compressed pages back on demand: free pages say nothing.
+    total = total_memory_bytes()
+    return None if total is None else int(total * _TOTAL_SHARE)
+
+
+def _left_in_container() -> int | None:
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):  # no cgroup v2 here, or "max": no limit
+        return None
+    cache = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    return max(0, limit - used + cache)
+
+
+def _chosen(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """One precision of a component that has several."""
+    plain = tuple(p for p in paths if ".fp16" not in p.name)
+    return plain if plain else paths
+
+
+def _weights_bytes(paths: tuple[Path, ...], bytes_per_weight: int, bits: int | None) -> int:
+    return sum(
+        _tensor_bytes(tensor, bytes_per_weight, bits)
+        for path in paths
+        for tensor in read_header(path)[0].values()
+    )
+
+
+def _tensor_bytes(tensor: StoredTensor, bytes_per_weight: int, bits: int | None) -> int:
+    count = 1
+    for side in tensor.shape:
+        count *= side
+    if tensor.dtype in ("U32", "U64", "I64"):  # packed already, or an index
+        return tensor.size_bytes
+    if bits is not None and len(tensor.shape) == 2:
+        return int(count * _LINEAR_SHARE_PACKED[bits])
+    return count * bytes_per_weight
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB"
