@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _imagine(words: list[str], out: TextIO, messages: TextIO) -> int:
     from swiftai_nb.notebook.arguments import parse
-    from swiftai_nb.notebook.options import OPTIONS
+    from swiftai_nb.notebook.options import help_text
     from swiftai_nb.notebook.order import Defaults, make_order
     from swiftai_nb.notebook.saving import check_template, save_images
     from swiftai_nb.notebook.session import Session
@@ -57,8 +57,7 @@ def _imagine(words: list[str], out: TextIO, messages: TextIO) -> int:
     file, words = _take_output(words)
     arguments = parse(" ".join(_quoted(word) for word in words))
     if arguments.help:
-        width = max(len(option.name) for option in OPTIONS)
-        out.writelines(f"  --{option.name:<{width}}  {option.help}\n" for option in OPTIONS)
+        out.write(f"{help_text()}\n")
         return 0
     template = next(t for t in (file, arguments.save, DEFAULT_FILE) if t is not None)
     check_template(template)
