@@ -78,25 +78,25 @@ class FileTransfer:
     def _attempt(self) -> None:
         if self._file.size_bytes is not None and self._size_bytes() > self._file.size_bytes:
             self._start_again()
-        with self._partial.open("ab+") as stream:
-            self._catch_up(stream)
-            if self._hashed_bytes != self._file.size_bytes:
-                self._receive(stream)
-            stream.flush()
+        self._catch_up()
+        if self._file.size_bytes == 0:
+            self._partial.touch()
+        elif self._hashed_bytes != self._file.size_bytes:
+            self._receive()
         self._check()
 
-    def _catch_up(self, stream: BinaryIO) -> None:
+    def _catch_up(self) -> None:
         """Hashes the bytes of an earlier run, once, so that the end can be verified."""
         if self._hashed_bytes == 0:
             self._digest = new_hash(self._file)
-            stream.seek(0)
             if self._size_bytes() > 0:
                 self._context.meter.set_phase("checking", f"what is here of {self._file.path}")
-            self._hashed_bytes = hash_stream(stream, self._digest)
+                with self._partial.open("rb") as stream:
+                    self._hashed_bytes = hash_stream(stream, self._digest)
         self._context.meter.set_bytes(self._file.path, self._hashed_bytes)
 
-    def _receive(self, stream: BinaryIO) -> None:
-        with self._open_response() as response:
+    def _receive(self) -> None:
+        with self._open_response() as response, self._partial.open("ab") as stream:
             if self._hashed_bytes > 0 and not _continues_at(
                 response, self._hashed_bytes, self._file.size_bytes
             ):
@@ -143,16 +143,14 @@ class FileTransfer:
         self._mismatches += 1
         if self._mismatches < 2:
             raise _WrongBytesError("the bytes do not have the announced hash")
-        self._partial.unlink(missing_ok=True)
         raise checksum_error(self._file, self._context.plan.repository)
 
     def _start_again(self, stream: BinaryIO | None = None) -> None:
         """Throws away what is here: it is wrong, or the server will not continue it."""
         if stream is not None:
             stream.truncate(0)
-        elif self._partial.exists():
-            with self._partial.open("wb"):
-                pass
+        else:
+            self._partial.unlink(missing_ok=True)
         self._digest = new_hash(self._file)
         self._hashed_bytes = 0
         self._context.meter.set_bytes(self._file.path, 0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ TEXT_ENCODER = "text_encoder/model.fp16.safetensors"
 VAE = "vae/diffusion_pytorch_model.fp16.safetensors"
 REPOSITORY = "org/tiny"
 
-IMPATIENT = DownloadOptions(timeout_s=2.0, max_attempts=3, backoff_s=0.05, connections=3)
+IMPATIENT = DownloadOptions(timeout_s=6.0, max_attempts=3, backoff_s=0.05, connections=3)
 
 
 @pytest.fixture(autouse=True)
@@ -72,4 +73,9 @@ def assert_complete(hub: FakeHub, folder: Path) -> None:
         assert (folder / path).read_bytes() == files[path], path
 
 
-Wait = Callable[[], bool]
+def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Waits for a condition; fails loudly when it never comes."""
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, "it never happened"
+        time.sleep(0.02)

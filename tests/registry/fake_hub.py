@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ CHUNK_BYTES = 16 * 1024
 GOOD_TOKEN = "hf_goodtoken"
 
 
+@lru_cache(maxsize=64)
 def git_sha1(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+@lru_cache(maxsize=64)
 def oid_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest() if len(data) >= LFS_MIN_BYTES else git_sha1(data)
 
@@ -66,7 +69,7 @@ class Request:
 
     method: str
     path: str
-    headers: dict[str, str]
+    headers: dict[str, str]  # names in Title-Case
     file: str | None = None
     status: int | None = None
     sent_bytes: int = 0
@@ -192,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         url = urlsplit(self.path)
         path = unquote(url.path)
-        self.record = Request(self.command, path, dict(self.headers))
+        self.record = Request(self.command, path, {k.title(): v for k, v in self.headers.items()})
         self.hub.requests.append(self.record)
         if self._injected_status(path):
             return
