@@ -7,12 +7,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
+
 from swiftai_nb.diffusion.models.clip import CLIPTextConfig, CLIPTextModel
 from swiftai_nb.diffusion.models.flux_config import FluxConfig
 from swiftai_nb.diffusion.models.flux_transformer import FluxTransformer
 from swiftai_nb.diffusion.models.t5 import T5Config, T5Encoder
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
-
 from tests.diffusion.parity import tiny_flux
 from tests.diffusion.parity.seeded_weights import seeded_weights
 

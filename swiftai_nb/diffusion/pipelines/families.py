@@ -12,6 +12,7 @@ from swiftai_nb.core.errors import ModelNotFoundError, UnsupportedModelError
 from swiftai_nb.diffusion.pipelines.stages import DiffusionPipeline
 from swiftai_nb.diffusion.precision import resolve_dtype
 from swiftai_nb.diffusion.weights.component import read_config
+from swiftai_nb.diffusion.weights.flux_layouts import is_flux_folder
 from swiftai_nb.diffusion.weights.quantization import check_bits
 
 _SD = "swiftai_nb.diffusion.pipelines.stable_diffusion:StableDiffusionPipeline"
@@ -27,19 +28,21 @@ FAMILIES: dict[str, str] = {
     "StableDiffusionXLPipeline": _SDXL,
     "StableDiffusionXLImg2ImgPipeline": _SDXL,
     "FluxPipeline": _FLUX,
+    "FluxImg2ImgPipeline": _FLUX,
 }
 
 
 def load_pipeline(
     folder: str | Path, dtype: str | mx.Dtype | None = None, quantization_bits: int | None = None
 ) -> DiffusionPipeline:
-    """Opens a model folder in diffusers layout; its files decide everything, its name nothing.
+    """Opens a model folder; its files decide everything, its name nothing.
 
     Files are checked now, from their headers; weights are read when first needed. All further calls
     belong to the calling thread (MLX arrays do).
 
     Args:
-        folder: holds `model_index.json`.
+        folder: diffusers layout with `model_index.json`, or FLUX.1 in a layout of
+            `weights.flux_layouts` (mflux, DiffusionKit, Black Forest Labs' single files).
         dtype: "float32", "float16" or "bfloat16"; None is float32 on the CPU, float16 on a GPU.
         quantization_bits: 4 or 8 packs the linear maps of text encoders and denoiser on load.
 
@@ -53,8 +56,7 @@ def load_pipeline(
     if not path.is_dir():
         raise ModelNotFoundError(f"there is no model folder {path}", hint="Check the path.")
     check_bits(quantization_bits)
-    index = read_config(path / "model_index.json")
-    family = index.get("_class_name")
+    family = _family(path)
     if family not in FAMILIES:
         known = ", ".join(sorted({name for name in FAMILIES if "Img2Img" not in name}))
         raise UnsupportedModelError(
@@ -67,3 +69,11 @@ def load_pipeline(
         DiffusionPipeline,
         pipeline(path, dtype=resolve_dtype(dtype), quantization_bits=quantization_bits),
     )
+
+
+def _family(folder: Path) -> str | None:
+    """The class name in `model_index.json`; FLUX.1 in other layouts has no such file."""
+    if not (folder / "model_index.json").is_file() and is_flux_folder(folder):
+        return "FluxPipeline"
+    name = read_config(folder / "model_index.json").get("_class_name")
+    return name if isinstance(name, str) else None

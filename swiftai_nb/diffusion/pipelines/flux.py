@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -25,7 +26,7 @@ from swiftai_nb.diffusion.pipelines.stages import (
 )
 from swiftai_nb.diffusion.pipelines.text_stage import prompt_list
 from swiftai_nb.diffusion.schedulers.selection import canonical_name, make_scheduler
-from swiftai_nb.diffusion.weights.component import read_config
+from swiftai_nb.diffusion.weights.component import Component, read_config
 from swiftai_nb.diffusion.weights.converted_component import ConvertedComponent
 from swiftai_nb.diffusion.weights.flux_configs import flux_config_from_tensors, flux_scheduler_config
 from swiftai_nb.diffusion.weights.flux_layouts import find_flux_folder
@@ -86,10 +87,15 @@ class FluxPipeline:
         return self.config.latent_channels
 
     @property
+    def networks(self) -> Mapping[str, Component[Any]]:
+        """The components by folder name: where adapters (LoRA) attach."""
+        parts = (self._clip.component, self._t5.component, self.transformer, self._image.component)
+        return {part.name: part for part in parts}
+
+    @property
     def components(self) -> Mapping[str, int]:
         """Bytes in memory by component; 0 when released."""
-        parts = (self._clip.component, self._t5.component, self.transformer, self._image.component)
-        return {part.name: part.size_bytes for part in parts}
+        return {name: part.size_bytes for name, part in self.networks.items()}
 
     @property
     def max_sequence_length(self) -> int:
@@ -235,6 +241,11 @@ class FluxPipeline:
     def preview(self, denoised: Latents | mx.array) -> Pixels:
         """Predicted x0 [B, h, w, C] -> small pictures [B, h, w, 3], uint8."""
         return self._image.preview(denoised)
+
+    def preload(self) -> None:
+        """Reads all weights now instead of on first use."""
+        for part in self.networks.values():
+            _ = part.network
 
     def release_text_encoders(self) -> None:
         """Drops both text encoders' weights; the next prompt reads them again."""

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.weights import flux_convert
 from swiftai_nb.diffusion.weights.component import read_config
 from swiftai_nb.diffusion.weights.converted_component import open_tensors, read_headers
@@ -101,11 +101,13 @@ class FluxFolder:
 
 
 def is_flux_folder(folder: Path) -> bool:
-    """Whether the folder, without `model_index.json`, holds a FLUX.1 transformer in a known layout."""
-    try:
-        return _find_part(folder, "transformer", prefer_half=False) is not None
-    except (InvalidModelFilesError, UnsupportedModelError):
-        return False
+    """Whether the folder, without `model_index.json`, holds a FLUX.1 transformer in a known layout.
+
+    Raises:
+        InvalidModelFilesError: it holds a transformer that is broken or of another family.
+        UnsupportedModelError: one in float8.
+    """
+    return _find_part(folder, "transformer", prefer_half=False) is not None
 
 
 def find_flux_folder(folder: Path, *, prefer_half: bool = False) -> FluxFolder:
