@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _KEPT_PROMPTS = 16
 PipelineLoader = Callable[..., Any]
+PreviewDecoder = Callable[[Any], Any]
 
 
 @dataclass
@@ -59,6 +60,7 @@ class ModelHost:
         self._load_pipeline = _own_loader() if load_pipeline is None else load_pipeline
         self._model: _LoadedModel | None = None
         self._prompts: OrderedDict[tuple[Any, ...], Conditioning] = OrderedDict()
+        self._preview_decoder: tuple[str, PreviewDecoder] | None = None
 
     def ready(self) -> Ready:
         """See `EngineHost.ready`."""
@@ -69,7 +71,9 @@ class ModelHost:
         started_s = time.monotonic()
         with _heard_in_blocks(token):
             pipeline = self._pipeline_of(command.model, report, command.job_id)
-            self._conditioning(pipeline, "", None, 1.0, None)
+            for component in pipeline.networks.values():
+                token.raise_if_cancelled()
+                _ = component.network  # reads its weights
         return Loaded(command.job_id, dict(pipeline.components), time.monotonic() - started_s)
 
     def unload(self) -> None:
@@ -97,7 +101,7 @@ class ModelHost:
 
         mx.reset_peak_memory()
         run = _Run(command, report, token)
-        with _heard_in_blocks(token):
+        with _heard_in_blocks(token, run.cancelled):
             pipeline = self._pipeline_of(command.model, report, command.job_id)
             run.loaded()
             run.enter(GenerationStage.ENCODING_PROMPT)
@@ -108,8 +112,12 @@ class ModelHost:
                 command.guidance_scale,
                 command.clip_skip,
             )
+            if command.is_staged:
+                pipeline.release_text_encoders()
             start = _start_picture(command)
-            latents = run.denoise(pipeline, conditioning, start)
+            latents = run.denoise(pipeline, conditioning, start, preview=self._preview_of(command, pipeline))
+            if command.is_staged:
+                pipeline.release_denoiser()
             run.enter(GenerationStage.DECODING)
             pixels = pipeline.decode(latents)[0]
         if start is not None:
@@ -131,6 +139,22 @@ class ModelHost:
         )
         self._model = _LoadedModel(files, fingerprint, pipeline)
         return self._model.pipeline
+
+    def _preview_of(self, command: Generate, pipeline: DiffusionPipeline) -> PreviewDecoder | None:
+        """What turns a step's predicted picture into pixels; None when nobody wants to see it."""
+        if not command.preview:
+            return None
+        if command.preview_decoder is None:
+            linear: PreviewDecoder = pipeline.preview
+            return linear
+        if self._preview_decoder is None or self._preview_decoder[0] != command.preview_decoder:
+            import mlx.core as mx
+
+            from swiftai_nb.diffusion.preview_decoder import load_preview_decoder
+
+            decode = load_preview_decoder(command.preview_decoder)
+            self._preview_decoder = (command.preview_decoder, lambda latents: decode(mx.array(latents)))
+        return self._preview_decoder[1]
 
     def _conditioning(
         self,
@@ -161,7 +185,7 @@ class _Run:
         self._started_s = time.monotonic()
         self._load_s = 0.0
         self._denoising_s = 0.0
-        self._steps = 0
+        self._steps = self._total = 0
 
     @property
     def elapsed_s(self) -> float:
@@ -175,7 +199,12 @@ class _Run:
         self._report(Stage(self._command.job_id, stage.value, detail))
 
     def denoise(
-        self, pipeline: DiffusionPipeline, conditioning: Conditioning, start: StartPicture | None
+        self,
+        pipeline: DiffusionPipeline,
+        conditioning: Conditioning,
+        start: StartPicture | None,
+        *,
+        preview: PreviewDecoder | None,
     ) -> Any:
         command = self._command
         image_latents = None if start is None else pipeline.encode_image(start.pixels)
@@ -195,20 +224,25 @@ class _Run:
         for step in steps:
             latents = step.latents
             self._steps = step.index + 1
-            self._tell(step, pipeline, pace)
-            self._check(step.total)
+            self._total = step.total
+            self._tell(step, preview, pace)
+            self._check()
         self._denoising_s = time.monotonic() - began_s
         return latents
 
-    def _tell(self, step: DenoiseStep, pipeline: DiffusionPipeline, pace: PreviewPace) -> None:
-        preview = None
-        if self._command.preview and pace.is_due(step.index, step.total):
-            preview = to_jpeg(pipeline.preview(step.denoised)[0])
-        self._report(Step(self._command.job_id, step.index, step.total, self.elapsed_s, preview))
+    def _tell(self, step: DenoiseStep, preview: PreviewDecoder | None, pace: PreviewPace) -> None:
+        is_due = preview is not None and pace.is_due(step.index, step.total)
+        picture = to_jpeg(preview(step.denoised)[0]) if preview is not None and is_due else None
+        self._report(Step(self._command.job_id, step.index, step.total, self.elapsed_s, picture))
 
-    def _check(self, total: int = 0) -> None:
+    def _check(self) -> None:
         if self._token.is_cancelled:
-            raise GenerationCancelledError(completed_steps=self._steps, total_steps=total)
+            raise self.cancelled()
+
+    def cancelled(self) -> GenerationCancelledError:
+        """The stop as an error that says how far it was."""
+        words = f"Cancelled at step {self._steps} of {self._total}" if self._total else "Cancelled"
+        return GenerationCancelledError(words, completed_steps=self._steps, total_steps=self._total)
 
     def done(self, pixels: Any, *, scheduler: str, dtype: str, notes: tuple[str, ...]) -> Done:
         import mlx.core as mx
@@ -238,11 +272,17 @@ def _own_loader() -> PipelineLoader:
 
 
 @contextmanager
-def _heard_in_blocks(token: CancellationToken) -> Iterator[None]:
+def _heard_in_blocks(
+    token: CancellationToken, cancelled: Callable[[], GenerationCancelledError] = GenerationCancelledError
+) -> Iterator[None]:
     """Lets a cancel be heard between two blocks of a network, not only between two steps."""
     from swiftai_nb.diffusion import ops
 
-    ops.set_block_callback(token.raise_if_cancelled)
+    def check() -> None:
+        if token.is_cancelled:
+            raise cancelled()
+
+    ops.set_block_callback(check)
     try:
         yield
     finally:

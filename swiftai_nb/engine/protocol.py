@@ -61,14 +61,12 @@ class ModelFiles:
         dtype: "float32", "float16", "bfloat16"; None is the device's best.
         quantization_bits: 4, 8 or None.
         loras: files or folders on this disk, and how strongly.
-        preview_decoder: folder of a small decoder for previews, or None.
     """
 
     folder: str
     dtype: str | None = None
     quantization_bits: int | None = None
     loras: tuple[LoraReference, ...] = ()
-    preview_decoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,8 @@ class Generate(Message):
         image: encoded picture to start from.
         mask: encoded picture, white where to paint.
         preview: whether steps carry previews.
+        preview_decoder: folder of a small decoder for them; None uses the linear map.
+        is_staged: drop each network as soon as this picture no longer needs it.
     """
 
     model: ModelFiles = field(default_factory=lambda: ModelFiles(""))
@@ -106,6 +106,8 @@ class Generate(Message):
     image: bytes | None = field(default=None, repr=False)
     mask: bytes | None = field(default=None, repr=False)
     preview: bool = True
+    preview_decoder: str | None = None
+    is_staged: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from swiftai_nb.engine.protocol import (
     encode,
 )
 
-MODEL = ModelFiles("/models/Kätzchen", "float16", 8, (LoraReference("style.safetensors", 0.5),), "/taesd")
+MODEL = ModelFiles("/models/Kätzchen", "float16", 8, (LoraReference("style.safetensors", 0.5),))
 EXAMPLES = [
     Generate("1", MODEL, 'a "cat"\n😺', "blurry", 512, 768, 20, 7.5, 7, "ddim", 2, 0.8, b"\x89PNG", b""),
     Generate("1", ModelFiles(""), "", preview=False),
