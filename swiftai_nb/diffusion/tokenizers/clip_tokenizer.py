@@ -50,13 +50,14 @@ class CLIPTokenizer:
             **_read_json(folder / "special_tokens_map.json"),
             **_read_json(folder / "tokenizer_config.json"),
         }
-        self._tokenizer, self._vocabulary = _build(folder)
+        pad_token = _token_text(config.get("pad_token"), END)
+        self._tokenizer, self._vocabulary = _build(folder, pad_token)
         length = config.get("model_max_length", 77)
         # Files without a limit carry 1e30.
         self.max_length = int(length) if length < 100_000 else 77
         self.start_id = self._vocabulary[START]
         self.end_id = self._vocabulary[END]
-        self.pad_id = self._vocabulary.get(_token_text(config.get("pad_token"), END), self.end_id)
+        self.pad_id = self._vocabulary.get(pad_token, self.end_id)
 
     def __call__(self, prompt: str) -> TokenizedPrompt:
         """Encodes one prompt; what exceeds the length is cut and reported."""
@@ -78,7 +79,7 @@ def _source_start(encoding: Any, index: int, prompt: str) -> int:
     return start
 
 
-def _build(folder: Path) -> tuple[Tokenizer, dict[str, int]]:
+def _build(folder: Path, pad_token: str) -> tuple[Tokenizer, dict[str, int]]:
     from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     vocabulary, merges = _read_bpe(folder)
@@ -103,9 +104,9 @@ def _build(folder: Path) -> tuple[Tokenizer, dict[str, int]]:
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    tokenizer.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True) for token in (START, END)]
-    )
+    # Special tokens count where a prompt spells them, too: with pad token "!", so does every "!".
+    special = [token for token in (START, END, pad_token) if token in vocabulary]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     return tokenizer, vocabulary
 
 
