@@ -52,6 +52,7 @@ export function createActions(
       ctx.invalidate();
     },
     cancel(jobId) {
+      if (view.cancelled.has(jobId)) return;
       view.cancelled.add(jobId);
       connection.send({ kind: "cancel", job_id: jobId, request_id: "" });
       ctx.invalidate();

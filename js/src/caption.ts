@@ -22,7 +22,7 @@ export function createCaption(ctx: Context): Part {
   };
 
   const progress = (job: Job | null) => {
-    const known = job !== null && job.steps > 0;
+    const known = job !== null && job.step > 0;
     setAttribute(bar, "data-state", job === null ? "off" : known ? "on" : "waiting");
     setAttribute(bar, "aria-hidden", job === null ? "true" : null);
     setAttribute(bar, "aria-valuemin", known ? "0" : null);
@@ -59,6 +59,10 @@ export function createCaption(ctx: Context): Part {
         setText(first, "Comparing: drag the handle, or choose another picture below");
         setText(second, scene.picture.prompt);
         break;
+      case "empty":
+        setText(first, "");
+        setText(second, "The pictures of this session will gather here below.");
+        break;
       default:
         setText(first, "");
         setText(second, "");
@@ -73,8 +77,8 @@ export function headline(job: Job, ctx: Pick<Context, "view">): string {
   if (isCancelling(job, ctx.view)) return "Cancelling after this step…";
   if (job.state === "queued") return job.place > 0 ? `Waiting · place ${job.place} in the queue` : "Waiting…";
   const which = job.count > 1 ? `Picture ${job.image_index + 1} of ${job.count} · ` : "";
-  const step = job.steps > 0 ? ` · step ${job.step} of ${job.steps}` : "";
-  const detail = job.detail === "" || job.steps > 0 ? "" : ` · ${job.detail}`;
+  const step = job.step > 0 ? ` · step ${job.step} of ${job.steps}` : "";
+  const detail = job.detail === "" || job.step > 0 ? "" : ` · ${job.detail}`;
   return `${which}${sentence(job.stage)}${step}${detail}`;
 }
 

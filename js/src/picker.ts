@@ -100,7 +100,8 @@ function createRow(ctx: Context, choose: (model: Model) => void) {
     setAttribute(state, "data-state", model.state);
     setText(description, model.description);
     const size = model.size_bytes > 0 ? bytes(model.size_bytes) : "";
-    setText(facts, [size, model.license].filter((fact) => fact !== "").join(" · "));
+    const license = model.license === "" ? "" : `licence ${model.license}`;
+    setText(facts, [size, license].filter((fact) => fact !== "").join(" · "));
     setAttribute(choice, "aria-current", chosen ? "true" : null);
     remove.update(model);
   };

@@ -145,7 +145,7 @@ function createMessages(ctx: Context) {
     },
     failure(text: string, more: string) {
       setText(what, text);
-      setText(hint, more);
+      setText(hint, sentence(more));
       return failure;
     },
     welcome() {
