@@ -137,6 +137,14 @@ class HuggingFaceProvider:
         for call in calls:
             call.cancel()
 
+    def plan(self, prompt: str, config: ImageGenerationConfig) -> None:
+        """Refuses what can be refused before anything is sent; there is nothing more to plan.
+
+        Raises:
+            AIError: an empty prompt, no token, a setting that no provider takes.
+        """
+        self._request(prompt, None, config, None)
+
     def _request(
         self,
         prompt: str,
