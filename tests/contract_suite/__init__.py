@@ -1,0 +1,1 @@
+"""What every ImageGenerator promises, as a test class to inherit from."""
