@@ -46,7 +46,7 @@ def load_preview_decoder(path: str | Path, *, dtype: mx.Dtype = mx.float32) -> P
     first = tensors.get(_FIRST_DIFFUSERS) or tensors.get(_FIRST_NUMBERED)
     if first is None or len(first.shape) != 4 or first.shape[0] != WIDTH:
         raise InvalidModelFilesError(
-            f"{file.name} is not a TAESD decoder: it has no {_FIRST_DIFFUSERS} or {_FIRST_NUMBERED} of 64 channels",
+            f"{file.name} is not a TAESD decoder: no {_FIRST_DIFFUSERS} or {_FIRST_NUMBERED} of 64 channels",
             hint="use taesd (SD 1.x/2.x), taesdxl (SDXL) or taef1 (FLUX.1)",
         )
     rules = _DIFFUSERS_RULES if first.name == _FIRST_DIFFUSERS else _numbered_rules(tensors)

@@ -77,9 +77,9 @@ def write_diffusers(folder: Path, *, dev: bool = False, weights: dict[str, Array
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     write_configs(folder, dev=dev)
     write_tokenizers(folder)
-    for name, arrays in weights.items():
+    for name in weights:
         stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
-        arrays = dict(arrays)
+        arrays = dict(weights[name])
         if name == "text_encoder_2" and duplicate_table:
             arrays["encoder.embed_tokens.weight"] = arrays["shared.weight"]
         if shards == 1:
@@ -126,7 +126,8 @@ def mflux_names(name: str, arrays: Arrays) -> Arrays:
     """diffusers' names -> mflux's module tree."""
     if name == "transformer":
         return {
-            n.replace(".net.0.proj.", ".linear1.").replace(".net.2.", ".linear2."): v for n, v in arrays.items()
+            n.replace(".net.0.proj.", ".linear1.").replace(".net.2.", ".linear2."): v
+            for n, v in arrays.items()
         }
     if name == "vae":
         wrapped = {"conv_in.": "conv_in.conv2d.", "conv_out.": "conv_out.conv2d.",
@@ -141,8 +142,9 @@ def mflux_names(name: str, arrays: Arrays) -> Arrays:
     if name == "text_encoder_2":
         result = {}
         for n, v in arrays.items():
-            n = n.replace("encoder.final_layer_norm", "final_layer_norm").replace("encoder.block.", "t5_blocks.")
-            result[n.replace(".layer.0.", ".attention.").replace(".layer.1.", ".ff.")] = v
+            base = n.replace("encoder.final_layer_norm", "final_layer_norm")
+            base = base.replace("encoder.block.", "t5_blocks.")
+            result[base.replace(".layer.0.", ".attention.").replace(".layer.1.", ".ff.")] = v
         table = "t5_blocks.0.attention.SelfAttention.relative_attention_bias.weight"
         for i in range(1, tiny_flux.T5["num_layers"]):
             result[table.replace("0", str(i), 1)] = result[table]
@@ -150,8 +152,15 @@ def mflux_names(name: str, arrays: Arrays) -> Arrays:
     return arrays
 
 
-def write_mflux(folder: Path, *, bits: int | None, dev: bool = False, weights: dict[str, Arrays] | None = None,
-                index: bool = False, norm_out_bias: bool = True, configs: bool = False) -> Path:  # fmt: skip
+def write_mflux(
+    folder: Path,
+    *,
+    bits: int | None,
+    dev: bool = False,
+    weights: dict[str, Arrays] | None = None,
+    index: bool = False,
+    norm_out_bias: bool = True,
+) -> Path:
     """What `mflux-save` writes: numbered shards, no configs, everything packable packed."""
     weights = flux_weights(dev=dev) if weights is None else weights
     write_tokenizers(folder)
@@ -167,8 +176,6 @@ def write_mflux(folder: Path, *, bits: int | None, dev: bool = False, weights: d
         if index:
             where = {n: f"{i}.safetensors" for i in range(2) for n in names[i::2]}
             _write_json(folder / name / "model.safetensors.index.json", {"weight_map": where})
-    if configs:
-        write_configs(folder, dev=dev)
     return folder
 
 
@@ -265,7 +272,8 @@ def diffusionkit_transformer(arrays: Arrays) -> Arrays:
 
 def without_key_bias(arrays: Arrays) -> Arrays:
     """The transformer as DiffusionKit sees it."""
-    return {n: np.zeros_like(v) if re.search(r"\.(to_k|add_k_proj)\.bias$", n) else v for n, v in arrays.items()}
+    lacks = re.compile(r"\.(to_k|add_k_proj)\.bias$")
+    return {n: np.zeros_like(v) if lacks.search(n) else v for n, v in arrays.items()}
 
 
 def ldm_vae(arrays: Arrays) -> Arrays:

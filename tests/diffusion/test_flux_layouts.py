@@ -57,7 +57,8 @@ def plain(weights, tmp_path_factory):
 def test_sharded_and_variant_folders(weights, plain, tmp_path):
     sharded = folders.write_diffusers(tmp_path / "sharded", weights=weights[False], shards=3)
     assert_same(run(load_pipeline(sharded)), plain[False], atol=0)
-    variant = folders.write_diffusers(tmp_path / "v", weights=weights[False], variant=".fp16", duplicate_table=False)
+    options = {"weights": weights[False], "variant": ".fp16", "duplicate_table": False}
+    variant = folders.write_diffusers(tmp_path / "v", **options)
     assert_same(run(load_pipeline(variant)), plain[False], atol=0)
 
 
@@ -325,8 +326,8 @@ class TestBrokenFolders:
     def test_float8_file_is_refused_by_name(self, weights, tmp_path):
         transformer = folders.bfl_transformer(weights[False]["transformer"])
         folder = folders.write_single_files(tmp_path, transformer, weights[False])
-        header = {"double_blocks.0.img_attn.qkv.weight": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}
-        text = json.dumps(header).encode()
+        entry = {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}
+        text = json.dumps({"double_blocks.0.img_attn.qkv.weight": entry}).encode()
         data = len(text).to_bytes(8, "little") + text + b"\0\0"
         (folder / "flux1-schnell.safetensors").write_bytes(data)
         with pytest.raises((UnsupportedModelError, InvalidModelFilesError), match="float8"):
@@ -348,9 +349,7 @@ class TestBrokenFolders:
         arrays = dict(weights[False]["transformer"])
         for name in [n for n in arrays if ".norm_" in n]:
             arrays[name] = arrays[name][:24]
-        folder = folders.write_single_files(
-            tmp_path, folders.bfl_transformer(arrays), weights[False]
-        )
+        folder = folders.write_single_files(tmp_path, folders.bfl_transformer(arrays), weights[False])
         with pytest.raises(InvalidModelFilesError, match=r"24 features need a config\.json"):
             load_pipeline(folder)
 

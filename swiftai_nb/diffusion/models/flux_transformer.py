@@ -7,6 +7,8 @@ Parameter paths are those of diffusers' `FluxTransformer2DModel`.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import mlx.core as mx
 import numpy as np
 from mlx import nn
@@ -90,10 +92,11 @@ class FluxFeedForward(nn.Module):  # type: ignore[misc]
         super().__init__()
         entry = NoParameters()
         entry.proj = Linear(width, _MLP_RATIO * width)
-        self.net = [entry, NoParameters(), Linear(_MLP_RATIO * width, width)]
+        self.net: list[Any] = [entry, NoParameters(), Linear(_MLP_RATIO * width, width)]
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.net[2](ops.gelu_tanh(self.net[0].proj(x)))
+        first, _, last = self.net
+        return cast(mx.array, last(ops.gelu_tanh(first.proj(x))))
 
 
 class FluxAttention(nn.Module):  # type: ignore[misc]
@@ -127,11 +130,12 @@ class FluxAttention(nn.Module):  # type: ignore[misc]
 
     def joint(self, image: mx.array, text: mx.array, rotary: Rotary) -> tuple[mx.array, mx.array]:
         """image: [B, N, width], text: [B, T, width] -> the same shapes; text comes first in the sequence."""
-        q = [self.norm_added_q(self._split(self.add_q_proj(text))), self.norm_q(self._split(self.to_q(image)))]
-        k = [self.norm_added_k(self._split(self.add_k_proj(text))), self.norm_k(self._split(self.to_k(image)))]
-        v = [self._split(self.add_v_proj(text)), self._split(self.to_v(image))]
-        q, k, v = (mx.concatenate(pair, axis=2) for pair in (q, k, v))
-        out, length = self._attend(q, k, v, rotary), text.shape[1]
+        split, length = self._split, text.shape[1]
+        q = [self.norm_added_q(split(self.add_q_proj(text))), self.norm_q(split(self.to_q(image)))]
+        k = [self.norm_added_k(split(self.add_k_proj(text))), self.norm_k(split(self.to_k(image)))]
+        v = [split(self.add_v_proj(text)), split(self.to_v(image))]
+        q_all, k_all, v_all = (mx.concatenate(pair, axis=2) for pair in (q, k, v))
+        out = self._attend(q_all, k_all, v_all, rotary)
         return self.to_out[0](out[:, length:]), self.to_add_out(out[:, :length])
 
 

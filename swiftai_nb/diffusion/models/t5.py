@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -139,7 +139,7 @@ class T5Encoder(nn.Module):  # type: ignore[misc]
         position_bias = self._position_bias(ids.shape[1]).astype(x.dtype)
         for block in self.encoder.block:
             x = block(x, position_bias)
-        return self.encoder.final_layer_norm(x)
+        return cast(mx.array, self.encoder.final_layer_norm(x))
 
     def _position_bias(self, length: int) -> mx.array:
         # Only the first block owns the table; all blocks add it. [1, heads, L, L]
@@ -150,7 +150,7 @@ class T5Encoder(nn.Module):  # type: ignore[misc]
             max_distance=self.config.relative_attention_max_distance,
         )
         table = self.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
-        return table(mx.array(buckets)).transpose(2, 0, 1)[None]
+        return cast(mx.array, table(mx.array(buckets)).transpose(2, 0, 1)[None])
 
 
 def relative_position_buckets(
@@ -172,4 +172,4 @@ def relative_position_buckets(
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     far = exact + (ratio / np.float32(math.log(max_distance / exact)) * (half - exact)).astype(np.int32)
     near_or_far = np.where(distance < exact, distance, np.minimum(far, half - 1))
-    return ((relative_position > 0) * half + near_or_far).astype(np.int32)
+    return np.asarray((relative_position > 0) * half + near_or_far, dtype=np.int32)

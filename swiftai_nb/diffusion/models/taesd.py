@@ -24,9 +24,7 @@ class TinyBlock(nn.Module):  # type: ignore[misc]
     def __init__(self, channels: int) -> None:
         super().__init__()
         # Odd places are activations: the files count them.
-        self.conv = [
-            Conv2d(channels, channels) if i % 2 == 0 else NoParameters() for i in range(5)
-        ]
+        self.conv = [Conv2d(channels, channels) if i % 2 == 0 else NoParameters() for i in range(5)]
 
     def __call__(self, x: mx.array) -> mx.array:
         y = _relu(self.conv[0](x))
@@ -64,7 +62,8 @@ class TinyDecoder(nn.Module):  # type: ignore[misc]
         self.scale = 2 ** (len(blocks) - 1)
         layers: list[nn.Module] = [Conv2d(latent_channels, WIDTH), Relu()]
         for count in blocks[:-1]:
-            layers += [*(TinyBlock(WIDTH) for _ in range(count)), Upsample(), Conv2d(WIDTH, WIDTH, bias=False)]
+            layers += [TinyBlock(WIDTH) for _ in range(count)]
+            layers += [Upsample(), Conv2d(WIDTH, WIDTH, bias=False)]
         layers += [*(TinyBlock(WIDTH) for _ in range(blocks[-1])), Conv2d(WIDTH, 3)]
         self.layers = layers
 

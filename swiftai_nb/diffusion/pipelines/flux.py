@@ -127,7 +127,8 @@ class FluxPipeline:
             raise InvalidInputError(f"max_sequence_length is {length}, must be in 1..{DEV_SEQUENCE_LENGTH}")
         if clip_skip:
             raise InvalidInputError(
-                f"clip_skip is {clip_skip}, but FLUX uses CLIP's pooled vector only", hint="leave clip_skip out"
+                f"clip_skip is {clip_skip}, but FLUX uses CLIP's pooled vector only",
+                hint="Leave clip_skip out.",
             )
         prompts = prompt_list(prompt, "prompt")
         notes = self._t5.truncation_notes(prompts, length)
@@ -210,7 +211,7 @@ class FluxPipeline:
         repeats = batch // conditioning.batch_size
         dtype = self.transformer.dtype
         text = mx.repeat(conditioning.prompt_embeds, repeats, axis=0).astype(dtype)
-        pooled = mx.repeat(conditioning.pooled_prompt_embeds, repeats, axis=0).astype(dtype)
+        pooled = mx.repeat(_pooled(conditioning), repeats, axis=0).astype(dtype)
         positions = token_positions(text.shape[1], rows, columns)
         rotary = rotary_embedding(positions, self.config.axes_dims_rope)
         guidance = None
@@ -272,6 +273,15 @@ def unpack_latents(tokens: mx.array, rows: int, columns: int) -> mx.array:
     """The inverse of `pack_latents`: [B, rows * columns, 4 C] -> [B, 2 rows, 2 columns, C]."""
     patches = tokens.reshape(tokens.shape[0], rows, columns, -1, _PATCH, _PATCH)
     return patches.transpose(0, 1, 4, 2, 5, 3).reshape(len(tokens), rows * _PATCH, columns * _PATCH, -1)
+
+
+def _pooled(conditioning: Conditioning) -> mx.array:
+    if conditioning.pooled_prompt_embeds is None:
+        raise InvalidInputError(
+            "FLUX needs a conditioning with pooled_prompt_embeds",
+            hint="Make it with this pipeline's encode_prompt.",
+        )
+    return conditioning.pooled_prompt_embeds
 
 
 def _read_defaults(folder: Path, config: FluxConfig) -> PipelineDefaults:

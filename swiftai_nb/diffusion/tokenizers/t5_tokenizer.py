@@ -84,7 +84,7 @@ def _read_tokenizer_json(file: Path) -> Tokenizer:
 
     try:
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001 - the Rust library raises bare Exception
+    except Exception as error:
         raise InvalidModelFilesError(
             f"cannot read the tokenizer {file.name}: {error}", hint="download the model again"
         ) from error

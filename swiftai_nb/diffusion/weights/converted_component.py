@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 from mlx import nn
@@ -98,7 +99,7 @@ def open_tensors(paths: Iterable[Path], convert: Convert) -> Tensors:
     read_headers(paths)
     tensors: Tensors = {}
     for path in paths:
-        tensors.update(mx.load(str(path), format="safetensors"))
+        tensors.update(cast(Tensors, mx.load(str(path), format="safetensors")))
     return convert(tensors)
 
 

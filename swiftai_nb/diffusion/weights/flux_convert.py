@@ -56,24 +56,25 @@ def convert_diffusionkit_transformer(tensors: Mapping[str, mx.array]) -> Tensors
 
 
 def convert_mflux_transformer(tensors: Mapping[str, mx.array]) -> Tensors:
-    """mflux's names -> diffusers'. Since 0.11 its files lack `norm_out.linear.bias`: zeros stand in."""
+    """Mflux's names -> diffusers'. Since 0.11 its files lack `norm_out.linear.bias`: zeros stand in."""
     result = _rename(tensors, MFLUX_TRANSFORMER_RULES)
     result.setdefault("norm_out.linear.bias", mx.zeros((2 * _width(tensors, "x_embedder.bias"),)))
     return result
 
 
 def convert_mflux_t5(tensors: Mapping[str, mx.array]) -> Tensors:
-    """mflux's names -> transformers'. Every block carries the bias table of the first: those are dropped."""
+    """Mflux's names -> transformers'. Every block carries the bias table of the first: those are dropped."""
     result = _rename(tensors, MFLUX_T5_RULES)
     table = "SelfAttention.relative_attention_bias."
     result = {n: v for n, v in result.items() if table not in n or n.startswith("encoder.block.0.")}
-    width = result["encoder.final_layer_norm.weight"].shape[0] if "encoder.final_layer_norm.weight" in result else 0
-    bits = _bits(result, "encoder.block.0.layer.0.SelfAttention.q", width)
+    norm = result.get("encoder.final_layer_norm.weight")
+    inputs = 0 if norm is None else norm.shape[0]
+    bits = _bits(result, "encoder.block.0.layer.0.SelfAttention.q", inputs)
     return _unpack_table(result, f"encoder.block.0.layer.0.{table}"[:-1], bits)
 
 
 def convert_hf_t5(tensors: Mapping[str, mx.array]) -> Tensors:
-    """transformers' names; the token table is stored once or twice, under either of two names."""
+    """Transformers' names; the token table is stored once or twice, under either of two names."""
     result = dict(tensors)
     embedded = result.pop("encoder.embed_tokens.weight", None)
     if embedded is not None:
@@ -82,7 +83,7 @@ def convert_hf_t5(tensors: Mapping[str, mx.array]) -> Tensors:
 
 
 def convert_clip(tensors: Mapping[str, mx.array]) -> Tensors:
-    """transformers' names of any age; mflux packs the tables too, of which positions are unpacked."""
+    """Transformers' names of any age; mflux packs the tables too, of which positions are unpacked."""
     result: Tensors = {}
     for name, value in tensors.items():
         if name.endswith("position_ids") or name == "logit_scale":
@@ -96,7 +97,7 @@ def convert_clip(tensors: Mapping[str, mx.array]) -> Tensors:
 
 
 def convert_mflux_vae(tensors: Mapping[str, mx.array]) -> Tensors:
-    """mflux's names -> diffusers'; its kernels are stored as [O, kh, kw, I] already."""
+    """Mflux's names -> diffusers'; its kernels are stored as [O, kh, kw, I] already."""
     return _rename(tensors, MFLUX_VAE_RULES)
 
 
@@ -109,7 +110,7 @@ def convert_ldm_vae(tensors: Mapping[str, mx.array]) -> Tensors:
 
 
 def convert_diffusers_vae(tensors: Mapping[str, mx.array]) -> Tensors:
-    """diffusers' names, kernels as [O, kh, kw, I]."""
+    """Diffusers' names, kernels as [O, kh, kw, I]."""
     return _kernels_last(tensors)
 
 
@@ -137,19 +138,28 @@ def _rename_modules(tensors: Mapping[str, mx.array], rules: Sequence[ModuleRule]
             result[name] = value
             continue
         rule, targets = found
-        if value.ndim == 4:
-            value = value.reshape(value.shape[0], -1)
-        if rule.swaps_halves:
-            value = mx.concatenate(mx.split(value, 2)[::-1])
         parameter = "weight" if parameter == "scale" else parameter
-        cuts = [width * (i + 1) for i in range(len(targets) - 1)]
-        for target, part in zip(targets, mx.split(value, cuts) if cuts else [value], strict=True):
-            result[f"{target}.{parameter}"] = part
+        parts = split_outputs(_as_matrix(value), rule, width=width)
+        result |= {f"{target}.{parameter}": part for target, part in zip(targets, parts, strict=True)}
     return result
 
 
+def split_outputs(value: mx.array, rule: ModuleRule, *, width: int) -> list[mx.array]:
+    """A foreign weight or bias cut along its outputs, one part per target, all but the last `width`."""
+    if rule.swaps_halves:
+        first, second = mx.split(value, 2)
+        return [mx.concatenate([second, first])]
+    cuts = [width * (i + 1) for i in range(len(rule.targets) - 1)]
+    return list(mx.split(value, cuts)) if cuts else [value]
+
+
+def _as_matrix(value: mx.array) -> mx.array:
+    """1x1 kernels as matrices."""
+    return value.reshape(value.shape[0], -1) if value.ndim == 4 else value
+
+
 def _join_split_outputs(tensors: Mapping[str, mx.array]) -> tuple[Tensors, Tensors]:
-    attention, feed_forward, target = DIFFUSIONKIT_SPLIT_OUT
+    attention, _, target = DIFFUSIONKIT_SPLIT_OUT
     rest, joined = dict(tensors), {}
     for name in tensors:
         module, _, parameter = name.rpartition(".")
@@ -167,7 +177,7 @@ def _join_split_outputs(tensors: Mapping[str, mx.array]) -> tuple[Tensors, Tenso
 
 def _width(tensors: Mapping[str, mx.array], name: str) -> int:
     if name not in tensors:
-        raise InvalidModelFilesError(f"the FLUX transformer file has no {name}", hint="download the model again")
+        raise InvalidModelFilesError(f"the FLUX transformer has no {name}", hint="download the model again")
     return int(tensors[name].shape[0])
 
 

@@ -171,14 +171,13 @@ def _single_file(folder: Path, name: str) -> FluxPart | None:
 
 def _part_files(folder: Path, *, prefer_half: bool) -> tuple[Path, ...]:
     """As diffusers names them, or numbered from 0 as mflux does (older versions write no index)."""
-    numbered = sorted((p for p in folder.glob("*.safetensors") if p.stem.isdecimal()), key=lambda p: int(p.stem))
+    numbered = [p for p in folder.glob("*.safetensors") if p.stem.isdecimal()]
+    numbered.sort(key=lambda p: int(p.stem))
     if not numbered or any(folder.glob("*.index.json")):
         return find_weight_files(folder, prefer_half=prefer_half)
     gaps = sorted(set(range(int(numbered[-1].stem) + 1)) - {int(p.stem) for p in numbered})
     if gaps:
-        raise InvalidModelFilesError(
-            f"{folder} lacks {gaps[0]}.safetensors", hint="download the model again"
-        )
+        raise InvalidModelFilesError(f"{folder} lacks {gaps[0]}.safetensors", hint="download the model again")
     return tuple(numbered)
 
 

@@ -99,7 +99,8 @@ def _diffusionkit_double_rules() -> list[ModuleRule]:
     return rules
 
 
-_DK_SINGLE, _OWN_SINGLE = r"unified_transformer_blocks\.(\d+)\.transformer_block", "single_transformer_blocks.{}"
+_DK_SINGLE = r"unified_transformer_blocks\.(\d+)\.transformer_block"
+_OWN_SINGLE = "single_transformer_blocks.{}"
 # DiffusionKit's MLX module tree. Its single blocks cut proj_out in two: see `DIFFUSIONKIT_SPLIT_OUT`.
 DIFFUSIONKIT_RULES: tuple[ModuleRule, ...] = (
     ModuleRule(r"x_embedder\.proj", ("x_embedder",)),
@@ -117,7 +118,11 @@ DIFFUSIONKIT_RULES: tuple[ModuleRule, ...] = (
     ModuleRule(r"final_layer\.adaLN_modulation\.layers\.1", ("norm_out.linear",), swaps_halves=True),
 )
 # The two halves of proj_out, side by side along its inputs: attention first.
-DIFFUSIONKIT_SPLIT_OUT = (rf"{_DK_SINGLE}\.attn\.o_proj", rf"{_DK_SINGLE}\.mlp\.fc2", f"{_OWN_SINGLE}.proj_out")
+DIFFUSIONKIT_SPLIT_OUT = (
+    rf"{_DK_SINGLE}\.attn\.o_proj",
+    rf"{_DK_SINGLE}\.mlp\.fc2",
+    f"{_OWN_SINGLE}.proj_out",
+)
 
 # mflux's transformer differs from diffusers' in its feed-forwards only.
 MFLUX_TRANSFORMER_RULES: tuple[tuple[str, str], ...] = (

@@ -34,7 +34,8 @@ def fill(model):
     weights = seeded_weights({prefix + k: tuple(v.shape) for k, v in state.items() if v.is_floating_point()})
     if "encoder.embed_tokens.weight" in weights:
         weights["encoder.embed_tokens.weight"] = weights["shared.weight"]
-    model.load_state_dict({k.removeprefix(prefix): torch.from_numpy(v) for k, v in weights.items()}, strict=False)
+    tensors = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in weights.items()}
+    model.load_state_dict(tensors, strict=False)
     return model.eval()
 
 
@@ -43,7 +44,7 @@ def t5_ids(texts, length):
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor(model_file=str(tiny_flux.SPIECE))
-    rows = [model.encode(text)[: length - 1] + [1] for text in texts]
+    rows = [[*model.encode(text)[: length - 1], 1] for text in texts]
     return np.array([row + [0] * (length - len(row)) for row in rows], dtype=np.int32)
 
 

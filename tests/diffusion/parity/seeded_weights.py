@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+_TABLES = ("embedding.weight", "shared.weight", "embed_tokens", "attention_bias")
+
 
 def seeded_tensor(name: str, shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:
     """One float32 tensor; depends on its name, shape and seed alone.
@@ -13,7 +15,7 @@ def seeded_tensor(name: str, shape: tuple[int, ...], *, seed: int = 0) -> np.nda
     """
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     values = rng.standard_normal(shape, dtype=np.float32)
-    is_table = any(part in name for part in ("embedding.weight", "shared.weight", "embed_tokens", "attention_bias"))
+    is_table = any(part in name for part in _TABLES)
     if len(shape) > 1 and not is_table:
         return (values / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
     if len(shape) > 1:

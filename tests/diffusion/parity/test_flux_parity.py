@@ -6,11 +6,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+
 from swiftai_nb.diffusion.models.taesd import TinyDecoder
 from swiftai_nb.diffusion.pipelines.flux import FluxPipeline
 from swiftai_nb.diffusion.preview_decoder import load_preview_decoder
 from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
-
 from tests.diffusion.flux_folders import _seeded, save, write_diffusers
 from tests.diffusion.parity import tiny_flux
 
