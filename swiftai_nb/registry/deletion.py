@@ -33,7 +33,7 @@ def delete_files(registry: DiffusionModelRegistry, model_id: str) -> int:
     if info.is_downloadable:
         for repository in (info.repository, *info.fallback_repositories):
             freed += 0 if repository is None else _delete_from(registry, info, repository)
-    if info.is_custom:
+    else:
         registry.remove_custom(info.id)
     return freed
 

@@ -189,11 +189,13 @@ class DiffusionModelRegistry:
 
     def remove_custom(self, name: str) -> bool:
         """Forgets an own entry; its files stay. Says whether there was one."""
-        wanted = [i for i in self.custom_models if name in (i.id, i.repository, *i.aliases)]
+        own = self.custom_models
+        wanted = [i.id for i in own if name == i.id] or [
+            i.id for i in own if name in (i.repository, *i.aliases)
+        ]
 
         def forget(choices: Choices) -> None:
-            for info in wanted:
-                choices.entries.pop(info.id, None)
+            choices.entries.pop(wanted[0], None)
 
         if wanted:
             self.choices.update(forget)
