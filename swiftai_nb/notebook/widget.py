@@ -110,7 +110,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         }
         self.models = self._shelf.entries()
         self._choose_engine()
-        self._publish_jobs()
+        self._feed.start()
         self._publish_pictures()
         self.on_msg(self._on_message)
         if self.comm is not None:

@@ -86,10 +86,14 @@ class JobFeed:
         self._ended_request_id = ""
         self._asking = threading.local()
         self._throttle = Throttle(self._tell, interval_s=PUBLISH_INTERVAL_S)
-        for job in session.queue.jobs:
+        self._stop_listening: Callable[[], None] = _nothing
+
+    def start(self) -> None:
+        """Follows what is unfinished, and all that comes."""
+        self._stop_listening = self._session.on_submit(self._follow)
+        for job in self._session.queue.jobs:
             if not job.state.is_final:
                 self._follow(job)
-        self._stop_listening = session.on_submit(self._follow)
 
     @property
     def jobs(self) -> list[tuple[GenerationJob, str]]:
@@ -187,4 +191,4 @@ class _Followed:
 
 
 def _nothing() -> None:
-    """No subscription yet."""
+    """Nothing to end yet."""

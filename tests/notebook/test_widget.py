@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import traitlets
+
+from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.errors import AIError, InsufficientMemoryError, InvalidInputError
+from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.notebook.session import Session
+from swiftai_nb.notebook.widget import ImagineWidget
+from swiftai_nb.testing import FakeGenerator
+
+PATIENCE_S = 30.0
+FORM: dict[str, Any] = {
+    "prompt": "a fox",
+    "negative_prompt": "",
+    "model": "",
+    "engine": "local",
+    "width": None,
+    "height": None,
+    "steps": None,
+    "guidance_scale": None,
+    "seed": None,
+    "count": 1,
+}
+
+
+class Page:
+    """The other end of the wire: what was sent to it, and its requests."""
+
+    def __init__(self, widget: ImagineWidget, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.widget = widget
+        self.reports: list[tuple[dict[str, Any], list[bytes]]] = []
+        monkeypatch.setattr(widget, "send", lambda c, buffers=None: self.reports.append((c, buffers or [])))
+
+    def request(self, kind: str, **content: Any) -> None:
+        self.widget._handle_custom_msg({"kind": kind, **content}, [])
+
+    def generate(self, request_id: str = "request", **settings: Any) -> None:
+        self.request("generate", request_id=request_id, settings={**FORM, **settings})
+
+    def of(self, kind: str) -> list[tuple[dict[str, Any], list[bytes]]]:
+        return [report for report in self.reports if report[0]["kind"] == kind]
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWIFTAI_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    session = Session()
+    session.add_generator("mlx", FakeGenerator(step_duration_s=0.02))
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def widget(session: Session) -> Iterator[ImagineWidget]:
+    widget = ImagineWidget(session=session)
+    yield widget
+    widget.close()
+
+
+@pytest.fixture
+def page(widget: ImagineWidget, monkeypatch: pytest.MonkeyPatch) -> Page:
+    return Page(widget, monkeypatch)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end_s, "it never happened"
+        time.sleep(0.01)
+
+
+def states(widget: ImagineWidget) -> list[str]:
+    return [job["state"] for job in widget.jobs]
+
+
+def ended(widget: ImagineWidget) -> bool:
+    return states(widget) != [] and set(states(widget)) <= {"done", "failed", "cancelled"}
+
+
+def test_generate_is_awaited_for_its_pictures(widget: ImagineWidget) -> None:
+    async def run() -> tuple[GeneratedImage, ...]:
+        return await widget.generate(prompt="a fox", steps=3, seed=7, count=2)
+
+    pictures = asyncio.run(run())
+    assert [p.seed for p in pictures] == [7, 8]
+    assert widget.images == pictures
+    assert (widget.prompt, widget.steps) == ("a fox", 3)
+    until(lambda: states(widget) == ["done"])
+    assert [p["seed"] for p in widget.pictures] == [7, 8]
+
+
+def test_generate_refuses_unknown_settings_and_bad_values(widget: ImagineWidget) -> None:
+    with pytest.raises(InvalidInputError, match="no setting named 'stepps'"):
+        widget.generate(stepps=3)
+    with pytest.raises(InvalidInputError, match="prompt is empty"):
+        widget.generate(prompt=" ")
+    with pytest.raises(InvalidInputError, match="steps 0"):
+        widget.generate(prompt="a fox", steps=0)
+    with pytest.raises(InvalidInputError, match="count 0"):
+        widget.generate(prompt="a fox", steps=1, count=0)
+    assert widget.jobs == []
+
+
+def test_page_request_carries_the_form_and_its_id_comes_back(widget: ImagineWidget, page: Page) -> None:
+    page.generate("r1", prompt="a cat", width=32, height=48, steps=2, seed=5)
+    assert widget.jobs[0]["request_id"] == "r1", "known at once, before the first step"
+    until(lambda: len(widget.images) == 1)
+    recipe = widget.images[0].recipe
+    assert recipe is not None
+    assert (recipe.prompt, recipe.width, recipe.height, recipe.steps, recipe.seed) == ("a cat", 32, 48, 2, 5)
+
+
+def test_bad_request_is_answered_in_words(widget: ImagineWidget, page: Page) -> None:
+    page.generate("r2", steps=5000)
+    ((report, _),) = page.of("refused")
+    assert report["request_id"] == "r2"
+    assert "5000" in report["message"]
+    assert report["hint"]
+    assert widget.jobs == []
+
+
+def test_unexpected_fault_is_told_to_the_page(page: Page) -> None:
+    page.request("generate", request_id="r3")  # no settings: a page that is not ours
+    ((report, _),) = page.of("refused")
+    assert "KeyError" in report["message"]
+    page.request("nobody knows this")
+    assert len(page.reports) == 1
+
+
+def test_previews_are_binary_messages_and_never_state(widget: ImagineWidget, page: Page) -> None:
+    page.generate(steps=30)
+    until(lambda: ended(widget))
+    previews = page.of("preview")
+    assert 2 <= len(previews) <= 20, "a few a second"
+    for report, buffers in previews:
+        assert report["media_type"] == "image/jpeg"
+        assert buffers[0][:2] == b"\xff\xd8"
+        assert "data" not in report
+    state = {k: v for k, v in widget.get_state().items() if k not in ("_esm", "_css")}
+    assert len(str(state)) < 20_000
+
+
+def test_colab_gets_previews_as_base64(
+    widget: ImagineWidget, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    page.generate(steps=1)
+    until(lambda: ended(widget) and page.of("preview") != [])
+    report, buffers = page.of("preview")[0]
+    assert buffers == []
+    assert base64.b64decode(report["data"])[:2] == b"\xff\xd8"
+
+
+def test_cancel_keeps_preview_and_says_where(session: Session, widget: ImagineWidget, page: Page) -> None:
+    page.generate(steps=1000)
+    until(lambda: any(job["step"] >= 2 for job in widget.jobs))
+    page.request("cancel", job_id=widget.jobs[0]["id"], request_id="")
+    until(lambda: states(widget) == ["cancelled"])
+    assert 2 <= widget.jobs[0]["step"] < 1000
+    page.reports.clear()
+    page.request("hello")
+    assert [report["kind"] for report, _ in page.reports] == ["welcome", "preview"]
+
+
+def test_cancel_is_told_before_the_step_ends(session: Session, widget: ImagineWidget, page: Page) -> None:
+    session.add_generator("mlx", FakeGenerator(step_duration_s=0.5))
+    page.generate(steps=4)
+    until(lambda: states(widget) == ["running"])
+    page.request("cancel", job_id=widget.jobs[0]["id"], request_id="")
+    assert widget.jobs[0]["cancelling"] or states(widget) == ["cancelled"]
+
+
+def test_cancel_by_request_id_for_a_page_that_does_not_know_the_job(
+    widget: ImagineWidget, page: Page
+) -> None:
+    page.generate("r1", steps=1000)
+    page.request("cancel", job_id="", request_id="r1")
+    until(lambda: "running" not in states(widget) and "queued" not in states(widget))
+    assert widget.images == ()
+
+
+def test_cancel_of_an_ended_or_unknown_job_does_nothing(widget: ImagineWidget, page: Page) -> None:
+    page.request("cancel", job_id="nobody", request_id="")
+    page.generate(steps=1)
+    until(lambda: ended(widget))
+    page.request("cancel", job_id=widget.jobs[0]["id"], request_id="")
+    assert states(widget) == ["done"]
+
+
+def test_queue_of_three_shows_places_and_loses_only_the_middle_one(widget: ImagineWidget, page: Page) -> None:
+    for number in range(3):
+        page.generate(f"r{number}", prompt=f"picture {number}", steps=20)
+    assert [job["prompt"] for job in widget.jobs] == ["picture 0", "picture 1", "picture 2"]
+    page.request("cancel", job_id=widget.jobs[1]["id"], request_id="")
+    until(lambda: [job["prompt"] for job in widget.jobs][-2:] == ["picture 0", "picture 2"])
+    until(lambda: len(widget.images) == 2)
+    assert [image.prompt for image in widget.images] == ["picture 0", "picture 2"]
+    until(lambda: states(widget) == ["done"])
+
+
+def test_failure_reaches_the_page_as_message_and_hint(
+    session: Session, widget: ImagineWidget, page: Page
+) -> None:
+    error = InsufficientMemoryError("needs 9 GB", hint="choose a smaller model")
+    session.add_generator("mlx", FakeGenerator(fail_at_step=2, error=error))
+    page.generate()
+    until(lambda: states(widget) == ["failed"])
+    assert (widget.jobs[0]["message"], widget.jobs[0]["hint"]) == ("needs 9 GB", "choose a smaller model")
+
+
+def test_picture_made_elsewhere_in_the_session_shows_here(session: Session, widget: ImagineWidget) -> None:
+    config = ImageGenerationConfig(steps=2, seed=11)
+    session.submit("by the magic", config=config, engine="local").result(PATIENCE_S)
+    until(lambda: [p["prompt"] for p in widget.pictures] == ["by the magic"])
+    assert widget.images == (), "images are this widget's own"
+
+
+def test_second_widget_shows_what_the_first_one_runs(session: Session, widget: ImagineWidget) -> None:
+    job = widget.generate(prompt="a fox", steps=50)
+    second = ImagineWidget(session=session)
+    until(lambda: [j["id"] for j in second.jobs] == [job.id])
+    job.cancel()
+    until(lambda: states(second) == ["cancelled"] or second.jobs == [])
+    second.close()
+
+
+def test_pictures_are_served_in_both_sizes(widget: ImagineWidget, page: Page) -> None:
+    page.generate(steps=1)
+    until(lambda: widget.pictures != [])
+    picture_id = widget.pictures[0]["id"]
+    for size, magic in (("full", b"\x89PNG"), ("thumbnail", b"\xff\xd8")):
+        page.request("picture", picture_id=picture_id, size=size)
+        report, buffers = page.of("picture")[-1]
+        assert (report["picture_id"], report["size"]) == (picture_id, size)
+        assert buffers[0].startswith(magic)
+    page.request("picture", picture_id="999", size="full")
+    assert page.of("refused")
+
+
+def test_save_never_overwrites(widget: ImagineWidget, page: Page, tmp_path: Path) -> None:
+    page.generate(prompt="A fox, in the Snow!", steps=1, seed=7)
+    until(lambda: widget.pictures != [])
+    for _ in range(2):
+        page.request("save", picture_id=widget.pictures[0]["id"])
+    paths = [report["path"] for report, _ in page.of("saved")]
+    assert paths == ["a-fox-in-the-snow-7.png", "a-fox-in-the-snow-7-2.png"]
+    recipe = GeneratedImage.open(tmp_path / paths[1]).recipe
+    assert recipe is not None
+    assert recipe.seed == 7
+
+
+def test_settings_can_be_observed_and_linked(widget: ImagineWidget) -> None:
+    class Slider(traitlets.HasTraits):
+        value = traitlets.Int(3)
+
+    seen: list[Any] = []
+    widget.observe(lambda change: seen.append(change["new"]), "steps")
+    slider = Slider()
+    widget.steps = 9
+    link = widget.link("steps", slider)
+    assert slider.value == 9
+    slider.value = 12
+    assert widget.steps == 12
+    link.unlink()
+    slider.value = 1
+    assert widget.steps == 12
+    assert seen == [9, 12]
+
+
+def test_images_can_be_observed(widget: ImagineWidget) -> None:
+    counts: list[int] = []
+    widget.observe(lambda change: counts.append(len(change["new"])), "images")
+    widget.generate(prompt="a fox", steps=1, count=3).result(PATIENCE_S)
+    until(lambda: counts == [1, 2, 3])
+
+
+def test_constructor_fills_the_form(session: Session) -> None:
+    widget = ImagineWidget("a fox", steps=4, seed=0, session=session)
+    assert (widget.prompt, widget.steps, widget.seed) == ("a fox", 4, 0)
+    widget.close()
+
+
+def test_closed_widget_lets_its_jobs_go_on(session: Session) -> None:
+    widget = ImagineWidget("a fox", session=session)
+    job = widget.generate(steps=10)
+    widget.close()
+    assert len(job.result(PATIENCE_S)) == 1
+
+
+def test_cancel_method_ends_this_widgets_jobs_alone(session: Session, widget: ImagineWidget) -> None:
+    mine = widget.generate(prompt="mine", steps=1000)
+    other = session.submit("other", config=ImageGenerationConfig(steps=2), engine="local")
+    widget.cancel()
+    assert len(other.result(PATIENCE_S)) == 1
+    assert mine.state == "cancelled"
+
+
+def test_traits_survive_the_page_and_jobs_writing_at_once(widget: ImagineWidget) -> None:
+    faults: list[BaseException] = []
+    stop = threading.Event()
+
+    def as_the_page() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            try:
+                widget.set_state({"prompt": f"a fox {number}", "steps": 1 + number % 5})
+            except BaseException as error:  # noqa: BLE001
+                faults.append(error)
+
+    thread = threading.Thread(target=as_the_page)
+    thread.start()
+    try:
+        jobs = [widget.generate(prompt="a fox", steps=1) for _ in range(40)]
+        for job in jobs:
+            job.result(PATIENCE_S)
+        until(lambda: len(widget.images) == 40)
+        until(lambda: len(widget.pictures) == 40)
+    finally:
+        stop.set()
+        thread.join()
+    assert faults == []
+
+
+def test_hundreds_of_pictures_do_not_swell_the_state(widget: ImagineWidget) -> None:
+    widget.generate(prompt="a fox", steps=1, width=16, height=16, count=100).result(PATIENCE_S)
+    until(lambda: len(widget.images) == 100)
+    until(lambda: widget.pictures[-1]["seed"] == widget.images[-1].seed)
+    assert len(widget.pictures) == 60
+
+
+def test_error_type_stays_the_callers(widget: ImagineWidget) -> None:
+    with pytest.raises(AIError):
+        widget.generate(prompt="a fox", model="no-such-model")
