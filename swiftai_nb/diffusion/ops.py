@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, cast
 
 import mlx.core as mx
 
 from swiftai_nb.diffusion import cpu_math
+from swiftai_nb.diffusion.cpu_math import workers
 
 _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -24,7 +24,6 @@ _MIN_ATTENTION_ELEMENTS = 1 << 10
 _MIN_DEQUANTIZED_ROWS = 2
 
 _fast = True
-_block_callback: ContextVar[Callable[[], None] | None] = ContextVar("block_callback", default=None)
 
 
 def configure(*, fast: bool = True) -> None:
@@ -41,10 +40,12 @@ def fast_paths_enabled() -> bool:
 def set_block_callback(callback: Callable[[], None] | None) -> None:
     """Registers what `block_boundary` calls on the CPU, for the calling context only.
 
+    The fast paths also call it between the pieces of long operations.
+
     Args:
         callback: takes nothing; may raise to stop the computation. None removes it.
     """
-    _block_callback.set(callback)
+    workers.checkpoint.set(callback)
 
 
 def on_cpu() -> bool:
@@ -65,9 +66,7 @@ def block_boundary(x: mx.array) -> mx.array:
     if not on_cpu():
         return x
     mx.eval(x)
-    callback = _block_callback.get()
-    if callback is not None:
-        callback()
+    workers.run_checkpoint()
     return x
 
 

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.cpu_math import convolution, halves, winograd, workers
 from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
@@ -107,6 +108,26 @@ def test_for_each_raises_an_error_of_any_item():
 
     with pytest.raises(ValueError, match="seven"):
         workers.for_each(fail, range(20))
+
+
+def test_the_callback_stops_a_long_operation_between_its_pieces():
+    x, weight = random(1, 200, 200, 16), random(16, 3, 3, 16, seed=1)
+    mx.eval(x, weight)
+    calls = []
+
+    def cancel():
+        calls.append(1)
+        if len(calls) == 2:
+            raise GenerationCancelledError
+
+    ops.set_block_callback(cancel)
+    try:
+        with pytest.raises(GenerationCancelledError):
+            ops.conv2d(x, weight)
+    finally:
+        ops.set_block_callback(None)
+    assert len(calls) == 2
+    assert np.array(ops.conv2d(x, weight)).shape == (1, 200, 200, 16)
 
 
 def test_for_each_inside_for_each_stays_in_its_thread():

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ Item = TypeVar("Item")
 Float32 = NDArray[np.float32]
 
 _local = threading.local()
+checkpoint: ContextVar[Callable[[], None] | None] = ContextVar("checkpoint", default=None)
 
 
 @cache
@@ -50,29 +52,50 @@ def sequential() -> Iterator[None]:
 def for_each(function: Callable[[Item], None], items: Sequence[Item]) -> None:
     """Calls `function` with every item, on all workers; the caller is one of them.
 
+    The caller's checkpoint runs before each of the items it takes, so that a long operation can be stopped.
+
     Raises:
-        Exception: the first error of any item, after all threads have stopped.
+        Exception: the first error of any item or of the checkpoint, after all threads have stopped.
     """
     threads = min(worker_count(), len(items))
     if threads <= 1:
         for item in items:
+            run_checkpoint()
             function(item)
         return
     counter = itertools.count()  # next() on it is atomic
+    stopped = threading.Event()
 
-    def work() -> None:
-        with sequential():
-            while (index := next(counter)) < len(items):
+    def work(check: Callable[[], None]) -> None:
+        try:
+            while (index := next(counter)) < len(items) and not stopped.is_set():
+                check()
                 function(items[index])
+        except BaseException:
+            stopped.set()
+            raise
 
-    futures = [_pool(usable_cpus()).submit(work) for _ in range(threads - 1)]
-    try:
-        work()
-    finally:
-        errors = [future.exception() for future in futures]
+    with sequential():
+        futures = [_pool(usable_cpus()).submit(_work_alone, work) for _ in range(threads - 1)]
+        try:
+            work(run_checkpoint)
+        finally:
+            errors = [future.exception() for future in futures]
     for error in errors:
         if error is not None:
             raise error
+
+
+def _work_alone(work: Callable[[Callable[[], None]], None]) -> None:
+    with sequential():
+        work(lambda: None)
+
+
+def run_checkpoint() -> None:
+    """Calls what the calling context registered as `checkpoint`; may raise."""
+    callback = checkpoint.get()
+    if callback is not None:
+        callback()
 
 
 def spans(length: int, step: int) -> list[slice]:

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.diffusion.guidance_halves import run_halves, runs_halves_apart
 from swiftai_nb.diffusion.models.layers import sinusoidal_embedding
 from swiftai_nb.diffusion.models.unet import UNet
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
@@ -129,10 +130,19 @@ class UNetStage:
         def predict(latents: mx.array, timestep: float) -> mx.array:
             sample = mx.concatenate([latents, latents]) if guided else latents
             times = mx.full((len(sample),), timestep, dtype=mx.float32)
-            output = self.component.network(sample, times, context, **inputs).astype(mx.float32)
+            network = self.component.network
+
+            def call(rows: slice) -> mx.array:
+                chosen = {name: value[rows] for name, value in inputs.items()}
+                return network(sample[rows], times[rows], context[rows], **chosen).astype(mx.float32)
+
             if not guided:
-                return output
-            unconditional, conditional = mx.split(output, 2)
+                return call(slice(None))
+            if runs_halves_apart():
+                mx.eval(sample, times, context, inputs)
+                unconditional, conditional = run_halves(call, [slice(0, batch), slice(batch, None)])
+            else:
+                unconditional, conditional = mx.split(call(slice(None)), 2)
             combined = unconditional + scale * (conditional - unconditional)
             return _rescale_guidance(combined, conditional, guidance_rescale)
 
@@ -221,7 +231,9 @@ def _run(
         if start_index >= len(scheduler.timesteps):
             yield DenoiseStep(0, 1, np.array(image), np.array(image))
             return
-        latents = scheduler.add_noise(image, unit_noise, start_index)
+        # A mask at full strength starts from noise alone, as in diffusers.
+        if request.mask is None or start_index > 0:
+            latents = scheduler.add_noise(image, unit_noise, start_index)
         blend = _blend_with(image, unit_noise, request.mask, scheduler)
     yield from run_denoising(
         predict,
