@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from swiftai_nb.notebook.widget import ImagineWidget
     from swiftai_nb.providers.huggingface import HuggingFaceProvider
     from swiftai_nb.providers.mlx import MLXImageProvider
-    from swiftai_nb.registry.catalog import DiffusionModelInfo
     from swiftai_nb.registry.downloader import DiffusionModelDownloader
+    from swiftai_nb.registry.model_info import DiffusionModelInfo
     from swiftai_nb.registry.registry import DiffusionModelRegistry, DownloadedDiffusionModel
     from swiftai_nb.registry.variants import DiffusionVariant
 
@@ -33,7 +33,7 @@ _HOMES = {
     "AIError": "swiftai_nb.core.errors",
     "CancellationToken": "swiftai_nb.core.cancellation",
     "DiffusionModelDownloader": "swiftai_nb.registry.downloader",
-    "DiffusionModelInfo": "swiftai_nb.registry.catalog",
+    "DiffusionModelInfo": "swiftai_nb.registry.model_info",
     "DiffusionModelRegistry": "swiftai_nb.registry.registry",
     "DiffusionVariant": "swiftai_nb.registry.variants",
     "DownloadedDiffusionModel": "swiftai_nb.registry.registry",
