@@ -14,7 +14,7 @@ from swiftai_nb.core.recipe_readers import read_parameters
 A1111 = """a castle, (towers:1.2)
 on a hill
 Negative prompt: fog, text
-Steps: 28, Sampler: Euler a, CFG scale: 6.5, Seed: 4242, Size: 640x512, Model hash: abc, Model: dream, Clip skip: 2, Lora hashes: "a: 1, b: 2", V: 1"""  # noqa: E501
+Steps: 28, Sampler: Euler a, CFG scale: 6.5, Seed: 4242, Size: 640x512, Model hash: abc, Model: dream, Clip skip: 2, Lora hashes: "a: 1, b: 2", V: 1"""
 
 
 def picture(**info: str) -> Image.Image:
