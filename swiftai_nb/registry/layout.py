@@ -91,6 +91,8 @@ def detect_variant(folder: Path) -> DiffusionVariant:
         return _unet_variant(folder, unet)
     if "Flux" in str(index.get("_class_name", "")) or _is_mflux_flux(folder):
         return DiffusionVariant.FLUX
+    if "unet" in index:
+        raise InvalidModelFilesError(f"{folder / 'unet'} has no config.json", hint=_AGAIN)
     if index:
         raise UnsupportedModelError(
             f"{folder} holds a {index.get('_class_name')}, which the local engine cannot run",
