@@ -122,8 +122,8 @@ def test_looking_at_the_catalog_imports_nothing_heavy():
         "import sys; from swiftai_nb.registry.registry import DiffusionModelRegistry as R\n"
         "R.shared.resolve(None); R.shared.all_downloaded_models\n"
         "import swiftai_nb.registry.downloader, swiftai_nb.registry.commands\n"
-        "bad = {m.split('.')[0] for m in sys.modules} & {'mlx', 'huggingface_hub', 'httpx', 'httpx2', 'IPython'}\n"
-        "print(sorted(bad))"
+        "heavy = {'mlx', 'huggingface_hub', 'httpx', 'httpx2', 'IPython'}\n"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
