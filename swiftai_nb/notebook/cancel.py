@@ -18,6 +18,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 MessageHandler = Callable[[dict[str, Any]], None]
@@ -106,13 +107,11 @@ class Pump:
 
     def poll(self) -> None:
         """Handles what has arrived; returns at once."""
-        from zmq import DONTWAIT
-        from zmq.error import Again
-
+        zmq: Any = import_module("zmq")
         while self._stream is not None:
             try:
-                raw = self._stream.socket.recv_multipart(DONTWAIT, copy=False)
-            except Again:
+                raw = self._stream.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
                 return
             except Exception:  # noqa: BLE001 - the socket is not ours: leave it alone from now on
                 self._stream = None
@@ -124,13 +123,12 @@ class Pump:
         """Hands every message that was not for us back to the kernel, in order."""
         if not self._has_read:
             return
-        from zmq import POLLIN
-
+        zmq: Any = import_module("zmq")
         self.poll()
         loop, kernel = self._kernel.io_loop, self._kernel
         if self._stream is not None:
             # Reading took the socket's edge-triggered wake-up along: let the kernel look once itself.
-            loop.add_callback(self._stream.flush, POLLIN)
+            loop.add_callback(self._stream.flush, zmq.POLLIN)
         for raw in self._set_aside:
             if _channel_subshells(kernel) is not None:
                 loop.add_callback(kernel.shell_main, None, raw)

@@ -97,7 +97,9 @@ def jupyter_server(
 
 
 @pytest.fixture
-def open_notebook(browser: Browser, jupyter_server: JupyterServer, kernels: dict[str, Path]) -> Iterator[OpenNotebook]:
+def open_notebook(
+    browser: Browser, jupyter_server: JupyterServer, kernels: dict[str, Path]
+) -> Iterator[OpenNotebook]:
     """`open_notebook(cells, app=..., kernel=..., dark=..., width=...)` -> NotebookPage, closed afterwards."""
     opened: list[NotebookPage] = []
     numbers = itertools.count(1)

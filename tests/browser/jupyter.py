@@ -36,6 +36,7 @@ class JupyterServer:
         self._log = (folder / "server.log").open("wb")
         for name, python in kernels.items():
             _write_kernel_spec(folder / "data" / "kernels" / name, python)
+        _write_settings(folder / "settings")
         environment = {
             **os.environ,
             "JUPYTER_CONFIG_DIR": str(folder / "config"),
@@ -55,7 +56,6 @@ class JupyterServer:
             "IdentityProvider.token": self.token,
             "LabApp.expose_app_in_browser": True,
             "JupyterNotebookApp.expose_app_in_browser": True,
-            "LabApp.news_url": "",
         }
         command = [sys.executable, "-m", "jupyterlab", *(f"--{k}={v}" for k, v in options.items())]
         self._process = subprocess.Popen(
@@ -128,9 +128,9 @@ class NotebookPage:
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         if starts_kernel:
             self.until(f"{_APP}?.sessionContext?.session?.kernel?.status === 'idle'")
-        if dark:
-            self.command("apputils:change-theme", {"theme": "JupyterLab Dark"})
-            self.until("document.body.dataset.jpThemeLight === 'false'")
+        theme = "JupyterLab Dark" if dark else "JupyterLab Light"
+        self.command("apputils:change-theme", {"theme": theme})
+        self.until(f"document.body.dataset.jpThemeName === '{theme}'")
 
     def until(self, expression: str, *, timeout_s: float = PATIENCE_S) -> None:
         """Waits for a JavaScript expression to be true."""
@@ -215,7 +215,11 @@ def old_ipykernel_python(version: str) -> Path:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    site = next((folder / "lib").glob("python*/site-packages")) if os.name != "nt" else folder / "Lib/site-packages"
+    site = (
+        next((folder / "lib").glob("python*/site-packages"))
+        if os.name != "nt"
+        else folder / "Lib/site-packages"
+    )
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
     subprocess.run([*install, f"ipykernel=={version}"], check=True, capture_output=True, timeout=300)
     others = [p for p in sys.path if p.endswith("-packages")]
@@ -233,6 +237,12 @@ def _write_kernel_spec(folder: Path, python: Path) -> None:
     arguments = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": arguments, "display_name": folder.name, "language": "python"}
     (folder / "kernel.json").write_text(json.dumps(spec))
+
+
+def _write_settings(folder: Path) -> None:
+    notification = folder / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    notification.parent.mkdir(parents=True)
+    notification.write_text('{"fetchNews": "false", "checkForUpdates": false}')
 
 
 def _free_port() -> int:
