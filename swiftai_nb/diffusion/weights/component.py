@@ -72,6 +72,10 @@ class Component(Generic[Network]):
             self._network = network
         return self._network
 
+    def blank(self) -> Network:
+        """The network without its weights: names and shapes only."""
+        return self._build()
+
     def _load(self) -> Network:
         network, plan = self._plan()
         read_weights(network, plan, dtype=self.dtype, quantization_bits=self.quantization_bits)
@@ -105,6 +109,7 @@ class Component(Generic[Network]):
         self._network = None
         gc.collect()
         mx.clear_cache()
+        allocator.return_freed_memory()
 
 
 def read_config(path: Path) -> dict[str, Any]:

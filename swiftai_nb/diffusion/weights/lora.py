@@ -1,0 +1,208 @@
+"""Applies LoRAs (Hu et al. 2021) to a pipeline: W + scale * alpha / rank * up @ down.
+
+A LoRA is added into the weights tensor by tensor, so no second copy of the model exists; into packed
+weights nothing can be added, so a low-rank branch is hung beside them. It is put on again whenever a
+network is read again. Removing it drops the network: the next use reads the untouched weights from disk,
+and the LoRAs that remain. So removal is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import mlx.core as mx
+from mlx import nn
+
+from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
+from swiftai_nb.diffusion.models.layers import Linear, QuantizedLinear
+from swiftai_nb.diffusion.models.low_rank import AdaptedQuantizedLinear
+from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.diffusion.weights.lora_files import LoraModule, LoraWeights, load_lora, shown_names
+from swiftai_nb.diffusion.weights.lora_names import LoraTarget, lora_targets
+from swiftai_nb.diffusion.weights.module_paths import assign, find_module
+
+__all__ = ["AppliedLora", "LoraWeights", "apply_lora", "load_lora"]
+
+_CONTEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+_FLUX_MARKS = ("double_blocks", "single_blocks", "single_transformer_blocks")
+
+
+class HasNetworks(Protocol):
+    """A pipeline as LoRAs see it."""
+
+    @property
+    def networks(self) -> Mapping[str, Component[Any]]:
+        """Components by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoraUpdate:
+    """One module's change: its path, and the matrices with alpha / rank in `factor`."""
+
+    path: str
+    down: mx.array
+    up: mx.array
+    factor: float
+
+
+@dataclass(frozen=True)
+class AppliedLora:
+    """A LoRA on a pipeline.
+
+    Attributes:
+        lora: what was applied.
+        scale: how strongly.
+        changes: what was registered, by component.
+    """
+
+    lora: LoraWeights
+    scale: float
+    changes: Mapping[str, Callable[[nn.Module], None]]
+    pipeline: HasNetworks
+
+    def remove(self) -> None:
+        """Takes it off: touched networks are dropped and read again, without it, when next used."""
+        for name, change in self.changes.items():
+            self.pipeline.networks[name].remove_after_load(change)
+
+
+def apply_lora(pipeline: HasNetworks, lora: LoraWeights, scale: float = 1.0) -> AppliedLora:
+    """Puts a LoRA on a pipeline's networks, loaded or not.
+
+    Args:
+        pipeline: its denoiser and text encoders are looked at.
+        lora: from `load_lora`.
+        scale: 1.0 is as trained; any finite number.
+
+    Returns:
+        a handle that can take it off again.
+
+    Raises:
+        InvalidInputError: scale is not finite.
+        InvalidModelFilesError: modules this model does not have, or of other sizes; counts and names them.
+            The pipeline is then unchanged.
+    """
+    if not math.isfinite(scale):
+        raise InvalidInputError(f"lora scale is {scale}, must be a finite number")
+    updates = match_lora(lora, {name: part.blank() for name, part in pipeline.networks.items()})
+    changes: dict[str, Callable[[nn.Module], None]] = {
+        name: partial(merge_updates, updates=tuple(part), scale=scale) for name, part in updates.items()
+    }
+    for name, change in changes.items():
+        pipeline.networks[name].after_load(change)
+    return AppliedLora(lora, scale, changes, pipeline)
+
+
+def match_lora(lora: LoraWeights, networks: Mapping[str, nn.Module]) -> dict[str, list[LoraUpdate]]:
+    """Finds every LoRA module's place.
+
+    Args:
+        lora: from `load_lora`.
+        networks: by component, loaded or not.
+
+    Raises:
+        InvalidModelFilesError: names without a place, or matrices that do not fit theirs.
+    """
+    table = lora_targets(networks)
+    unknown, misfits = [], []
+    updates: dict[str, list[LoraUpdate]] = {}
+    for name, module in lora.modules.items():
+        targets = table.get(name, ())
+        if not targets:
+            unknown.append(name)
+        elif (misfit := _misfit(module, targets, networks)) is not None:
+            misfits.append(misfit)
+        else:
+            for target in targets:
+                updates.setdefault(target.component, []).append(_update(module, target))
+    if unknown or misfits:
+        raise _does_not_fit(lora, unknown, misfits)
+    return updates
+
+
+def _update(module: LoraModule, target: LoraTarget) -> LoraUpdate:
+    up = module.up if target.rows is None else module.up[slice(*target.rows)]
+    if target.swaps_halves:
+        first, second = mx.split(up, 2)
+        up = mx.concatenate([second, first])
+    return LoraUpdate(target.path, module.down, up, module.factor)
+
+
+def _misfit(
+    module: LoraModule, targets: tuple[LoraTarget, ...], networks: Mapping[str, nn.Module]
+) -> str | None:
+    weights = [find_module(networks[t.component], t.path).weight for t in targets]
+    rows = targets[-1].rows
+    outputs = weights[0].shape[0] if rows is None else rows[1]
+    kernel = tuple(weights[0].shape[1:-1]) or (1, 1)
+    wanted = (outputs, weights[0].shape[-1], *kernel)
+    given = (module.up.shape[0], module.down.shape[1], *(module.down.shape[2:] or (1, 1)))
+    if given == wanted:
+        return None
+    return f"{module.name} changes {_size_text(given)}, here it is {_size_text(wanted)}"
+
+
+def _size_text(size: tuple[int, ...]) -> str:
+    kernel = "" if size[2:] == (1, 1) else f" by a {size[2]}x{size[3]} kernel"
+    return f"{size[1]} -> {size[0]}{kernel}"
+
+
+def _does_not_fit(lora: LoraWeights, unknown: list[str], misfits: list[str]) -> InvalidModelFilesError:
+    total, parts = len(lora.modules), []
+    if unknown:
+        parts.append(f"{len(unknown)} of {total} modules are not in this model: {shown_names(unknown)}")
+    if misfits:
+        parts.append(f"{len(misfits)} of {total} have another size: {shown_names(misfits)}")
+    family = guess_family(lora)
+    hint = "Use a LoRA made for this model." if family is None else f"This LoRA looks made for {family}."
+    return InvalidModelFilesError(f"{lora.path.name} does not fit. {' | '.join(parts)}", hint=hint)
+
+
+def guess_family(lora: LoraWeights) -> str | None:
+    """Which family a LoRA was made for, from names and the width of the text it attends to."""
+    if any(mark in name for name in lora.modules for mark in _FLUX_MARKS):
+        return "FLUX.1"
+    for name, module in lora.modules.items():
+        if name.endswith(("attn2.to_k", "attn2_to_k", "attn2.processor.to_k_lora")):
+            return _CONTEXT_WIDTHS.get(int(module.down.shape[1]))
+    return None
+
+
+def merge_updates(network: nn.Module, *, updates: tuple[LoraUpdate, ...], scale: float) -> None:
+    """Changes a loaded network's weights, one after the other."""
+    for update in updates:
+        layer = find_module(network, update.path)
+        if isinstance(layer, QuantizedLinear):
+            _add_branch(network, layer, update, scale)
+        else:
+            layer.weight = _merged(layer, update, scale)
+
+
+def _merged(layer: Any, update: LoraUpdate, scale: float) -> mx.array:
+    """The weight with the LoRA in it, summed in float32."""
+    weight: mx.array = layer.weight
+    rank = update.down.shape[0]
+    up = update.up.astype(mx.float32).reshape(-1, rank)
+    down = update.down.astype(mx.float32)
+    if not isinstance(layer, Linear) and down.ndim == 4:
+        down = down.transpose(0, 2, 3, 1)
+    delta = (up @ down.reshape(rank, -1)).reshape(weight.shape)
+    merged = (weight.astype(mx.float32) + scale * update.factor * delta).astype(weight.dtype)
+    mx.eval(merged)
+    return merged
+
+
+def _add_branch(network: nn.Module, layer: QuantizedLinear, update: LoraUpdate, scale: float) -> None:
+    dtype, rank = layer.scales.dtype, update.down.shape[0]
+    down = update.down.reshape(rank, -1).astype(dtype)
+    up = (update.up.astype(mx.float32).reshape(-1, rank) * (scale * update.factor)).astype(dtype)
+    mx.eval(down, up)
+    if isinstance(layer, AdaptedQuantizedLinear):
+        layer.add_branch(down=down, up=up)
+    else:
+        assign(network, update.path, AdaptedQuantizedLinear(layer, down=down, up=up))

@@ -1,0 +1,205 @@
+"""Reads LoRA files of every common convention into pairs of matrices by module name.
+
+Conventions differ in how a tensor's role is written behind the module's name, and in where the factor
+alpha is kept: as a tensor (kohya), in the file's metadata (diffusers), or in `adapter_config.json` (PEFT).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import mlx.core as mx
+
+from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
+from swiftai_nb.diffusion.weights.component import read_config
+from swiftai_nb.diffusion.weights.safetensors_files import read_header
+
+# What stands behind a module's name -> the tensor's role.
+_ROLES: tuple[tuple[str, str], ...] = (
+    (r"\.lora_down\.weight$", "down"),
+    (r"\.lora_up\.weight$", "up"),
+    (r"\.lora_A(\.[^.]+)?\.weight$", "down"),
+    (r"\.lora_B(\.[^.]+)?\.weight$", "up"),
+    (r"\.lora_A$", "down"),
+    (r"\.lora_B$", "up"),
+    (r"(\.lora|\.lora_linear_layer)?\.down\.weight$", "down"),
+    (r"(\.lora|\.lora_linear_layer)?\.up\.weight$", "up"),
+    (r"\.(lora_)?alpha$", "alpha"),
+)
+_FILE_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_METADATA_KEY = "lora_adapter_metadata"
+_SHOWN = 6
+_OTHER_KINDS = {
+    "dora": "DoRA",
+    "lora_magnitude": "DoRA",
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "lora_mid": "Tucker LoCon",
+    "oft_": "OFT",
+    ".diff": "weight-difference",
+    "bias": "bias-training",
+}
+
+
+@dataclass(frozen=True)
+class LoraModule:
+    """One module's change: factor * up @ down.
+
+    Attributes:
+        name: as in the file, without the tensor's role.
+        down: [rank, in] or [rank, in, kh, kw].
+        up: [out, rank] or [out, rank, 1, 1].
+        factor: alpha / rank (alpha / sqrt(rank) for rank-stabilised LoRAs).
+    """
+
+    name: str
+    down: mx.array
+    up: mx.array
+    factor: float
+
+    @property
+    def rank(self) -> int:
+        """Inner size."""
+        return int(self.down.shape[0])
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """A LoRA file in memory, not yet matched with a model.
+
+    Attributes:
+        path: the file.
+        modules: by their name in the file.
+    """
+
+    path: Path
+    modules: Mapping[str, LoraModule]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its matrices."""
+        return sum(int(m.down.nbytes + m.up.nbytes) for m in self.modules.values())
+
+
+def load_lora(path: str | Path) -> LoraWeights:
+    """Reads a LoRA.
+
+    Args:
+        path: a safetensors file, or a folder that holds one.
+
+    Raises:
+        ModelNotFoundError: nothing there.
+        InvalidModelFilesError: not a LoRA, pairs incomplete or misshapen, or keys of no known kind; counts
+            and names them.
+    """
+    file = _find_file(Path(path).expanduser())
+    _, metadata = read_header(file)
+    tensors = cast(dict[str, mx.array], mx.load(str(file), format="safetensors"))
+    roles = _by_module(tensors, file)
+    options = _AlphaOptions.read(file, metadata)
+    modules = {name: _module(name, parts, options, file) for name, parts in roles.items()}
+    mx.eval([a for module in modules.values() for a in (module.down, module.up)])
+    return LoraWeights(file, modules)
+
+
+def _find_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    named = [path / name for name in _FILE_NAMES if (path / name).is_file()]
+    found = named or sorted(path.glob("*.safetensors"))
+    if not path.is_dir() or not found:
+        raise ModelNotFoundError(f"there is no LoRA at {path}", hint="Give a safetensors file or its folder.")
+    if len(named) != 1 and len(found) > 1:
+        names = ", ".join(f.name for f in found[:_SHOWN])
+        raise InvalidModelFilesError(f"{path} holds several LoRAs: {names}", hint="Give one file's path.")
+    return found[0]
+
+
+def _by_module(tensors: Mapping[str, mx.array], file: Path) -> dict[str, dict[str, mx.array]]:
+    modules: dict[str, dict[str, mx.array]] = {}
+    unknown = []
+    for key, value in tensors.items():
+        match = next(((re.search(p, key), role) for p, role in _ROLES if re.search(p, key)), None)
+        if match is None or match[0] is None:
+            unknown.append(key)
+            continue
+        modules.setdefault(key[: match[0].start()], {})[match[1]] = value
+    if unknown:
+        raise InvalidModelFilesError(
+            f"{file.name}: {len(unknown)} of {len(tensors)} keys are no LoRA's: {shown_names(unknown)}",
+            hint=_kind_hint(unknown),
+        )
+    if not modules:
+        raise InvalidModelFilesError(f"{file.name} holds no tensors", hint="Download the LoRA again.")
+    return modules
+
+
+def _kind_hint(keys: list[str]) -> str:
+    kind = next((k for mark, k in _OTHER_KINDS.items() if any(mark in key for key in keys)), None)
+    if kind is None:
+        return "Give a LoRA file; whole models are chosen as model."
+    return f"This is a {kind} adapter: only plain LoRA and LoCon files can be used."
+
+
+def shown_names(names: list[str]) -> str:
+    """The first few names, and how many more."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sorted(names)[:_SHOWN]) + more
+
+
+@dataclass(frozen=True)
+class _AlphaOptions:
+    """Where a file's own tensors give no alpha: (prefix, PEFT config) pairs."""
+
+    configs: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+    @classmethod
+    def read(cls, file: Path, metadata: Mapping[str, str]) -> _AlphaOptions:
+        beside = file.parent / "adapter_config.json"
+        if file.name == "adapter_model.safetensors" and beside.is_file():
+            return cls((("", read_config(beside)),))
+        try:
+            flat = json.loads(metadata.get(_METADATA_KEY, "{}"))
+        except ValueError:
+            flat = {}
+        configs: dict[str, dict[str, Any]] = {}
+        for key, value in flat.items():
+            prefix, _, name = key.partition(".")
+            configs.setdefault(prefix, {})[name] = value
+        return cls(tuple(configs.items()))
+
+    def factor(self, module: str, rank: int) -> float:
+        """Without any alpha, alpha equals the rank."""
+        for prefix, config in self.configs:
+            if module.startswith(prefix):
+                alpha = config.get("lora_alpha", rank)
+                for pattern, value in (config.get("alpha_pattern") or {}).items():
+                    if re.search(rf"(^|\.){pattern}$", module):
+                        alpha = value
+                return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        return 1.0
+
+
+def _module(name: str, parts: Mapping[str, mx.array], options: _AlphaOptions, file: Path) -> LoraModule:
+    missing = [role for role in ("down", "up") if role not in parts]
+    if missing:
+        raise InvalidModelFilesError(
+            f"{file.name}: {name} has no {missing[0]} matrix", hint="Download the LoRA again."
+        )
+    down, up = parts["down"], parts["up"]
+    matches = down.ndim in (2, 4) and up.ndim in (2, 4) and up.shape[1] == down.shape[0]
+    if not matches or any(n != 1 for n in up.shape[2:]):
+        raise InvalidModelFilesError(
+            f"{file.name}: {name} has down {list(down.shape)} and up {list(up.shape)}, which do not multiply"
+        )
+    rank = int(down.shape[0])
+    factor = (
+        float(cast(float, parts["alpha"].item())) / rank if "alpha" in parts else options.factor(name, rank)
+    )
+    return LoraModule(name, down, up, factor)
