@@ -1,0 +1,200 @@
+"""`%imagine` in real kernels without a front end: errors, interrupts, what stays in the notebook."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import nbformat
+import pytest
+from jupyter_client.manager import KernelManager, start_new_kernel
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+PATIENCE_S = 120
+SETUP = """\
+%load_ext swiftai_nb
+from swiftai_nb.notebook.session import get_session
+from swiftai_nb.testing import FakeGenerator
+fake = FakeGenerator(step_duration_s=0.02)
+get_session().add_generator("fake", fake)
+%config Imagine.engine = "fake"
+"""
+
+
+def execute(*cells: str, allow_errors: bool = True) -> nbformat.NotebookNode:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (SETUP, *cells)])
+    NotebookClient(notebook, kernel_name="python3", timeout=PATIENCE_S, allow_errors=allow_errors).execute()
+    return notebook
+
+
+def kinds(cell: Any) -> list[list[str]]:
+    return [sorted(output.get("data", {})) for output in cell.outputs]
+
+
+def test_executed_notebook_holds_plain_pictures_and_no_widget() -> None:
+    notebook = execute(
+        "%%imagine\na red fox",
+        "pictures = %imagine -n 3 a red fox",
+        "%imagine a red fox --quiet --out kept",
+        "kept",
+        "job = %imagine --bg a red fox\npictures = await job",
+        "%imagine a fox --grid steps=1,2 seed=1,2",
+    )
+    assert "widgets" not in notebook.metadata
+    plain = [["image/png", "text/plain"]]
+    assert [kinds(cell) for cell in notebook.cells[1:]] == [plain, plain, [], plain, plain, plain]
+    texts = [cell.outputs[0].data["text/plain"] for cell in notebook.cells[1:3]]
+    assert texts == ["1 picture: a red fox", "3 pictures: a red fox"]
+    size = notebook.cells[1].outputs[0].metadata["image/png"]
+    assert (size["width"], size["height"]) == (256, 256)
+
+
+ONE_LINE = [
+    ("%imagine a fox --step 4", "unknown option --step: did you mean --steps?"),
+    ("%imagine a fox --size 0", "width 0 is below the smallest, 16 pixels; use 16 to 4096 pixels"),
+    ("%imagine a fox --seed -1", "seed -1 is below the smallest, 0; use 0 to 9007199254740991"),
+    ("%imagine", "the prompt is empty: say what to draw, as in %imagine a red fox"),
+    ("%imagine a {missing}", "no variable 'missing'; write {{missing}} for a literal brace"),
+    ("%imagine a fox --engine local --model nothing-such", "nothing-such"),
+    ("%imagine a fox --save /proc/none/x.png", "cannot make the folder '/proc/none'"),
+    ("%imagine_history --nope", "unknown option --nope"),
+]
+
+
+def test_bad_input_is_one_line_without_traceback() -> None:
+    notebook = execute(*(cell for cell, _ in ONE_LINE))
+    for (source, expected), cell in zip(ONE_LINE, notebook.cells[1:], strict=True):
+        (stream,) = [o for o in cell.outputs if o.output_type == "stream"]
+        text = stream.text.strip()
+        assert text.startswith("UsageError: "), source
+        assert expected in text, text
+        assert len(text.splitlines()) == 1, text
+
+
+def test_failure_of_the_engine_is_two_lines() -> None:
+    notebook = execute(
+        "from swiftai_nb.core.errors import GenerationFailedError\n"
+        "fake.fail_at_step, fake.error = 2, GenerationFailedError('out of paint', hint='buy some')",
+        "%%imagine\na red fox",
+    )
+    (error,) = [o for o in notebook.cells[2].outputs if o.output_type == "error"]
+    assert error.traceback == ["Generation failed: out of paint", "Try: buy some"]
+
+
+@pytest.mark.parametrize("source", ["%imagine a fox --step 4", "%%imagine --size 0\nfox"])
+def test_error_stops_the_run(source: str) -> None:
+    with pytest.raises(CellExecutionError):
+        execute(source, "print('must not run')", allow_errors=False)
+
+
+Kernel = tuple[KernelManager, Any]
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    manager, client = start_new_kernel(kernel_name="python3", startup_timeout=PATIENCE_S)
+    try:
+        client.execute_interactive(SETUP, timeout=PATIENCE_S)
+        yield manager, client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def interrupted(kernel: Kernel, source: str, *, after_s: float) -> dict[str, Any]:
+    """The reply of a cell that is interrupted after its first output."""
+    manager, client = kernel
+    message_id = client.execute(source)
+    while client.get_iopub_msg(timeout=PATIENCE_S)["msg_type"] not in ("display_data", "update_display_data"):
+        pass
+    time.sleep(after_s)
+    manager.interrupt_kernel()
+    return reply_to(client, message_id)
+
+
+def reply_to(client: Any, message_id: str) -> dict[str, Any]:
+    while True:
+        reply = client.get_shell_msg(timeout=PATIENCE_S)
+        if reply["parent_header"]["msg_id"] == message_id:
+            content: dict[str, Any] = reply["content"]
+            return content
+
+
+def value(client: Any, expression: str) -> str:
+    message_id = client.execute("", user_expressions={"x": expression}, silent=True)
+    answer: str = reply_to(client, message_id)["user_expressions"]["x"]["data"]["text/plain"]
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("%%imagine --steps 500\na red fox", r"Cancelled at step \d+ of 500"),
+        ("img = %imagine a red fox --steps 500", r"Cancelled at step \d+ of 500"),
+        ("for k in range(9):\n    try: get_ipython().run_line_magic('imagine', 'a fox --steps 500')\n    except Exception: pass", r"Cancelled at step \d+ of 500"),
+        ("%imagine a fox --grid steps=2,3,500 seed=1,2", r"Cancelled; \d of 6 pictures are finished and kept, run the cell again to go on"),
+    ],
+)  # fmt: skip
+def test_interrupt_cancels_in_every_blocking_form(kernel: Kernel, source: str, line: str) -> None:
+    reply = interrupted(kernel, source, after_s=0.6)
+    assert reply["status"] == "error"
+    assert len(reply["traceback"]) == 1
+    assert re.fullmatch(line, reply["traceback"][0]), reply["traceback"]
+    _, client = kernel
+    assert value(client, "all(job.state.is_final for job in get_session().queue.jobs)") == "True"
+    assert reply_to(client, client.execute("%imagine a fox"))["status"] == "ok"
+
+
+def test_interrupt_keeps_what_is_made(kernel: Kernel) -> None:
+    _, client = kernel
+    interrupted(kernel, "%imagine a fox --steps 5 -n 100 --out foxes", after_s=1.0)
+    made = int(value(client, "len(foxes)"))
+    assert 1 <= made < 100
+    assert (
+        value(client, "foxes is _imagine, foxes.is_complete, foxes[0].seed is not None")
+        == "(True, False, True)"
+    )
+
+
+def test_cancelled_grid_goes_on(kernel: Kernel) -> None:
+    _, client = kernel
+    cell = "grid = %imagine a fox --grid steps=10,20,40"
+    interrupted(kernel, cell, after_s=0.5)
+    client.execute_interactive(
+        "fake.step_duration_s = 0\nbefore = len(get_session().queue.jobs)", timeout=PATIENCE_S
+    )
+    assert reply_to(client, client.execute(cell))["status"] == "ok"
+    assert value(client, "len(grid)") == "3"
+    assert int(value(client, "len(get_session().queue.jobs) - before")) <= 2
+
+
+def test_unloading_in_mid_job_ends_it(kernel: Kernel) -> None:
+    _, client = kernel
+    client.execute_interactive(
+        "job = %imagine --bg --steps 900 a fox\n%unload_ext swiftai_nb", timeout=PATIENCE_S
+    )
+    assert value(client, "job.wait(30), job.state") == "(True, 'cancelled')"
+
+
+def test_loading_is_light() -> None:
+    code = (
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        "import sys; before = set(sys.modules)\n"
+        "shell.run_line_magic('load_ext', 'swiftai_nb')\n"
+        "print('\\n'.join(set(sys.modules) - before))"
+    )
+    new = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {"mlx", "huggingface_hub", "ipywidgets", "anywidget", "numpy", "PIL", "sqlite3", "asyncio", "zmq"}
+    assert not {name.split(".")[0] for name in new} & heavy
+    ours = [name for name in new if name.startswith("swiftai_nb")]
+    assert len(ours) <= 24, ours
+    assert len(new) <= 60, new
