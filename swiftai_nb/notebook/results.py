@@ -40,7 +40,7 @@ class Pictures(Sequence["GeneratedImage"]):
         self._images = tuple(images)
         self.prompt = prompt
         self.wanted = len(self._images) if wanted is None else wanted
-        self._was_shown = False
+        self._shown_in: int | None = None
 
     @overload
     def __getitem__(self, index: int) -> GeneratedImage: ...
@@ -155,8 +155,8 @@ class Pictures(Sequence["GeneratedImage"]):
         return describe(self.prompt, len(self._images))
 
     def mark_shown(self) -> Pictures:
-        """For the magic: the cell shows it already, so the same cell's result is not shown again."""
-        self._was_shown = True
+        """For the magic: the cell shows it already, so the same cell's value is not shown again."""
+        self._shown_in = _cell_number()
         return self
 
     def _ipython_display_(self) -> None:
@@ -164,8 +164,8 @@ class Pictures(Sequence["GeneratedImage"]):
         from IPython.display import display
 
         hook = getattr(get_ipython(), "displayhook", None)
-        shown, self._was_shown = self._was_shown, False
-        if shown and _is_active(hook):
+        # Only in the very cell that made it: `x = %imagine ...` shows no value, and `x` later must.
+        if self._shown_in is not None and self._shown_in == _cell_number() and _is_active(hook):
             return
         data, metadata = self._repr_mimebundle_()
         display(data, metadata=metadata, raw=True)
@@ -177,6 +177,13 @@ class Pictures(Sequence["GeneratedImage"]):
         data, metadata = picture._repr_mimebundle_()
         metadata["image/png"]["alt"] = self.prompt
         return {**data, "text/plain": repr(self)}, metadata
+
+
+def _cell_number() -> int | None:
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()
+    return None if shell is None else int(shell.execution_count)
 
 
 def _is_active(hook: Any) -> bool:
