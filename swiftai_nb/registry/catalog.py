@@ -75,15 +75,18 @@ def _mflux_files() -> tuple[ModelFile, ...]:
         *(_weights(f"text_encoder_2/{i}.safetensors", gb) for i, gb in enumerate(t5_gb)),
         _weights("vae/0.safetensors", 0.165),
         *_clip_tokenizer("tokenizer"),
-        *_optional("tokenizer_2/spiece.model", "tokenizer_2/tokenizer.json"),
+        ModelFile("tokenizer_2/spiece.model", is_required=False, group="T5 tokenizer"),
+        ModelFile("tokenizer_2/tokenizer.json", is_required=False, group="T5 tokenizer"),
         *_optional("tokenizer_2/tokenizer_config.json", "tokenizer_2/special_tokens_map.json"),
         *_optional(*(f"{c}/model.safetensors.index.json" for c in components)),
     )
 
 
-def _taesd(*, name: str, variant: DiffusionVariant, family: str) -> DiffusionModelInfo:
+def _taesd(
+    *, name: str, variant: DiffusionVariant, family: str, size_bytes: int = 9_793_292
+) -> DiffusionModelInfo:
     repository = f"madebyollin/{name}"
-    weights = ModelFile("diffusion_pytorch_model.safetensors", 9_793_292, is_exact=name == "taesdxl")
+    weights = ModelFile("diffusion_pytorch_model.safetensors", size_bytes, is_exact=name == "taesdxl")
     return DiffusionModelInfo(
         id=name,
         name=f"{name.upper()} preview decoder",
@@ -91,7 +94,7 @@ def _taesd(*, name: str, variant: DiffusionVariant, family: str) -> DiffusionMod
         description=f"Small decoder that turns {family} latents into sharp previews",
         repository=repository,
         files=(ModelFile("config.json"), weights),
-        size_bytes=9_793_292,
+        size_bytes=size_bytes,
         license="mit",
         license_summary="free to use",
         min_memory_bytes=GB,
@@ -193,6 +196,25 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
         unconfirmed=_NOT_LIVE,
     ),
     DiffusionModelInfo(
+        id="lcm-dreamshaper",
+        name="LCM Dreamshaper v7",
+        variant=DiffusionVariant.SD_15,
+        description="Free licence and fast: 768x768 in 4 steps, a latent consistency model after SD 1.5",
+        repository="SimianLuo/LCM_Dreamshaper_v7",
+        files=_stable_diffusion_files(unet_gb=3.44, text_encoder_gb=0.4923, suffix=""),
+        size_bytes=4_270_000_000,
+        license="mit",
+        license_summary="free to use, also commercially",
+        min_memory_bytes=8 * GB,
+        default_steps=4,
+        default_guidance_scale=8.0,
+        default_width=768,
+        default_height=768,
+        aliases=("lcm",),
+        preview_decoder="taesd",
+        unconfirmed=_NOT_LIVE,
+    ),
+    DiffusionModelInfo(
         id="flux-schnell-4bit",
         name="FLUX.1 schnell (4-bit)",
         variant=DiffusionVariant.FLUX,
@@ -220,7 +242,7 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
     ),
     _taesd(name="taesd", variant=DiffusionVariant.SD_15, family="SD 1.x and 2.x"),
     _taesd(name="taesdxl", variant=DiffusionVariant.SDXL, family="SDXL"),
-    _taesd(name="taef1", variant=DiffusionVariant.FLUX, family="FLUX.1"),
+    _taesd(name="taef1", variant=DiffusionVariant.FLUX, family="FLUX.1", size_bytes=9_850_000),
 )
 
 

@@ -49,8 +49,8 @@ def ask_hub(job: DownloadJob, repository: str) -> DownloadPlan:
         repository, revision=job.revision, files_metadata=True, timeout=job.options.timeout_s
     )
     listed = {s.rfilename: _file(s) for s in info.siblings or ()}
-    optional = {f.path for f in job.files if not f.is_required}
-    files = [replace(listed[p], is_required=p not in optional) for p in _wanted(job, repository, listed)]
+    asked = {f.path: f for f in job.files}
+    files = [_as_asked(listed[p], asked.get(p)) for p in _wanted(job, repository, listed)]
     commit = str(info.sha)
     known = tuple(f if f.oid is not None else _ask_for_file(job, repository, commit, f) for f in files)
     for name in (commit, *(f.oid for f in known)):
@@ -67,7 +67,10 @@ def _check_name(name: str | None, repository: str) -> None:
 def _wanted(job: DownloadJob, repository: str, listed: dict[str, ModelFile]) -> tuple[str, ...]:
     if not job.files:
         return select_files(listed)
-    missing = [f.path for f in job.files if f.is_required and f.path not in listed]
+    groups = {f.group for f in job.files} - {f.group for f in job.files if f.path in listed}
+    missing = [
+        f.path for f in job.files if f.path not in listed and (f.is_required or f.group in groups - {None})
+    ]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InvalidModelFilesError(
@@ -75,6 +78,10 @@ def _wanted(job: DownloadJob, repository: str, listed: dict[str, ModelFile]) -> 
             hint="the publisher changed the repository; choose another model, or report it",
         )
     return tuple(f.path for f in job.files if f.path in listed)
+
+
+def _as_asked(file: ModelFile, asked: ModelFile | None) -> ModelFile:
+    return file if asked is None else replace(file, is_required=asked.is_required, group=asked.group)
 
 
 def _file(sibling: Any) -> ModelFile:

@@ -8,7 +8,7 @@ not matter here: only what a path leads to is looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def find_on_disk(
         cache_dir: the Hugging Face cache.
         manifests: what the Hub said of the files of a (repository, commit) when they were fetched.
     """
-    best = ModelOnDisk(DiskState.ABSENT, missing=tuple(f.path for f in info.files if f.is_required))
+    best = ModelOnDisk(DiskState.ABSENT, missing=tuple(f.path for f in info.files if is_needed(f)))
     for repository in (info.repository, *info.fallback_repositories):
         if repository is None:
             continue
@@ -114,20 +114,29 @@ def find_on_disk(
 def required_files(info: DiffusionModelInfo, manifest: dict[str, ModelFile]) -> tuple[ModelFile, ...]:
     """The files without which the model is incomplete, with exact sizes where a manifest knows them."""
     files = info.files if info.files else tuple(manifest.values())
-    return tuple(manifest.get(f.path, f) for f in files if f.is_required)
+    known = (manifest.get(f.path, f) for f in files)
+    return tuple(replace(k, group=f.group) for k, f in zip(known, files, strict=True) if is_needed(f))
+
+
+def is_needed(file: ModelFile) -> bool:
+    """Whether its absence can make the model incomplete: required, or one of a set of alternatives."""
+    return file.is_required or file.group is not None
 
 
 def _look_into(
     folder: Path, repository: str, files: tuple[ModelFile, ...], *, waiting_bytes: int
 ) -> ModelOnDisk:
-    missing: list[str] = []
+    absent: list[ModelFile] = []
+    groups_here: set[str | None] = {None}
     size_bytes = 0
     for file in files:
         found_bytes = _size_of(folder / file.path)
         if found_bytes is None or (file.is_exact and file.size_bytes not in (None, found_bytes)):
-            missing.append(file.path)
+            absent.append(file)
         else:
             size_bytes += found_bytes
+            groups_here.add(file.group)
+    missing = [f.path for f in absent if f.group is None or f.group not in groups_here]
     if not missing and len(files) > 0:
         return ModelOnDisk(DiskState.COMPLETE, folder, folder.name, repository, size_bytes)
     state = DiskState.PARTIAL if size_bytes + waiting_bytes > 0 else DiskState.ABSENT

@@ -31,6 +31,7 @@ class ModelFile:
         size_bytes: None when no source says it.
         is_exact: the size is to the byte; else it was read rounded (about 1 %).
         is_required: the model is incomplete without it; else it is fetched when the repository has it.
+        group: name of a set of alternatives; the model needs at least one file of each set.
         oid: sha256 (64 hex, large files) or git blob sha1 (40 hex) as the Hub announces it; None if unknown.
     """
 
@@ -38,6 +39,7 @@ class ModelFile:
     size_bytes: int | None = None
     is_exact: bool = False
     is_required: bool = True
+    group: str | None = None
     oid: str | None = None
 
 
