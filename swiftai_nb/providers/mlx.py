@@ -64,6 +64,7 @@ class MLXImageProvider:
         self._registry = registry
         self._memory_limit_bytes = memory_limit_bytes
         self._loaded: tuple[str, DiffusionVariant] | None = None
+        self._chosen_model: str | None = None
 
     @property
     def is_available(self) -> bool:
@@ -135,10 +136,11 @@ class MLXImageProvider:
         if isinstance(answer, Loaded):
             self._timings.record_load(_timing_name(plan), answer.load_s)
         self._loaded = (plan.model, found)
+        self._chosen_model = plan.model
 
     async def unload_model(self) -> None:
-        """Drops the model from memory; the engine stays."""
-        self._loaded = None
+        """Drops the model from memory; the engine stays, and the registry's default model holds again."""
+        self._loaded = self._chosen_model = None
         if self.engine_pid is not None:
             await self._engine().run(Unload())
 
@@ -218,7 +220,7 @@ class MLXImageProvider:
         return Timings(self.registry.home / TIMINGS_FILE)
 
     def _resolve(self, config: ImageGenerationConfig) -> ResolvedModel:
-        return self.registry.resolve(self.loaded_model_id if config.model is None else config.model)
+        return self.registry.resolve(self._chosen_model if config.model is None else config.model)
 
     def _plan_of(self, prompt: str, config: ImageGenerationConfig, resolved: ResolvedModel) -> GenerationPlan:
         plan = make_plan(

@@ -285,7 +285,9 @@ def test_an_unknown_isolation_is_refused():
 def test_a_folder_is_a_model_by_its_path(provider, model_copy):
     image = make(provider, config=QUICK.replace(model=str(model_copy)))
     assert image.recipe.model == str(model_copy)
-    assert np.array_equal(np.asarray(image.pil), np.asarray(make(provider).pil))
+    default = make(provider)
+    assert default.recipe.model == "emoji-mini", "only load_model changes the default"
+    assert np.array_equal(np.asarray(image.pil), np.asarray(default.pil))
 
 
 DAMAGES = ["corrupt", "truncated", "misshapen", "missing tensor", "bad json", "no unet"]
@@ -358,6 +360,8 @@ def test_load_and_unload(home):
         assert (await provider.status()).folder == ""
         again = await provider.generate_image("a cat", config=QUICK)
         assert again.data == image.data
+        await provider.load_model(MODEL)
+        assert provider.plan("a cat").model == str(MODEL)
         with pytest.raises(InvalidInputError, match="not sdxl"):
             await provider.load_model("emoji-mini", "sdxl")
         with pytest.raises(ModelNotFoundError):
