@@ -17,6 +17,7 @@ from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes
 from swiftai_nb.registry.paths import is_offline
 from swiftai_nb.registry.registry import DiffusionModelRegistry
+from swiftai_nb.registry.speed_recorder import SpeedRecorder
 from swiftai_nb.registry.variants import DiffusionVariant
 
 __all__ = ["DiffusionModelDownloader", "Download", "DownloadOptions", "DownloadProgress"]
@@ -106,6 +107,7 @@ class DiffusionModelDownloader:
             running = self._active.get(info.id)
             if running is None or running.is_over:
                 running = Download(self._job(info), on_plan=self._plan_recorder(info))
+                SpeedRecorder(self.registry.choices, running)
                 self._active[info.id] = running
                 self._askers[info.id] = 0
             self._askers[info.id] += 1

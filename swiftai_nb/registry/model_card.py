@@ -88,6 +88,7 @@ def _where(registry: DiffusionModelRegistry, info: DiffusionModelInfo) -> list[t
             "download",
             f"{info.formatted_size} in {len(info.files) or 'some'} files" if info.is_downloadable else "",
         ),
+        ("time", "" if found.state is DiskState.COMPLETE else registry.time_words(info, found)),
         ("on this disk", state),
         ("folder", "" if found.folder is None else str(found.folder)),
         ("not checked", info.unconfirmed or ""),

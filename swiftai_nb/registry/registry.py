@@ -14,6 +14,7 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
 )
 from swiftai_nb.registry.catalog import CATALOG, bundled_folder, find
+from swiftai_nb.registry.download_progress import format_duration
 from swiftai_nb.registry.entries import folder_info, is_repository_id, repository_info
 from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, find_on_disk
 from swiftai_nb.registry.model_info import (
@@ -259,11 +260,18 @@ class DiffusionModelRegistry:
     def _resolve_entry(self, info: DiffusionModelInfo, *, asked: str) -> ResolvedModel:
         found = self.look_up(info)
         if found.state is not DiskState.COMPLETE or found.folder is None:
-            raise _not_here(info, found)
+            raise _not_here(info, found, self.time_words(info, found))
         is_alias = asked.strip().casefold() not in (info.id.casefold(), str(info.repository).casefold())
         source = info.id if found.repository is None else f"{info.id} ({found.repository})"
         note = f"{asked} is an alias of {source}" if is_alias else None
         return ResolvedModel(info, found.folder, found.revision, note)
+
+    def time_words(self, info: DiffusionModelInfo, found: ModelOnDisk | None = None) -> str:
+        """How long the rest of a download should take: "about 12 min"; "" while no speed is known."""
+        speed = self.choices.last_bytes_per_s
+        here = self.look_up(info) if found is None else found
+        left = info.size_bytes - here.size_bytes
+        return "" if speed is None or left <= 0 else f"about {format_duration(left / speed)}"
 
     def look_up(self, info: DiffusionModelInfo) -> ModelOnDisk:
         """As `on_disk`, for an entry at hand, registered or not."""
@@ -299,13 +307,14 @@ def _downloaded(info: DiffusionModelInfo, found: ModelOnDisk) -> DownloadedDiffu
     )
 
 
-def _not_here(info: DiffusionModelInfo, found: ModelOnDisk) -> ModelNotDownloadedError:
+def _not_here(info: DiffusionModelInfo, found: ModelOnDisk, time_words: str) -> ModelNotDownloadedError:
     if not info.is_downloadable:
         where = "this installation" if info.bundled else str(info.local_folder)
         return ModelNotDownloadedError(f"{info.id} is missing from {where}", hint="put its files back there")
     part = f", {format_bytes(found.size_bytes)} of it is here" if found.state is DiskState.PARTIAL else ""
+    time = f", {time_words} at the speed of your last download" if time_words else ""
     gate = "" if info.gated is None else f"; {info.gated}"
     return ModelNotDownloadedError(
-        f"{info.id} is not downloaded ({info.formatted_size}{part}; licence {info.license}{gate})",
+        f"{info.id} is not downloaded ({info.formatted_size}{part}{time}; licence {info.license}{gate})",
         hint=f"%imagine_models download {info.id}   or   %%imagine --model {info.id} --download",
     )

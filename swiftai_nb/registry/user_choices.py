@@ -58,6 +58,16 @@ class UserChoices:
             }
             write_json_atomically(self.path, stored)
 
+    @property
+    def last_bytes_per_s(self) -> float | None:
+        """Speed of the last download worth measuring; None when there was none."""
+        value = (_read_json(self.home / "download_speed.json") or {}).get("bytes_per_s")
+        return float(value) if isinstance(value, (int, float)) and value > 0 else None
+
+    def record_speed(self, bytes_per_s: float) -> None:
+        """Keeps a measured speed, so that the next model's time can be told before its download."""
+        write_json_atomically(self.home / "download_speed.json", {"bytes_per_s": bytes_per_s})
+
     def manifest(self, repository: str, commit: str) -> dict[str, ModelFile]:
         """What the Hub announced for this commit, by path; empty when it was never asked."""
         data = _read_json(self._manifest_path(repository, commit)) or {}

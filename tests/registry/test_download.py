@@ -345,3 +345,32 @@ def test_download_record_on_disk_holds_what_the_hub_announced(hub, registry, dow
 
 def test_downloader_without_arguments_uses_the_shared_registry():
     assert DiffusionModelDownloader().registry is DiffusionModelRegistry.shared
+
+
+class _Measured:
+    """A download's face towards the recorder."""
+
+    def __init__(self):
+        self.listeners, self.endings = [], []
+
+    def subscribe(self, handler):
+        self.listeners.append(handler)
+
+    def when_over(self, action):
+        self.endings.append(action)
+
+
+@pytest.mark.parametrize(
+    ("received", "seconds", "kept"), [(50_000_000, 5.0, 10_000_000.0), (1_000, 5.0, None)]
+)
+def test_speed_is_kept_when_enough_came_to_measure_it(registry, monkeypatch, received, seconds, kept):
+    from swiftai_nb.registry import speed_recorder
+    from swiftai_nb.registry.download_progress import DownloadProgress
+
+    download = _Measured()
+    speed_recorder.SpeedRecorder(registry.choices, download)
+    for at_s, here in ((100.0, 500), (100.0 + seconds, 500 + received)):
+        monkeypatch.setattr(speed_recorder.time, "monotonic", lambda at_s=at_s: at_s)
+        download.listeners[0](DownloadProgress("x", "downloading", here, 10**9))
+    download.endings[0]()
+    assert registry.choices.last_bytes_per_s == kept

@@ -155,6 +155,12 @@ def test_model_that_is_not_here_says_size_licence_and_how_to_get_it(registry):
     assert "%imagine_models download sdxl-turbo" in str(caught.value.hint)
 
 
+def test_time_is_told_once_a_speed_is_known(registry):
+    registry.choices.record_speed(10_000_000)
+    with pytest.raises(ModelNotDownloadedError, match="about 12 min at the speed of your last download"):
+        registry.resolve("sdxl-turbo")
+
+
 def test_preview_decoder_is_no_model(registry):
     put_in_cache(registry, "taesdxl")
     with pytest.raises(InvalidInputError, match="preview"):
