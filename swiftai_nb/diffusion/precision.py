@@ -30,3 +30,24 @@ def resolve_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if resolved not in (mx.float32, mx.float16, mx.bfloat16):
         raise InvalidInputError(f"dtype {dtype} is not supported", hint="Use float32, float16 or bfloat16.")
     return resolved
+
+
+# Smaller weights save no memory worth the widening; input maps, by which networks tell their compute
+# dtype, are among them.
+_LARGE_WEIGHT = 1 << 17
+
+
+def storage_dtype(stored: mx.Dtype, compute: mx.Dtype, *, size: int) -> mx.Dtype:
+    """The dtype a dense or convolution weight is kept in.
+
+    On the CPU large weights of 16-bit files stay as they are, and operations widen them exactly where they
+    use them: half the memory, the same numbers. Elsewhere weights have the compute dtype.
+
+    Args:
+        stored: dtype in the file.
+        compute: from `resolve_dtype`.
+        size: number of elements.
+    """
+    halves = (mx.float16, mx.bfloat16)
+    keeps = compute == mx.float32 and stored in halves and size >= _LARGE_WEIGHT
+    return stored if keeps and mx.default_device() == mx.cpu else compute

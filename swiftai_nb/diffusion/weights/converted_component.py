@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.diffusion.models.layers import Embedding, Linear
 from swiftai_nb.diffusion.models.quantized_embedding import QuantizedEmbedding
+from swiftai_nb.diffusion.precision import storage_dtype
 from swiftai_nb.diffusion.weights.component import Component, Network
 from swiftai_nb.diffusion.weights.flux_convert import Convert, Tensors
 from swiftai_nb.diffusion.weights.module_paths import assign, find_module, has_path
@@ -166,15 +167,18 @@ def read_converted(
     wanted = {path: tuple(value.shape) for path, value in tree_flatten(module.parameters())}
     for path in list(tensors):
         value = tensors.pop(path).reshape(wanted[path])
+        owner = find_module(module, path.rpartition(".")[0])
+        packs = isinstance(owner, Linear) and path.endswith(".weight")
+        kept = dtype
+        if packs and quantization_bits is None:
+            kept = storage_dtype(value.dtype, dtype, size=value.size)
         try:
-            value = mx.contiguous(value if value.dtype == mx.uint32 else value.astype(dtype))
+            value = mx.contiguous(value if value.dtype == mx.uint32 else value.astype(kept))
             mx.eval(value)
         except (RuntimeError, ValueError) as error:
             raise InvalidModelFilesError(
                 f"tensor {path} cannot be read ({error})", hint="download the model again"
             ) from error
-        owner = find_module(module, path.rpartition(".")[0])
-        packs = isinstance(owner, Linear) and path.endswith(".weight")
         if quantization_bits is not None and packs and value.shape[-1] % DEFAULT_GROUP_SIZE == 0:
             quantize_weight(module, path, value, bits=quantization_bits)
         else:

@@ -17,7 +17,8 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.diffusion.models.layers import Linear
+from swiftai_nb.diffusion.models.layers import Conv2d, Linear
+from swiftai_nb.diffusion.precision import storage_dtype
 from swiftai_nb.diffusion.weights.key_mapping import Rule, normalise_key
 from swiftai_nb.diffusion.weights.module_paths import assign, find_module
 from swiftai_nb.diffusion.weights.quantization import prepare_stored_quantization, quantize_weight
@@ -140,7 +141,7 @@ def read_weights(
     Args:
         module: the one the plan was made for.
         plan: from `plan_weights`.
-        dtype: floating dtype of the parameters.
+        dtype: compute dtype; see `storage_dtype` for what stays in 16 bits.
         quantization_bits: pack the weights of linear maps whose input width group_size divides.
         group_size: weights that share a scale.
 
@@ -153,8 +154,9 @@ def read_weights(
     tensors = _LazyTensors()
     for path, assignments in by_file.items():
         for assignment in assignments:
-            value = _read(assignment, tensors, dtype)
             bits = _bits_for(module, assignment, quantization_bits, group_size)
+            may_stay_half = bits is None and _is_map(module, assignment)
+            value = _read(assignment, tensors, dtype, may_stay_half=may_stay_half)
             if bits is None:
                 assign(module, assignment.path, value)
             else:
@@ -179,7 +181,9 @@ class _LazyTensors:
         self._files.pop(path, None)
 
 
-def _read(assignment: Assignment, tensors: _LazyTensors, dtype: mx.Dtype) -> mx.array:
+def _read(
+    assignment: Assignment, tensors: _LazyTensors, dtype: mx.Dtype, *, may_stay_half: bool
+) -> mx.array:
     stored = assignment.stored
     try:
         value = tensors.take(stored)
@@ -189,6 +193,8 @@ def _read(assignment: Assignment, tensors: _LazyTensors, dtype: mx.Dtype) -> mx.
         if value.ndim == 4 and len(assignment.shape) == 4:
             value = value.transpose(0, 2, 3, 1)
         value = value.reshape(assignment.shape)
+        if may_stay_half:
+            dtype = storage_dtype(value.dtype, dtype, size=value.size)
         value = mx.contiguous(value.astype(dtype) if stored.dtype != "U32" else value)
         mx.eval(value)
     except (RuntimeError, ValueError, KeyError) as error:
@@ -196,6 +202,12 @@ def _read(assignment: Assignment, tensors: _LazyTensors, dtype: mx.Dtype) -> mx.
             f"{stored.path}: tensor {stored.name} cannot be read ({error})", hint="Download the model again."
         ) from error
     return value
+
+
+def _is_map(module: nn.Module, assignment: Assignment) -> bool:
+    """Whether it is the weight of a dense layer or a convolution, which compute through `ops`."""
+    path, _, name = assignment.path.rpartition(".")
+    return name == "weight" and isinstance(find_module(module, path), (Linear, Conv2d))
 
 
 def _bits_for(module: nn.Module, assignment: Assignment, bits: int | None, group_size: int) -> int | None:
