@@ -85,6 +85,10 @@ def convert(source, target, *, change, metadata):
 
 
 def pack(source, target):
+    words = source.parent / "trained_words.txt"
+    if words.exists():
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(words, target / words.name)
     convert(source, target, change=pack_tensors, metadata={"format": "pt", "swiftai_packing": PACKING})
     size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
     print(f"{target}: {size / 1e6:.2f} MB")

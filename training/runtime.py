@@ -56,8 +56,9 @@ class Trainee:
         loss.backward()
         flat = torch.cat([p.grad.flatten() for p in self.params])
         if dist.is_initialized():
-            dist.all_reduce(flat)
-            flat /= dist.get_world_size()
+            sent = flat.bfloat16()
+            dist.all_reduce(sent)
+            flat = sent.float() / dist.get_world_size()
         norm = flat.norm().item()
         flat *= min(1.0, clip / (norm + 1e-6))
         for p, g in zip(self.params, flat.split([p.numel() for p in self.params]), strict=True):

@@ -85,7 +85,8 @@ def main():
     losses, saved, since = [], time.monotonic(), time.monotonic()
     while (share := clock.tick()) < 1:
         stage = next(s for until, s in CURRICULUM if share <= until)
-        index = members[stage][torch.randint(HELD_OUT, len(members[stage]), (args.batch,))]
+        usable = members[stage]
+        index = usable[torch.randint(min(HELD_OUT, len(usable) // 2), len(usable), (args.batch,))]
         ids = pool.ids[index].long()
         ids[torch.rand(args.batch) < NO_CAPTION] = null
         t = noising.timesteps(args.batch)
