@@ -10,12 +10,12 @@ quarter. On Metal and CUDA it was not measured.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from swiftai_nb.core.errors import InsufficientMemoryError
+from swiftai_nb.diffusion.memory import MemoryPolicy, machine_memory_bytes
 from swiftai_nb.diffusion.weights.safetensors_files import StoredTensor, read_header
 from swiftai_nb.engine.model_facts import ModelFacts
 
@@ -86,13 +86,24 @@ def plan_memory(
     else:
         latents = pixels // facts.size_multiple**2
         denoising = latents * batch * facts.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight
-    # Decoders compute in float32: halves overflow there.
-    decoding = pixels * facts.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
+    # Decoders compute in float32 (halves overflow there), large pictures in tiles.
+    tile_pixels = min(pixels, MemoryPolicy.for_machine().decode_side ** 2)
+    decoding = tile_pixels * facts.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
     weights = {
         name: _weights_bytes(_chosen(paths), bytes_per_weight, None if name == "vae" else quantization_bits)
         for name, paths in facts.weight_files.items()
     }
     return MemoryPlan(weights, denoising, decoding, is_staged)
+
+
+def fits_comfortably(plan: MemoryPlan, available_bytes: int | None) -> bool:
+    """Whether a whole model may stay loaded: not on a small machine when it would take half of it."""
+    if available_bytes is None:
+        return True
+    total = machine_memory_bytes()
+    if total is not None and MemoryPolicy.for_machine(total).releases_between_stages:
+        available_bytes = min(available_bytes, total // 2)
+    return plan.peak_bytes <= available_bytes
 
 
 def check_memory(plan: MemoryPlan, *, available_bytes: int | None = None) -> None:
@@ -130,14 +141,6 @@ def available_memory_bytes() -> int | None:
     return min(found) if found else None
 
 
-def total_memory_bytes() -> int | None:
-    """The machine's memory; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
 def _free_in_system() -> int | None:
     if sys.platform.startswith("linux"):
         try:
@@ -147,7 +150,7 @@ def _free_in_system() -> int | None:
         fields = {line.split(":")[0]: line.split()[1] for line in lines if ":" in line}
         return int(fields["MemAvailable"]) * 1024 if "MemAvailable" in fields else None
     # macOS gives its caches and compressed pages back on demand: free pages say nothing.
-    total = total_memory_bytes()
+    total = machine_memory_bytes()
     return None if total is None else int(total * _TOTAL_SHARE)
 
 

@@ -318,5 +318,8 @@ def _give_memory_back() -> None:
 
     import mlx.core as mx
 
+    from swiftai_nb.diffusion.allocator import return_freed_memory
+
     gc.collect()
     mx.clear_cache()
+    return_freed_memory()

@@ -32,13 +32,16 @@ def make_model_host(*, own_process: bool, started_s: float | None = None) -> Mod
             f"MLX cannot be loaded: {error}", hint="reinstall it: pip install --force-reinstall mlx"
         ) from error
     from swiftai_nb.diffusion import allocator, blas, ops
+    from swiftai_nb.diffusion.memory import MemoryPolicy
 
     ops.configure(fast=not _switched_off("SWIFTAI_FAST_MATH"))
     status = blas.install_fast_blas(enabled=not _switched_off("SWIFTAI_BLAS"))
-    if own_process and ops.on_cpu():
-        allocator.keep_freed_memory()
-        if status.active:
-            blas.limit_numpy_threads(1)
+    if own_process:
+        MemoryPolicy.for_machine().apply()
+        if ops.on_cpu():
+            allocator.keep_freed_memory()
+            if status.active:
+                blas.limit_numpy_threads(1)
     return ModelHost(
         Ready(
             pid=os.getpid(),

@@ -12,7 +12,12 @@ from typing import Any
 from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
 from swiftai_nb.core.image_input import to_pil
-from swiftai_nb.engine.memory_plan import MemoryPlan, available_memory_bytes, plan_memory
+from swiftai_nb.engine.memory_plan import (
+    MemoryPlan,
+    available_memory_bytes,
+    fits_comfortably,
+    plan_memory,
+)
 from swiftai_nb.engine.model_facts import ModelFacts, content_hash, read_model_facts
 from swiftai_nb.engine.protocol import Generate, ModelFiles
 from swiftai_nb.registry.model_info import ResolvedModel
@@ -243,5 +248,6 @@ def _check_loras(config: ImageGenerationConfig) -> None:
 def _memory(facts: ModelFacts, available: int | None, **need: Any) -> MemoryPlan:
     """The plan that keeps the model loaded when that fits, else the one that drops its parts."""
     whole = plan_memory(facts, **need)
-    fits = available is None or whole.peak_bytes <= available
-    return whole if fits else plan_memory(facts, **need, is_staged=True)
+    if fits_comfortably(whole, available):
+        return whole
+    return plan_memory(facts, **need, is_staged=True)
