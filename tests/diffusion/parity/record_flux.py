@@ -20,9 +20,9 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_flux
-from seeded_weights import seeded_weights
+sys.path.insert(0, str(Path(__file__).parents[3]))
+from tests.diffusion.parity import tiny_flux
+from tests.diffusion.parity.seeded_weights import seeded_weights
 
 TAESD_SHAPE = (2, 5, 7)
 
