@@ -41,7 +41,7 @@ export function createActions(
       if (model !== null && (model.state === "download" || model.state === "downloading"))
         return refuse(
           `${model.name} is not on this machine yet`,
-          "Download it below, or choose another model.",
+          "Download it first, or choose another model.",
         );
       flush();
       const request_id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);

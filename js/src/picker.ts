@@ -18,7 +18,13 @@ export function createPicker(ctx: Context): Part {
   );
   const list = h("ul", { class: "models", hidden: true, "aria-label": "Models", onkeydown: onKey });
   const offer = createOffer(ctx);
-  const element = h("section", { class: "picker", "aria-label": "Model" }, button, list, offer.element);
+  const element = h(
+    "div",
+    { role: "group", class: "picker", "aria-label": "Model" },
+    button,
+    list,
+    offer.element,
+  );
   const rows = new Map<string, ReturnType<typeof createRow>>();
 
   function toggle(open = list.hidden): void {
@@ -26,6 +32,7 @@ export function createPicker(ctx: Context): Part {
     setAttribute(button, "aria-expanded", open ? "true" : "false");
   }
   function choose(model: Model): void {
+    ctx.view.refusal = null;
     ctx.set("engine", model.engine);
     ctx.set("model", model.id);
     toggle(false);
@@ -141,8 +148,11 @@ function createOffer(ctx: Context) {
   const how = h("p", { class: "how" });
   const fill = h("div", { class: "fill" });
   const bar = h("div", { class: "bar", role: "progressbar", "aria-label": "Download" }, fill);
-  const send = (kind: "download" | "cancel_download") => () =>
-    shown !== null && ctx.host.send({ kind, model: shown.id });
+  const send = (kind: "download" | "cancel_download") => () => {
+    ctx.view.refusal = null;
+    if (shown !== null) ctx.host.send({ kind, model: shown.id });
+    ctx.invalidate();
+  };
   const start = h("button", { type: "button", class: "secondary", onclick: send("download") });
   const stop = h("button", { type: "button", class: "secondary", onclick: send("cancel_download") });
   stop.append("Cancel the download");

@@ -7,7 +7,7 @@ import { isCancelling, unfinished } from "./state";
 export function createQueue(ctx: Context): Part {
   const title = h("h3", { class: "label" }, "Queue");
   const list = h("ol", { class: "queue-list" });
-  const element = h("section", { class: "queue", "aria-label": "Queue" }, title, list);
+  const element = h("div", { role: "group", class: "queue", "aria-label": "Queue" }, title, list);
   const rows = new Map<string, Row>();
 
   const update = () => {

@@ -83,8 +83,14 @@ export function createView(host: Host, element: HTMLElement): () => void {
   ];
   picture.append(toast);
   const card = h(
-    "section",
-    { class: "card", "aria-label": "Imagine", "data-lm-suppress-shortcuts": "true", onkeydown: onKey },
+    "div",
+    {
+      role: "group",
+      class: "card",
+      "aria-label": "Imagine",
+      "data-lm-suppress-shortcuts": "true",
+      onkeydown: onKey,
+    },
     notice,
     h("div", { class: "work" }, h("div", { class: "left" }, picture, caption), panel),
     filmstrip,
