@@ -27,7 +27,7 @@ def resolve_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
         return mx.float32 if mx.default_device() == mx.cpu else mx.float16
     resolved = _NAMES.get(dtype) if isinstance(dtype, str) else dtype
-    if resolved not in (mx.float32, mx.float16, mx.bfloat16):
+    if resolved is None or resolved not in (mx.float32, mx.float16, mx.bfloat16):
         raise InvalidInputError(f"dtype {dtype} is not supported", hint="Use float32, float16 or bfloat16.")
     return resolved
 

@@ -94,16 +94,57 @@ class Conv2d(nn.Module):  # type: ignore[misc]
         return ops.conv2d(x, self.weight, self.get("bias"), stride=self.stride, padding=self.padding)
 
 
+class GroupStatistics:
+    """Mean and variance per group over several inputs, for pictures that are worked on in tiles.
+
+    Collects from every input until `freeze`; from then on normalises by what it has collected.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sums: mx.array | None = None
+        self._frozen = False
+
+    def freeze(self) -> None:
+        """Ends collecting."""
+        self._frozen = True
+
+    def normalise(self, x: mx.array, *, groups: int, eps: float) -> mx.array | None:
+        """[B, ..., C] normalised by the collected statistics; None while collecting."""
+        if not self._frozen:
+            self._collect(x, groups)
+            return None
+        if self._sums is None:
+            raise ValueError("no statistics were collected")
+        mean, square = self._sums[0] / self._count, self._sums[1] / self._count
+        factor = mx.rsqrt(square - mean * mean + eps)
+        size = x.shape[-1] // groups
+        return (x - mx.repeat(mean, size).astype(x.dtype)) * mx.repeat(factor, size).astype(x.dtype)
+
+    def _collect(self, x: mx.array, groups: int) -> None:
+        values = x.reshape(-1, groups, x.shape[-1] // groups).astype(mx.float32)
+        count = values.shape[0] * values.shape[2]
+        means = mx.stack([mx.mean(values, axis=(0, 2)), mx.mean(mx.square(values), axis=(0, 2))])
+        sums = means * count if self._sums is None else self._sums + means * count
+        mx.eval(sums)
+        self._sums, self._count = sums, self._count + count
+
+
 class GroupNorm(nn.Module):  # type: ignore[misc]
     """Group normalisation over [B, ..., C] with PyTorch's grouping."""
 
     def __init__(self, groups: int, channels: int, *, eps: float) -> None:
         super().__init__()
         self.groups, self.eps = groups, eps
+        self.statistics: GroupStatistics | None = None
         self.weight = mx.zeros((channels,))
         self.bias = mx.zeros((channels,))
 
     def __call__(self, x: mx.array) -> mx.array:
+        if self.statistics is not None:
+            shared = self.statistics.normalise(x, groups=self.groups, eps=self.eps)
+            if shared is not None:
+                return shared * self.weight + self.bias
         return ops.group_norm(x, self.weight, self.bias, groups=self.groups, eps=self.eps)
 
 
@@ -117,7 +158,7 @@ class LayerNorm(nn.Module):  # type: ignore[misc]
         self.bias = mx.zeros((channels,))
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.fast.layer_norm(x, self.weight, self.bias, self.eps)
+        return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
 
 
 class Embedding(nn.Module):  # type: ignore[misc]

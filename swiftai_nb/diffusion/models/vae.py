@@ -21,6 +21,7 @@ from swiftai_nb.diffusion.models.layers import (
 from swiftai_nb.diffusion.models.unet_blocks import Resampler, ResnetBlock
 
 _EPS = 1e-6
+_QUERIES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,18 @@ class PixelAttention(nn.Module):  # type: ignore[misc]
     def __call__(self, x: mx.array) -> mx.array:
         batch, height, width, channels = x.shape
         h = self.group_norm(x).reshape(batch, height * width, channels)
-        out = multi_head_attention(self.to_q(h), self.to_k(h), self.to_v(h), heads=1)
+        out = self._attend(self.to_q(h), self.to_k(h), self.to_v(h))
         return ops.block_boundary(x + self.to_out[0](out).reshape(x.shape))
+
+    def _attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """Some queries at a time: the scores of all would take (h w)^2 numbers."""
+        pieces = []
+        for start in range(0, q.shape[1], _QUERIES_AT_ONCE):
+            piece = multi_head_attention(q[:, start : start + _QUERIES_AT_ONCE], k, v, heads=1)
+            if q.shape[1] > _QUERIES_AT_ONCE:
+                mx.eval(piece)
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=1)
 
 
 class VAEMidBlock(nn.Module):  # type: ignore[misc]
@@ -178,7 +189,14 @@ class Decoder(nn.Module):  # type: ignore[misc]
         self.conv_out = Conv2d(channels[-1], config.out_channels)
 
     def __call__(self, latents: mx.array) -> mx.array:
-        x = self.mid_block(self.conv_in(latents))
+        return self.up(self.middle(latents))
+
+    def middle(self, latents: mx.array) -> mx.array:
+        """The part at the latents' resolution, which sees the whole picture: [B, h, w, D]."""
+        return self.mid_block(self.conv_in(latents))
+
+    def up(self, x: mx.array) -> mx.array:
+        """The rest, which sees only a neighbourhood: [B, h, w, D] -> [B, H, W, 3]."""
         for block in self.up_blocks:
             x = block(x)
         return self.conv_out(ops.silu(self.conv_norm_out(x)))
@@ -217,11 +235,19 @@ class Autoencoder(nn.Module):  # type: ignore[misc]
 
     def decode(self, latents: mx.array) -> mx.array:
         """Latents [B, h, w, C] as the denoiser sees them -> pixels [B, H, W, 3] in about [-1, 1]."""
+        return self.decode_up(self.decode_middle(latents))
+
+    def decode_middle(self, latents: mx.array) -> mx.array:
+        """The part of `decode` that sees the whole picture: [B, h, w, D]."""
         z = latents.astype(mx.float32) / self.config.scaling_factor
         z = z if self.config.shift_factor is None else z + self.config.shift_factor
         z = z.astype(self.dtype)
         z = self.post_quant_conv(z) if "post_quant_conv" in self else z
-        return self.decoder(z).astype(mx.float32)
+        return self.decoder.middle(z)
+
+    def decode_up(self, x: mx.array) -> mx.array:
+        """The rest of `decode`, which sees only a neighbourhood: [B, h, w, D] -> [B, H, W, 3]."""
+        return self.decoder.up(x).astype(mx.float32)
 
 
 def _resnet(config: VAEConfig, in_channels: int, out_channels: int) -> ResnetBlock:

@@ -8,9 +8,11 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
+from swiftai_nb.diffusion.memory import MemoryPolicy
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
 from swiftai_nb.diffusion.pipelines.stages import Latents, Pixels
 from swiftai_nb.diffusion.preview import LinearPreview, fit_preview, read_preview, to_uint8
+from swiftai_nb.diffusion.tiled_decoding import decode_tiled
 from swiftai_nb.diffusion.weights.component import Component, read_config
 from swiftai_nb.diffusion.weights.key_mapping import VAE_RULES, Rule
 
@@ -26,6 +28,8 @@ class ImageStage:
         rules: key names -> parameter paths.
     """
 
+    _decode_side: int | None = None
+
     def __init__(
         self,
         folder: Path,
@@ -39,6 +43,16 @@ class ImageStage:
         self._preview = read_preview(folder, self.config.latent_channels)
         if self._preview is None and self.config.block_out_channels == (128, 256, 512, 512):
             self._preview = published_preview
+
+    @property
+    def decode_side(self) -> int:
+        """Pictures with more pixels than its square are decoded in tiles of that size."""
+        given = self._decode_side
+        return MemoryPolicy.for_machine().decode_side if given is None else given
+
+    @decode_side.setter
+    def decode_side(self, side: int) -> None:
+        self._decode_side = side
 
     def decode(self, latents: Latents | mx.array) -> Pixels:
         """Latents [B, h, w, C] -> pixels [B, H, W, 3], uint8.
@@ -60,6 +74,9 @@ class ImageStage:
         return to_uint8(values)
 
     def _decode_values(self, latents: Latents) -> Latents:
+        side = self.decode_side // self.config.scale
+        if latents.shape[1] * latents.shape[2] > side * side:
+            return decode_tiled(self.component.network, mx.array(latents), side=side)
         decoded = self.component.network.decode(mx.array(latents))
         mx.eval(decoded)
         return np.array(decoded)

@@ -181,9 +181,7 @@ class _LazyTensors:
         self._files.pop(path, None)
 
 
-def _read(
-    assignment: Assignment, tensors: _LazyTensors, dtype: mx.Dtype, *, may_stay_half: bool
-) -> mx.array:
+def _read(assignment: Assignment, tensors: _LazyTensors, dtype: mx.Dtype, *, may_stay_half: bool) -> mx.array:
     stored = assignment.stored
     try:
         value = tensors.take(stored)

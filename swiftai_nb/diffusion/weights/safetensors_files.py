@@ -117,9 +117,11 @@ def _files_of(folder: Path, stem: str, variant: str) -> tuple[Path, ...]:
 
 def _files_in_index(index: Path) -> tuple[Path, ...]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted({str(n) for n in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
     except (ValueError, KeyError, AttributeError, TypeError):
         raise InvalidModelFilesError(f"{index} is not a weight index (no weight_map)") from None
+    if any(Path(name).name != name for name in names):
+        raise InvalidModelFilesError(f"{index} names files outside its folder")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing or not names:
         raise InvalidModelFilesError(
