@@ -1,0 +1,250 @@
+"""Many pictures on many workers: any `concurrent.futures.Executor`, such as Dask's or ipyparallel's.
+
+Each worker process makes its generator once and keeps it, so one engine runs per worker and a model is
+loaded once per worker. What fails because a worker died is tried again, by then on another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.errors import AIError, GenerationFailedError
+from swiftai_nb.core.generator import ImageGenerator
+from swiftai_nb.core.image import GeneratedImage
+
+_WAIT_SLICE_S = 0.2  # between two looks for an interrupt
+DEFAULT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class GeneratorFactory:
+    """How a worker makes its generator; small, so that it travels with every picture.
+
+    Args:
+        path: "module:function"; called in the worker.
+        arguments: positional ones.
+        options: keyword ones, as sorted pairs.
+    """
+
+    path: str
+    arguments: tuple[Any, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, path: str, *arguments: Any, **options: Any) -> GeneratorFactory:
+        """A factory with arguments as they would be written in a call."""
+        return cls(path, arguments, tuple(sorted(options.items())))
+
+    def __call__(self) -> ImageGenerator:
+        """Makes a generator."""
+        module, _, name = self.path.partition(":")
+        generator: ImageGenerator = getattr(importlib.import_module(module), name)(
+            *self.arguments, **dict(self.options)
+        )
+        return generator
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """One picture of a batch.
+
+    Args:
+        prompt: what to draw.
+        negative_prompt: what to avoid.
+        config: settings with a concrete seed: a second attempt makes the same picture.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    config: ImageGenerationConfig = field(default_factory=ImageGenerationConfig)
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """One finished picture of a batch, or why there is none.
+
+    Attributes:
+        index: its place in the batch, from 0.
+        request: what was asked.
+        result: the picture; None when it failed.
+        error: why; None when it did not.
+        attempts: how often it was tried.
+    """
+
+    index: int
+    request: BatchRequest
+    result: GeneratedImage | None = None
+    error: AIError | None = None
+    attempts: int = 1
+
+    @property
+    def image(self) -> GeneratedImage:
+        """The picture.
+
+        Raises:
+            AIError: why there is none.
+        """
+        if self.result is None:
+            raise GenerationFailedError("no picture") if self.error is None else self.error
+        return self.result
+
+
+class Submits(Protocol):
+    """What is needed of an executor."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Runs `fn` somewhere."""
+        ...
+
+
+class ClusterBatch:
+    """A batch under way; iterate it once.
+
+    Args:
+        requests: the pictures.
+        executor: where to make them.
+        factory: how a worker makes its generator.
+        attempts: how often a picture is tried when its worker or engine dies.
+        is_ordered: give pictures in the order of `requests`, each as soon as all before it are there;
+            otherwise as they are finished.
+    """
+
+    def __init__(
+        self,
+        requests: Iterable[BatchRequest],
+        executor: Executor | Submits,
+        factory: GeneratorFactory,
+        *,
+        attempts: int = DEFAULT_ATTEMPTS,
+        is_ordered: bool = True,
+    ) -> None:
+        self._requests = tuple(requests)
+        self._executor, self._factory = executor, factory
+        self._attempts, self._is_ordered = attempts, is_ordered
+        self._ended: queue.SimpleQueue[tuple[int, Future[GeneratedImage]]] = queue.SimpleQueue()
+        self._tries: dict[int, int] = {}
+        self._futures: dict[int, Future[GeneratedImage]] = {}
+
+    def __iter__(self) -> Iterator[BatchItem]:
+        """Yields one item per request, none twice; leaving early cancels what has not begun."""
+        items: dict[int, BatchItem] = {}
+        following = 0
+        try:
+            for index in range(len(self._requests)):
+                self._submit(index)
+            while len(items) < len(self._requests):
+                item = self._next_item()
+                if item.index in items:
+                    continue
+                items[item.index] = item
+                if not self._is_ordered:
+                    yield item
+                while self._is_ordered and following in items:
+                    yield items[following]
+                    following += 1
+        finally:
+            for future in self._futures.values():
+                future.cancel()
+
+    def _submit(self, index: int) -> None:
+        self._tries[index] = self._tries.get(index, 0) + 1
+        try:
+            future = self._executor.submit(make_picture, self._factory, self._requests[index])
+        except Exception as error:  # noqa: BLE001 - executors fail in their own ways: a result like any other
+            future = Future()
+            future.set_exception(error)
+        self._futures[index] = future
+        future.add_done_callback(partial(self._note_end, index))
+
+    def _note_end(self, index: int, future: Future[GeneratedImage]) -> None:
+        self._ended.put((index, future))
+
+    def _next_item(self) -> BatchItem:
+        while True:
+            try:
+                index, future = self._ended.get(timeout=_WAIT_SLICE_S)
+            except queue.Empty:
+                continue
+            if future is not self._futures[index]:
+                continue  # an attempt that was given up
+            request, tries = self._requests[index], self._tries[index]
+            try:
+                return BatchItem(index, request, result=future.result(), attempts=tries)
+            except (Exception, CancelledError) as error:  # noqa: BLE001 - the worker's or the cluster's
+                if tries < self._attempts and _is_worth_another_try(error):
+                    self._submit(index)
+                else:
+                    return BatchItem(index, request, error=_translated(error), attempts=tries)
+
+
+def make_picture(factory: GeneratorFactory, request: BatchRequest) -> GeneratedImage:
+    """What runs on a worker: one picture by this process's generator."""
+    making = _make(_generator_of(factory), request)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(making)
+    # ipyparallel's engines call us inside their own event loop.
+    with ThreadPoolExecutor(1, thread_name_prefix="swiftai-batch") as thread:
+        return thread.submit(asyncio.run, making).result()
+
+
+async def _make(generator: ImageGenerator, request: BatchRequest) -> GeneratedImage:
+    return await generator.generate_image(
+        request.prompt, negative_prompt=request.negative_prompt, config=request.config
+    )
+
+
+# One engine per worker process: this is the worker's whole state, and it lives as long as the worker.
+_generators: dict[GeneratorFactory, ImageGenerator] = {}
+_generators_lock = threading.Lock()
+
+
+def _generator_of(factory: GeneratorFactory) -> ImageGenerator:
+    with _generators_lock:
+        if factory not in _generators:
+            _generators[factory] = factory()
+        return _generators[factory]
+
+
+def close_generators() -> None:
+    """Ends the engines this process keeps for batches; the next picture starts one again."""
+    with _generators_lock:
+        generators = list(_generators.values())
+        _generators.clear()
+    for generator in generators:
+        close = getattr(generator, "close", None)
+        if close is not None:
+            with contextlib.suppress(AIError):
+                close()
+
+
+def _is_worth_another_try(error: BaseException) -> bool:
+    # A broken pool takes no more work; an AIError knows itself; the rest is a worker that was lost.
+    if isinstance(error, BrokenProcessPool):
+        return False
+    return error.is_retryable if isinstance(error, AIError) else True
+
+
+def _translated(error: BaseException) -> AIError:
+    if isinstance(error, AIError):
+        return error
+    words = str(error).strip().splitlines()
+    first = words[0] if words else "no message"
+    failure = GenerationFailedError(
+        f"a worker failed: {type(error).__name__}: {first}",
+        hint="see the cluster's own log; run the rest again",
+    )
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,98 @@
+"""`imagine_batch`: many prompts or recipes, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.jobs.cluster import (
+    DEFAULT_ATTEMPTS,
+    BatchItem,
+    BatchRequest,
+    ClusterBatch,
+    GeneratorFactory,
+    close_generators,
+)
+
+SEED_BOUND = 2**31  # what every provider can take
+_CREATE = "swiftai_nb.providers.discovery:create"
+
+
+def imagine_batch(
+    prompts_or_recipes: Iterable[str | Recipe | GeneratedImage | BatchRequest],
+    *,
+    executor: Executor | None = None,
+    config: ImageGenerationConfig | None = None,
+    negative_prompt: str | None = None,
+    provider: str = "mlx",
+    attempts: int = DEFAULT_ATTEMPTS,
+    is_ordered: bool = True,
+    **provider_options: Any,
+) -> Iterator[BatchItem]:
+    """Makes many pictures; nothing starts before the first is asked for.
+
+    Seeds are made concrete here: picture k of a batch whose config names a seed has seed + k, so a batch
+    gives the same pictures on one machine and on a hundred equal ones.
+
+    Args:
+        prompts_or_recipes: texts, recipes, or pictures whose recipes are to be made again.
+        executor: where: `client.get_executor()` of Dask, `client.executor()` of ipyparallel, any other
+            that can send work to processes. None makes them here, one after another.
+        config: settings of the texts; recipes bring their own.
+        negative_prompt: of the texts.
+        provider: which back end the workers use, see `providers.discovery`.
+        attempts: how often a picture is tried when its worker or engine dies.
+        is_ordered: in the order given, each as soon as all before it are there; otherwise as they end.
+        provider_options: for the back end, the same on every worker; small and hashable.
+
+    Yields:
+        One `BatchItem` per picture, none twice: `item.image`, or `item.error`.
+
+    Raises:
+        InvalidInputError: something that is neither text nor recipe, or a text that says nothing.
+    """
+    base = ImageGenerationConfig() if config is None else config
+    first_seed = secrets.randbelow(SEED_BOUND // 2) if base.seed is None else base.seed
+    requests = [
+        _request(item, base.replace(seed=first_seed + index), negative_prompt)
+        for index, item in enumerate(prompts_or_recipes)
+    ]
+    factory = GeneratorFactory.of(_CREATE, provider, **provider_options)
+    return _run(requests, executor, factory, attempts=attempts, is_ordered=is_ordered)
+
+
+def _run(
+    requests: list[BatchRequest], executor: Executor | None, factory: GeneratorFactory, **options: Any
+) -> Iterator[BatchItem]:
+    if executor is not None:
+        yield from ClusterBatch(requests, executor, factory, **options)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="swiftai-batch") as here:
+        try:
+            yield from ClusterBatch(requests, here, factory, **options)
+        finally:
+            close_generators()
+
+
+def _request(
+    item: str | Recipe | GeneratedImage | BatchRequest,
+    config: ImageGenerationConfig,
+    negative_prompt: str | None,
+) -> BatchRequest:
+    if isinstance(item, BatchRequest):
+        seed = config.seed if item.config.seed is None else item.config.seed
+        return BatchRequest(item.prompt, item.negative_prompt, item.config.replace(seed=seed))
+    if isinstance(item, (Recipe, GeneratedImage)):
+        recipe = Recipe.from_image(item) if isinstance(item, GeneratedImage) else item
+        made = recipe.to_config()
+        seed = config.seed if made.seed is None else made.seed
+        return BatchRequest(recipe.prompt, recipe.negative_prompt, made.replace(seed=seed))
+    if not isinstance(item, str) or not item.strip():
+        raise InvalidInputError(f"{item!r} is not a prompt", hint="give texts, recipes or pictures")
+    return BatchRequest(item, negative_prompt, config)
