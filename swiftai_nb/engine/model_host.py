@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.core.progress import GenerationStage
+from swiftai_nb.engine.adapters import Adapters
 from swiftai_nb.engine.preview_pace import PreviewPace, to_jpeg
 from swiftai_nb.engine.protocol import (
     Done,
@@ -45,6 +46,7 @@ class _LoadedModel:
     files: ModelFiles
     fingerprint: tuple[Any, ...]
     pipeline: DiffusionPipeline
+    adapters: Adapters
 
 
 class ModelHost:
@@ -129,16 +131,17 @@ class ModelHost:
 
     def _pipeline_of(self, files: ModelFiles, report: Report, job_id: str) -> DiffusionPipeline:
         fingerprint = _fingerprint(Path(files.folder))
-        model = self._model
-        if model is not None and model.files == files and model.fingerprint == fingerprint:
-            return model.pipeline
-        report(Stage(job_id, GenerationStage.LOADING_MODEL.value, Path(files.folder).name))
-        self.unload()  # never two models in memory
-        pipeline = self._load_pipeline(
-            files.folder, dtype=files.dtype, quantization_bits=files.quantization_bits
-        )
-        self._model = _LoadedModel(files, fingerprint, pipeline)
-        return self._model.pipeline
+        bare, model = replace(files, loras=()), self._model
+        if model is None or model.files != bare or model.fingerprint != fingerprint:
+            report(Stage(job_id, GenerationStage.LOADING_MODEL.value, Path(files.folder).name))
+            self.unload()  # never two models in memory
+            pipeline = self._load_pipeline(
+                files.folder, dtype=files.dtype, quantization_bits=files.quantization_bits
+            )
+            model = self._model = _LoadedModel(bare, fingerprint, pipeline, Adapters(pipeline))
+        if model.adapters.switch(files.loras):
+            self._prompts.clear()
+        return model.pipeline
 
     def _preview_of(self, command: Generate, pipeline: DiffusionPipeline) -> PreviewDecoder | None:
         """What turns a step's predicted picture into pixels; None when nobody wants to see it."""
