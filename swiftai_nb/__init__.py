@@ -44,6 +44,7 @@ _HOMES = {
     "ImageGenerationProgress": "swiftai_nb.core.progress",
     "ImageGenerator": "swiftai_nb.core.generator",
     "ImagineWidget": "swiftai_nb.notebook.widget",
+    "imagine_batch": "swiftai_nb.providers.batch",
     "LoraReference": "swiftai_nb.core.config",
     "MLXImageProvider": "swiftai_nb.providers.mlx",
     "Recipe": "swiftai_nb.core.recipe",
