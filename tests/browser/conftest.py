@@ -24,9 +24,9 @@ from tests.browser.jupyter import (  # noqa: E402
     JupyterServer,
     NotebookPage,
     OpenNotebook,
-    old_ipykernel_python,
     write_notebook,
 )
+from tests.ipykernels import old_ipykernel_python  # noqa: E402
 
 OLD_IPYKERNEL = "6.31.0"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,8 +19,9 @@ from typing import Any
 import nbformat
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from tests.ipykernels import PROJECT, kernel_command
+
 PATIENCE_S = 120.0  # the machine may be busy with other things
-PROJECT = Path(__file__).parents[2]
 _APP = "window.jupyterapp.shell.currentWidget"
 
 
@@ -203,39 +203,9 @@ def write_notebook(path: Path, cells: Sequence[str], *, kernel: str = "python3")
     return path
 
 
-def old_ipykernel_python(version: str) -> Path:
-    """The Python of an environment that is this one, but with another ipykernel.
-
-    It is made once, in build/: a bare venv that holds that one package and looks up all others here.
-    """
-    folder = PROJECT / "build" / f"ipykernel-{version}"
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    done = folder / "complete"
-    if done.exists() and _is_for_this_python(folder):
-        return python
-    shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    site = (
-        next((folder / "lib").glob("python*/site-packages"))
-        if os.name != "nt"
-        else folder / "Lib/site-packages"
-    )
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
-    subprocess.run([*install, f"ipykernel=={version}"], check=True, capture_output=True, timeout=300)
-    others = [p for p in sys.path if p.endswith("-packages")]
-    (site / "others.pth").write_text("\n".join(others))
-    done.write_text(sys.prefix)
-    return python
-
-
-def _is_for_this_python(folder: Path) -> bool:
-    return (folder / "complete").read_text() == sys.prefix
-
-
 def _write_kernel_spec(folder: Path, python: Path) -> None:
     folder.mkdir(parents=True)
-    arguments = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": arguments, "display_name": folder.name, "language": "python"}
+    spec = {"argv": kernel_command(python), "display_name": folder.name, "language": "python"}
     (folder / "kernel.json").write_text(json.dumps(spec))
 
 

@@ -20,7 +20,7 @@ WEIGHTS_BYTES = 3_000_000
 
 def start(open_notebook: OpenNotebook, hub: FakeHub, folder: Path, cells: list[str]) -> NotebookPage:
     setup = SETUP.format(url=hub.url, home=str(folder / "home"))
-    page = open_notebook([setup, *cells], width=1400)
+    page = open_notebook([setup, *cells], width=1200, height=1300)
     page.run_all()
     return page
 
