@@ -242,7 +242,7 @@ class TestPipelineBehaviour:
 
     def test_cut_prompts_and_negative_prompts_are_noted(self, pipeline):
         conditioning = pipeline.encode_prompt("cat " * 100, "ugly", max_sequence_length=16)
-        assert "truncated at 15" in conditioning.notes[0]
+        assert "truncated at 15 of 100 tokens; left out: cat cat" in conditioning.notes[0]
         assert "negative" in conditioning.notes[1]
 
     def test_one_picture_of_a_batch_can_be_made_alone(self, pipeline):
@@ -261,7 +261,8 @@ class TestPipelineBehaviour:
         options = {"width": 32, "height": 32, "steps": 4, "image_latents": start}
         kept = list(pipeline.denoise(conditioning, strength=0.0, **options))
         np.testing.assert_allclose(kept[-1].latents, start)
-        assert len(list(pipeline.denoise(conditioning, strength=0.5, **options))) == 2
+        for strength, steps in ((0.5, 2), (0.6, 3), (0.1, 1), (0.99, 4)):
+            assert len(list(pipeline.denoise(conditioning, strength=strength, **options))) == steps
         mask = np.zeros((4, 4, 1), np.float32)
         mask[:2] = 1
         painted = list(pipeline.denoise(conditioning, strength=1.0, mask=mask, **options))[-1].latents

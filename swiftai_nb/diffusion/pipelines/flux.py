@@ -185,7 +185,7 @@ class FluxPipeline:
             latents=latents,
             noise=noise,
             image_latents=image_latents,
-            strength=strength,
+            strength=_flow_strength(strength, steps=self.defaults.steps if steps is None else steps),
             mask=mask,
         )
         if scheduler is not None and canonical_name(scheduler) != _SCHEDULER:
@@ -273,6 +273,17 @@ def unpack_latents(tokens: mx.array, rows: int, columns: int) -> mx.array:
     """The inverse of `pack_latents`: [B, rows * columns, 4 C] -> [B, 2 rows, 2 columns, C]."""
     patches = tokens.reshape(tokens.shape[0], rows, columns, -1, _PATCH, _PATCH)
     return patches.transpose(0, 1, 4, 2, 5, 3).reshape(len(tokens), rows * _PATCH, columns * _PATCH, -1)
+
+
+def _flow_strength(strength: float | None, *, steps: int) -> float | None:
+    """A strength at which the shared rule, int(steps * strength), runs as many steps as diffusers' FLUX.
+
+    That one leaves out int(steps - steps * strength) steps: with a broken number it runs one more.
+    """
+    if strength is None or not 0.0 < strength < 1.0:
+        return strength
+    runs = steps - int(steps - steps * strength)
+    return min(1.0, (runs + 0.5) / steps)
 
 
 def _pooled(conditioning: Conditioning) -> mx.array:

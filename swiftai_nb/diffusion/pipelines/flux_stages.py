@@ -45,6 +45,7 @@ FLUX_PREVIEW = LinearPreview(
     ),
     (-0.0329, -0.0718, -0.0851),
 )
+_SHOWN_CHARACTERS = 80
 _PUBLISHED_CHANNELS = (128, 256, 512, 512)
 _FLUX_LATENT_CHANNELS = 16
 
@@ -87,10 +88,15 @@ class T5Stage:
 
     def truncation_notes(self, prompts: Sequence[str], length: int) -> tuple[str, ...]:
         """One line for each prompt whose end was cut off."""
-        counts = (self.tokenizer.token_count(prompt) for prompt in prompts)
-        return tuple(
-            f"prompt truncated at {length - 1} of {count - 1} tokens" for count in counts if count > length
-        )
+        cut = ((prompt, self.tokenizer.cut_text(prompt, max_length=length)) for prompt in prompts)
+        return tuple(self._note(prompt, words, length) for prompt, words in cut if words)
+
+    def _note(self, prompt: str, words: str, length: int) -> str:
+        shown = " ".join(words.split())
+        if len(shown) > _SHOWN_CHARACTERS:
+            shown = f"{shown[:_SHOWN_CHARACTERS].rstrip()} ..."
+        count = self.tokenizer.token_count(prompt) - 1
+        return f"prompt truncated at {length - 1} of {count} tokens; left out: {shown}"
 
 
 class FluxImageStage(ImageStage):

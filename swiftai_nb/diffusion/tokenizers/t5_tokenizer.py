@@ -60,6 +60,16 @@ class T5Tokenizer:
         """Tokens of `text` with its final `</s>`, before any truncation."""
         return len(self._tokenizer.encode(text).ids)
 
+    def cut_text(self, text: str, *, max_length: int) -> str:
+        """The words of `text` that do not fit, "" when all do."""
+        encoding = self._tokenizer.encode(text)
+        if len(encoding.ids) <= max_length:
+            return ""
+        start = int(encoding.offsets[max_length - 1][0])
+        while start > 0 and not text[start - 1].isspace():
+            start -= 1
+        return text[start:].strip()
+
     def __call__(self, texts: Sequence[str], *, max_length: int) -> np.ndarray:
         """Token ids, cut and padded to the same length.
 

@@ -130,6 +130,7 @@ def _update(module: LoraModule, target: LoraTarget) -> LoraUpdate:
     if target.swaps_halves:
         first, second = mx.split(up, 2)
         up = mx.concatenate([second, first])
+    mx.eval(up)
     return LoraUpdate(target.path, module.down, up, module.factor)
 
 
