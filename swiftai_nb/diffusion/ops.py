@@ -184,6 +184,23 @@ def group_norm(
     return y if bias is None else y + bias
 
 
+def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> mx.array:
+    """Layer normalisation over the last axis (Ba et al. 2016).
+
+    Args:
+        x: [..., C].
+        weight: [C].
+        bias: [C].
+        eps: added to the variance.
+
+    Returns:
+        [..., C].
+    """
+    if _use_cpu_math(x):
+        return cpu_math.layer_norm(x, weight, bias, eps=eps)
+    return mx.fast.layer_norm(x, weight, bias, eps)
+
+
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
     """Dense layer, x weight^T + bias.
 
@@ -195,7 +212,7 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     Returns:
         [..., out].
     """
-    if weight.dtype != x.dtype and _use_cpu_math(x) and weight.dtype in (mx.float16, mx.bfloat16):
+    if _use_cpu_math(x):
         return cpu_math.linear(x, weight, bias)
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 

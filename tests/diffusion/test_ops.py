@@ -152,6 +152,10 @@ CONVOLUTIONS = [
     (1, 64, 64, 4, 32, 3, 1, 1),
     (1, 130, 90, 64, 3, 3, 1, 1),
     (1, 5, 7, 32, 32, 3, 1, 1),
+    (2, 16, 16, 96, 64, 3, 1, 1),
+    (1, 9, 8, 30, 20, 3, 2, 1),
+    (2, 11, 12, 8, 9, 3, 2, 0),
+    (1, 256, 256, 130, 8, 3, 2, 0),
     (1, 1, 1, 8, 8, 3, 1, 1),
     (2, 40, 40, 32, 32, 3, 2, 1),
     (1, 41, 41, 32, 32, 3, 2, 0),
@@ -202,6 +206,12 @@ def test_group_norm_of_a_large_picture_is_nearer_to_float64_than_plain_mlx(offse
     exact = exact.reshape(fast.shape)
     assert np.abs(fast - exact).max() <= np.abs(plain - exact).max()
     assert np.abs(fast - exact).max() <= RELATIVE * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (2, 77, 320), (3, 4096, 40), (7, 1, 2048)], ids=str)
+def test_layer_norm_agrees(shape):
+    x = random(*shape) * 3 + 1.5
+    assert_agree(*both(ops.layer_norm, x, random(shape[-1], seed=1), random(shape[-1], seed=2), eps=1e-5))
 
 
 def test_group_norm_of_a_constant_is_the_bias():

@@ -7,7 +7,7 @@ from swiftai_nb.diffusion.cpu_math.activations import gelu, gelu_tanh, quick_gel
 from swiftai_nb.diffusion.cpu_math.attention import attention
 from swiftai_nb.diffusion.cpu_math.convolution import conv2d
 from swiftai_nb.diffusion.cpu_math.linear import linear, quantized_linear
-from swiftai_nb.diffusion.cpu_math.normalization import group_norm
+from swiftai_nb.diffusion.cpu_math.normalization import group_norm, layer_norm
 
 __all__ = [
     "attention",
@@ -15,6 +15,7 @@ __all__ = [
     "gelu",
     "gelu_tanh",
     "group_norm",
+    "layer_norm",
     "linear",
     "quantized_linear",
     "quick_gelu",

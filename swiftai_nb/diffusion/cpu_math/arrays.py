@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import mlx.core as mx
 import numpy as np
 
-from swiftai_nb.diffusion.cpu_math.workers import Float32
+from swiftai_nb.diffusion.cpu_math.workers import Float32, scratch
+
+# Copying a small buffer is cheaper than handing an evaluation to MLX's own thread and waiting for it.
+_SMALL = 1 << 19
 
 
 def view(x: mx.array) -> Float32:
@@ -18,6 +23,9 @@ def view(x: mx.array) -> Float32:
 
 def new_array(shape: tuple[int, ...]) -> tuple[mx.array, Float32]:
     """A fresh float32 array and a view to fill it through, before anyone else sees the array."""
-    array = mx.zeros(shape)
-    mx.eval(array)
+    if math.prod(shape) <= _SMALL:
+        array = mx.array(scratch("blank", shape))
+    else:
+        array = mx.zeros(shape)
+        mx.eval(array)
     return array, np.asarray(array)

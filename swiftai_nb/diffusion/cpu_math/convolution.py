@@ -7,15 +7,16 @@ import numpy as np
 
 from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
 from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widen
-from swiftai_nb.diffusion.cpu_math.linear import linear
+from swiftai_nb.diffusion.cpu_math.linear import linear, multiply
 from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
 from swiftai_nb.diffusion.cpu_math.winograd import transform_weight, transformed_bytes, winograd_conv
-from swiftai_nb.diffusion.cpu_math.workers import for_each, scratch, spans
+from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, spans
 
 _LARGE_TILE_PIXELS = 4096
 _SMALL_TILE_PIXELS = 1024
 _FEW_CHANNELS = 16
 _STRIP_PIXELS = 4096
+_MAX_PATCH_ELEMENTS = 1 << 23
 
 _transforms = TransformCache()
 
@@ -34,8 +35,34 @@ def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int,
 
 
 def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int, padding: int) -> mx.array:
-    y = mx.conv2d(x, as_float32(weight), stride=stride, padding=padding)
-    return y if bias is None else y + bias.astype(mx.float32)
+    """Patches as rows, times the kernels; by MLX where the patches would take too much memory."""
+    batch, height, width, channels = x.shape
+    count, kernel_height, kernel_width, _ = weight.shape
+    rows = (height + 2 * padding - kernel_height) // stride + 1
+    columns = (width + 2 * padding - kernel_width) // stride + 1
+    patch = kernel_height * kernel_width * channels
+    if min(rows, columns) < 1 or batch * rows * columns * patch > _MAX_PATCH_ELEMENTS:
+        y = mx.conv2d(x, as_float32(weight), stride=stride, padding=padding)
+        return y if bias is None else y + bias.astype(mx.float32)
+    padded = _padded(view(x), padding)
+    step = padded.strides
+    patches = scratch("patches", (batch, rows, columns, kernel_height, kernel_width * channels))
+    strides = (step[0], stride * step[1], stride * step[2], step[1], step[3])
+    np.copyto(patches, np.lib.stride_tricks.as_strided(padded, patches.shape, strides))
+    result, out = new_array((batch, rows, columns, count))
+    multiply(patches.reshape(-1, patch), weight.reshape(count, patch), bias, out.reshape(-1, count))
+    return result
+
+
+def _padded(x: Float32, padding: int) -> Float32:
+    """A contiguous copy with zeros around."""
+    batch, height, width, channels = x.shape
+    result = scratch("padded", (batch, height + 2 * padding, width + 2 * padding, channels))
+    if padding:
+        result[:, :padding] = result[:, -padding:] = 0
+        result[:, :, :padding] = result[:, :, -padding:] = 0
+    result[:, padding : padding + height, padding : padding + width] = x
+    return result
 
 
 def as_float32(weight: mx.array) -> mx.array:
@@ -51,10 +78,7 @@ def as_float32(weight: mx.array) -> mx.array:
 
 
 def _pointwise(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
-    matrix = weight.reshape(weight.shape[0], weight.shape[3])
-    if matrix.dtype in HALF_DTYPES:
-        return linear(x, matrix, bias)
-    return x @ matrix.T if bias is None else mx.addmm(bias.astype(mx.float32), x, matrix.T)
+    return linear(x, weight.reshape(weight.shape[0], weight.shape[3]), bias)
 
 
 def _winograd(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:

@@ -1,4 +1,4 @@
-"""Dense layers whose weights are not float32: widened or dequantised by blocks, then multiplied."""
+"""Dense layers: large products shared among the workers, 16-bit weights widened by blocks."""
 
 from __future__ import annotations
 
@@ -6,30 +6,64 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
-from swiftai_nb.diffusion.cpu_math.halves import bit_view, widened
-from swiftai_nb.diffusion.cpu_math.workers import for_each, spans, worker_count
+from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widened
+from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, spans, worker_count
 
 _BLOCK_ELEMENTS = 1 << 18
+_PART_PRODUCTS = 1 << 23  # multiplications worth another thread
+_MIN_ROWS = 32
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
-    """As `ops.linear`, for float32 x and a float16 or bfloat16 weight."""
-    out_features, in_features = weight.shape
-    bits, dtype = bit_view(weight), weight.dtype
-    inputs = np.ascontiguousarray(view(x)).reshape(-1, in_features)
+    """As `ops.linear`, for float32 x and a weight of any floating dtype."""
+    result, out = new_array((*x.shape[:-1], weight.shape[0]))
+    inputs = np.ascontiguousarray(view(x)).reshape(-1, x.shape[-1])
+    multiply(inputs, weight, bias, out.reshape(-1, weight.shape[0]))
+    return result
+
+
+def multiply(inputs: Float32, weight: mx.array, bias: mx.array | None, out: Float32) -> None:
+    """Out = inputs weight^T + bias.
+
+    Args:
+        inputs: [rows, in], contiguous.
+        weight: [out, in].
+        bias: [out].
+        out: [rows, out], written.
+    """
     offset = None if bias is None else view(bias.astype(mx.float32))
-    result, out = new_array((*x.shape[:-1], out_features))
-    rows = out.reshape(-1, out_features)
+    if weight.dtype in HALF_DTYPES:
+        _multiply_widened(inputs, weight, offset, out)
+        return
+    matrix = view(weight.astype(mx.float32))
+    parts = max(1, min(worker_count(), len(inputs) * matrix.size // _PART_PRODUCTS))
+
+    def run_rows(part: slice) -> None:
+        np.matmul(inputs[part], matrix.T, out=out[part])
+        if offset is not None:
+            out[part] += offset
+
+    def run_columns(part: slice) -> None:
+        np.matmul(inputs, matrix[part].T, out=out[:, part])
+        if offset is not None:
+            out[:, part] += offset[part]
+
+    # Few rows: each worker takes a part of the weight instead.
+    by_rows = len(inputs) >= parts * _MIN_ROWS or parts == 1
+    length = len(inputs) if by_rows else len(matrix)
+    for_each(run_rows if by_rows else run_columns, spans(length, -(-length // parts)))
+
+
+def _multiply_widened(inputs: Float32, weight: mx.array, offset: Float32 | None, out: Float32) -> None:
+    bits, dtype = bit_view(weight), weight.dtype
 
     def run(part: slice) -> None:
-        target = rows[:, part]
-        np.matmul(inputs, widened(bits[part], dtype, "weight").T, out=target)
+        np.matmul(inputs, widened(bits[part], dtype, "weight").T, out=out[:, part])
         if offset is not None:
-            target += offset[part]
+            out[:, part] += offset[part]
 
-    step = min(max(1, _BLOCK_ELEMENTS // in_features), -(-out_features // worker_count()))
-    for_each(run, spans(out_features, step))
-    return result
+    step = min(max(1, _BLOCK_ELEMENTS // bits.shape[1]), -(-len(bits) // worker_count()))
+    for_each(run, spans(len(bits), step))
 
 
 def quantized_linear(
@@ -44,4 +78,4 @@ def quantized_linear(
 ) -> mx.array:
     """As `ops.quantized_linear`, for float32 x."""
     dense = mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits).astype(mx.float32)
-    return x @ dense.T if bias is None else mx.addmm(bias.astype(mx.float32), x, dense.T)
+    return linear(x, dense, None if bias is None else bias.astype(mx.float32))

@@ -23,6 +23,9 @@ def group_norm(
     offset = np.zeros(channels, np.float32) if bias is None else view(bias.astype(mx.float32))
     result, out = new_array(x.shape)
     for picture, target in zip(values, out.reshape(values.shape), strict=True):
+        if picture.size <= _BLOCK_ELEMENTS:
+            _normalise_small(picture, (factor, offset), target, groups=groups, eps=eps)
+            continue
         mean, deviation = _moments(picture, groups, eps)
         scale = (factor / deviation).astype(np.float32)
         centre = None
@@ -31,6 +34,19 @@ def group_norm(
         shift = (offset - mean * scale).astype(np.float32)
         _scale_and_shift(picture, centre, scale, shift, target)
     return result
+
+
+def _normalise_small(
+    x: Float32, affine: tuple[Float32, Float32], out: Float32, *, groups: int, eps: float
+) -> None:
+    """One block: few calls, no threads."""
+    factor, offset = affine
+    count = x.size // groups
+    mean = _by_group(x.sum(axis=0), groups) / count
+    np.subtract(x, mean, out=out)
+    variance = _by_group(np.einsum("ij,ij->j", out, out), groups) / count
+    out *= factor / np.sqrt(variance + np.float32(eps))
+    out += offset
 
 
 def _moments(x: Float32, groups: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
@@ -79,3 +95,26 @@ def _scale_and_shift(
             out[rows] += shift
 
     for_each(run, spans(len(x), max(1, _PART_ELEMENTS // x.shape[1])))
+
+
+def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> mx.array:
+    """As `ops.layer_norm`, for float32 arrays."""
+    width = x.shape[-1]
+    values = np.ascontiguousarray(view(x)).reshape(-1, width)
+    factor, offset = view(weight.astype(mx.float32)), view(bias.astype(mx.float32))
+    result, out = new_array(x.shape)
+    rows = out.reshape(-1, width)
+    step = max(1, _BLOCK_ELEMENTS // width)
+
+    def run(part: slice) -> None:
+        for start in range(part.start, part.stop, step):
+            source = values[start : min(start + step, part.stop)]
+            target = rows[start : min(start + step, part.stop)]
+            np.subtract(source, source.mean(axis=1, keepdims=True), out=target)
+            variance = np.einsum("ij,ij->i", target, target) / np.float32(width)
+            target *= (1 / np.sqrt(variance + np.float32(eps)))[:, None]
+            target *= factor
+            target += offset
+
+    for_each(run, spans(len(values), max(1, _PART_ELEMENTS // width)))
+    return result
