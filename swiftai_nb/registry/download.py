@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from swiftai_nb.registry.download_protocol import DownloadJob
 from swiftai_nb.registry.hub_errors import redacted
 from swiftai_nb.registry.model_info import ModelFile
 
+_log = logging.getLogger(__name__)
 _GRACE_S = 0.2
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,7 +146,8 @@ class Download:
             self._report(DownloadProgress(self.job.model_id, **event))
         elif kind == "plan" and self._on_plan is not None:
             files = [ModelFile(**f) for f in event["files"]]
-            self._on_plan(event["repository"], event["commit"], files)
+            with _logged_failure("recording the plan of a download"):
+                self._on_plan(event["repository"], event["commit"], files)
         elif kind == "done":
             self._result = Path(event["folder"])
         elif kind == "error":
@@ -157,7 +161,8 @@ class Download:
             self._progress = progress
             listeners = tuple(self._listeners)
         for listener in listeners:
-            listener(progress)
+            with _logged_failure("a listener to a download"):
+                listener(progress)
 
     def _finish(self) -> None:
         with self._lock:
@@ -174,7 +179,8 @@ class Download:
             self._is_over.set()
             endings = tuple(self._endings)
         for action in endings:
-            action()
+            with _logged_failure("what was to follow a download"):
+                action()
 
     def _unexplained(self) -> AIError:
         code = self._process.returncode
@@ -200,21 +206,35 @@ class Download:
                 continue
 
 
+@contextmanager
+def _logged_failure(what: str) -> Iterator[None]:
+    """Other people's code must not end the thread that follows a download."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 (anything may come out of a listener; it is logged)
+        _log.exception("%s failed", what)
+
+
 def _start_child(job: DownloadJob) -> subprocess.Popen[str]:
     # Its own session: a Ctrl-C for the kernel is for the kernel to answer. No user folder on the
     # module path: a `random.py` next to a notebook must not end up in here.
-    process = subprocess.Popen(
-        [sys.executable, "-m", "swiftai_nb.registry.download_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env=_child_environment(),
-        cwd=_PACKAGE_ROOT,
-        start_new_session=os.name == "posix",
-    )
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "swiftai_nb.registry.download_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=_child_environment(),
+            cwd=_PACKAGE_ROOT,
+            start_new_session=os.name == "posix",
+        )
+    except OSError as error:
+        raise DownloadFailedError(
+            f"no process could be started for the download: {error.strerror}", hint="close other programs"
+        ) from error
     try:
         if process.stdin is not None:
             process.stdin.write(job.to_line())

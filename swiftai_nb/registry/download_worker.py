@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -83,8 +84,10 @@ def run_job(job: DownloadJob, reporter: Reporter, meter: ProgressMeter) -> None:
 def _fetch_model(job: DownloadJob, repository: str, reporter: Reporter, meter: ProgressMeter) -> None:
     stop = threading.Event()
     meter.set_phase("asking the Hub")
+    # Without any network the user should hear of it within seconds: fewer tries than for a file.
+    options = replace(job.options, max_attempts=min(3, job.options.max_attempts))
     try:
-        plan = with_retries(lambda: ask_hub(job, repository), options=job.options, meter=meter, stop=stop)
+        plan = with_retries(lambda: ask_hub(job, repository), options=options, meter=meter, stop=stop)
     except Exception as error:
         raise translate(error, job, repository=repository) from error
     writer = CacheWriter(Path(job.cache_dir), repository, plan.commit)

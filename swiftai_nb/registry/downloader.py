@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError, NetworkError
@@ -192,8 +193,9 @@ class DiffusionModelDownloader:
     def _plan_recorder(self, info: DiffusionModelInfo) -> Callable[[str, str, list[ModelFile]], None]:
         def record(repository: str, commit: str, files: list[ModelFile]) -> None:
             self.registry.choices.record_manifest(repository, commit, files)
-            if info.is_custom and not self._is_known(info):
-                self.registry.add_custom(info)
+            if info.is_custom:
+                total = sum(f.size_bytes or 0 for f in files)
+                self.registry.add_custom(replace(info, size_bytes=total))
 
         return record
 

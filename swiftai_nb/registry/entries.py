@@ -33,6 +33,7 @@ def repository_info(
         description=f"Own entry ({variant.display_name})",
         repository=repository,
         revision=revision,
+        license="see its page",
         default_steps=variant.default_steps,
         default_guidance_scale=variant.default_guidance_scale,
         default_width=width,

@@ -6,6 +6,7 @@ so the two keep out of each other's way. Windows was not tried.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 _POLL_S = 0.05
+_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
 
 
 class FileLock:
@@ -33,9 +35,11 @@ class FileLock:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock(fd)
-        except OSError:
-            os.close(fd)
-            return False
+        except OSError as error:
+            if error.errno in _HELD:
+                os.close(fd)
+                return False
+            # This file system has no locks: two writers would repeat work, but waiting would never end.
         self._fd = fd
         return True
 

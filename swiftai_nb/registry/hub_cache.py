@@ -98,7 +98,7 @@ def find_on_disk(
     for repository in (info.repository, *info.fallback_repositories):
         if repository is None:
             continue
-        waiting = sum(p.stat().st_size for p in incomplete_files(cache_dir, repository, ours_only=True))
+        waiting = sum(_size_of(p) or 0 for p in incomplete_files(cache_dir, repository, ours_only=True))
         for folder in snapshots(cache_dir, repository, info.revision):
             files = required_files(info, {} if manifests is None else manifests(repository, folder.name))
             found = _look_into(folder, repository, files, waiting_bytes=waiting)

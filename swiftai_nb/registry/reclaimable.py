@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def find_reclaimable(cache_dir: Path) -> list[ReclaimableFile]:
         for path in incomplete_files(cache_dir, repository):
             if not is_locked(locks / f"{path.name.split('.')[0]}.lock"):
                 is_ours = path.name.endswith(INCOMPLETE_SUFFIX)
-                found.append(ReclaimableFile(path, repository, path.stat().st_size, is_ours))
+                with contextlib.suppress(FileNotFoundError):  # another process has just finished it
+                    found.append(ReclaimableFile(path, repository, path.stat().st_size, is_ours))
     return sorted(found, key=lambda f: f.size_bytes, reverse=True)
 
 

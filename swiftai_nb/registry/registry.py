@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -133,7 +134,8 @@ class DiffusionModelRegistry:
         files: dict[Path, int] = {}
         for model in self.all_downloaded_models:
             for path in _files_of(self.find(model.id), model.local_path):
-                files[path.resolve()] = path.stat().st_size
+                with contextlib.suppress(FileNotFoundError):  # deleted by another process meanwhile
+                    files[path.resolve()] = path.stat().st_size
         return sum(files.values())
 
     @property
@@ -300,11 +302,17 @@ def _files_of(info: DiffusionModelInfo, folder: Path) -> list[Path]:
 def _downloaded(info: DiffusionModelInfo, found: ModelOnDisk) -> DownloadedDiffusionModel:
     if found.folder is None:
         raise InvalidModelFilesError(f"{info.id} has no folder", hint="download the model again")
-    newest = max((p.lstat().st_mtime for p in _files_of(info, found.folder)), default=0.0)
+    newest = max((_arrival_s(p) for p in _files_of(info, found.folder)), default=0.0)
     when = datetime.fromtimestamp(newest, tz=timezone.utc)
     return DownloadedDiffusionModel(
         info.id, info.name, info.variant, found.folder, when, found.size_bytes, found.revision
     )
+
+
+def _arrival_s(path: Path) -> float:
+    with contextlib.suppress(FileNotFoundError):
+        return path.lstat().st_mtime
+    return 0.0
 
 
 def _not_here(info: DiffusionModelInfo, found: ModelOnDisk, time_words: str) -> ModelNotDownloadedError:

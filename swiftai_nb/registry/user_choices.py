@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from swiftai_nb.core.errors import AIError
 from swiftai_nb.registry.file_lock import FileLock
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, info_from_dict
 
@@ -44,19 +45,29 @@ class UserChoices:
         return _parse(_read_json(self.path))
 
     def update(self, change: Callable[[Choices], None]) -> None:
-        """Reads, lets `change` alter it, and writes it back, all under the lock."""
-        with FileLock(self.home / "models.lock"):
-            data = _read_json(self.path)
-            if data is None and self.path.exists():
-                self.path.replace(self.path.with_name(f"models.broken-{time.time_ns()}.json"))
-            choices = _parse(data)
-            change(choices)
-            stored = {
-                "version": _VERSION,
-                "default_model": choices.default_model,
-                "entries": [info.to_dict() for info in choices.entries.values()],
-            }
-            write_json_atomically(self.path, stored)
+        """Reads, lets `change` alter it, and writes it back, all under the lock.
+
+        Raises:
+            AIError: the folder cannot be written.
+        """
+        try:
+            with FileLock(self.home / "models.lock"):
+                self._update(change)
+        except OSError as error:
+            raise AIError(
+                f"cannot write {self.path}: {error.strerror or error}",
+                hint="set SWIFTAI_HOME to a folder you may write to",
+            ) from error
+
+    def _update(self, change: Callable[[Choices], None]) -> None:
+        data = _read_json(self.path)
+        if data is None and self.path.exists():
+            self.path.replace(self.path.with_name(f"models.broken-{time.time_ns()}.json"))
+        choices = _parse(data)
+        change(choices)
+        entries = [info.to_dict() for info in choices.entries.values()]
+        stored = {"version": _VERSION, "default_model": choices.default_model, "entries": entries}
+        write_json_atomically(self.path, stored)
 
     @property
     def last_bytes_per_s(self) -> float | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import re
 import socket
 import struct
@@ -23,25 +22,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LFS_MIN_BYTES = 1024
+from tests.registry.repositories import LFS_MIN_BYTES, git_sha1, oid_of, sibling, tiny_repository
+
+__all__ = ["GOOD_TOKEN", "FakeHub", "Faults", "Request", "tiny_repository"]
+
 CHUNK_BYTES = 16 * 1024
 GOOD_TOKEN = "hf_goodtoken"
-
-
-@lru_cache(maxsize=64)
-def git_sha1(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-@lru_cache(maxsize=64)
-def oid_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest() if len(data) >= LFS_MIN_BYTES else git_sha1(data)
 
 
 @dataclass
@@ -278,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = self.hub.repositories[repository]
         with_metadata = "blobs" in query and not self.hub.faults.no_metadata
-        siblings = [_sibling(p, data, with_metadata=with_metadata) for p, data in files.items()]
+        siblings = [sibling(p, data, with_metadata=with_metadata) for p, data in files.items()]
         siblings += [{"rfilename": p, "size": 5, "blobId": "0" * 40} for p in self.hub.faults.extra_listed]
         gated = "auto" if repository in self.hub.faults.gated else False
         self.send_json(
@@ -394,32 +385,3 @@ class _Handler(BaseHTTPRequestHandler):
             _quietly(lambda: self.connection.shutdown(socket.SHUT_RDWR))
         self.connection.close()
         self.close_connection = True
-
-
-def _sibling(path: str, data: bytes, *, with_metadata: bool) -> dict[str, Any]:
-    if not with_metadata:
-        return {"rfilename": path}
-    entry: dict[str, Any] = {"rfilename": path, "size": len(data), "blobId": git_sha1(data)}
-    if len(data) >= LFS_MIN_BYTES:
-        entry["lfs"] = {"size": len(data), "sha256": oid_of(data), "pointerSize": 134}
-    return entry
-
-
-def tiny_repository(weights_bytes: int = 300_000, *, seed: int = 0) -> dict[str, bytes]:
-    """A repository in diffusers layout whose weights are noise; with files nobody should fetch."""
-    noise = random.Random(seed)
-    return {
-        "README.md": b"# a model\n",
-        "model_index.json": b'{"_class_name": "StableDiffusionPipeline"}',
-        "scheduler/scheduler_config.json": b'{"_class_name": "DDIMScheduler"}',
-        "text_encoder/config.json": b'{"hidden_size": 8}',
-        "text_encoder/model.fp16.safetensors": noise.randbytes(weights_bytes // 2),
-        "tokenizer/merges.txt": b"#version\n",
-        "tokenizer/vocab.json": b'{"a": 0}',
-        "unet/config.json": b'{"cross_attention_dim": 768}',
-        "unet/diffusion_pytorch_model.fp16.safetensors": noise.randbytes(weights_bytes),
-        "unet/diffusion_pytorch_model.safetensors": noise.randbytes(weights_bytes * 2),
-        "vae/config.json": b'{"latent_channels": 4}',
-        "vae/diffusion_pytorch_model.fp16.safetensors": noise.randbytes(weights_bytes // 3),
-        "whole.safetensors": noise.randbytes(weights_bytes),
-    }

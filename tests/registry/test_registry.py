@@ -319,3 +319,28 @@ def test_cache_folder_is_where_huggingface_hub_looks(monkeypatch, settings):
     code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert hub_cache_dir() == Path(theirs.stdout.strip()).resolve()
+
+
+def test_file_system_without_locks_does_not_wait_for_ever(tmp_path, monkeypatch):
+    import errno
+
+    from swiftai_nb.registry import file_lock
+
+    def refuse(_fd):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(file_lock, "_lock", refuse)
+    with file_lock.FileLock(tmp_path / "lock"):
+        pass
+
+
+def test_lock_keeps_others_out_until_it_is_given_back(tmp_path):
+    from swiftai_nb.registry.file_lock import FileLock, is_locked
+
+    path = tmp_path / "deep" / "lock"
+    assert not is_locked(path)
+    with FileLock(path) as held:
+        assert is_locked(path)
+        assert not FileLock(path).try_acquire()
+        held.acquire()
+    assert not is_locked(path)
