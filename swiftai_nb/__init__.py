@@ -69,6 +69,7 @@ __all__ = [
     "MLXImageProvider",
     "Recipe",
     "__version__",
+    "imagine_batch",
     "load_ipython_extension",
     "unload_ipython_extension",
 ]

@@ -24,6 +24,7 @@ _DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
 _FLOW_BYTES_PER_TOKEN = 400_000
 _PROCESS_BYTES = 150_000_000
 _TOTAL_SHARE = 0.9
+_LARGE_WEIGHT = 1 << 17
 _LINEAR_SHARE_PACKED = {4: 4.5 / 8, 8: 8.5 / 8}  # bytes per weight, scales included
 
 
@@ -187,6 +188,8 @@ def _tensor_bytes(tensor: StoredTensor, bytes_per_weight: int, bits: int | None)
         return tensor.size_bytes
     if bits is not None and len(tensor.shape) == 2:
         return int(count * _LINEAR_SHARE_PACKED[bits])
+    if tensor.dtype in ("F16", "BF16") and len(tensor.shape) > 1 and count >= _LARGE_WEIGHT:
+        return count * 2  # they stay as they are (see diffusion.precision.storage_dtype)
     return count * bytes_per_weight
 
 

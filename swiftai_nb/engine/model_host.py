@@ -6,7 +6,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.core.progress import GenerationStage
-from swiftai_nb.engine.adapters import Adapters
+from swiftai_nb.engine.held_model import HeldModel, PipelineLoader
 from swiftai_nb.engine.preview_pace import PreviewPace, to_jpeg
 from swiftai_nb.engine.protocol import (
     Done,
@@ -35,18 +34,7 @@ if TYPE_CHECKING:
     from swiftai_nb.diffusion import Conditioning, DenoiseStep, DiffusionPipeline
 
 _KEPT_PROMPTS = 16
-PipelineLoader = Callable[..., Any]
 PreviewDecoder = Callable[[Any], Any]
-
-
-@dataclass
-class _LoadedModel:
-    """The one model in memory."""
-
-    files: ModelFiles
-    fingerprint: tuple[Any, ...]
-    pipeline: DiffusionPipeline
-    adapters: Adapters
 
 
 class ModelHost:
@@ -60,7 +48,7 @@ class ModelHost:
     def __init__(self, ready: Ready, *, load_pipeline: PipelineLoader | None = None) -> None:
         self._ready = ready
         self._load_pipeline = _own_loader() if load_pipeline is None else load_pipeline
-        self._model: _LoadedModel | None = None
+        self._model: HeldModel | None = None
         self._prompts: OrderedDict[tuple[Any, ...], Conditioning] = OrderedDict()
         self._preview_decoder: tuple[str, PreviewDecoder] | None = None
 
@@ -90,7 +78,7 @@ class ModelHost:
 
         model = self._model
         return Status(
-            folder="" if model is None else model.files.folder,
+            folder="" if model is None else model.folder,
             components={} if model is None else dict(model.pipeline.components),
             active_memory_bytes=mx.get_active_memory(),
             peak_memory_bytes=mx.get_peak_memory(),
@@ -130,18 +118,13 @@ class ModelHost:
         )
 
     def _pipeline_of(self, files: ModelFiles, report: Report, job_id: str) -> DiffusionPipeline:
-        fingerprint = _fingerprint(Path(files.folder))
-        bare, model = replace(files, loras=()), self._model
-        if model is None or model.files != bare or model.fingerprint != fingerprint:
+        if self._model is None or not self._model.serves(files):
             report(Stage(job_id, GenerationStage.LOADING_MODEL.value, Path(files.folder).name))
             self.unload()  # never two models in memory
-            pipeline = self._load_pipeline(
-                files.folder, dtype=files.dtype, quantization_bits=files.quantization_bits
-            )
-            model = self._model = _LoadedModel(bare, fingerprint, pipeline, Adapters(pipeline))
-        if model.adapters.switch(files.loras):
+            self._model = HeldModel(files, self._load_pipeline)
+        if self._model.wear(files.loras):
             self._prompts.clear()
-        return model.pipeline
+        return self._model.pipeline
 
     def _preview_of(self, command: Generate, pipeline: DiffusionPipeline) -> PreviewDecoder | None:
         """What turns a step's predicted picture into pixels; None when nobody wants to see it."""
@@ -302,18 +285,6 @@ def _dtype(command: Generate) -> str:
     from swiftai_nb.diffusion.precision import resolve_dtype
 
     return str(resolve_dtype(command.model.dtype)).removeprefix("mlx.core.")
-
-
-def _fingerprint(folder: Path) -> tuple[Any, ...]:
-    """Size and time of every file, so that a model whose files were replaced is read anew."""
-    found = []
-    for path in sorted((*folder.glob("*"), *folder.glob("*/*"))):
-        try:
-            stat = path.stat()
-        except OSError:
-            continue
-        found.append((str(path), stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
 
 
 def _give_memory_back() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig
+from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig, LoraReference
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
 from swiftai_nb.core.image_input import to_pil
 from swiftai_nb.engine.memory_plan import (
@@ -161,8 +161,12 @@ def make_command(
     """What the engine is told; draws a seed when the config has none."""
     from swiftai_nb.core.image_input import to_png_bytes
 
+    # The engine's working directory is not the kernel's.
+    loras = tuple(
+        LoraReference(str(Path(lora.source).expanduser().resolve()), lora.scale) for lora in config.loras
+    )
     return Generate(
-        model=ModelFiles(str(plan.folder), quantization_bits=plan.quantization_bits, loras=config.loras),
+        model=ModelFiles(str(plan.folder), quantization_bits=plan.quantization_bits, loras=loras),
         prompt=prompt,
         negative_prompt=negative_prompt,
         width=plan.width,

@@ -17,14 +17,17 @@ MODEL = Path(__file__).parents[2] / "swiftai_nb" / "assets" / "emoji-mini"
 GB = 10**9
 
 
-def write_weights(path, **shapes):
-    """A file of half-precision zeros that takes no room on disk."""
+WIDTHS = {"F16": 2, "F32": 4}
+
+
+def write_weights(path, dtype="F32", **shapes):
+    """A file of float32 zeros that takes no room on disk."""
     header, at = {}, 0
     for name, shape in shapes.items():
-        size = 2
+        size = WIDTHS[dtype]
         for side in shape:
             size *= side
-        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [at, at + size]}
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +71,12 @@ def test_halves_quantisation_and_size_change_the_need_the_right_way(large_model)
     assert four < eight < whole
     assert plan(large_model, side=256).peak_bytes < whole < plan(large_model, side=1024).peak_bytes
     assert plan(large_model, guided=False).denoising_bytes * 2 == plan(large_model).denoising_bytes
+
+
+def test_large_halves_stay_halves_on_the_cpu(large_model, tmp_path):
+    whole = plan(large_model)
+    write_weights(large_model.weight_files["unet"][0], "F16", linear=(430, 10**6), conv=(430, 10**3, 10**3))
+    assert plan(large_model).weights_bytes["unet"] * 2 == whole.weights_bytes["unet"]
 
 
 def test_tiles_bound_the_decoding_of_large_pictures(large_model):

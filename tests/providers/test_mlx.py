@@ -342,6 +342,41 @@ def test_replaced_files_are_read_anew(provider, model_copy):
     assert first.recipe.model_revision != second.recipe.model_revision
 
 
+@pytest.fixture
+def lora_file(tmp_path):
+    """A LoRA that changes one linear map of the bundled model's text encoder."""
+    name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    draw = np.random.default_rng(0).standard_normal
+    down, up = (draw(shape).astype(np.float32) for shape in ((4, 192), (192, 4)))
+    header = {
+        f"{name}.lora_A.weight": {"dtype": "F32", "shape": [4, 192], "data_offsets": [0, 3072]},
+        f"{name}.lora_B.weight": {"dtype": "F32", "shape": [192, 4], "data_offsets": [3072, 6144]},
+    }
+    text = json.dumps(header).encode()
+    path = tmp_path / "style.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + down.tobytes() + up.tobytes())
+    return path
+
+
+def test_a_lora_changes_the_picture_and_goes_without_a_trace(provider, lora_file, monkeypatch):
+    plain = make(provider)
+    monkeypatch.chdir(lora_file.parent)
+    styled = make(provider, config=QUICK.replace(loras=(LoraReference("style.safetensors", 1.0),)))
+    off = make(provider, config=QUICK.replace(loras=(LoraReference("style.safetensors", 0.0),)))
+    assert styled.recipe.loras == (LoraReference("style.safetensors", 1.0),)
+    assert styled.pil.tobytes() != plain.pil.tobytes()
+    assert off.pil.tobytes() == plain.pil.tobytes()
+    assert make(provider).data == plain.data
+
+
+def test_a_file_that_is_no_lora_is_refused_and_the_model_stays_good(provider, tmp_path):
+    plain = make(provider)
+    wrong = MODEL / "vae" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(InvalidModelFilesError):
+        make(provider, config=QUICK.replace(loras=(LoraReference(str(wrong)),)))
+    assert make(provider).data == plain.data
+
+
 # --- loading and unloading ---
 
 
