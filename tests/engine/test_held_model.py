@@ -1,0 +1,67 @@
+"""LoRAs change between commands without a second model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from swiftai_nb.core.config import LoraReference
+from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.diffusion.pipelines.families import load_pipeline
+from swiftai_nb.engine.held_model import HeldModel
+from swiftai_nb.engine.protocol import ModelFiles
+from tests.diffusion.flux_folders import save
+from tests.diffusion.parity import tiny_lora
+from tests.diffusion.sd_folders import write_folder
+
+PATH = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.fixture
+def model(tmp_path):
+    return HeldModel(ModelFiles(str(write_folder(tmp_path / "model", "sd15"))), load_pipeline)
+
+
+@pytest.fixture
+def lora(tmp_path):
+    arrays = tiny_lora.pairs([(PATH, 32, 32, 0)], prefix="unet.", style=tiny_lora.PEFT)
+    save(tmp_path / "lora.safetensors", arrays)
+    return str(tmp_path / "lora.safetensors")
+
+
+def weight(pipeline):
+    block = pipeline.networks["unet"].network.down_blocks[0].attentions[0].transformer_blocks[0]
+    return np.array(block.attn1.to_q.weight)
+
+
+def test_switching_on_over_and_off(model, lora):
+    plain = weight(model.pipeline)
+    assert model.wear((LoraReference(lora, 1.0),))
+    full = weight(model.pipeline)
+    assert not model.wear((LoraReference(lora, 1.0),))
+    assert model.wear((LoraReference(lora, 0.5),))
+    np.testing.assert_allclose(weight(model.pipeline), (plain + full) / 2, atol=1e-6)
+    assert model.wear(())
+    np.testing.assert_array_equal(weight(model.pipeline), plain)
+    assert not model.wear(())
+
+
+def test_a_lora_that_does_not_fit_leaves_the_model_plain(model, lora, tmp_path):
+    plain = weight(model.pipeline)
+    arrays = tiny_lora.pairs(tiny_lora.FLUX_KOHYA, prefix="lora_unet_", style=tiny_lora.KOHYA)
+    save(tmp_path / "flux.safetensors", arrays)
+    wrong = LoraReference(str(tmp_path / "flux.safetensors"))
+    with pytest.raises(InvalidModelFilesError, match="does not fit"):
+        model.wear((LoraReference(lora), wrong))
+    np.testing.assert_array_equal(weight(model.pipeline), plain)
+    assert model.wear((LoraReference(lora),))
+
+
+def test_a_replaced_file_is_read_anew(model, lora):
+    plain = weight(model.pipeline)
+    model.wear((LoraReference(lora),))
+    first = weight(model.pipeline) - plain
+    arrays = tiny_lora.pairs([(PATH, 32, 32, 0)], prefix="unet.", style=tiny_lora.KOHYA, alpha=8.0)
+    save(Path(lora), arrays)
+    assert model.wear((LoraReference(lora),))
+    np.testing.assert_allclose(weight(model.pipeline) - plain, 2 * first, atol=1e-5)
