@@ -94,7 +94,7 @@ def table(title: str, contestants: list[Contestant], *, gflop: float | None = No
     lines = ["", f"### {title}", ""]
     if any(limits):
         lines += [
-            f"float32 product of the machine: {statistics.median(limits):.0f} GFLOP/s (median beside our runs)",
+            f"float32 product of the machine beside our runs: {statistics.median(limits):.0f} GFLOP/s",
             "",
         ]
     lines += [

@@ -112,6 +112,7 @@ def jump_slots(library: str, symbols: Iterable[str]) -> dict[str, int]:
 
 def _pointer_relocations(base: int, entries: dict[int, int]) -> Iterator[tuple[int, int]]:
     """(address of the pointer, address of its symbol's name) of all function pointers."""
+
     def absolute(value: int) -> int:  # glibc has already added the base to these, other loaders may not
         return value if value > base else base + value
 

@@ -85,7 +85,8 @@ def attention(
     Returns:
         [B, heads, L, D].
     """
-    if _use_cpu_math(q) and q.size >= _MIN_ATTENTION_ELEMENTS:
+    alike = q.dtype == k.dtype == v.dtype and q.shape[:2] == k.shape[:2]
+    if alike and q.size >= _MIN_ATTENTION_ELEMENTS and _use_cpu_math(q):
         return cpu_math.attention(q, k, v, scale=scale, mask=mask)
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
@@ -242,9 +243,7 @@ def quantized_linear(
         [..., out].
     """
     if _use_cpu_math(x) and x.size >= _MIN_DEQUANTIZED_ROWS * x.shape[-1]:
-        return cpu_math.quantized_linear(
-            x, weight, scales, biases, bias, group_size=group_size, bits=bits
-        )
+        return cpu_math.quantized_linear(x, weight, scales, biases, bias, group_size=group_size, bits=bits)
     y = mx.quantized_matmul(
         x, weight, scales=scales, biases=biases, transpose=True, group_size=group_size, bits=bits
     )

@@ -36,11 +36,14 @@ def make_model_host(*, own_process: bool, started_s: float | None = None) -> Mod
 
     ops.configure(fast=not _switched_off("SWIFTAI_FAST_MATH"))
     status = blas.install_fast_blas(enabled=not _switched_off("SWIFTAI_BLAS"))
+    if ops.fast_paths_enabled():
+        # The fast paths bring their own threads; a pool that spins beside them costs more than it gives.
+        blas.set_threads(1)
     if own_process:
         MemoryPolicy.for_machine().apply()
         if ops.on_cpu():
             allocator.keep_freed_memory()
-            if status.active:
+            if status.active and ops.fast_paths_enabled():
                 blas.limit_numpy_threads(1)
     return ModelHost(
         Ready(

@@ -34,7 +34,9 @@ def pointer():
 
 @linux_wheel
 def test_products_move_to_openblas_and_stay_right():
-    lines = run(PRELUDE + """
+    lines = run(
+        PRELUDE
+        + """
 a = np.random.default_rng(1).standard_normal((301, 77)).astype(np.float32)
 x = mx.array(a)
 before = pointer()
@@ -42,25 +44,31 @@ status = blas.install_fast_blas()
 print(status.active, "OpenBLAS" in status.library, pointer() != before)
 print(np.allclose(np.asarray(x @ x.T), a.astype(np.float64) @ a.T, rtol=1e-5, atol=1e-4))
 print(blas.install_fast_blas() == status)
-""")
+"""
+    )
     assert lines == ["True True True", "True", "True"]
 
 
 @linux_wheel
 def test_switching_off_restores_the_pointers():
-    lines = run(PRELUDE + """
+    lines = run(
+        PRELUDE
+        + """
 before = pointer()
 blas.install_fast_blas()
 status = blas.install_fast_blas(enabled=False)
 print(status.active, pointer() == before, blas.threads())
 print(blas.install_fast_blas().active, pointer() != before)
-""")
+"""
+    )
     assert lines == ["False True 1", "True True"]
 
 
 @linux_wheel
 def test_a_library_that_multiplies_wrongly_is_taken_out_again():
-    lines = run(PRELUDE + """
+    lines = run(
+        PRELUDE
+        + """
 before = pointer()
 nothing = ctypes.CFUNCTYPE(None)(lambda: None)  # a product that writes nothing
 real = blas._address
@@ -69,7 +77,8 @@ status = blas.install_fast_blas()
 print(status.active, pointer() == before, status.reason)
 blas._address = real
 print(blas.install_fast_blas().active)
-""")
+"""
+    )
     assert lines == ["False True the self-test differed from NumPy", "True"]
 
 
@@ -81,8 +90,11 @@ print(blas.install_fast_blas().active)
         ("blas.importlib.util.find_spec = lambda name: None", "scipy-openblas32"),
         ("elf.jump_slots = lambda *a: {}", "own products"),
         ("blas.elf.jump_slots = lambda *a: (_ for _ in ()).throw(elf.ElfError('absent'))", "absent"),
-        ("mx.set_default_device(mx.Device(mx.gpu)) if mx.is_available(mx.gpu) else "
-         "setattr(mx, 'default_device', lambda: mx.Device(mx.gpu))", "GPU"),
+        (
+            "mx.set_default_device(mx.Device(mx.gpu)) if mx.is_available(mx.gpu) else "
+            "setattr(mx, 'default_device', lambda: mx.Device(mx.gpu))",
+            "GPU",
+        ),
     ],
 )
 @linux_wheel
@@ -101,14 +113,17 @@ print(status.active, status.library, status.reason)
 
 @linux_wheel
 def test_threads_of_both_pools_can_be_set():
-    lines = run(PRELUDE + """
+    lines = run(
+        PRELUDE
+        + """
 blas.install_fast_blas()
 blas.set_threads(2)
 with blas.single_threaded_products():
     print(blas.threads())
 print(blas.threads())
 print(blas.limit_numpy_threads(1))
-""")
+"""
+    )
     assert lines[:2] == ["1", "2"]
     assert lines[2] in ("True", "False")
 

@@ -48,7 +48,9 @@ def test_large_maps_stay_halves_on_the_cpu_and_give_the_same_numbers(folder, mon
 
     ids = mx.array(np.arange(64).reshape(1, 8, 8))
     got = np.array(network(ids))
-    monkeypatch.setattr("swiftai_nb.diffusion.weights.load.storage_dtype", lambda stored, compute, size: compute)
+    monkeypatch.setattr(
+        "swiftai_nb.diffusion.weights.load.storage_dtype", lambda stored, compute, size: compute
+    )
     component.release()
     assert {p.dtype for _, p in nn.utils.tree_flatten(component.network.parameters())} == {mx.float32}
     expected = np.array(component.network(ids))

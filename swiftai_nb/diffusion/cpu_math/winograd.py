@@ -27,9 +27,7 @@ _A2, _B2 = np.float32(_A * _A), np.float32(_B * _B)
 def _kernel_transform(m: int) -> np.ndarray:
     """G: [m + 2, 3], float64; rows (1, p, p^2) / prod(p - q) for each finite point p."""
     points = [0.0, *(sign * p for p in _POINTS[m] for sign in (1, -1))]
-    rows = [
-        [p**power / np.prod([p - q for q in points if q != p]) for power in range(3)] for p in points
-    ]
+    rows = [[p**power / np.prod([p - q for q in points if q != p]) for power in range(3)] for p in points]
     return np.array([*rows, [0, 0, 1]])
 
 
@@ -199,9 +197,7 @@ def _output_4(p: Sequence[Float32], out: Sequence[Float32]) -> None:
     out[3] += p[5]
 
 
-def _weighted(
-    first: Float32, second: Float32, weights: tuple[np.float32, np.float32], out: Float32
-) -> None:
+def _weighted(first: Float32, second: Float32, weights: tuple[np.float32, np.float32], out: Float32) -> None:
     """Out = weighted sum; the operands are scaled in place."""
     first *= weights[0]
     second *= weights[1]
