@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from mlx import nn
 
+from swiftai_nb.core.errors import GenerationCancelledError
+from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.layers import Conv2d, Embedding, GroupNorm, Linear
 from swiftai_nb.diffusion.precision import storage_dtype
 from swiftai_nb.diffusion.weights.component import Component
@@ -70,3 +72,22 @@ def test_float32_files_and_small_weights_have_the_compute_dtype():
     assert storage_dtype(mx.float32, mx.float32, size=1 << 20) == mx.float32
     assert storage_dtype(mx.float16, mx.float32, size=1000) == mx.float32
     assert storage_dtype(mx.float16, mx.bfloat16, size=1 << 20) == mx.bfloat16
+
+
+def test_a_cancel_is_heard_between_two_tensors_and_loading_works_again(folder):
+    component = Component(folder, Network, rules=(), dtype=mx.float32)
+    calls = []
+
+    def cancel():
+        calls.append(1)
+        if len(calls) == 3:
+            raise GenerationCancelledError
+
+    ops.set_block_callback(cancel)
+    try:
+        with pytest.raises(GenerationCancelledError):
+            _ = component.network
+    finally:
+        ops.set_block_callback(None)
+    assert not component.is_loaded
+    assert component.network.large.weight.shape == (1024, 256)

@@ -11,6 +11,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.diffusion.cpu_math.workers import run_checkpoint
 from swiftai_nb.diffusion.models.layers import Embedding, Linear
 from swiftai_nb.diffusion.models.quantized_embedding import QuantizedEmbedding
 from swiftai_nb.diffusion.precision import storage_dtype
@@ -166,6 +167,7 @@ def read_converted(
     """
     wanted = {path: tuple(value.shape) for path, value in tree_flatten(module.parameters())}
     for path in list(tensors):
+        run_checkpoint()
         value = tensors.pop(path).reshape(wanted[path])
         owner = find_module(module, path.rpartition(".")[0])
         packs = isinstance(owner, Linear) and path.endswith(".weight")

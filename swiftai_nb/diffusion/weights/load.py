@@ -17,6 +17,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.diffusion.cpu_math.workers import run_checkpoint
 from swiftai_nb.diffusion.models.layers import Conv2d, Linear
 from swiftai_nb.diffusion.precision import storage_dtype
 from swiftai_nb.diffusion.weights.key_mapping import Rule, normalise_key
@@ -138,6 +139,8 @@ def read_weights(
 ) -> None:
     """Reads every planned tensor into the module, evaluated.
 
+    The callback of `ops.set_block_callback` runs before each tensor, so that a cancel is heard.
+
     Args:
         module: the one the plan was made for.
         plan: from `plan_weights`.
@@ -154,6 +157,7 @@ def read_weights(
     tensors = _LazyTensors()
     for path, assignments in by_file.items():
         for assignment in assignments:
+            run_checkpoint()
             bits = _bits_for(module, assignment, quantization_bits, group_size)
             may_stay_half = bits is None and _is_map(module, assignment)
             value = _read(assignment, tensors, dtype, may_stay_half=may_stay_half)
