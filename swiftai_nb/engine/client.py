@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 import uuid
@@ -18,6 +19,7 @@ from swiftai_nb.core.errors import (
     AIError,
     GenerationCancelledError,
     GenerationFailedError,
+    InvalidInputError,
     error_from_dict,
 )
 from swiftai_nb.engine.channel import ChannelClosed
@@ -93,6 +95,7 @@ class EngineClient:
         self._current: EngineCall | None = None
         self._session: _Session | None = None
         self._is_closed = False
+        self._owner_pid = os.getpid()
 
     @property
     def pid(self) -> int | None:
@@ -114,6 +117,9 @@ class EngineClient:
             on_event: called with Ready, Stage and Step, from the client's thread; what it raises is logged.
         """
         call = EngineCall(replace(command, job_id=uuid.uuid4().hex[:12]), on_event)
+        if os.getpid() != self._owner_pid:  # a fork: the threads that talk to the engine are not here
+            call.finish(_in_a_fork())
+            return call
         with self._lock:
             if self._is_closed:
                 call.finish(GenerationFailedError("the engine is closed", hint="make a new provider"))
@@ -303,9 +309,13 @@ class _Session:
 
 
 def _too_large(error: ProtocolError) -> AIError:
-    from swiftai_nb.core.errors import InvalidInputError
-
     return InvalidInputError(f"the request is too large: {error}", hint="a shorter prompt or a smaller image")
+
+
+def _in_a_fork() -> AIError:
+    return GenerationFailedError(
+        "this engine belongs to the process that was forked", hint="make a new provider in this process"
+    )
 
 
 async def _in_spite_of_cancels(answer: asyncio.Future[Message]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from typing import Protocol
 from swiftai_nb.core.errors import AIError, EngineDiedError, GenerationFailedError
 from swiftai_nb.engine.channel import Channel, StreamChannel, memory_channel_pair
 
-_KEPT_LINES = 40
+_KEPT_LINES, _LONGEST_LINE = 40, 4096
 _EXIT_GRACE_S = 2.0
 # Not `-m`: that would put the notebook's folder first on sys.path, where any random.py stands in the way.
 # Our own folder goes before other installed packages, behind the standard library.
@@ -88,7 +89,8 @@ class ProcessEngine:
                 f"the engine cannot be started: {error}", hint="restart the kernel"
             ) from error
         streams = (self._process.stdin, self._process.stdout, self._process.stderr)
-        stdin, stdout, self._stderr = (s for s in streams if s is not None)
+        stdin, stdout, stderr = (s for s in streams if s is not None)
+        self._stderr = io.BufferedReader(stderr)  # type: ignore[type-var]
         self.channel = StreamChannel(stdout, stdin)  # type: ignore[arg-type]
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._listener = threading.Thread(target=self._listen, name="swiftai-engine-stderr", daemon=True)
@@ -135,7 +137,7 @@ class ProcessEngine:
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            for line in self._stderr:
+            while line := self._stderr.readline(_LONGEST_LINE):
                 self._last_lines.append(line.decode("utf-8", "replace").rstrip())
 
 

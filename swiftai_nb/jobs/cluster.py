@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -207,21 +208,23 @@ async def _make(generator: ImageGenerator, request: BatchRequest) -> GeneratedIm
 
 
 # One engine per worker process: this is the worker's whole state, and it lives as long as the worker.
-_generators: dict[GeneratorFactory, ImageGenerator] = {}
+# By process id: a forked worker must not use its parent's.
+_generators: dict[tuple[int, GeneratorFactory], ImageGenerator] = {}
 _generators_lock = threading.Lock()
 
 
 def _generator_of(factory: GeneratorFactory) -> ImageGenerator:
+    key = (os.getpid(), factory)
     with _generators_lock:
-        if factory not in _generators:
-            _generators[factory] = factory()
-        return _generators[factory]
+        if key not in _generators:
+            _generators[key] = factory()
+        return _generators[key]
 
 
 def close_generators() -> None:
     """Ends the engines this process keeps for batches; the next picture starts one again."""
     with _generators_lock:
-        generators = list(_generators.values())
+        generators = [g for (pid, _), g in _generators.items() if pid == os.getpid()]
         _generators.clear()
     for generator in generators:
         close = getattr(generator, "close", None)

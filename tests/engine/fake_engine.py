@@ -50,6 +50,9 @@ class FakeHost:
         elif word == "print":
             print("a library talks", flush=True)
             ctypes.CDLL(None).puts(b"a C library talks")
+        elif word == "flood":
+            sys.stderr.write("x" * 3_000_000)
+            sys.stderr.flush()
         elif word == "garbage":
             os.write(int(os.environ["FAKE_OUT"]), b"this is not a frame at all")
             time.sleep(60)

@@ -294,6 +294,31 @@ def test_no_engine_outlives_its_kernel(ending):
     wait_until(lambda: not is_alive(pid), timeout_s=6)
 
 
+def test_a_forked_process_is_told_to_make_its_own_provider(process_client):
+    answer(process_client.submit(picture()))
+    code = (
+        "import os, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "from tests.engine.test_client import *\n"
+        "client = EngineClient(fake_process)\n"
+        "answer(client.submit(picture()))\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try: answer(client.submit(picture()), 5)\n"
+        "    except GenerationFailedError as error: os._exit(7 if 'forked' in error.message else 8)\n"
+        "    os._exit(9)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7\n"
+        "assert answer(client.submit(picture())).steps == 2\n"
+        "client.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_a_flood_on_standard_error_does_not_stop_the_engine(process_client):
+    assert answer(process_client.submit(picture("flood"))).steps == 1
+    assert max(map(len, process_client._session.engine.last_lines)) <= 4096
+
+
 def test_an_interrupt_of_the_kernels_group_does_not_reach_the_engine(process_client):
     answer(process_client.submit(picture()))
     assert os.getsid(process_client.pid) == process_client.pid
