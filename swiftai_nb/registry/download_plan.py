@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.registry.download_protocol import DownloadJob
+from swiftai_nb.registry.hub_errors import hub_utils
 from swiftai_nb.registry.layout import select_files
 from swiftai_nb.registry.model_info import ModelFile
 
@@ -21,12 +23,14 @@ class DownloadPlan:
         commit: 40-hex commit.
         files: with exact sizes and hashes.
         is_gated: the publisher wants terms accepted before files may be fetched.
+        tags: of the repository's page, such as "license:mit".
     """
 
     repository: str
     commit: str
     files: tuple[ModelFile, ...]
     is_gated: bool
+    tags: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -40,22 +44,50 @@ def ask_hub(job: DownloadJob, repository: str) -> DownloadPlan:
     Raises:
         InvalidModelFilesError: the repository lacks files the model needs; names them.
         UnsupportedModelError: no layout we know (only when the job names no files).
-        huggingface_hub and httpx errors: untranslated.
+        Exception: what huggingface_hub and httpx raise, untranslated.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=job.endpoint, token=job.token)
-    info = api.model_info(
-        repository, revision=job.revision, files_metadata=True, timeout=job.options.timeout_s
-    )
-    listed = {s.rfilename: _file(s) for s in info.siblings or ()}
+    info = _get_info(job, repository)
+    listed = {s["rfilename"]: _file(s) for s in info.get("siblings") or ()}
     asked = {f.path: f for f in job.files}
     files = [_as_asked(listed[p], asked.get(p)) for p in _wanted(job, repository, listed)]
-    commit = str(info.sha)
+    commit = str(info.get("sha"))
     known = tuple(f if f.oid is not None else _ask_for_file(job, repository, commit, f) for f in files)
     for name in (commit, *(f.oid for f in known)):
         _check_name(name, repository)
-    return DownloadPlan(repository, commit, known, is_gated=bool(info.gated))
+    tags = tuple(str(tag) for tag in info.get("tags") or ())
+    return DownloadPlan(repository, commit, known, is_gated=bool(info.get("gated")), tags=tags)
+
+
+def _get_info(job: DownloadJob, repository: str) -> dict[str, Any]:
+    """The Hub's own listing with sizes and hashes; `HfApi.model_info` without its half second of imports."""
+    from huggingface_hub import constants
+
+    utils = hub_utils()
+    endpoint = constants.ENDPOINT if job.endpoint is None else job.endpoint.rstrip("/")
+    revision = "" if job.revision is None else f"/revision/{quote(job.revision, safe='')}"
+    headers = utils.build_hf_headers(token=job.token, library_name="swiftai_nb")
+    with utils.httpx.Client(timeout=job.options.timeout_s, follow_redirects=True) as client:
+        url = f"{endpoint}/api/models/{repository}{revision}"
+        response = client.get(url, params={"blobs": "true"}, headers=headers)
+    utils.hf_raise_for_status(response)
+    try:
+        data = response.json()
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise InvalidModelFilesError(
+            f"{endpoint} does not answer like the Hub (HTTP {response.status_code})",
+            hint="check HF_ENDPOINT, and whether this network wants you to log in on a page first",
+        )
+    return data
+
+
+def file_url(job: DownloadJob, repository: str, *, commit: str, path: str) -> str:
+    """Where a file of a commit is fetched from."""
+    from huggingface_hub import constants
+
+    endpoint = constants.ENDPOINT if job.endpoint is None else job.endpoint.rstrip("/")
+    return f"{endpoint}/{repository}/resolve/{quote(commit, safe='')}/{quote(path)}"
 
 
 def _check_name(name: str | None, repository: str) -> None:
@@ -84,17 +116,17 @@ def _as_asked(file: ModelFile, asked: ModelFile | None) -> ModelFile:
     return file if asked is None else replace(file, is_required=asked.is_required, group=asked.group)
 
 
-def _file(sibling: Any) -> ModelFile:
-    sha256 = None if sibling.lfs is None else sibling.lfs.sha256
-    oid = sibling.blob_id if sha256 is None else sha256
-    return ModelFile(sibling.rfilename, sibling.size, is_exact=sibling.size is not None, oid=oid)
+def _file(sibling: dict[str, Any]) -> ModelFile:
+    size_bytes = sibling.get("size")
+    oid = (sibling.get("lfs") or {}).get("sha256") or sibling.get("blobId")
+    return ModelFile(str(sibling["rfilename"]), size_bytes, is_exact=size_bytes is not None, oid=oid)
 
 
 def _ask_for_file(job: DownloadJob, repository: str, commit: str, file: ModelFile) -> ModelFile:
     """Mirrors may list names only: then each file is asked for by itself."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata
 
-    url = hf_hub_url(repository, file.path, revision=commit, endpoint=job.endpoint)
+    url = file_url(job, repository, commit=commit, path=file.path)
     answer = get_hf_file_metadata(url, token=job.token, timeout=job.options.timeout_s, endpoint=job.endpoint)
     if not answer.etag:
         raise InvalidModelFilesError(

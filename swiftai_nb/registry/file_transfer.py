@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from swiftai_nb.core.errors import ChecksumMismatchError
 from swiftai_nb.registry.cache_writer import CacheWriter, hash_stream, new_hash
-from swiftai_nb.registry.download_plan import DownloadPlan
+from swiftai_nb.registry.download_plan import DownloadPlan, file_url
 from swiftai_nb.registry.download_progress import ProgressMeter
 from swiftai_nb.registry.download_protocol import DownloadJob
 from swiftai_nb.registry.hub_errors import hub_utils
@@ -115,10 +115,8 @@ class FileTransfer:
 
     @contextmanager
     def _open_response(self) -> Iterator[Any]:
-        from huggingface_hub import hf_hub_url
-
         job, plan = self._context.job, self._context.plan
-        url = hf_hub_url(plan.repository, self._file.path, revision=plan.commit, endpoint=job.endpoint)
+        url = file_url(job, plan.repository, commit=plan.commit, path=self._file.path)
         headers = hub_utils().build_hf_headers(token=job.token, library_name="swiftai_nb")
         headers["Accept-Encoding"] = "identity"
         if self._hashed_bytes > 0:

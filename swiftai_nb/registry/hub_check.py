@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from swiftai_nb.core.errors import AIError
-from swiftai_nb.registry.download_plan import ask_hub
+from swiftai_nb.registry.download_plan import DownloadPlan, ask_hub
 from swiftai_nb.registry.download_protocol import DownloadJob
 from swiftai_nb.registry.hub_errors import translate
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes
@@ -85,18 +84,11 @@ def _check(info: DiffusionModelInfo, repository: str, *, endpoint: str | None, t
     )
     try:
         plan = ask_hub(job, repository)
-        page = _page(job, repository)
     except Exception as error:  # noqa: BLE001 (a maintainer wants the whole table, not the first failure)
         known: AIError = translate(error, job, repository=repository)
         return HubCheck(info.id, repository, (known.message,))
-    differences = [*_size_differences(info, plan.files, plan.total_bytes), *_page_differences(info, page)]
+    differences = [*_size_differences(info, plan.files, plan.total_bytes), *_page_differences(info, plan)]
     return HubCheck(info.id, repository, tuple(differences), plan.commit, plan.total_bytes, plan.files)
-
-
-def _page(job: DownloadJob, repository: str) -> Any:
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=job.endpoint, token=job.token).model_info(repository, timeout=job.options.timeout_s)
 
 
 def _size_differences(info: DiffusionModelInfo, files: tuple[ModelFile, ...], total_bytes: int) -> list[str]:
@@ -114,11 +106,12 @@ def _size_differences(info: DiffusionModelInfo, files: tuple[ModelFile, ...], to
     return lines
 
 
-def _page_differences(info: DiffusionModelInfo, page: Any) -> list[str]:
+def _page_differences(info: DiffusionModelInfo, plan: DownloadPlan) -> list[str]:
     lines = []
-    if bool(page.gated) != (info.gated is not None):
-        lines.append(f"gating: the table says {info.gated or 'open'}, the Hub {page.gated or 'open'}")
-    licences = [t.removeprefix("license:") for t in page.tags or () if t.startswith("license:")]
+    if plan.is_gated != (info.gated is not None):
+        is_there = "gated" if plan.is_gated else "open"
+        lines.append(f"gating: the table says {info.gated or 'open'}, the Hub {is_there}")
+    licences = [t.removeprefix("license:") for t in plan.tags if t.startswith("license:")]
     if licences and info.license not in licences and licences != ["other"]:
         lines.append(f"licence: the table says {info.license}, the Hub {', '.join(licences)}")
     return lines

@@ -199,9 +199,9 @@ def test_two_kernels_at_once_fetch_once(hub, registry):
 
 
 def test_second_kernel_takes_over_when_the_first_is_cancelled(hub, registry, downloader):
-    hub.faults.throttle_bps = 150_000
+    hub.faults.throttle_bps = 40_000
     first = downloader.start(REPOSITORY)
-    until(lambda: hub.fetched(UNET) > 30_000)
+    until(lambda: hub.fetched(UNET) > 16_000)
     second = make_downloader(hub, registry).start(REPOSITORY)
     until(lambda: second.progress.phase == "waiting")
     shown = second.progress.completed_bytes

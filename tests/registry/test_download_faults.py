@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from swiftai_nb.core.errors import (
+    AIError,
     AuthenticationError,
     ChecksumMismatchError,
     InsufficientDiskSpaceError,
@@ -216,6 +217,13 @@ def test_no_server_at_all_is_a_network_error(registry):
         pass
     with pytest.raises(NetworkError, match="connection"):
         download(make_downloader(hub, registry))
+
+
+def test_a_page_in_the_way_is_named(hub, downloader):
+    """A hotel's log-in page answers everything with 200 and HTML."""
+    hub.routes["GET", ".*"] = lambda handler, _match: handler.send(200, b"<html>Welcome!</html>")
+    with pytest.raises(AIError, match="does not answer like the Hub"):
+        download(downloader)
 
 
 def test_too_little_room_is_said_before_a_byte_is_fetched(hub, registry, downloader, monkeypatch):
