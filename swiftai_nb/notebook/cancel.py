@@ -167,8 +167,10 @@ def _main_stream(kernel: Any) -> Any:
     """The ZMQ stream from which the main thread takes its messages, or None where there is none we know."""
     subshells = _channel_subshells(kernel)
     if subshells is not None:
-        pair = getattr(subshells, "_shell_channel_to_main", None)
-        return getattr(pair, "to_stream", None) if hasattr(kernel, "shell_main") else None
+        # ipykernel 7.0 has no such lock: there, messages handed back would not be aborted after an error.
+        if not all(hasattr(kernel, name) for name in ("shell_main", "_main_asyncio_lock")):
+            return None
+        return getattr(getattr(subshells, "_shell_channel_to_main", None), "to_stream", None)
     if all(hasattr(kernel, name) for name in ("msg_queue", "dispatch_shell", "schedule_dispatch")):
         return getattr(kernel, "shell_stream", None)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,12 +87,13 @@ def describe_grid(prompt: str, axes: tuple[Axis, ...]) -> str:
     return f"{shape} grid of {' and '.join(axis.name for axis in axes)}{words}"
 
 
-def sheet_size(cell: tuple[int, int], axes: tuple[Axis, ...]) -> tuple[int, int]:
-    """CSS pixels (width, height) that the sheet of such cells is about shown at."""
-    columns, rows = len(axes[0].values), len(axes[1].values) if len(axes) > 1 else 1
-    scale = min(1.0, PREVIEW_SIDE * 0.75 / (max(cell[0], 192) * columns))
-    width, height = max(cell[0], 192) * columns * scale, max(cell[1], 192) * rows * scale
-    return round(width), round(height)
+def sheet_size(picture: tuple[int, int], axes: tuple[Axis, ...]) -> tuple[int, int]:
+    """CSS pixels (width, height) that the sheet of such pictures is shown at."""
+    from swiftai_nb.core.image import GeneratedImage
+    from swiftai_nb.notebook.sheet import expected_size
+
+    count = math.prod(len(axis.values) for axis in axes)
+    return GeneratedImage(b"", *expected_size(picture, count, labels(axes))).display_size
 
 
 def labels(axes: tuple[Axis, ...]) -> tuple[list[str], list[str]]:

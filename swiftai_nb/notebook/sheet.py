@@ -81,9 +81,11 @@ def contact_sheet(
     return GeneratedImage.from_pil(sheet)
 
 
-def expected_size(picture: tuple[int, int], count: int) -> tuple[int, int]:
-    """Pixels of the sheet that `count` pictures of that size will make; of one, its own."""
-    return picture if count == 1 else _measures(picture, count, None, None).size
+def expected_size(
+    picture: tuple[int, int], count: int, labels: tuple[Sequence[str], Sequence[str]] | None = None
+) -> tuple[int, int]:
+    """Pixels of the sheet that `count` pictures of that size will make; of one without labels, its own."""
+    return picture if count == 1 and labels is None else _measures(picture, count, None, labels).size
 
 
 def _measure(
@@ -114,8 +116,14 @@ def _measures(
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
     gap = max(4, round(min(width, height) * 0.02))
     top = 0 if labels is None or not any(labels[0]) else _font_size(width) * 2
-    left = 0 if labels is None or not any(labels[1]) else max(_font_size(width) * 6, width // 2)
+    left = 0 if labels is None or not any(labels[1]) else _room_beside(labels[1], width)
     return _Measures(width, height, columns, rows, top, left, gap)
+
+
+def _room_beside(labels: Sequence[str], cell_width: int) -> int:
+    size = _font_size(cell_width)
+    longest = max(len(label) for label in labels)
+    return min(round(longest * size * 0.55) + size * 2, max(size * 6, cell_width // 2))
 
 
 def _font_size(cell_width: int) -> int:

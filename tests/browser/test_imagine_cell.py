@@ -115,6 +115,63 @@ def test_background_job_shows_previews_while_another_cell_works(open_notebook: O
     assert [text.strip() for text in page.outputs(3)] == ["1"]
 
 
+DEAF = """\
+from swiftai_nb.notebook import cancel
+cancel.SubshellRoute.route = lambda self, comm: False
+cancel._main_stream = lambda kernel: None
+"""
+
+
+def test_page_interrupts_the_kernel_when_nothing_else_hears_the_click(open_notebook: OpenNotebook) -> None:
+    page = open_notebook([SETUP + DEAF, "%%imagine --steps 200\na red fox", "print('the next cell ran')"])
+    page.run_all()
+    page.page.wait_for_selector(STAGE)
+    page.page.locator(".swiftai-cell__cancel").click()
+    page.wait_idle(timeout_s=30)
+    assert re.search(r"Cancelled at step \d+ of 200", "\n".join(page.outputs(1)))
+    assert page.outputs(2) == []
+
+
+def test_grid_fills_in_and_ends_as_one_labelled_picture(
+    open_notebook: OpenNotebook, screenshots: Path
+) -> None:
+    page = open_notebook([SETUP, "%%imagine --grid steps=1,2,4 seed=1,2\na red fox"])
+    watch_previews(page)
+    page.run_all()
+    page.until("window.previews.size >= 2")
+    page.screenshot(screenshots / "grid-running.png")
+    page.wait_idle()
+    page.until("document.querySelectorAll('.jp-OutputArea-output img').length === 1")
+    page.screenshot(screenshots / "grid-done.png")
+    (output,) = page.save().cells[1].outputs
+    assert output.data["text/plain"] == "3 x 2 grid of steps and seed: a red fox"
+
+
+def test_bundled_model_draws_and_is_cancelled_within_a_step(
+    open_notebook: OpenNotebook, screenshots: Path
+) -> None:
+    cells = [
+        "%load_ext swiftai_nb",
+        "%%imagine --seed 7\na penguin in snow",
+        "%%imagine --steps 1000\na sunflower",
+    ]
+    page = open_notebook(cells, app="notebook")
+    watch_previews(page)
+    page.run_all()
+    page.until(
+        "Number(document.querySelectorAll('.jp-CodeCell')[2]"
+        ".querySelector('.swiftai-cell:has(img.is-shown)')?.dataset.step) >= 5"
+    )
+    page.screenshot(screenshots / "bundled-running.png")
+    page.page.locator(".swiftai-cell__cancel").click()
+    step = step_of(page)
+    page.wait_idle()
+    cancelled = re.search(r"Cancelled at step (\d+) of 1000", "\n".join(page.outputs(2)))
+    assert cancelled is not None, page.outputs(2)
+    assert int(cancelled[1]) - step < 100, "a thousand steps take minutes"
+    page.screenshot(screenshots / "bundled-cancelled.png")
+
+
 @pytest.mark.parametrize(("name", "options"), [
     ("light", {}), ("dark", {"dark": True}), ("narrow", {"width": 480, "height": 760}),
 ])  # fmt: skip
