@@ -186,6 +186,9 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         return job
 
     def _choose_engine(self) -> None:
+        default = self._session.registry.default_model
+        if not self.model and default is not None and self._session.registry.is_downloaded(default):
+            self.model = default
         states = {(row["engine"], row["state"]) for row in self.models}
         if not self.model and ("local", "ready") not in states and ("cloud", "cloud") in states:
             self.engine = "cloud"
