@@ -7,7 +7,7 @@ import numpy as np
 
 from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
 from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widen
-from swiftai_nb.diffusion.cpu_math.linear import linear, multiply
+from swiftai_nb.diffusion.cpu_math.linear import multiply
 from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
 from swiftai_nb.diffusion.cpu_math.winograd import transform_weight, transformed_bytes, winograd_conv
 from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, spans
@@ -50,7 +50,7 @@ def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int
     strides = (step[0], stride * step[1], stride * step[2], step[1], step[3])
     np.copyto(patches, np.lib.stride_tricks.as_strided(padded, patches.shape, strides))
     result, out = new_array((batch, rows, columns, count))
-    multiply(patches.reshape(-1, patch), weight.reshape(count, patch), bias, out.reshape(-1, count))
+    multiply(patches.reshape(-1, patch), weight, bias, out.reshape(-1, count))
     return result
 
 
@@ -78,7 +78,10 @@ def as_float32(weight: mx.array) -> mx.array:
 
 
 def _pointwise(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
-    return linear(x, weight.reshape(weight.shape[0], weight.shape[3]), bias)
+    result, out = new_array((*x.shape[:3], weight.shape[0]))
+    inputs = np.ascontiguousarray(view(x)).reshape(-1, x.shape[3])
+    multiply(inputs, weight, bias, out.reshape(-1, weight.shape[0]))
+    return result
 
 
 def _winograd(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:

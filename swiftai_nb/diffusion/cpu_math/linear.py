@@ -7,11 +7,16 @@ import numpy as np
 
 from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
 from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widened
+from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
 from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, spans, worker_count
 
 _BLOCK_ELEMENTS = 1 << 18
 _PART_PRODUCTS = 1 << 23  # multiplications worth another thread
 _MIN_ROWS = 32
+_COPIED_ELEMENTS = 1 << 20
+_COPIED_ROWS = 1 << 10
+
+_copies = TransformCache(limit_bytes=1 << 28)
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
@@ -27,7 +32,7 @@ def multiply(inputs: Float32, weight: mx.array, bias: mx.array | None, out: Floa
 
     Args:
         inputs: [rows, in], contiguous.
-        weight: [out, in].
+        weight: [out, ...] with `in` elements in each row; dense or convolution.
         bias: [out].
         out: [rows, out], written.
     """
@@ -35,27 +40,41 @@ def multiply(inputs: Float32, weight: mx.array, bias: mx.array | None, out: Floa
     if weight.dtype in HALF_DTYPES:
         _multiply_widened(inputs, weight, offset, out)
         return
-    matrix = view(weight.astype(mx.float32))
-    parts = max(1, min(worker_count(), len(inputs) * matrix.size // _PART_PRODUCTS))
+    columns = _columns(weight.astype(mx.float32), len(inputs))
+    parts = max(1, min(worker_count(), len(inputs) * columns.size // _PART_PRODUCTS))
 
     def run_rows(part: slice) -> None:
-        np.matmul(inputs[part], matrix.T, out=out[part])
+        np.matmul(inputs[part], columns, out=out[part])
         if offset is not None:
             out[part] += offset
 
     def run_columns(part: slice) -> None:
-        np.matmul(inputs, matrix[part].T, out=out[:, part])
+        np.matmul(inputs, columns[:, part], out=out[:, part])
         if offset is not None:
             out[:, part] += offset[part]
 
     # Few rows: each worker takes a part of the weight instead.
     by_rows = len(inputs) >= parts * _MIN_ROWS or parts == 1
-    length = len(inputs) if by_rows else len(matrix)
+    length = len(inputs) if by_rows else out.shape[1]
     for_each(run_rows if by_rows else run_columns, spans(length, -(-length // parts)))
 
 
+def _columns(weight: mx.array, rows: int) -> Float32:
+    """The weight as [in, out]; small ones are copied into that order, which OpenBLAS multiplies faster."""
+    matrix = view(weight).reshape(weight.shape[0], -1)
+    if weight.size > _COPIED_ELEMENTS or rows > _COPIED_ROWS:
+        return matrix.T
+    kept = _copies.get(
+        (weight, 0),
+        lambda: np.ascontiguousarray(matrix.T),
+        size_bytes=matrix.nbytes,
+        is_worth_it_once=False,
+    )
+    return matrix.T if kept is None else kept
+
+
 def _multiply_widened(inputs: Float32, weight: mx.array, offset: Float32 | None, out: Float32) -> None:
-    bits, dtype = bit_view(weight), weight.dtype
+    bits, dtype = bit_view(weight).reshape(weight.shape[0], -1), weight.dtype
 
     def run(part: slice) -> None:
         np.matmul(inputs, widened(bits[part], dtype, "weight").T, out=out[:, part])
