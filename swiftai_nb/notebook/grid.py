@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
 from swiftai_nb.notebook.arguments import ImagineArguments
 from swiftai_nb.notebook.order import Order
-from swiftai_nb.notebook.results import Pictures
+from swiftai_nb.notebook.results import SHOWN_WORDS, Pictures, shortened
 from swiftai_nb.notebook.session import CLOUD_ENGINES, Session
 from swiftai_nb.notebook.snapshot import Snapshot, of_job
 from swiftai_nb.notebook.values import Axis
@@ -83,7 +83,7 @@ class GridPictures(Pictures):
 def describe_grid(prompt: str, axes: tuple[Axis, ...]) -> str:
     """Such as "3 x 2 grid of steps and seed: a red fox"."""
     shape = " x ".join(str(len(axis.values)) for axis in axes)
-    words = f": {' '.join(prompt.split())[:80]}" if prompt else ""
+    words = f": {shortened(prompt, SHOWN_WORDS)}" if prompt else ""
     return f"{shape} grid of {' and '.join(axis.name for axis in axes)}{words}"
 
 

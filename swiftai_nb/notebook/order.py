@@ -116,6 +116,7 @@ def make_order(
     config = _config(arguments, recipe, defaults).replace(model=model)
     config = _with_size(config, arguments, recipe, defaults, engine=engine, session=session)
     config = _with_pictures(config, arguments, variables)
+    _check_start_picture(config, recipe, arguments)
     if recipe is not None and arguments.recipe_from is not None:
         notes += _inexactness(recipe, config, session=session)
     return Order(
@@ -237,6 +238,19 @@ def _with_pictures(
         if getattr(arguments, name) is not None
     }
     return config.replace(**pictures) if pictures else config
+
+
+def _check_start_picture(
+    config: ImageGenerationConfig, recipe: Recipe | None, arguments: ImagineArguments
+) -> None:
+    if config.strength is None or config.image is not None:
+        return
+    if recipe is not None and recipe.image_sha256 is not None:
+        raise InvalidInputError(
+            "this recipe starts from a picture that is not in it", hint="give it with --image"
+        )
+    if arguments.strength is not None:
+        raise InvalidInputError("--strength needs --image")
 
 
 def _png(text: str, variables: Mapping[str, Any], *, option: str) -> bytes:

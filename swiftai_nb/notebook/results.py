@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from swiftai_nb.core.recipe import Recipe
 
 SHOWN_WORDS = 80
+LONGEST_ALT = 400
 
 
 class Pictures(Sequence["GeneratedImage"]):
@@ -175,7 +176,7 @@ class Pictures(Sequence["GeneratedImage"]):
             return {"text/plain": repr(self)}, {}
         picture = self._images[0] if len(self._images) == 1 else self.grid()
         data, metadata = picture._repr_mimebundle_()
-        metadata["image/png"]["alt"] = self.prompt
+        metadata["image/png"]["alt"] = shortened(self.prompt, LONGEST_ALT)
         return {**data, "text/plain": repr(self)}, metadata
 
 
@@ -191,9 +192,14 @@ def _is_active(hook: Any) -> bool:
     return getattr(hook, "msg", None) is not None or bool(getattr(hook, "is_active", False))
 
 
+def shortened(text: str, longest: int) -> str:
+    """`text` on one line of at most `longest` characters."""
+    words = " ".join(text.split())
+    return words if len(words) <= longest else words[: longest - 1].rstrip() + "…"
+
+
 def describe(prompt: str, count: int) -> str:
     """Such as "1 picture: a red fox": the text that stands for pictures, before and after they are made."""
-    words = " ".join(prompt.split())
-    words = words if len(words) <= SHOWN_WORDS else words[: SHOWN_WORDS - 1].rstrip() + "…"
+    words = shortened(prompt, SHOWN_WORDS)
     number = "1 picture" if count == 1 else f"{count} pictures"
     return f"{number}: {words}" if words else number

@@ -11,7 +11,7 @@ from swiftai_nb.notebook import saving
 from swiftai_nb.notebook.arguments import ImagineArguments
 from swiftai_nb.notebook.cell import JobWork, Work, final_bundle, outcome, wait
 from swiftai_nb.notebook.order import Order, make_order
-from swiftai_nb.notebook.results import Pictures, describe
+from swiftai_nb.notebook.results import LONGEST_ALT, Pictures, describe, shortened
 from swiftai_nb.notebook.session import Session, get_session
 from swiftai_nb.notebook.views import CellView, HtmlView, Silent, TextView, WidgetView, shows_widgets
 
@@ -180,11 +180,12 @@ class Runner:
             return TextView()
         size = size or _stage_size(order, session)
         every = arguments.preview_every or self._magic.preview_every
+        words = shortened(order.words, LONGEST_ALT)
         if kind == "html":
-            return HtmlView(prompt=order.words, size=size, preview_every=every)
+            return HtmlView(prompt=words, size=size, preview_every=every)
         return WidgetView(
             job_id=work_id,
-            prompt=order.words,
+            prompt=words,
             size=size,
             blocking=not arguments.background,
             on_cancel=work.cancel,
