@@ -148,13 +148,16 @@ class ThreadEngine:
         serve: runs the loop on the channel it is given.
     """
 
-    pid = os.getpid()
-
     def __init__(self, serve: Callable[[Channel], None]) -> None:
         self.channel, there = memory_channel_pair()
         self._there = there
         self._ended = threading.Event()
         threading.Thread(target=self._run, args=(serve,), name="swiftai-engine", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """This process."""
+        return os.getpid()
 
     def _run(self, serve: Callable[[Channel], None]) -> None:
         try:

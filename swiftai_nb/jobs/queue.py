@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from swiftai_nb.core.generator import ImageGenerator
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import ImageGenerationProgress
 from swiftai_nb.jobs.job import GenerationJob, GenerationRequest, JobState
+from swiftai_nb.jobs.turns import Turn, Turns
 
 LOCAL_LANE = "local"
 CLOUD_LANE = "cloud"
@@ -31,6 +31,9 @@ class JobQueue:
 
     Jobs of one lane share one worker thread with an event loop of its own; lanes run side by side, so a
     cloud job need not wait for a local one. A lane runs `widths[lane]` jobs at a time, one by default.
+
+    Foreground jobs go before background ones, picture by picture: a cell need not wait for the rest of a
+    long background job. After two foreground pictures a waiting background job gets one.
 
     A job is cancelled by cancelling the task that awaits `generate_image`, which every
     `ImageGenerator` must bear, third-party ones included.
@@ -50,9 +53,20 @@ class JobQueue:
             return tuple(self._jobs)
 
     def submit(
-        self, request: GenerationRequest, generator: ImageGenerator, *, lane: str = LOCAL_LANE
+        self,
+        request: GenerationRequest,
+        generator: ImageGenerator,
+        *,
+        lane: str = LOCAL_LANE,
+        is_background: bool = False,
     ) -> GenerationJob:
         """Queues `request` and returns at once. The caller's context variables go along.
+
+        Args:
+            request: what to make.
+            generator: makes it.
+            lane: which jobs it queues with.
+            is_background: whether nobody waits for it.
 
         Raises:
             GenerationFailedError: the queue is closed.
@@ -66,7 +80,7 @@ class JobQueue:
             job = GenerationJob(request, position=worker.position)
             self._jobs.append(job)
             self._forget_oldest()
-            worker.add(job, generator)
+            worker.add(job, generator, is_background=is_background)
         return job
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -99,8 +113,8 @@ class _Lane:
         self._lock = threading.Lock()
         self._unfinished: list[GenerationJob] = []
         self._loop = asyncio.new_event_loop()
-        self._waiting: deque[tuple[GenerationJob, ImageGenerator]] = deque()  # of the loop's thread
-        self._tasks: dict[GenerationJob, asyncio.Task[_Outcome]] = {}  # of the loop's thread
+        self._turns = Turns(width)  # of the loop's thread, as the tasks
+        self._tasks: dict[GenerationJob, asyncio.Task[None]] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run_loop, name=f"swiftai-jobs-{name}", daemon=True)
         self._thread.start()
@@ -112,10 +126,10 @@ class _Lane:
             index = self._unfinished.index(job)
             return 0 if job.state is JobState.RUNNING else max(0, index - self._width + 1)
 
-    def add(self, job: GenerationJob, generator: ImageGenerator) -> None:
+    def add(self, job: GenerationJob, generator: ImageGenerator, *, is_background: bool) -> None:
         with self._lock:
             self._unfinished.append(job)
-        self._call(self._enqueue, job, generator)
+        self._call(self._start, job, generator, is_background)
         job.token.on_cancel(lambda: self._call(self._cancel, job))
 
     def close(self, *, timeout_s: float) -> None:
@@ -128,7 +142,6 @@ class _Lane:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _run_loop(self) -> None:
-        asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
@@ -143,37 +156,31 @@ class _Lane:
         else:
             self._loop.stop()
 
-    def _enqueue(self, job: GenerationJob, generator: ImageGenerator) -> None:
-        self._waiting.append((job, generator))
-        self._start_waiting()
-
-    def _start_waiting(self) -> None:
-        while self._waiting and len(self._tasks) < self._width:
-            job, generator = self._waiting.popleft()
-            # A task copies the context it is made in: the submitter's, not this thread's.
-            make_task = job.context.copy().run
-            task = self._tasks[job] = make_task(self._loop.create_task, _run(job, generator))
-            task.add_done_callback(partial(self._finish, job))
+    def _start(self, job: GenerationJob, generator: ImageGenerator, is_background: bool) -> None:
+        work = self._run(job, generator, is_background=is_background)
+        # A task copies the context it is made in: the submitter's, not this thread's.
+        task = self._tasks[job] = job.context.copy().run(self._loop.create_task, work)
+        task.add_done_callback(partial(self._finish, job))
 
     def _cancel(self, job: GenerationJob) -> None:
         if job in self._tasks:
             self._tasks[job].cancel()
-            return
-        for entry in self._waiting:
-            if entry[0] is job:
-                self._waiting.remove(entry)
-                self._end(job, JobState.CANCELLED, _cancelled(job))
-                return
 
-    def _finish(self, job: GenerationJob, task: asyncio.Task[_Outcome]) -> None:
+    async def _run(self, job: GenerationJob, generator: ImageGenerator, *, is_background: bool) -> None:
+        async with self._turns.of(is_background=is_background) as turn:
+            state, error = await _make_pictures(job, generator, turn)
+            self._end(job, state, error)  # before the next one's turn: never two of them running
+
+    def _finish(self, job: GenerationJob, task: asyncio.Task[None]) -> None:
         del self._tasks[job]
-        # A task cancelled before its first step never enters its coroutine.
-        state, error = (JobState.CANCELLED, _cancelled(job)) if task.cancelled() else task.result()
-        self._end(job, state, error)
-        self._start_waiting()
+        # It was cancelled while it waited; before its first step a task never even enters its coroutine.
+        if task.cancelled() or not job.state.is_final:
+            self._end(job, *_outcome_of(asyncio.CancelledError(), job))
 
     def _end(self, job: GenerationJob, state: JobState, error: AIError | None) -> None:
         with self._lock:
+            if job not in self._unfinished:
+                return
             self._unfinished.remove(job)
             waiting = [other for other in self._unfinished if other.state is JobState.QUEUED]
         job.change(state=state, error=error, ended_at=time.monotonic())
@@ -181,10 +188,12 @@ class _Lane:
             other.notify()
 
 
-async def _run(job: GenerationJob, generator: ImageGenerator) -> _Outcome:
+async def _make_pictures(job: GenerationJob, generator: ImageGenerator, turn: Turn) -> _Outcome:
     try:
         job.change(state=JobState.RUNNING, started_at=time.monotonic())
         for index in range(len(job.request.seeds)):
+            if index > 0:
+                await turn.let_others_go()
             await _make_picture(job, generator, index)
     except BaseException as error:  # noqa: BLE001 - the boundary: whatever happens ends this job alone
         return _outcome_of(error, job)

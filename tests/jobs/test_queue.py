@@ -31,7 +31,7 @@ def queue():
 
 
 def request_for(prompt="a cat", *, seeds=(7,), **settings):
-    return GenerationRequest(prompt, None, ImageGenerationConfig(**settings), seeds)
+    return GenerationRequest(prompt, None, ImageGenerationConfig(**settings), tuple(seeds))
 
 
 def wait_until(condition, timeout_s=20.0):
@@ -262,6 +262,44 @@ def test_lanes_run_side_by_side_and_a_wide_lane_runs_several(queue):
         job.result(20)
 
 
+def test_a_foreground_job_does_not_wait_for_the_rest_of_a_background_one(queue):
+    gate, order = threading.Event(), []
+    noting = _Noting(gate, order)
+    background = queue.submit(request_for("b", seeds=range(6)), noting, is_background=True)
+    wait_until(lambda: background.state is JobState.RUNNING)
+    foreground = queue.submit(request_for("f", seeds=range(5)), noting)
+    gate.set()
+    foreground.result(20)
+    background.result(20)
+    assert "".join(order) == "b" + "ff" + "b" + "ff" + "b" + "f" + "bbb"
+
+
+def test_foreground_jobs_keep_their_order_and_finish_one_before_the_next(queue):
+    gate, order = threading.Event(), []
+    noting = _Noting(gate, order)
+    jobs = [queue.submit(request_for(name, seeds=(1, 2)), noting) for name in "abc"]
+    gate.set()
+    for job in jobs:
+        job.result(20)
+    assert order == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_cancelling_a_background_job_that_waits_between_two_pictures(queue):
+    gate, order = threading.Event(), []
+    background = queue.submit(request_for("b", seeds=range(3)), _Noting(gate, order), is_background=True)
+    wait_until(lambda: background.state is JobState.RUNNING)
+    hold = threading.Event()
+    foreground = queue.submit(request_for("f"), _Gated(hold))
+    gate.set()
+    wait_until(lambda: len(background.images) == 1)
+    background.cancel()
+    assert background.wait(20), "it ends though the foreground job still holds the turn"
+    assert background.state is JobState.CANCELLED
+    hold.set()
+    foreground.result(20)
+    assert queue.submit(request_for(), FakeGenerator()).result(20)
+
+
 def test_close_cancels_all_jobs_and_refuses_new_ones():
     queue = JobQueue()
     jobs = [queue.submit(request_for(), endless()) for _ in range(3)]
@@ -307,6 +345,16 @@ class _Gated(FakeGenerator):
     async def generate_image(self, prompt, **options):
         while not self.gate.is_set():
             await asyncio.sleep(0.005)
+        return await super().generate_image(prompt, **options)
+
+
+class _Noting(_Gated):
+    def __init__(self, gate, order):
+        super().__init__(gate)
+        self.order = order
+
+    async def generate_image(self, prompt, **options):
+        self.order.append(prompt)
         return await super().generate_image(prompt, **options)
 
 
