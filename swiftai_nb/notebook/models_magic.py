@@ -15,7 +15,7 @@ from swiftai_nb.notebook.views import CellView, HtmlView, TextView, WidgetView, 
 if TYPE_CHECKING:
     from swiftai_nb.registry.download import Download
 
-_VIEW_SIZE = (420, 24)  # CSS pixels: a bar, no picture
+_VIEW_SIZE = (1, 1)  # CSS pixels: no picture stands beside the bar
 
 
 def imagine_models(line: str) -> Any:

@@ -11,7 +11,9 @@ from tests.registry.fake_hub import FakeHub, tiny_repository
 
 SETUP = """\
 import os
-os.environ.update({{"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": {url!r}, "HF_HOME": {home!r}, "SWIFTAI_HOME": {home!r}}})
+for name in ("HF_HOME", "HF_HUB_CACHE", "SWIFTAI_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+    os.environ.pop(name, None)
+os.environ.update(HF_HUB_OFFLINE="0", HF_ENDPOINT={url!r}, HOME={home!r})
 %load_ext swiftai_nb
 %imagine_models add org/tiny --variant sd-1.5
 """
@@ -20,7 +22,7 @@ WEIGHTS_BYTES = 3_000_000
 
 def start(open_notebook: OpenNotebook, hub: FakeHub, folder: Path, cells: list[str]) -> NotebookPage:
     setup = SETUP.format(url=hub.url, home=str(folder / "home"))
-    page = open_notebook([setup, *cells], width=1200, height=1300)
+    page = open_notebook([setup, *cells], width=1400, height=1150)
     page.run_all()
     return page
 
@@ -33,6 +35,7 @@ def test_table_and_running_download_with_cancel(
         page = start(open_notebook, hub, tmp_path, ["%imagine_models", "%imagine_models download org/tiny"])
         page.until("/[1-9]\\d? %/.test(document.querySelector('.swiftai-cell')?.innerText ?? '')")
         time.sleep(1.0)  # a speed and a time left are measured first
+        page.page.locator(".swiftai-cell__cancel").last.scroll_into_view_if_needed()
         page.screenshot(screenshots / "models-table-and-download.png")
         running = page.page.locator(".swiftai-cell").last.inner_text()
         assert re.search(r"of 5\.5 MB", running), running
