@@ -72,8 +72,8 @@ class Order:
     provider: str | None = None
     notes: tuple[str, ...] = ()
 
-    def submit(self, session: Session) -> GenerationJob:
-        """Checks and queues it.
+    def submit(self, session: Session, *, is_background: bool = False) -> GenerationJob:
+        """Checks and queues it; jobs in the background let others go first.
 
         Raises:
             AIError: what stands in the way, before any work.
@@ -85,6 +85,7 @@ class Order:
             seeds=self.seeds,
             engine=self.engine,
             provider=self.provider,
+            is_background=is_background,
         )
 
     def size(self, session: Session) -> tuple[int, int]:

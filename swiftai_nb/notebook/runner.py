@@ -62,7 +62,7 @@ class Runner:
         self._download(orders[0], arguments, session)
         if arguments.grid:
             return self._run_grid(orders, arguments, source=source, session=session)
-        job = orders[0].submit(session)
+        job = orders[0].submit(session, is_background=arguments.background)
         work = JobWork(job, prompt=orders[0].words)
         text = describe(orders[0].words, len(orders[0].seeds))
         return self.show(work, arguments, orders[0], work_id=job.id, text=text, session=session)

@@ -182,6 +182,7 @@ class Session:
         count: int = 1,
         engine: str = "auto",
         provider: str | None = None,
+        is_background: bool = False,
     ) -> GenerationJob:
         """Checks and queues one job; its pictures enter the history as they are finished.
 
@@ -193,6 +194,7 @@ class Session:
             count: number of pictures when `seeds` is None.
             engine: "auto", "local", "cloud" or a provider's name.
             provider: the cloud provider.
+            is_background: whether nobody waits for it: pictures of other jobs go first.
 
         Raises:
             AIError: bad input, unknown model, too little memory: before any work.
@@ -207,7 +209,8 @@ class Session:
         chosen = tuple(seeds) if seeds is not None else concrete_seeds(config.seed, count=count)
         request = GenerationRequest(prompt, negative_prompt, config.replace(seed=None), chosen)
         lane = "cloud" if name in CLOUD_ENGINES else "local"
-        job = self.queue.submit(request, self.generator(name, provider=provider), lane=lane)
+        generator = self.generator(name, provider=provider)
+        job = self.queue.submit(request, generator, lane=lane, is_background=is_background)
         job.subscribe(_HistoryKeeper(self.history))
         for listener in list(self._listeners):
             listener(job)
