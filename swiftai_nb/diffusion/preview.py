@@ -58,21 +58,23 @@ SDXL_PREVIEW = LinearPreview(
 
 
 def fit_preview(
-    encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]], *, scale: int, size: int = 16
+    decode: Callable[[NDArray[np.float32]], NDArray[np.uint8]], *, channels: int, scale: int, size: int = 16
 ) -> LinearPreview:
     """Least-squares map for an autoencoder of which nothing is published.
 
-    Encodes a few pictures of coloured patches once and finds the map from latents back to the mean
-    colour under each latent.
+    Decodes a few smooth latents of unit variance once and finds the map from latents to the mean
+    colour of the pixels under each. Decoding keeps to what the autoencoder was trained for; encoding
+    made-up colour patches instead misses a narrowly trained one's colours by twice as much.
 
     Args:
-        encode: pixels [B, H, W, 3], uint8 -> latents [B, h, w, C].
+        decode: latents [B, h, w, C] -> pixels [B, H, W, 3], uint8.
+        channels: C.
         scale: pixels per latent.
         size: h and w.
     """
-    pixels = _patches(size * scale)
-    latents = encode(pixels)
-    b, h, w, channels = latents.shape
+    latents = _smooth_latents(size, channels)
+    pixels = decode(latents)
+    b, h, w, _ = latents.shape
     means = pixels.reshape(b, h, scale, w, scale, 3).mean(axis=(2, 4)).reshape(-1, 3) / 127.5 - 1
     columns = np.concatenate([latents.reshape(-1, channels), np.ones((b * h * w, 1), np.float32)], axis=1)
     solution = np.linalg.lstsq(columns, means, rcond=None)[0]
@@ -80,16 +82,13 @@ def fit_preview(
     return LinearPreview(tuple(rows[:-1]), rows[-1])
 
 
-def _patches(side: int, pictures: int = 4) -> NDArray[np.uint8]:
-    """[pictures, side, side, 3]: patches of random colours, from coarse to fine."""
+def _smooth_latents(side: int, channels: int, *, pictures: int = 8, knots: int = 4) -> NDArray[np.float32]:
+    """[pictures, side, side, channels]: bilinear between `knots` x `knots` standard normal values."""
     generator = np.random.Generator(np.random.Philox(0))
-    result = np.empty((pictures, side, side, 3), dtype=np.uint8)
-    for i in range(pictures):
-        cells = 2 ** (i + 1)
-        colours = generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-        index = np.arange(side) * cells // side
-        result[i] = colours[index][:, index]
-    return result
+    values = generator.standard_normal((pictures, knots, knots, channels)).astype(np.float32)
+    at = np.linspace(0, knots - 1, side, dtype=np.float32)
+    weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(knots, dtype=np.float32)))
+    return np.asarray(np.einsum("yk,xl,bklc->byxc", weights, weights, values), dtype=np.float32)
 
 
 def read_preview(folder: Path, channels: int) -> LinearPreview | None:

@@ -2,25 +2,28 @@
 
 Two things make tiles differ from the whole: convolutions see past a tile's edge, and group norms use the
 statistics of what they are given. So tiles overlap by what the convolutions see, and all tiles are
-normalised by the statistics of the whole picture, which a first pass over the tiles collects. The
-attention at the decoder's start, which sees everything, runs on the whole: it is small there.
+normalised by the same statistics, those of the whole picture, which a first pass over the tiles collects
+(nearly: inside it each tile still has its own). The attention at the decoder's start, which sees
+everything, runs on the whole: it is small there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
+from mlx import nn
 from numpy.typing import NDArray
 
 from swiftai_nb.diffusion.models.layers import GroupNorm, GroupStatistics
-from swiftai_nb.diffusion.models.vae import Autoencoder
+from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
 
-# Latents past an edge that reach a pixel: 7 convolutions at the lowest resolution, and half, a quarter,
-# ... of that above.
-OVERLAP = 14
+_SMALLEST_CORE = 8
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,19 @@ class Tile:
     core: tuple[int, int, int, int]
     padded: tuple[int, int, int, int]
 
+    @property
+    def window(self) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+        """The core within the padded part, and the padded part's (height, width)."""
+        (top, bottom, left, right), (y, y_end, x, x_end) = self.core, self.padded
+        return (top - y, bottom - y, left - x, right - x), (y_end - y, x_end - x)
+
     def cut(self, x: mx.array) -> mx.array:
         """The padded part of [B, h, w, C]."""
         top, bottom, left, right = self.padded
         return x[:, top:bottom, left:right]
 
 
-def tiles(height: int, width: int, *, side: int, overlap: int = OVERLAP) -> Iterator[Tile]:
+def tiles(height: int, width: int, *, side: int, overlap: int) -> Iterator[Tile]:
     """Covers height x width latents with cores that do not overlap; padded, none is larger than side.
 
     Args:
@@ -60,7 +69,15 @@ def _spans(length: int, longest: int) -> Iterator[tuple[int, int]]:
     """Even pieces of a length, none longer than `longest`."""
     count = -(-length // max(longest, 1))
     edges = [round(i * length / count) for i in range(count + 1)]
-    yield from zip(edges[:-1], edges[1:], strict=True)
+    yield from pairwise(edges)
+
+
+def reach(config: VAEConfig) -> int:
+    """How many latents past an edge reach a pixel through the decoder's 3x3 convolutions."""
+    levels = len(config.block_out_channels)
+    convolutions = [2 * (config.layers_per_block + 1) + (level < levels - 1) for level in range(levels)]
+    convolutions[-1] += 1
+    return math.ceil(sum(count / (1 << level) for level, count in enumerate(convolutions)))
 
 
 def decode_tiled(network: Autoencoder, latents: mx.array, *, side: int) -> NDArray[np.float32]:
@@ -72,16 +89,19 @@ def decode_tiled(network: Autoencoder, latents: mx.array, *, side: int) -> NDArr
         side: of a tile, in latents.
 
     Returns:
-        Pixels [1, H, W, 3] in about [-1, 1]; within about 1/255 of decoding the whole at once.
+        Pixels [1, H, W, 3] in about [-1, 1]. Against decoding the whole at once: no edges between
+        tiles, tones within about 2/255 on average, two to three times the time.
     """
     middle = network.decode_middle(latents)
     mx.eval(middle)
     height, width = middle.shape[1:3]
-    side = max(side, 2 * OVERLAP + 8)
+    overlap = reach(network.config)
+    side = max(side, 2 * overlap + _SMALLEST_CORE)
     norms = _norms(network)
     try:
-        _measure(network, middle, norms, side)
-        return _decode(network, middle, list(tiles(height, width, side=side)))
+        pieces = list(tiles(height, width, side=side, overlap=overlap))
+        _measure(network, middle, norms, pieces)
+        return _decode(network, middle, pieces)
     finally:
         for norm in norms:
             norm.statistics = None
@@ -90,16 +110,18 @@ def decode_tiled(network: Autoencoder, latents: mx.array, *, side: int) -> NDArr
 def _norms(network: Autoencoder) -> list[GroupNorm]:
     decoder = network.decoder
     after_middle = [*decoder.up_blocks, decoder.conv_norm_out]
-    modules = (module for part in after_middle for _, module in part.named_modules())
+    modules = (module for part in after_middle for _, module in cast(nn.Module, part).named_modules())
     return [module for module in modules if isinstance(module, GroupNorm)]
 
 
-def _measure(network: Autoencoder, middle: mx.array, norms: list[GroupNorm], side: int) -> None:
-    """Collects every norm's statistics over tiles without overlap, then lets them all use the sum."""
+def _measure(network: Autoencoder, middle: mx.array, norms: list[GroupNorm], pieces: list[Tile]) -> None:
+    """Collects every norm's statistics over the cores of all tiles, then lets them all use the sum."""
     statistics = [GroupStatistics() for _ in norms]
     for norm, collected in zip(norms, statistics, strict=True):
         norm.statistics = collected
-    for tile in tiles(middle.shape[1], middle.shape[2], side=side, overlap=0):
+    for tile in pieces:
+        for collected in statistics:
+            collected.window = tile.window
         mx.eval(network.decode_up(tile.cut(middle)))
     for collected in statistics:
         collected.freeze()

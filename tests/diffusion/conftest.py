@@ -4,7 +4,13 @@ import shutil
 
 import pytest
 
+from swiftai_nb.diffusion import blas
 from tests.diffusion.sd_folders import write_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fast_products():
+    blas.install_fast_blas()
 
 
 @pytest.fixture(scope="session")

@@ -101,11 +101,10 @@ def test_vae_attention_names_of_2022(tmp_path, plain, as_kernels):
     weights = sd_weights("sd15")
     vae = {}
     for name, value in weights["vae"].items():
-        for new, before in old.items():
-            if new in name and as_kernels and value.ndim == 2:
-                value = value[:, :, None, None]
-            name = name.replace(new, before)
-        vae[name] = value
+        part = next((new for new in old if new in name), None)
+        before = name if part is None else name.replace(part, old[part])
+        as_kernel = as_kernels and part is not None and value.ndim == 2
+        vae[before] = value[:, :, None, None] if as_kernel else value
     assert vae.keys() != weights["vae"].keys()
     assert_same(write_folder(tmp_path / "m", "sd15", weights={**weights, "vae": vae}), plain)
 

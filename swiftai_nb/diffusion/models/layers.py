@@ -98,9 +98,14 @@ class GroupStatistics:
     """Mean and variance per group over several inputs, for pictures that are worked on in tiles.
 
     Collects from every input until `freeze`; from then on normalises by what it has collected.
+
+    Attributes:
+        window: what part of the inputs to collect from: (top, bottom, left, right) within
+            (height, width), for inputs of that size or whole multiples of it; None is all.
     """
 
     def __init__(self) -> None:
+        self.window: tuple[tuple[int, int, int, int], tuple[int, int]] | None = None
         self._count = 0
         self._sums: mx.array | None = None
         self._frozen = False
@@ -122,6 +127,10 @@ class GroupStatistics:
         return (x - mx.repeat(mean, size).astype(x.dtype)) * mx.repeat(factor, size).astype(x.dtype)
 
     def _collect(self, x: mx.array, groups: int) -> None:
+        if self.window is not None:
+            (top, bottom, left, right), (height, width) = self.window
+            y, z = x.shape[1] // height, x.shape[2] // width
+            x = x[:, top * y : bottom * y, left * z : right * z]
         values = x.reshape(-1, groups, x.shape[-1] // groups).astype(mx.float32)
         count = values.shape[0] * values.shape[2]
         means = mx.stack([mx.mean(values, axis=(0, 2)), mx.mean(mx.square(values), axis=(0, 2))])

@@ -115,5 +115,7 @@ class ImageStage:
     def preview(self, denoised: Latents | mx.array) -> Pixels:
         """Predicted x0 [B, h, w, C] -> small pictures [B, h, w, 3], uint8."""
         if self._preview is None:
-            self._preview = fit_preview(self.encode_image, scale=self.config.scale)
+            self._preview = fit_preview(
+                self.decode, channels=self.config.latent_channels, scale=self.config.scale
+            )
         return self._preview(self._checked(denoised))
