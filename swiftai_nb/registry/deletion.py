@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from swiftai_nb.core.errors import DownloadFailedError, InvalidInputError
 from swiftai_nb.registry.file_lock import FileLock
@@ -67,7 +67,7 @@ def _delete_from_snapshot(
     freed = 0
     for path in sorted(paths):
         pointer = snapshot / path
-        if not (pointer.is_symlink() or pointer.exists()):
+        if ".." in PurePosixPath(path).parts or not (pointer.is_symlink() or pointer.exists()):
             continue
         blob = _first_hop(pointer)
         freed += _unlink(pointer)

@@ -84,7 +84,7 @@ def _of_response(error: BaseException, job: DownloadJob, *, repository: str, is_
     status = status_of(error)
     # GatedRepoError is a RepositoryNotFoundError: the special one goes first.
     if isinstance(error, hub.GatedRepoError) or (is_gated and status in (401, 403)):
-        return _gated(repository, has_token=job.token is not None)
+        return _gated(repository, has_token=_sends_token(job))
     for kind, words in (
         (hub.RepositoryNotFoundError, _not_found),
         (hub.RevisionNotFoundError, _no_revision),
@@ -104,7 +104,13 @@ def _of_status(error: BaseException, status: int, repository: str) -> AIError:
         return RateLimitedError(
             f"the Hub allows no more requests for {words}", hint=hint, retry_after_s=wait_s
         )
-    if status in (401, 403):
+    if status == 401:
+        return AuthenticationError(
+            f"the Hub does not accept your token (asked for {repository})",
+            hint="log in again with huggingface_hub.login(), or log out and unset HF_TOKEN: "
+            "open models need no token",
+        )
+    if status == 403:
         return AuthenticationError(
             f"the Hub refused access to {repository} (HTTP {status})",
             hint="check the token: run huggingface_hub.login(), or set HF_TOKEN",
@@ -128,6 +134,12 @@ def _of_network(error: BaseException, job: DownloadJob) -> AIError:
 def hub_utils() -> Any:
     """`huggingface_hub.utils`, untyped: what it names `httpx` is httpx in 1.x and httpx2 in 2.x."""
     return importlib.import_module("huggingface_hub.utils")
+
+
+def _sends_token(job: DownloadJob) -> bool:
+    """Whether a token goes along: the one given, or the one huggingface_hub finds by itself."""
+    headers = hub_utils().build_hf_headers(token=job.token)
+    return any(name.lower() == "authorization" for name in headers)
 
 
 def _is_network_error(error: BaseException) -> bool:

@@ -33,6 +33,7 @@ __all__ = ["GOOD_TOKEN", "FakeHub", "Faults", "Request", "tiny_repository"]
 
 CHUNK_BYTES = 16 * 1024
 GOOD_TOKEN = "hf_goodtoken"
+EXPIRED_TOKEN = "hf_expiredtoken"
 
 
 @dataclass
@@ -248,6 +249,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_hidden(self, repository: str, *, for_files: bool) -> bool:
         """Answers and says True when this client may not see it. The listing of a gated one is public."""
+        if self.token == EXPIRED_TOKEN:  # refused even where none is needed, as on the real Hub
+            self.refuse(401, None, "Invalid credentials in Authorization header")
+            return True
         faults = self.hub.faults
         is_private = repository in faults.private and self.token != GOOD_TOKEN
         if repository not in self.hub.repositories or is_private:

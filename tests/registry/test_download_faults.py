@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import time
@@ -30,7 +31,7 @@ from tests.registry.conftest import (
     make_downloader,
     partial_files,
 )
-from tests.registry.fake_hub import GOOD_TOKEN, FakeHub, tiny_repository
+from tests.registry.fake_hub import EXPIRED_TOKEN, GOOD_TOKEN, FakeHub, tiny_repository
 
 UNET_BYTES = len(tiny_repository()[UNET])
 
@@ -183,6 +184,21 @@ def test_gated_with_the_right_token_downloads(hub, registry):
     assert_complete(hub, download(make_downloader(hub, registry, token=GOOD_TOKEN)))
 
 
+def test_gated_with_the_wrong_stored_token_does_not_say_log_in_either(hub, downloader, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_stored")
+    hub.faults.gated.add(REPOSITORY)
+    with pytest.raises(AuthenticationError, match="this token has no access"):
+        download(downloader)
+
+
+def test_expired_token_is_named_as_the_reason(hub, registry):
+    """The Hub refuses it even for open models: "not found" or "gated" would lead the user astray."""
+    with pytest.raises(AuthenticationError, match="does not accept your token") as caught:
+        download(make_downloader(hub, registry, token=EXPIRED_TOKEN))
+    assert "open models need no token" in str(caught.value.hint)
+    assert EXPIRED_TOKEN not in str(caught.value)
+
+
 def test_missing_own_repository_speaks_of_spelling_and_access(hub, registry):
     registry.add_repository("org/nope", variant=DiffusionVariant.SD_15)
     with pytest.raises(ModelNotFoundError, match="org/nope") as caught:
@@ -243,8 +259,7 @@ def test_disk_that_fills_up_midway_leaves_no_partial_file(hub, registry):
         running = downloader.start(REPOSITORY)
         while hub.fetched(UNET) < 60_000:
             time.sleep(0.02)
-        free = os.statvfs(small.cache_dir)
-        Path(small.cache_dir, "other").write_bytes(bytes(free.f_bavail * free.f_frsize))
+        fill_up(Path(small.cache_dir, "other"))
         with pytest.raises(InsufficientDiskSpaceError, match="filled up"):
             running.wait(60)
         assert partial_files(small.cache_dir) == []
@@ -258,6 +273,16 @@ def test_cache_that_cannot_be_written_says_so(hub, registry, tmp_path):
     blocked = DiffusionModelRegistry(home=registry.home, cache_dir=tmp_path / "file")
     with pytest.raises(Exception, match="cannot write"):
         asyncio.run(make_downloader(hub, blocked).download(REPOSITORY))
+
+
+def fill_up(path: Path) -> None:
+    """Takes all the room there is, also what the download frees or takes meanwhile."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
 
 
 class small_disk:  # noqa: N801 (a context manager)
