@@ -89,7 +89,7 @@ def peers(
 def table(title: str, contestants: list[Contestant], *, gflop: float | None = None) -> list[str]:
     """Rows with median, best, ratio to diffusers fp32, ratio to the sgemm limit, and peak memory."""
     reference = next((c for c in contestants if c.name == "diffusers fp32"), None)
-    limits = [run["sgemm"] for c in contestants if c.name == "swiftai_nb" for run in c.runs[1:]]
+    limits = [run["sgemm"] for c in contestants if c.name == "swiftai_nb" for run in c.timed]
     limit_s = gflop / statistics.median(limits) if gflop is not None and any(limits) else None
     lines = ["", f"### {title}", ""]
     if any(limits):
@@ -108,7 +108,7 @@ def table(title: str, contestants: list[Contestant], *, gflop: float | None = No
         lines.append(
             f"| {c.name} | {c.median_s:.2f} | {best:.2f} | {ratio} | {bound} | {c.peak_bytes / 1e6:.0f} MB |"
         )
-    deaf = [run["longest_deaf_s"] for c in contestants[:1] for run in c.runs[1:] if "longest_deaf_s" in run]
+    deaf = [run["longest_deaf_s"] for c in contestants[:1] for run in c.timed if "longest_deaf_s" in run]
     if deaf:
         lines += ["", f"Longest time in which a cancel was not heard: {max(deaf):.2f} s"]
     return lines
@@ -141,7 +141,7 @@ def memory(options: argparse.Namespace, python: Path | None) -> list[str]:
     from benchmarks.models import write_sd15
 
     folder = write_sd15(options.work)
-    contestants = compete(peers(options, python, "picture", folder, 512), 1)
+    contestants = compete(peers(options, python, "picture", folder, 512), 0)
     lines = table("Stable Diffusion 1.5, a whole picture of two steps at 512x512", contestants)
     reference = next((c for c in contestants if c.name == "diffusers fp32"), None)
     if reference is not None:

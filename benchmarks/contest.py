@@ -61,8 +61,12 @@ class Contestant:
             self.process.wait(timeout=60)
 
     def seconds(self) -> list[float]:
-        """Of the timed runs."""
-        return [run["seconds"] for run in self.runs[1:]]
+        """Of the timed runs; of the warm-up when there was nothing else."""
+        return [run["seconds"] for run in self.timed]
+
+    @property
+    def timed(self) -> list[dict[str, float]]:
+        return self.runs[1:] if len(self.runs) > 1 else self.runs
 
     @property
     def median_s(self) -> float:

@@ -1,0 +1,48 @@
+"""Whole pipelines with the fast paths on and off: the same pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import swiftai_nb
+from swiftai_nb.diffusion import blas, guidance_halves, load_pipeline, ops
+
+BUNDLED = Path(swiftai_nb.__file__).parent / "assets" / "emoji-mini"
+
+
+@pytest.fixture(autouse=True)
+def _defaults():
+    before = blas.threads()
+    blas.set_threads(1)  # threads that wait for each other stand still on a busy machine
+    yield
+    blas.set_threads(before)
+    ops.configure(fast=True)
+
+
+def picture(pipeline, *, fast, guidance_scale, steps=2):
+    ops.configure(fast=fast)
+    conditioning = pipeline.encode_prompt("a red apple", "blue", guidance_scale)
+    *_, last = pipeline.denoise(conditioning, steps=steps, seed=5)
+    return np.array(last.latents), pipeline.decode(last.latents)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0], ids=["alone", "guided"])
+@pytest.mark.parametrize("folder", ["bundled", "sd15_folder", "sdxl_folder"])
+def test_pictures_are_the_same_with_and_without_fast_paths(folder, guidance_scale, request):
+    pipeline = load_pipeline(BUNDLED if folder == "bundled" else request.getfixturevalue(folder))
+    latents, pixels = picture(pipeline, fast=True, guidance_scale=guidance_scale)
+    plain_latents, plain_pixels = picture(pipeline, fast=False, guidance_scale=guidance_scale)
+    assert np.abs(latents - plain_latents).max() <= 1e-3 * np.abs(plain_latents).max()
+    assert np.abs(pixels.astype(int) - plain_pixels).max() <= 1
+
+
+def test_guidance_on_two_threads_or_one_gives_the_same_picture(monkeypatch):
+    pipeline = load_pipeline(BUNDLED)
+    latents = []
+    for cpus in (2, 1):
+        monkeypatch.setattr(guidance_halves.blas, "usable_cpus", lambda cpus=cpus: cpus)
+        latents.append(picture(pipeline, fast=True, guidance_scale=4.0)[0])
+    assert np.abs(latents[0] - latents[1]).max() <= 1e-4 * np.abs(latents[1]).max()
