@@ -94,6 +94,19 @@ def test_single_files_for_the_text_encoders_too(weights, plain, tmp_path):
     assert_same(run(load_pipeline(folder)), plain[False], atol=1e-5)
 
 
+def test_clip_files_with_a_projection(weights, plain, tmp_path):
+    """As Stable Diffusion 3 and ComfyUI store CLIP-L; FLUX pools without the projection."""
+    folder = folders.write_diffusers(tmp_path, weights=weights[False])
+    config = tiny_flux.CLIP | {"architectures": ["CLIPTextModelWithProjection"]}
+    (folder / "text_encoder" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    projection = {
+        "text_projection.weight": np.ones((128, 128), np.float32),
+        "logit_scale": np.ones((), np.float32),
+    }
+    folders.save(folder / "text_encoder" / "model.safetensors", weights[False]["text_encoder"] | projection)
+    assert_same(run(load_pipeline(folder)), plain[False], atol=0)
+
+
 @pytest.mark.parametrize("dev", [False, True])
 def test_mflux_folder_without_packing(weights, plain, dev, tmp_path):
     folder = folders.write_mflux(tmp_path, bits=None, dev=dev, weights=weights[dev], index=dev)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -54,7 +55,8 @@ class FluxCLIPStage(CLIPTextStage):
     """CLIP-L, of which FLUX uses the pooled vector."""
 
     def __init__(self, part: FluxPart, tokenizer: Path, *, dtype: mx.Dtype, bits: int | None) -> None:
-        self.config = CLIPTextConfig.from_dict(part.config_or(clip_config_from_tensors))
+        config = CLIPTextConfig.from_dict(part.config_or(clip_config_from_tensors))
+        self.config = replace(config, projection_dim=None)
         self.tokenizer = CLIPTokenizer(tokenizer)
         self.tokenizer.max_length = min(self.tokenizer.max_length, self.config.max_position_embeddings)
         self.component = ConvertedComponent(

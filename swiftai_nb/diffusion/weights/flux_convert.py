@@ -83,13 +83,15 @@ def convert_hf_t5(tensors: Mapping[str, mx.array]) -> Tensors:
 
 
 def convert_clip(tensors: Mapping[str, mx.array]) -> Tensors:
-    """Transformers' names of any age; mflux packs the tables too, of which positions are unpacked."""
+    """Names of any age; mflux packs the tables too, of which positions are unpacked.
+
+    The projection some CLIP-L files carry (SD3's, ComfyUI's) is left out: FLUX pools without it.
+    """
     result: Tensors = {}
     for name, value in tensors.items():
-        if name.endswith("position_ids") or name == "logit_scale":
+        if name.endswith("position_ids") or name in ("logit_scale", "text_projection.weight"):
             continue
-        known = name.startswith(("text_model.", "text_projection."))
-        result[name if known else f"text_model.{name}"] = value
+        result[name if name.startswith("text_model.") else f"text_model.{name}"] = value
     table = "text_model.embeddings.position_embedding"
     norm = result.get("text_model.final_layer_norm.weight")
     bits = _bits(result, table, 0 if norm is None else norm.shape[0])
