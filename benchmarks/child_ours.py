@@ -135,7 +135,9 @@ def main() -> None:
     for _ in sys.stdin:
         limit = sgemm_gflops() if task != "picture" and mode != "stock" else 0.0
         extra: dict[str, float] = {}
+        cpu_before = time.process_time()
         seconds = _seconds(lambda extra=extra: extra.update(run() or {}))
+        extra["cpu_s"] = time.process_time() - cpu_before
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": seconds, "sgemm": limit, "peak_bytes": peak, **extra}), flush=True)
 

@@ -73,6 +73,11 @@ class Contestant:
         return statistics.median(self.seconds())
 
     @property
+    def cpu_s(self) -> float:
+        """Processor seconds of all threads: what a busy machine distorts least."""
+        return statistics.median(run["cpu_s"] for run in self.timed)
+
+    @property
     def peak_bytes(self) -> float:
         return self.runs[-1]["peak_bytes"]
 
