@@ -105,9 +105,9 @@ def table(title: str, contestants: list[Contestant], *, gflop: float | None = No
         ratio = "" if reference is None else f"{c.median_s / reference.median_s:.2f}"
         bound = "" if limit_s is None else f"{c.median_s / limit_s:.2f}"
         best = min(c.seconds())
-        lines.append(
-            f"| {c.name} | {c.median_s:.2f} | {best:.2f} | {c.cpu_s:.2f} | {ratio} | {bound} | {c.peak_bytes / 1e6:.0f} MB |"
-        )
+        memory = f"{c.peak_bytes / 1e6:.0f} MB"
+        cells = (c.name, f"{c.median_s:.2f}", f"{best:.2f}", f"{c.cpu_s:.2f}", ratio, bound, memory)
+        lines.append(f"| {' | '.join(cells)} |")
     deaf = [run["longest_deaf_s"] for c in contestants[:1] for run in c.timed if "longest_deaf_s" in run]
     if deaf:
         lines += ["", f"Longest time in which a cancel was not heard: {max(deaf):.2f} s"]
