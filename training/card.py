@@ -63,6 +63,7 @@ The autoencoder reproduces training pictures at {psnr} dB PSNR. Fine lines, smal
 - More than three of a thing; three different things; other relations than beside and above.
 - Pairs are drawn small, half a picture each, and are its weakest pictures together with thin shapes
   (bicycles, keys) and faces that differ only in the mouth.
+- Prompts of more than 22 words are cut.
 - Negative prompts act, but there is little for them to remove.
 
 ## Training

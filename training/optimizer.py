@@ -1,4 +1,4 @@
-"""Muon for the matrices and AdamW for the rest, over data-parallel ranks.
+"""Muon for the matrices and AdamW for the rest.
 
 Muon (Keller Jordan et al., 2024) orthogonalises the momentum of every weight matrix by five
 Newton-Schulz steps; the 0.2 * sqrt(max(rows, columns)) scale (Liu et al., "Muon is scalable for
@@ -6,7 +6,6 @@ LLM training", 2025) gives its updates the size of AdamW's, so that one learning
 """
 
 import torch
-import torch.distributed as dist
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -23,7 +22,7 @@ def orthogonalized(matrix, *, steps=5):
 
 
 class Muon:
-    """Each rank orthogonalises its share of the matrices; one all-reduce hands the updates round."""
+    """Matrices (convolutions flattened to [out, rest]) by Muon, vectors by AdamW, at one learning rate `lr`."""
 
     def __init__(self, params, *, lr, momentum=0.95, weight_decay=0.01, adam_betas=(0.9, 0.98)):
         self.params = list(params)
@@ -32,16 +31,7 @@ class Muon:
         self.velocity = [torch.zeros_like(p) for p in self.matrices]
         vectors = [p for p in self.params if p.ndim < 2]
         self.adam = torch.optim.AdamW(vectors, lr=lr, betas=adam_betas, weight_decay=0)
-        world = dist.get_world_size() if dist.is_initialized() else 1
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        by_cost = sorted(range(len(self.matrices)), key=lambda k: -self._cost(self.matrices[k]))
-        self.own = {k for n, k in enumerate(by_cost) if n % world == rank}
-        self.lr, self.world = lr, world
-
-    @staticmethod
-    def _cost(p):
-        rows, columns = p.shape[0], p.numel() // p.shape[0]
-        return rows * columns * min(rows, columns)
+        self.lr = lr
 
     @torch.no_grad()
     def step(self):
@@ -50,19 +40,10 @@ class Muon:
         self.adam.step()
         grads = [p.grad for p in self.matrices]
         torch._foreach_lerp_(self.velocity, grads, 1 - self.momentum)
-        updates = [torch.zeros_like(p) for p in self.matrices]
-        for k in self.own:
-            p, flat = self.matrices[k], torch.lerp(grads[k], self.velocity[k], self.momentum).flatten(1)
-            updates[k] = (orthogonalized(flat) * 0.2 * max(flat.shape) ** 0.5).view_as(p)
-        if self.world > 1:
-            packed = torch.cat([u.flatten() for u in updates]).bfloat16()
-            dist.all_reduce(packed)
-            updates = [
-                u.view_as(p)
-                for u, p in zip(
-                    packed.float().split([p.numel() for p in self.matrices]), self.matrices, strict=True
-                )
-            ]
+        updates = []
+        for p, grad, velocity in zip(self.matrices, grads, self.velocity, strict=True):
+            flat = torch.lerp(grad, velocity, self.momentum).flatten(1)
+            updates.append((orthogonalized(flat) * 0.2 * max(flat.shape) ** 0.5).view_as(p))
         torch._foreach_mul_(self.matrices, 1 - self.lr * self.weight_decay)
         torch._foreach_add_(self.matrices, updates, alpha=-self.lr)
 

@@ -41,7 +41,7 @@ def to_model(pictures):
 
 
 class Trainee:
-    """The parameters being trained: gradient averaging, clipping, EMA and resumable checkpoints."""
+    """The parameters being trained: updates, EMA, the mean over ranks, and resumable checkpoints."""
 
     def __init__(self, params, optimizer, *, path, ema=0.998):
         self.params = list(params)
@@ -54,15 +54,9 @@ class Trainee:
 
     def update(self, loss, *, lr, clip=1.0):
         loss.backward()
-        flat = torch.cat([p.grad.flatten() for p in self.params])
-        if dist.is_initialized():
-            sent = flat.bfloat16()
-            dist.all_reduce(sent)
-            flat = sent.float() / dist.get_world_size()
-        norm = flat.norm().item()
-        flat *= min(1.0, clip / (norm + 1e-6))
-        for p, g in zip(self.params, flat.split([p.numel() for p in self.params]), strict=True):
-            p.grad = g.view_as(p)
+        grads = [p.grad for p in self.params]
+        norm = torch._foreach_norm(grads)
+        torch._foreach_mul_(grads, min(1.0, clip / (torch.stack(norm).norm().item() + 1e-6)))
         self.optimizer.lr = lr
         self.optimizer.step()
         for p in self.params:
@@ -70,7 +64,18 @@ class Trainee:
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.params], 1 - decay)
-        return norm
+
+    def average_ranks(self):
+        """Local SGD: ranks step on their own and now and then take the mean of their weights.
+
+        On a busy machine this matters: exchanging every gradient makes each rank wait for the
+        other's turn on the processor three times a step.
+        """
+        flat = torch.cat([p.detach().flatten() for p in self.params])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for p, mean in zip(self.params, flat.split([p.numel() for p in self.params]), strict=True):
+            p.data.copy_(mean.view_as(p))
 
     def averaged(self):
         return AveragedWeights(self)
@@ -113,23 +118,36 @@ class AveragedWeights:
 
 
 class Clock:
-    """Learning rate and stop by wall time, agreed between ranks: training ends when its minutes are used."""
+    """Learning rate and stop by wall time, and the ranks' meetings: training ends when its minutes are used."""
 
-    def __init__(self, trainee, *, minutes, peak_lr, decay_from=0.5, warmup_steps=50):
+    def __init__(self, trainee, *, minutes, peak_lr, decay_from=0.5, warmup_steps=50, meeting_every_s=60):
         self.trainee, self.budget_s, self.peak = trainee, minutes * 60, peak_lr
-        self.decay_from, self.warmup = decay_from, warmup_steps
+        self.decay_from, self.warmup, self.meeting_every_s = decay_from, warmup_steps, meeting_every_s
         self.before_s, self.started = trainee.elapsed_s, time.monotonic()
         self.first_step = trainee.step
+        self.meeting = self._next_meeting()
 
-    def tick(self):
-        """The share of the budget used, the same number on every rank."""
+    def share(self):
+        """How much of the budget is used."""
         self.trainee.elapsed_s = self.before_s + time.monotonic() - self.started
-        share = torch.tensor([self.trainee.elapsed_s / self.budget_s])
-        if dist.is_initialized():
-            dist.broadcast(share, 0)
-        return share.item()
+        return self.trainee.elapsed_s / self.budget_s
 
-    def lr(self, share):
+    def _next_meeting(self):
+        left_s = self.budget_s * (1 - self.share())
+        return time.monotonic() + max(0.0, min(self.meeting_every_s, left_s))
+
+    def running(self):
+        """Whether to take another step; ranks average their weights, and agree to stop, when a meeting is due."""
+        if time.monotonic() < self.meeting:
+            return True
+        finished = torch.tensor([float(self.share() >= 1)])
+        if dist.is_initialized():
+            self.trainee.average_ranks()
+            dist.broadcast(finished, 0)
+        self.meeting = self._next_meeting()
+        return not finished.item()
+
+    def lr(self):
         warm = min(1.0, (self.trainee.step - self.first_step + 1) / self.warmup)
-        late = max(0.0, share - self.decay_from) / (1 - self.decay_from)
+        late = max(0.0, self.share() - self.decay_from) / (1 - self.decay_from)
         return self.peak * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, late))))

@@ -51,17 +51,17 @@ def main():
     if rank == 0:
         print(f"{'resumed at' if resumed else 'starts at'} step {trainee.step}", flush=True)
     errors, saved, since = [], time.monotonic(), time.monotonic()
-    while (share := clock.tick()) < 1:
+    while clock.running():
         x = to_model([compose(rng, several=0.15, pair=0.3).picture for _ in range(args.batch)])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             posterior = net.encode(x).latent_dist
             y = net.decode(posterior.sample()).sample
         loss = reconstruction_loss(y.float(), x) + args.kl * kl_loss(posterior)
-        trainee.update(loss, lr=clock.lr(share))
+        trainee.update(loss, lr=clock.lr())
         errors.append((y.detach().float() - x).square().mean().item() / 4)
         if rank == 0 and trainee.step % 50 == 0:
             speed = 50 * args.batch * world / (time.monotonic() - since)
-            print(f"{time.strftime('%H:%M:%S')} step {trainee.step} {share:.0%} psnr {-10 * math.log10(np.mean(errors)):.2f} "
+            print(f"{time.strftime('%H:%M:%S')} step {trainee.step} {clock.share():.0%} psnr {-10 * math.log10(np.mean(errors)):.2f} "
                   f"kl {kl_loss(posterior).item():.1f} img/s {speed:.0f}", flush=True)  # fmt: skip
             errors, since = [], time.monotonic()
         if rank == 0 and time.monotonic() - saved > 60:

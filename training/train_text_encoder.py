@@ -72,14 +72,14 @@ def main():
             guess = net(pool.ids[index].long())
         return (guess - pool.latents[index].float().flatten(1)).square().mean()
 
-    while (share := clock.tick()) < 1:
+    while clock.running():
         loss = error(torch.randint(HELD_OUT, len(pool.ids), (args.batch,)))
-        trainee.update(loss, lr=clock.lr(share))
+        trainee.update(loss, lr=clock.lr())
         if rank == 0 and trainee.step % 100 == 0:
             with torch.no_grad():
                 held_out = error(torch.arange(HELD_OUT)).item()
             speed = 100 * args.batch * world / (time.monotonic() - since)
-            print(f"{time.strftime('%H:%M:%S')} step {trainee.step} {share:.0%} loss {loss.item():.3f} "
+            print(f"{time.strftime('%H:%M:%S')} step {trainee.step} {clock.share():.0%} loss {loss.item():.3f} "
                   f"held out {held_out:.3f} captions/s {speed:.0f}", flush=True)  # fmt: skip
             since = time.monotonic()
     if rank == 0:
