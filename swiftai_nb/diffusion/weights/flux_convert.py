@@ -56,7 +56,7 @@ def convert_diffusionkit_transformer(tensors: Mapping[str, mx.array]) -> Tensors
 
 
 def convert_mflux_transformer(tensors: Mapping[str, mx.array]) -> Tensors:
-    """Mflux's names -> diffusers'. Since 0.11 its files lack `norm_out.linear.bias`: zeros stand in."""
+    """Mflux's names -> diffusers'. Since 0.16 its files lack `norm_out.linear.bias`: zeros stand in."""
     result = _rename(tensors, MFLUX_TRANSFORMER_RULES)
     result.setdefault("norm_out.linear.bias", mx.zeros((2 * _width(tensors, "x_embedder.bias"),)))
     return result
