@@ -158,6 +158,11 @@ class GridProgress:
     def __post_init__(self) -> None:
         self.cells = self.cells or [None] * len(self.orders)
 
+    def can_continue(self, orders: Sequence[Order]) -> bool:
+        """Whether `orders` ask for the same cells (random seeds aside) and some are still to be made."""
+        mine, theirs = ([replace(order, seeds=()) for order in some] for some in (self.orders, orders))
+        return None in self.cells and mine == theirs
+
 
 class GridWork:
     """Submits the cells a few at a time, so that other cells' jobs get their turn.

@@ -18,7 +18,7 @@ from IPython.core.magic import (
     needs_local_scope,
     no_var_expand,
 )
-from traitlets import Bool, Dict, Enum, Float, Int, Unicode, observe
+from traitlets import Dict, Enum, Float, Int, Unicode, observe
 
 from swiftai_nb.core.errors import AIError, InvalidInputError, ModelNotFoundError
 from swiftai_nb.notebook.arguments import ImagineArguments, one_line, parse
@@ -69,7 +69,6 @@ class Imagine(Magics):  # type: ignore[misc]
     display = Enum(["auto", "widget", "html", "text"], "auto", help="How a running cell looks.").tag(
         config=True
     )
-    remaining_time = Bool(True, help="Show the estimated time left.").tag(config=True)
 
     def __init__(self, shell: Any = None, **options: Any) -> None:
         super().__init__(shell=shell, **options)

@@ -59,7 +59,8 @@ class Runner:
             from swiftai_nb.notebook.dry_run import DryRun
 
             return DryRun.of(orders, session)
-        self._download(orders[0], arguments, session)
+        for order in {order.config.model: order for order in orders}.values():
+            self._download(order, arguments, session)
         if arguments.grid:
             return self._run_grid(orders, arguments, source=source, session=session)
         job = orders[0].submit(session, is_background=arguments.background)
@@ -123,7 +124,8 @@ class Runner:
         outcome(work, interrupted=interrupted)
         if not arguments.quiet:
             self._tell_notes(pictures, order)
-        return pictures.mark_shown()
+        # A terminal shows no picture while it is made: there the value is the output.
+        return pictures if isinstance(view, TextView) else pictures.mark_shown()
 
     def _leave(self, work: Work, view: CellView, arguments: ImagineArguments) -> BackgroundJob:
         from swiftai_nb.notebook.background import BackgroundJob
@@ -198,7 +200,7 @@ class Runner:
         from swiftai_nb.notebook.grid import GridProgress, GridWork, describe_grid, sheet_size
 
         progress = session.unfinished_grids.get(source)
-        if progress is None or len(progress.cells) != len(orders):
+        if progress is None or not progress.can_continue(orders):
             progress = GridProgress(orders)
         session.unfinished_grids[source] = progress
         work = GridWork(progress, arguments, session).start()

@@ -25,6 +25,7 @@ def fake() -> FakeGenerator:
 def shell(fake: FakeGenerator, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An IPython shell (no kernel) with the extension loaded and the fake engine chosen."""
     from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
 
     from swiftai_nb.notebook.session import close_session, get_session
 
@@ -32,12 +33,11 @@ def shell(fake: FakeGenerator, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SWIFTAI_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     InteractiveShell.clear_instance()
-    own = InteractiveShell.instance()
+    own = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     own.run_line_magic("load_ext", "swiftai_nb")
     get_session().add_generator("fake", fake)
     own.run_line_magic("config", "Imagine.engine = 'fake'")
     yield own
     own.run_line_magic("unload_ext", "swiftai_nb")
     close_session()
-    own.history_manager.enabled = False
     InteractiveShell.clear_instance()

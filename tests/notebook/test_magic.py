@@ -180,6 +180,27 @@ def test_grid_goes_on_where_it_failed(shell: Any, fake: FakeGenerator) -> None:
     assert len(get_session().queue.jobs) - before == 1, "what was made is not made again"
 
 
+def test_finished_grid_is_made_anew(shell: Any) -> None:
+    first = imagine(shell, "a fox --grid steps=1,2 --bg").result(timeout_s=60)
+    second = imagine(shell, "a fox --grid steps=1,2")
+    assert first[0].seed != second[0].seed
+
+
+def test_failed_grid_does_not_go_on_with_other_settings(shell: Any, fake: FakeGenerator) -> None:
+    fake.fail_at_step = 3
+    with pytest.raises(AIError):
+        imagine(shell, "a {animal} --grid steps=1,3 --raw")
+    fake.fail_at_step = None
+    shell.run_line_magic("config", "Imagine.guidance = 5.0")
+    grid = imagine(shell, "a {animal} --grid steps=1,3 --raw")
+    assert {p.recipe.guidance_scale for p in grid} == {5.0}
+
+
+def test_terminal_shows_the_result_as_the_value(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.run_cell("%imagine a fox")
+    assert "1 picture: a fox" in capsys.readouterr().out
+
+
 def test_background_job_is_awaited_from_a_loop(shell: Any) -> None:
     job = imagine(shell, "a fox --bg --seed 3 --out later")
     pictures = asyncio.run(_awaited(job))
