@@ -1,0 +1,66 @@
+"""Writes a loaded model back as a folder, so that packing its weights is done once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.diffusion.weights.component import Component
+
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".safetensors.index.fp16.json", ".bin", ".ckpt")
+_STEMS = {"text_encoder": "model", "text_encoder_2": "model"}
+
+
+def save_model(networks: Mapping[str, Component[Any]], source: Path, target: Path) -> None:
+    """Saves networks as they are in memory, packed weights included, in diffusers layout.
+
+    The new folder loads without `quantization_bits`: bits and group size follow from the shapes. It
+    appears whole or not at all.
+
+    Args:
+        networks: a pipeline's, by folder name; loaded when they are not.
+        source: the model folder they came from; its configs and tokenizers are copied.
+        target: the folder to make.
+
+    Raises:
+        InvalidInputError: the target exists.
+    """
+    if target.exists():
+        raise InvalidInputError(f"{target} exists already", hint="Give a folder that does not.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        _copy_configs(source, unfinished)
+        for name, component in networks.items():
+            folder = unfinished / name
+            folder.mkdir(exist_ok=True)
+            path = folder / f"{_STEMS.get(name, 'diffusion_pytorch_model')}.safetensors"
+            mx.save_safetensors(str(path), _arrays(component.network), {"format": "mlx"})
+        unfinished.chmod(0o755)
+        unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _arrays(network: nn.Module) -> dict[str, mx.array]:
+    """Parameters by path; kernels as files have them, [O, I, kh, kw]."""
+    return {
+        path: mx.contiguous(value.transpose(0, 3, 1, 2)) if value.ndim == 4 else value
+        for path, value in tree_flatten(network.parameters())
+    }
+
+
+def _copy_configs(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file() and not path.name.endswith(_WEIGHTS):
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
