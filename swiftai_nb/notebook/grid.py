@@ -81,10 +81,11 @@ class GridPictures(Pictures):
 
 
 def describe_grid(prompt: str, axes: tuple[Axis, ...]) -> str:
-    """Such as "3 x 2 grid of steps and seed: a red fox"."""
-    shape = " x ".join(str(len(axis.values)) for axis in axes)
+    """Such as "3 x 2 grid of steps and seed: a red fox", or "3 pictures by steps: a red fox"."""
     words = f": {shortened(prompt, SHOWN_WORDS)}" if prompt else ""
-    return f"{shape} grid of {' and '.join(axis.name for axis in axes)}{words}"
+    if len(axes) == 1:
+        return f"{len(axes[0].values)} pictures by {axes[0].name}{words}"
+    return f"{len(axes[0].values)} x {len(axes[1].values)} grid of {axes[0].name} and {axes[1].name}{words}"
 
 
 def sheet_size(picture: tuple[int, int], axes: tuple[Axis, ...]) -> tuple[int, int]:
