@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -185,6 +187,8 @@ class MLXImageProvider:
         client = self._engine()
         if client.ready is None:
             reporter.enter(GenerationStage.STARTING_ENGINE)
+            # What finishing the first picture will need is fetched while the engine starts.
+            threading.Thread(target=_prepare_to_finish, args=(resolved,), daemon=True).start()
         done = await client.run(command, reporter)
         if not isinstance(done, Done):
             raise TypeError(type(done))
@@ -231,9 +235,11 @@ class MLXImageProvider:
         return replace(plan, estimated_s=estimate_s)
 
     def _check_memory(self, plan: GenerationPlan) -> None:
-        # A loaded model's bytes are counted as taken: counting them twice would refuse what works.
-        if self.loaded_model_id != plan.model:
-            check_memory(plan.memory_plan_bytes, available_bytes=plan.available_bytes)
+        memory = plan.memory_plan_bytes
+        if self.loaded_model_id == plan.model:
+            # Its weights are in memory: counting them twice would refuse what works.
+            memory = replace(memory, weights_bytes={})
+        check_memory(memory, available_bytes=plan.available_bytes)
 
     def _preview_decoder(self, resolved: ResolvedModel) -> str:
         name = resolved.info.preview_decoder
@@ -290,6 +296,14 @@ class MLXImageProvider:
         if reporter.load_s is not None:
             timings.record_load(_timing_name(plan), reporter.load_s)
         return image
+
+
+def _prepare_to_finish(resolved: ResolvedModel) -> None:
+    import numpy  # noqa: F401
+    from PIL import Image, PngImagePlugin  # noqa: F401
+
+    with contextlib.suppress(OSError):  # told when the picture's recipe needs it
+        model_revision(resolved)
 
 
 def _timing_name(plan: GenerationPlan) -> str:

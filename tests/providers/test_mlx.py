@@ -264,6 +264,19 @@ def test_a_model_too_large_for_the_memory_is_refused_with_advice(home):
     assert provider.engine_pid is None
 
 
+def test_a_loaded_model_counts_once_but_a_huge_picture_is_still_refused(provider):
+    make(provider)
+    need = provider.plan("a cat").memory_plan_bytes
+    working = need.peak_bytes - sum(need.weights_bytes.values())
+    provider._memory_limit_bytes = working + 1_000_000
+    try:
+        assert provider.plan("a cat").width == 64
+        with pytest.raises(InsufficientMemoryError, match="needs about"):
+            provider.plan("a cat", ImageGenerationConfig(width=2048, height=2048))
+    finally:
+        provider._memory_limit_bytes = None
+
+
 def test_a_tight_memory_drops_each_network_after_its_use(home, provider):
     need = provider.plan("a cat").memory_plan_bytes
     tight = MLXImageProvider(registry=provider.registry, memory_limit_bytes=need.peak_bytes - 1_000_000)
