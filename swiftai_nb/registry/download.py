@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from swiftai_nb.registry.model_info import ModelFile
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 0.2
+_SILENCE_S = 0.4
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 ProgressHandler = Callable[[DownloadProgress], None]
@@ -41,6 +43,8 @@ class Download:
         self.job = job
         self._on_plan = on_plan
         self._lock = threading.Lock()
+        self._reporting = threading.RLock()
+        self._reported_s = time.monotonic()
         self._listeners: list[ProgressHandler] = []
         self._endings: list[Callable[[], None]] = []
         self._progress = DownloadProgress(job.model_id)
@@ -51,6 +55,7 @@ class Download:
         self._process = _start_child(job)
         threading.Thread(target=self._listen, name=f"download {job.model_id}", daemon=True).start()
         threading.Thread(target=self._keep_complaints, daemon=True).start()
+        threading.Thread(target=self._repeat_when_silent, daemon=True).start()
 
     @property
     def progress(self) -> DownloadProgress:
@@ -154,15 +159,24 @@ class Download:
             with self._lock:
                 self._error = error_from_dict(event["error"]) if self._error is None else self._error
 
-    def _report(self, progress: DownloadProgress) -> None:
-        with self._lock:
-            if self._error is not None:
-                return
-            self._progress = progress
-            listeners = tuple(self._listeners)
-        for listener in listeners:
-            with _logged_failure("a listener to a download"):
-                listener(progress)
+    def _report(self, progress: DownloadProgress | None = None) -> None:
+        """Tells all listeners, one report at a time; without an argument, the last one again."""
+        with self._reporting:
+            with self._lock:
+                if self._error is not None:
+                    return
+                self._progress = self._progress if progress is None else progress
+                listeners = tuple(self._listeners)
+            self._reported_s = time.monotonic()
+            for listener in listeners:
+                with _logged_failure("a listener to a download"):
+                    listener(self._progress)
+
+    def _repeat_when_silent(self) -> None:
+        """The child is silent while it imports and starts: a bar that stands still would look dead."""
+        while not self._is_over.wait(_SILENCE_S / 2):
+            if time.monotonic() - self._reported_s > _SILENCE_S:
+                self._report()
 
     def _finish(self) -> None:
         with self._lock:

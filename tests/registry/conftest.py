@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,12 @@ def assert_complete(hub: FakeHub, folder: Path) -> None:
     assert present == sorted(set(files) - unwanted)
     for path in present:
         assert (folder / path).read_bytes() == files[path], path
+
+
+def cancel_limit_s() -> float:
+    """Half a second, as promised; more where many other processes wait for the same cores."""
+    is_crowded = hasattr(os, "getloadavg") and os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+    return 3.0 if is_crowded else 0.5
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

