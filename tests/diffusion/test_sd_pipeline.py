@@ -124,6 +124,13 @@ class TestPrompts:
         assert len(notes) == 2
         assert all(len(note) < 250 for note in notes)
 
+    def test_without_spaces_the_note_names_only_what_was_cut(self, pipeline):
+        (note,) = pipeline.encode_prompt("x" * 100, guidance_scale=1).notes
+        assert note.endswith(": " + "x" * 25)
+
+    def test_half_a_surrogate_pair_is_no_crash(self, pipeline):
+        assert pipeline.encode_prompt("a \ud800 cat", guidance_scale=1).notes == ()
+
     def test_a_short_prompt_gives_none(self, conditioning):
         assert conditioning.notes == ()
 

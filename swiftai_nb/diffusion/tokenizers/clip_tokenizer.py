@@ -19,6 +19,9 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
+_LONGEST_WORD = 24
+
+
 @dataclass(frozen=True)
 class TokenizedPrompt:
     """Token ids of one prompt.
@@ -52,15 +55,17 @@ class CLIPTokenizer:
         }
         pad_token = _token_text(config.get("pad_token"), END)
         self._tokenizer, self._vocabulary = _build(folder, pad_token)
-        length = config.get("model_max_length", 77)
-        # Files without a limit carry 1e30.
-        self.max_length = int(length) if length < 100_000 else 77
+        length = config.get("model_max_length")
+        # Files without a limit carry null or 1e30.
+        self.max_length = 77 if length is None or length > 100_000 else int(length)
         self.start_id = self._vocabulary[START]
         self.end_id = self._vocabulary[END]
         self.pad_id = self._vocabulary.get(pad_token, self.end_id)
 
     def __call__(self, prompt: str) -> TokenizedPrompt:
         """Encodes one prompt; what exceeds the length is cut and reported."""
+        # Half a surrogate pair, as a broken paste leaves it, is no text.
+        prompt = prompt.encode("utf-8", "replace").decode("utf-8")
         encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
         room = self.max_length - 2
         cut_text = ""
@@ -73,10 +78,11 @@ class CLIPTokenizer:
 
 def _source_start(encoding: Any, index: int, prompt: str) -> int:
     """Where in the prompt the word of token `index` begins."""
-    start = int(encoding.offsets[index][0])
+    cut = start = int(encoding.offsets[index][0])
     while start > 0 and not prompt[start - 1].isspace():
         start -= 1
-    return start
+    # Scripts without spaces have no words to begin at.
+    return start if cut - start <= _LONGEST_WORD else cut
 
 
 def _build(folder: Path, pad_token: str) -> tuple[Tokenizer, dict[str, int]]:
