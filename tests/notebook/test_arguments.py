@@ -1,4 +1,3 @@
-
 """The parser, walked line by line: what exactly each line means, or the exact one line it is refused with."""
 
 from __future__ import annotations
