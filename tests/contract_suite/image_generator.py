@@ -21,7 +21,7 @@ from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.jobs.job import GenerationRequest, JobState
 from swiftai_nb.jobs.queue import JobQueue
 
-TIMEOUT_S = 120
+TIMEOUT_S = 240
 
 
 class ImageGeneratorContract:

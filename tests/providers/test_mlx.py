@@ -464,7 +464,7 @@ def test_a_queue_of_three_with_the_middle_one_cancelled(provider):
     config = ImageGenerationConfig(steps=2)
     jobs = [queue.submit(GenerationRequest(f"cat {n}", None, config, (n,)), provider) for n in range(3)]
     jobs[1].cancel()
-    assert len(jobs[2].result(60)) == 1
+    assert len(jobs[2].result(180)) == 1
     assert [job.state for job in jobs] == [JobState.DONE, JobState.CANCELLED, JobState.DONE]
     queue.close()
 
@@ -474,10 +474,10 @@ def test_kill_9_in_mid_job_fails_that_job_with_advice_and_the_next_one_works(pro
     queue, stepped = JobQueue(), threading.Event()
     job = queue.submit(GenerationRequest("a cat", None, LONG, (7,)), provider)
     job.subscribe(lambda j: stepped.set() if j.progress is not None and j.progress.current_step else None)
-    assert stepped.wait(60)
+    assert stepped.wait(180)
     os.kill(provider.engine_pid, signal.SIGKILL)
     with pytest.raises(EngineDiedError, match="SIGKILL") as caught:
-        job.result(60)
+        job.result(180)
     assert "smaller size" in caught.value.hint
     assert job.state is JobState.FAILED
     assert job.last_preview is not None
@@ -498,7 +498,7 @@ def test_two_kernels_at_once_make_the_same_picture_and_leave_no_engine(provider,
     environment = {**os.environ, "SWIFTAI_HOME": str(home)}
     command, options = [sys.executable, "-c", code], {"cwd": ROOT, "env": environment, "text": True}
     kernels = [subprocess.Popen(command, stdout=subprocess.PIPE, **options) for _ in range(2)]
-    outputs = [kernel.communicate(timeout=120)[0].split() for kernel in kernels]
+    outputs = [kernel.communicate(timeout=240)[0].split() for kernel in kernels]
     assert [kernel.returncode for kernel in kernels] == [0, 0]
     assert outputs[0][0] == outputs[1][0]
     wait_until(lambda: not any(is_alive(int(output[1])) for output in outputs))
