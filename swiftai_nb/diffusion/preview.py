@@ -82,7 +82,7 @@ def fit_preview(
     return LinearPreview(tuple(rows[:-1]), rows[-1])
 
 
-def _smooth_latents(side: int, channels: int, *, pictures: int = 8, knots: int = 4) -> NDArray[np.float32]:
+def _smooth_latents(side: int, channels: int, *, pictures: int = 4, knots: int = 4) -> NDArray[np.float32]:
     """[pictures, side, side, channels]: bilinear between `knots` x `knots` standard normal values."""
     generator = np.random.Generator(np.random.Philox(0))
     values = generator.standard_normal((pictures, knots, knots, channels)).astype(np.float32)
