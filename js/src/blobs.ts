@@ -1,7 +1,7 @@
 import type { Host, Report } from "./contract";
 
 type Size = "full" | "thumbnail";
-const KEPT = { full: 8, thumbnail: 80 };
+const KEPT = { full: 8, thumbnail: 5000 };
 
 /** A message's picture: its binary buffer, or base64 where the host cannot carry one. */
 export function blobOf(report: { media_type: string; data?: string }, buffers: unknown): Blob | null {

@@ -15,7 +15,7 @@ export const SETTINGS = [
 ] as const;
 
 /** Traits that only the kernel writes. */
-export const SNAPSHOTS = ["models", "jobs", "pictures", "keepsake"] as const;
+export const SNAPSHOTS = ["models", "jobs", "pictures", "picture_count", "keepsake"] as const;
 
 /** Messages from the page to the kernel (`kind`). */
 export const REQUESTS = [
@@ -23,6 +23,7 @@ export const REQUESTS = [
   "generate",
   "cancel",
   "picture",
+  "older",
   "save",
   "download",
   "cancel_download",
@@ -125,12 +126,14 @@ export interface Traits extends Settings {
   models: Model[];
   jobs: Job[];
   pictures: Picture[];
+  /** How many the history holds; `pictures` are the newest of them. */
+  picture_count: number;
   /** The end of the base64 text of the saved copy that lies under the widget; empty without one. */
   keepsake: string;
 }
 
 export type Request =
-  | { kind: "hello" }
+  | { kind: "hello" | "older" }
   | { kind: "generate"; request_id: string; settings: Settings }
   | { kind: "cancel"; job_id: string; request_id: string }
   | { kind: "picture"; picture_id: string; size: "full" | "thumbnail" }

@@ -15,6 +15,15 @@ export function createFilmstrip(ctx: Context): Part {
   const element = h("div", { class: "filmstrip" }, strip);
   const tiles = new Map<string, Tile>();
   const live = createLiveTile(ctx);
+  const older = h(
+    "li",
+    {},
+    h(
+      "button",
+      { type: "button", class: "tile older", onclick: () => ctx.host.send({ kind: "older" }) },
+      "Older",
+    ),
+  );
   let first = "";
 
   function onKey(event: KeyboardEvent): void {
@@ -38,7 +47,8 @@ export function createFilmstrip(ctx: Context): Part {
       return tile.element;
     });
     const running = live.update();
-    setChildren(strip, running ? [live.element, ...shown] : shown);
+    const more = ctx.host.get("picture_count") > pictures.length;
+    setChildren(strip, [...(running ? [live.element] : []), ...shown, ...(more ? [older] : [])]);
     setHidden(element, shown.length === 0 && !running);
     const newest = pictures.at(-1)?.id ?? "";
     if (newest !== first) {

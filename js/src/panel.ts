@@ -56,6 +56,7 @@ function createNegative(ctx: Context): Part {
   const words = createWords(ctx, "negative_prompt", "Negative prompt", "what to leave out");
   const note = h("p", { class: "note" }, "This model runs without guidance and ignores it.");
   let touched = false;
+  let wasFilled = false;
   const details = h(
     "details",
     { class: "fold" },
@@ -75,8 +76,11 @@ function createNegative(ctx: Context): Part {
   const update = () => {
     words.update();
     const filled = ctx.host.get("negative_prompt") !== "";
+    if (filled) touched = true;
     const model = chosenModel(ctx.host.get("models"), ctx.host.get("model"), ctx.host.get("engine"));
-    if (!touched && filled) details.open = true;
+    if (filled && !wasFilled) details.open = true;
+    else if (!touched) details.open = model?.uses_negative_prompt === true;
+    wasFilled = filled;
     setHidden(note, model === null || model.uses_negative_prompt);
   };
   return { element: details, update };

@@ -160,6 +160,7 @@ export function mount(traits: Partial<Traits> = {}, host?: FakeHost): Mounted {
       models: [model()],
       jobs: [],
       pictures: [],
+      picture_count: traits.pictures?.length ?? 0,
       keepsake: "",
       ...traits,
     });

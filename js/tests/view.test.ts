@@ -263,6 +263,24 @@ test("Compare lays the neighbour over the picture; the strip changes it, Escape 
   expect(card.find(".compare").hidden).toBe(true);
 });
 
+test("older pictures are asked for where the history holds more than the strip", async () => {
+  const card = mount({ pictures: [picture()], picture_count: 61 });
+  await card.click("Older");
+  expect(card.host.sentOf("older")).toHaveLength(1);
+  await card.host.push({ picture_count: 1 });
+  expect(card.all(".older")).toHaveLength(0);
+});
+
+test("the negative prompt is open for a model that uses it, folded for one that does not", async () => {
+  const fold = (card: Mounted) => card.find<HTMLDetailsElement>("details.fold:not(.more)");
+  expect(fold(mount()).open).toBe(true);
+  const without = mount({ models: [model({ uses_negative_prompt: false })] });
+  expect(fold(without).open).toBe(false);
+  without.host.set("negative_prompt", "blur");
+  await settled();
+  expect(fold(without).open).toBe(true);
+});
+
 test("arrow keys walk the filmstrip", async () => {
   const card = mount({ pictures: [picture(), picture({ id: "2", seed: 8 })] });
   card.button("a fox, seed 8").focus();

@@ -75,6 +75,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
     models = traitlets.List(traitlets.Dict()).tag(sync=True)
     jobs = traitlets.List(traitlets.Dict()).tag(sync=True)
     pictures = traitlets.List(traitlets.Dict()).tag(sync=True)
+    picture_count = traitlets.Int(0).tag(sync=True)
     keepsake = traitlets.Unicode("").tag(sync=True)
 
     images = traitlets.Tuple()
@@ -90,6 +91,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._session = session
         self._keepsake = Keepsake()
         self._own_jobs: dict[str, int] = {}
+        self._shown_pictures = SHOWN_PICTURES
         self._shelf = ModelShelf(session, changed=self._on_models, on_error=self._refuse)
         self._models_throttle = Throttle(self._publish_models, interval_s=MODELS_INTERVAL_S)
         self._feed = JobFeed(
@@ -103,6 +105,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
             "generate": self._on_generate,
             "cancel": self._on_cancel,
             "picture": self._on_picture,
+            "older": self._on_older,
             "save": self._on_save,
             "download": lambda content: self._shelf.download(content["model"]),
             "cancel_download": lambda content: self._shelf.cancel_download(content["model"]),
@@ -229,6 +232,10 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         about = {"kind": "picture", "picture_id": entry.id, "size": content["size"]}
         self._send_picture(about, data, "image/jpeg" if is_small else "image/png")
 
+    def _on_older(self, _content: dict[str, Any]) -> None:
+        self._shown_pictures += SHOWN_PICTURES
+        self._publish_pictures()
+
     def _on_save(self, content: dict[str, Any]) -> None:
         image = self._session.history.find(content["picture_id"]).image
         path = image.save(free_path(Path.cwd(), image))
@@ -249,9 +256,10 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
             self.jobs = snapshots
 
     def _publish_pictures(self) -> None:
-        entries = self._session.history.newest(SHOWN_PICTURES)
+        entries = self._session.history.newest(self._shown_pictures)
         known = {picture["id"]: picture for picture in self.pictures}
         with self._traits_lock:
+            self.picture_count = len(self._session.history)
             self.pictures = [known.get(e.id) or picture_snapshot(e) for e in reversed(entries)]
 
     def _on_models(self) -> None:

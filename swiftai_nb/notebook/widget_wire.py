@@ -23,12 +23,13 @@ SETTINGS = (
     "seed",
     "count",
 )
-SNAPSHOTS = ("models", "jobs", "pictures", "keepsake")
+SNAPSHOTS = ("models", "jobs", "pictures", "picture_count", "keepsake")
 REQUESTS = (
     "hello",
     "generate",
     "cancel",
     "picture",
+    "older",
     "save",
     "download",
     "cancel_download",

@@ -341,11 +341,14 @@ def test_traits_survive_the_page_and_jobs_writing_at_once(widget: ImagineWidget)
     assert faults == []
 
 
-def test_hundreds_of_pictures_do_not_swell_the_state(widget: ImagineWidget) -> None:
+def test_hundreds_of_pictures_do_not_swell_the_state(widget: ImagineWidget, page: Page) -> None:
     widget.generate(prompt="a fox", steps=1, width=16, height=16, count=100).result(PATIENCE_S)
     until(lambda: len(widget.images) == 100)
     until(lambda: widget.pictures[-1]["seed"] == widget.images[-1].seed)
     assert len(widget.pictures) == 60
+    assert widget.picture_count == 100
+    page.request("older")
+    assert len(widget.pictures) == 100
 
 
 def test_error_type_stays_the_callers(widget: ImagineWidget) -> None:
