@@ -17,7 +17,7 @@ TEXT_ENCODER = "text_encoder/model.fp16.safetensors"
 VAE = "vae/diffusion_pytorch_model.fp16.safetensors"
 REPOSITORY = "org/tiny"
 
-IMPATIENT = DownloadOptions(timeout_s=6.0, max_attempts=3, backoff_s=0.05, connections=3)
+IMPATIENT = DownloadOptions(timeout_s=15.0, max_attempts=3, backoff_s=0.05, connections=3)
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def cancel_limit_s() -> float:
     return 3.0 if is_crowded else 0.5
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     """Waits for a condition; fails loudly when it never comes."""
     end_s = time.monotonic() + timeout_s
     while not condition():

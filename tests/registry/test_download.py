@@ -207,7 +207,7 @@ def test_listener_that_fails_does_not_end_the_download(hub, downloader):
 
     download = downloader.start(REPOSITORY)
     download.subscribe(fail)
-    assert_complete(hub, download.wait(60))
+    assert_complete(hub, download.wait(180))
 
 
 def test_size_of_an_own_entry_is_known_after_the_hub_was_asked(hub, registry, downloader):

@@ -112,7 +112,7 @@ def test_another_tool_fetching_at_the_same_time_shares_every_file(hub, registry,
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     other = subprocess.Popen([sys.executable, "-c", code, *arguments], **quiet)
     assert_complete(hub, asyncio.run(downloader.download(REPOSITORY)))
-    assert other.wait(60) == 0
+    assert other.wait(180) == 0
     for path, data in hub.repositories[REPOSITORY].items():
         assert hub.fetched(path) in (0, len(data)), path
     assert partial_files(registry.cache_dir) == []

@@ -80,11 +80,11 @@ def test_stalled_server_is_left_after_the_timeout(hub, registry):
     started = time.monotonic()
     with pytest.raises(NetworkError, match="silent"):
         download(downloader)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 90
 
 
 def test_stalled_server_that_recovers_is_continued(hub, registry):
-    downloader = make_downloader(hub, registry, options=replace(IMPATIENT, timeout_s=1.0))
+    downloader = make_downloader(hub, registry, options=replace(IMPATIENT, timeout_s=3.0))
     hub.faults.hang_after[UNET] = 100_000
 
     def recover(progress):
@@ -261,7 +261,7 @@ def test_disk_that_fills_up_midway_leaves_no_partial_file(hub, registry):
             time.sleep(0.02)
         fill_up(Path(small.cache_dir, "other"))
         with pytest.raises(InsufficientDiskSpaceError, match="filled up"):
-            running.wait(60)
+            running.wait(180)
         assert partial_files(small.cache_dir) == []
         Path(small.cache_dir, "other").unlink()
         hub.faults.throttle_bps = None

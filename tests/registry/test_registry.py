@@ -284,7 +284,7 @@ def test_two_kernels_adding_at_once_lose_nothing(registry):
         "for i in range(15): r.add_repository(f'org/{sys.argv[2]}{i}', variant=DiffusionVariant.SD_15)\n"
     )
     kernels = [subprocess.Popen([sys.executable, "-c", code, str(registry.home), name]) for name in "ab"]
-    assert [k.wait(60) for k in kernels] == [0, 0]
+    assert [k.wait(180) for k in kernels] == [0, 0]
     assert {m.id for m in registry.custom_models} == {f"org/{n}{i}" for n in "ab" for i in range(15)}
     assert [p.name for p in registry.home.iterdir() if p.name.startswith(".")] == []
 
