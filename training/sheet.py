@@ -40,7 +40,7 @@ def main():
     parser.add_argument("prompts", nargs="*", default=PROMPTS)
     parser.add_argument("--pipeline", type=Path, default=work_dir() / "pipeline")
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--out", type=Path, default=Path("sheet.png"))
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -15,7 +15,11 @@ from pipeline import save_pipeline
 from runtime import SEED, Clock, Trainee, start_ranks, work_dir
 from tokenizer import encode, load
 
-CURRICULUM = ((0.04, 1), (0.25, 2), (math.inf, 3))  # until this share of the budget, subjects up to this stage
+CURRICULUM = (
+    (0.04, 1),
+    (0.25, 2),
+    (math.inf, 3),
+)  # until this share of the budget, subjects up to this stage
 HELD_OUT = 32
 NO_CAPTION = 0.1
 
