@@ -39,8 +39,8 @@ parameters, {size_mb:.1f} MB.
 One of {subjects} subjects, optionally in a colour ({tints}), on a coloured background ({colors}), or in one of
 {scenes} scenes ({scene_examples}); two or three of a thing. Examples: "a cat", "a red guitar",
 "a rocket in space", "a slice of pizza, blue background", "three apples". The words it was
-trained with are in `trained_words.txt`; other words fall back on the nearest meaning it knows ("kitten" and
-"automobile" have near neighbours), or on something arbitrary.
+trained with are in `trained_words.txt`; other words fall back on the nearest meaning it knows ("feline" and
+"hound" lie near words it was taught), or on something arbitrary.
 
 Sizes other than 64x64 are not supported. Good settings: {steps} steps, guidance {guidance}.
 
