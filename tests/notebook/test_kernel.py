@@ -127,8 +127,11 @@ def reply_to(client: Any, message_id: str) -> dict[str, Any]:
 
 
 def value(client: Any, expression: str) -> str:
-    message_id = client.execute("", user_expressions={"x": expression}, silent=True)
-    answer: str = reply_to(client, message_id)["user_expressions"]["x"]["data"]["text/plain"]
+    """The repr of an expression; asked again while the kernel still aborts what followed an error."""
+    reply: dict[str, Any] = {"status": "aborted"}
+    while reply["status"] == "aborted":
+        reply = reply_to(client, client.execute("", user_expressions={"x": expression}, silent=True))
+    answer: str = reply["user_expressions"]["x"]["data"]["text/plain"]
     return answer
 
 
