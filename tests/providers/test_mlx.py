@@ -226,8 +226,8 @@ def distance(a, b):
 @pytest.mark.parametrize(
     ("config", "kind", "words", "hint"),
     [
-        ({"width": 66}, InvalidInputError, "width 66 is not a multiple of 4", "use 64 or 68"),
-        ({"height": 17}, InvalidInputError, "height 17", "use 16 or 20"),
+        ({"width": 66}, InvalidInputError, "width 66 is not a multiple of 8", "use 64 or 72"),
+        ({"height": 17}, InvalidInputError, "height 17", "use 16 or 24"),
         ({"scheduler": "eulr"}, InvalidInputError, "no scheduler named 'eulr'", "ddim"),
         ({"scheduler": "flow-match-euler"}, InvalidInputError, "does not fit", "ddim"),
         ({"strength": 0.5}, InvalidInputError, "strength without image", "image"),
