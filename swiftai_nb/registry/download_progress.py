@@ -11,6 +11,7 @@ from typing import Any
 from swiftai_nb.registry.model_info import format_bytes
 
 _WINDOW_S = 8.0
+_QUIET_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,19 @@ class ProgressMeter:
         self.total_bytes = 0
         self.total_files = 0
         self._phase = ("starting", "")
+        self._retry = ("", 0.0)
+        self._received_at_s = 0.0
 
     def set_phase(self, phase: str, detail: str = "") -> None:
         """Says what is being done now."""
         with self._lock:
             self._phase = (phase, detail)
+
+    def set_retry(self, detail: str, pause_s: float) -> None:
+        """A file pauses before another try; shown unless the bytes of other files keep coming."""
+        with self._lock:
+            self._retry = (detail, time.monotonic() + pause_s)
+            self._phase = ("retrying", detail)
 
     def set_bytes(self, path: str, size_bytes: int, *, is_finished: bool = False) -> None:
         """`size_bytes` of a file are here (not counted as received: they may be from earlier)."""
@@ -106,6 +115,7 @@ class ProgressMeter:
         with self._lock:
             self._bytes_of[path] = self._bytes_of.get(path, 0) + size_bytes
             self._received_bytes += size_bytes
+            self._received_at_s = time.monotonic()
             self._phase = ("downloading", "")
 
     def observe(self, path: str, size_bytes: int) -> None:
@@ -118,11 +128,14 @@ class ProgressMeter:
         """The fields of `DownloadProgress` but for `model_id`."""
         with self._lock:
             self._shown_bytes = min(max(self._shown_bytes, sum(self._bytes_of.values())), self.total_bytes)
-            speed = self._speed(time.monotonic())
+            now_s = time.monotonic()
+            speed = self._speed(now_s)
+            is_pausing = now_s < self._retry[1] and now_s - self._received_at_s > _QUIET_S
+            phase, detail = ("retrying", self._retry[0]) if is_pausing else self._phase
             left = self.total_bytes - self._shown_bytes
             return {
-                "phase": self._phase[0],
-                "detail": self._phase[1],
+                "phase": phase,
+                "detail": detail,
                 "completed_bytes": self._shown_bytes,
                 "total_bytes": self.total_bytes,
                 "bytes_per_s": speed,

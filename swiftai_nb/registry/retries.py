@@ -50,7 +50,7 @@ def with_retries(
             pause_s = _pause_s(error, failures, options)
             if pause_s is None:
                 raise
-            meter.set_phase("retrying", f"{_reason(error)}; trying again in {pause_s:.0f} s")
+            meter.set_retry(f"{_reason(error)}; trying again in {pause_s:.0f} s", pause_s)
         if stop.wait(pause_s):
             raise StoppedError
 
