@@ -63,7 +63,8 @@ def _columns(weight: mx.array, rows: int) -> Float32:
     """The weight as [in, out]; small ones are copied into that order, which OpenBLAS multiplies faster."""
     matrix = view(weight).reshape(weight.shape[0], -1)
     if weight.size > _COPIED_ELEMENTS or rows > _COPIED_ROWS:
-        return matrix.T
+        transposed: Float32 = matrix.T
+        return transposed
     kept = _copies.get(
         (weight, 0),
         lambda: np.ascontiguousarray(matrix.T),
