@@ -48,6 +48,7 @@ class CloudServer:
         }
         self.hub_delay_s = 0.0
         self.hub_status = 200
+        self.hang_at_steps: int | None = None
         self.closed_at: list[float] = []
         self.waiting = threading.Semaphore(0)
         handler = type("Handler", (_Handler,), {"cloud": self})
@@ -91,7 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         self.cloud.requests.append((self.path, json.loads(body), dict(self.headers)))
         answer = self.cloud.answers.pop(0) if self.cloud.answers else self.cloud.default
-        if answer.hang:
+        steps = self.cloud.requests[-1][1].get("parameters", {}).get("num_inference_steps")
+        if answer.hang or (self.cloud.hang_at_steps is not None and steps == self.cloud.hang_at_steps):
             self._hang()
             return
         time.sleep(answer.delay_s)

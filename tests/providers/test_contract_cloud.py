@@ -1,0 +1,21 @@
+"""The contract of every generator, held by the cloud provider against a server on this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from swiftai_nb.providers.huggingface import HuggingFaceProvider
+from tests.contract_suite.image_generator import ImageGeneratorContract
+from tests.providers.cloud_server import CloudServer
+
+
+class TestHuggingFaceProvider(ImageGeneratorContract):
+    is_deterministic = False  # a cloud seed may not be honoured
+    has_steps = False  # providers do not tell their steps
+
+    @pytest.fixture
+    def generator(self):
+        server = CloudServer()
+        server.hang_at_steps = 1000
+        yield HuggingFaceProvider(base_url=f"{server.url}/mine")
+        server.close()
