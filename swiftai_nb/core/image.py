@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.core.recipe_readers import EXIF_SUB_IFD, EXIF_USER_COMMENT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 SMALLEST_DISPLAY_SIDE = 256
 LARGEST_DISPLAY_SIDE = 768
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-EXIF_USER_COMMENT = 0x9286
-EXIF_SUB_IFD = 0x8769
 
 
 @dataclass(frozen=True)
