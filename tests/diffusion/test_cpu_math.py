@@ -11,7 +11,7 @@ import pytest
 
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.cpu_math import convolution, halves, winograd, workers
+from swiftai_nb.diffusion.cpu_math import convolution, halves, linear, winograd, workers
 from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
 
 
@@ -82,6 +82,17 @@ def test_the_limit_of_kept_kernels_is_kept(monkeypatch):
     for weight, *got in zip(weights, *results, strict=True):
         for result in got:
             assert np.abs(result - exact_conv(np.array(x), np.array(weight))).max() <= 1e-4
+
+
+def test_a_dense_weight_is_brought_into_order_once(monkeypatch):
+    kept = TransformCache()
+    monkeypatch.setattr(linear, "_copies", kept)
+    x, weight = random(4, 48), random(32, 48, seed=1)
+    mx.eval(ops.linear(x, weight))
+    first = list(kept._entries.values())
+    mx.eval(ops.linear(x, weight))
+    assert [id(entry) for entry in kept._entries.values()] == [id(entry) for entry in first]
+    assert len(first) == 1
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)

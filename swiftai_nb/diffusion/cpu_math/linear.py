@@ -40,7 +40,7 @@ def multiply(inputs: Float32, weight: mx.array, bias: mx.array | None, out: Floa
     if weight.dtype in HALF_DTYPES:
         _multiply_widened(inputs, weight, offset, out)
         return
-    columns = _columns(weight.astype(mx.float32), len(inputs))
+    columns = _columns(weight, len(inputs))
     parts = max(1, min(worker_count(), len(inputs) * columns.size // _PART_PRODUCTS))
 
     def run_rows(part: slice) -> None:
@@ -61,7 +61,9 @@ def multiply(inputs: Float32, weight: mx.array, bias: mx.array | None, out: Floa
 
 def _columns(weight: mx.array, rows: int) -> Float32:
     """The weight as [in, out]; small ones are copied into that order, which OpenBLAS multiplies faster."""
-    matrix = view(weight).reshape(weight.shape[0], -1)
+    # astype gives a new object each time, and copies are kept by their weight's identity
+    dense = weight if weight.dtype == mx.float32 else weight.astype(mx.float32)
+    matrix = view(dense).reshape(weight.shape[0], -1)
     if weight.size > _COPIED_ELEMENTS or rows > _COPIED_ROWS:
         transposed: Float32 = matrix.T
         return transposed
