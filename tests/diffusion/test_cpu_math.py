@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import threading
 
 import mlx.core as mx
@@ -11,7 +12,7 @@ import pytest
 
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.cpu_math import convolution, halves, linear, winograd, workers
+from swiftai_nb.diffusion.cpu_math import convolution, halves, winograd, workers
 from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
 
 
@@ -86,7 +87,8 @@ def test_the_limit_of_kept_kernels_is_kept(monkeypatch):
 
 def test_a_dense_weight_is_brought_into_order_once(monkeypatch):
     kept = TransformCache()
-    monkeypatch.setattr(linear, "_copies", kept)
+    module = importlib.import_module("swiftai_nb.diffusion.cpu_math.linear")  # the package shows the function
+    monkeypatch.setattr(module, "_copies", kept)
     x, weight = random(4, 48), random(32, 48, seed=1)
     mx.eval(ops.linear(x, weight))
     first = list(kept._entries.values())
