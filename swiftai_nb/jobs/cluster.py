@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, GenerationFailedError
 from swiftai_nb.core.generator import ImageGenerator
@@ -119,6 +120,7 @@ class ClusterBatch:
         attempts: how often a picture is tried when its worker or engine dies.
         is_ordered: give pictures in the order of `requests`, each as soon as all before it are there;
             otherwise as they are finished.
+        token: its cancel ends the iteration with GenerationCancelledError; what has not begun never does.
     """
 
     def __init__(
@@ -129,7 +131,9 @@ class ClusterBatch:
         *,
         attempts: int = DEFAULT_ATTEMPTS,
         is_ordered: bool = True,
+        token: CancellationToken | None = None,
     ) -> None:
+        self._token = CancellationToken() if token is None else token
         self._requests = tuple(requests)
         self._executor, self._factory = executor, factory
         self._attempts, self._is_ordered = attempts, is_ordered
@@ -173,6 +177,7 @@ class ClusterBatch:
 
     def _next_item(self) -> BatchItem:
         while True:
+            self._token.raise_if_cancelled()
             try:
                 index, future = self._ended.get(timeout=_WAIT_SLICE_S)
             except queue.Empty:

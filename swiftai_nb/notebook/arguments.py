@@ -66,6 +66,7 @@ class ImagineArguments:
     preview: str | None = None
     preview_every: int | None = None
     background: bool = False
+    executor: str | None = None
     widget: bool = False
     dry_run: bool = False
     help: bool = False
@@ -292,6 +293,8 @@ _CONFLICTS = (
     ("grid", "seeds"),
     ("quiet", "widget"),
     ("bg", "widget"),
+    ("executor", "widget"),
+    ("executor", "download"),
 )
 _COMPANIONS = (("strength", "image"), ("mask", "image"))
 

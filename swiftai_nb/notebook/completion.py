@@ -78,6 +78,7 @@ class Completer:
             "image": self._picture_names,
             "mask": self._picture_names,
             "from": self._picture_names,
+            "executor": self._executor_names,
             "grid": lambda: [f"{o.name}=" for o in OPTIONS if o.kind in ("int", "float", "size", "word")],
         }
         return sources.get(option.name, lambda: option.choices)()
@@ -91,9 +92,19 @@ class Completer:
         own = [m.styles for m in self._shell.configurables if type(m).__name__ == "Imagine"]
         return [*STYLES, *(name for styles in own for name in styles)]
 
+    def _executor_names(self) -> Iterable[str]:
+        names = self._shell.user_ns
+        return [name for name, value in names.items() if not name.startswith("_") and is_executor(value)]
+
     def _picture_names(self) -> Iterable[str]:
         names = self._shell.user_ns
         return [name for name, value in names.items() if not name.startswith("_") and is_picture(value)]
+
+
+def is_executor(value: Any) -> bool:
+    """Whether a variable can be given to `--executor`: an executor, or a client that has one."""
+    kind = type(value)
+    return any(hasattr(kind, name) for name in ("submit", "get_executor", "executor"))
 
 
 def is_picture(value: Any) -> bool:

@@ -298,11 +298,12 @@ class GridWork:
 
     def _preview(self, made: int) -> bytes | None:
         if made and self._sheet[0] != made:
-            self._sheet = (made, _jpeg(self.pictures().grid()))
+            self._sheet = (made, to_jpeg(self.pictures().grid()))
         return self._sheet[1]
 
 
-def _jpeg(image: GeneratedImage) -> bytes:
+def to_jpeg(image: GeneratedImage) -> bytes:
+    """A sheet as the preview of itself, at most 1024 pixels on a side."""
     import io
 
     picture = image.pil

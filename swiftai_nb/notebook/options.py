@@ -102,6 +102,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("preview-every", "int", "a preview each K steps", metavar="K"),
         Option("bg", "flag", "return a job at once and draw in the background", field="background"),
+        Option("executor", "variable", "draw on its workers: a Dask or ipyparallel client", metavar="NAME"),
         Option("widget", "flag", "open the widget, filled in with these values", "w"),
         Option("dry-run", "flag", "say what would happen, do nothing"),
         Option("help", "flag", "show this", "h"),
@@ -144,6 +145,8 @@ SYNONYMS = {
     "silent": "quiet",
     "backend": "engine",
     "bits": "quantize",
+    "cluster": "executor",
+    "client": "executor",
 }
 
 

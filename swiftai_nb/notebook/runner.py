@@ -16,6 +16,8 @@ from swiftai_nb.notebook.session import Session, get_session
 from swiftai_nb.notebook.views import CellView, HtmlView, Silent, TextView, WidgetView, shows_widgets
 
 if TYPE_CHECKING:
+    from swiftai_nb.core.image import GeneratedImage
+    from swiftai_nb.jobs.cluster import Submits
     from swiftai_nb.notebook.background import BackgroundJob
     from swiftai_nb.notebook.cancel import SubshellRoute
     from swiftai_nb.notebook.magic import Imagine
@@ -61,8 +63,11 @@ class Runner:
             return DryRun.of(orders, session)
         for order in {order.config.model: order for order in orders}.values():
             self._download(order, arguments, session)
+        executor = _executor(arguments, variables)
         if arguments.grid:
-            return self._run_grid(orders, arguments, source=source, session=session)
+            return self._run_grid(orders, arguments, executor, source=source, session=session)
+        if executor is not None:
+            return self._run_on_cluster(orders[0], arguments, executor, session=session)
         job = orders[0].submit(session, is_background=arguments.background)
         work = JobWork(job, prompt=orders[0].words)
         text = describe(orders[0].words, len(orders[0].seeds))
@@ -194,8 +199,24 @@ class Runner:
             preview_every=every,
         )
 
+    def _run_on_cluster(
+        self, order: Order, arguments: ImagineArguments, executor: Submits, *, session: Session
+    ) -> Pictures | BackgroundJob:
+        from swiftai_nb.notebook.cluster_work import ClusterWork, one_each
+
+        cells: list[GeneratedImage | None] = [None] * len(order.seeds)
+        work = ClusterWork(one_each(order), cells, executor, session=session).start()
+        text = describe(order.words, len(order.seeds))
+        return self.show(work, arguments, order, work_id=f"cluster-{id(work):x}", text=text, session=session)
+
     def _run_grid(
-        self, orders: list[Order], arguments: ImagineArguments, *, source: tuple[str, str], session: Session
+        self,
+        orders: list[Order],
+        arguments: ImagineArguments,
+        executor: Submits | None,
+        *,
+        source: tuple[str, str],
+        session: Session,
     ) -> Pictures | BackgroundJob:
         from swiftai_nb.notebook.grid import GridProgress, GridWork, describe_grid, sheet_size
 
@@ -203,7 +224,20 @@ class Runner:
         if progress is None or not progress.can_continue(orders):
             progress = GridProgress(orders)
         session.unfinished_grids[source] = progress
-        work = GridWork(progress, arguments, session).start()
+        work: Work
+        if executor is None:
+            work = GridWork(progress, arguments, session).start()
+        else:
+            from swiftai_nb.notebook.cluster_work import ClusterWork
+
+            work = ClusterWork(
+                progress.orders,
+                progress.cells,
+                executor,
+                session=session,
+                axes=arguments.grid,
+                prompt=arguments.prompt,
+            ).start()
         text = describe_grid(arguments.prompt, arguments.grid)
         size = sheet_size(orders[0].size(session), arguments.grid)
         result = self.show(
@@ -227,6 +261,14 @@ class Runner:
             interrupted = wait(work, view, kernel=self._kernel, route=self._route)
             view.finish(None)
             outcome(work, interrupted=interrupted)
+
+
+def _executor(arguments: ImagineArguments, variables: Mapping[str, Any]) -> Submits | None:
+    if arguments.executor is None:
+        return None
+    from swiftai_nb.notebook.cluster_work import find_executor
+
+    return find_executor(arguments.executor, variables)
 
 
 def _stage_size(order: Order, session: Session) -> tuple[int, int]:

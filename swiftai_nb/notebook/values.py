@@ -190,7 +190,7 @@ def parse_axis(text: str, options: dict[str, Option]) -> Axis:
 
 NOT_AN_AXIS = frozenset(
     {"seeds", "count", "grid", "out", "save", "quiet", "preview", "preview-every", "bg"}
-    | {"widget", "dry-run", "help", "from", "raw", "download"}
+    | {"widget", "dry-run", "help", "from", "raw", "download", "executor"}
 )
 
 

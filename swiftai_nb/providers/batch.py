@@ -21,7 +21,7 @@ from swiftai_nb.jobs.cluster import (
 )
 
 SEED_BOUND = 2**31  # what every provider can take
-_CREATE = "swiftai_nb.providers.discovery:create"
+CREATE = "swiftai_nb.providers.discovery:create"
 
 
 def imagine_batch(
@@ -63,7 +63,7 @@ def imagine_batch(
         _request(item, base.replace(seed=first_seed + index), negative_prompt)
         for index, item in enumerate(prompts_or_recipes)
     ]
-    factory = GeneratorFactory.of(_CREATE, provider, **provider_options)
+    factory = GeneratorFactory.of(CREATE, provider, **provider_options)
     return _run(requests, executor, factory, attempts=attempts, is_ordered=is_ordered)
 
 

@@ -137,6 +137,9 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("--help", "", {"help": True}),
     ("-h", "", {"help": True}),
     ("--help --seed 1 --seeds 2 fox", "", P("fox", help=True, seed=1, seeds=(2,))),
+    # clusters
+    ("fox -n 9 --executor client", "", P("fox", count=9, executor="client")),
+    ("--executor=client fox --grid steps=1,2", "", P("fox", executor="client", grid=(Axis("steps", (1, 2), ("1", "2")),))),
     # grids
     ("fox --grid steps=1,2,4", "", P("fox", grid=(Axis("steps", (1, 2, 4), ("1", "2", "4")),))),
     ("fox --grid steps=1,2 seed=1-3 here", "", P("fox here", grid=(Axis("steps", (1, 2), ("1", "2")), Axis("seed", (1, 2, 3), ("1", "2", "3"))))),
@@ -268,6 +271,11 @@ BAD: list[tuple[str, str, str]] = [
     ("fox --seed 1 --seeds 2", "", "use --seeds or --seed, not both"),
     ("fox --seeds 1,2 -n 2", "", "use --seeds or --count, not both"),
     ("fox -n 2 --grid steps=1,2", "", "use --grid or --count, not both"),
+    ("fox --executor 'my client'", "", "--executor 'my client' is not a Python name"),
+    ("fox --executor c -w", "", "use --executor or --widget, not both"),
+    ("fox --executor c --download", "", "use --executor or --download, not both"),
+    ("fox --grid executor=a,b", "", "--grid cannot vary 'executor'; it can vary prompt, negative, style, image, strength, mask, model, engine, provider, steps, guidance, size, scheduler, lora, clip-skip, quantize, seed"),
+    ("fox --cluster c", "", "unknown option --cluster: did you mean --executor?"),
     ("fox --bg -w", "", "use --bg or --widget, not both"),
     ("fox --grid steps=1 seed=1 size=64", "", "--grid has 3 axes; it takes one or two"),
     ("fox --grid steps=1,x", "", f"--steps 'x' {WHOLE}"),

@@ -44,3 +44,12 @@ def test_pictures_in_variables_are_offered(shell: Any) -> None:
     shell.user_ns["my_number"] = 3
     shell.Completer.line_buffer = "%imagine a cat --image my"
     assert Completer(shell).match("my") == ["my_fox"]
+
+
+def test_executors_in_variables_are_offered(shell: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as executor:
+        shell.user_ns.update(my_pool=executor, my_number=3)
+        shell.Completer.line_buffer = "%imagine a cat --executor my"
+        assert Completer(shell).match("my") == ["my_pool"]
