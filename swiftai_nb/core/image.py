@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.recipe_readers import EXIF_SUB_IFD, EXIF_USER_COMMENT
+from swiftai_nb.core.text import shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,7 +178,7 @@ class GeneratedImage:
 
     def __repr__(self) -> str:
         # The same for every seed and every run: saved notebooks must compare equal.
-        words = f": {self.prompt}" if self.prompt else ""
+        words = f": {shortened(self.prompt)}" if self.prompt else ""
         return f"<GeneratedImage {self.width}x{self.height}{words}>"
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
+from swiftai_nb.core.text import shortened
 from swiftai_nb.notebook.arguments import ImagineArguments
 from swiftai_nb.notebook.order import Order
-from swiftai_nb.notebook.results import SHOWN_WORDS, Pictures, shortened
+from swiftai_nb.notebook.results import Pictures
 from swiftai_nb.notebook.session import CLOUD_ENGINES, Session
 from swiftai_nb.notebook.snapshot import Snapshot, of_job
 from swiftai_nb.notebook.values import Axis
@@ -82,7 +83,7 @@ class GridPictures(Pictures):
 
 def describe_grid(prompt: str, axes: tuple[Axis, ...]) -> str:
     """Such as "3 x 2 grid of steps and seed: a red fox", or "3 pictures by steps: a red fox"."""
-    words = f": {shortened(prompt, SHOWN_WORDS)}" if prompt else ""
+    words = f": {shortened(prompt)}" if prompt else ""
     if len(axes) == 1:
         return f"{len(axes[0].values)} pictures by {axes[0].name}{words}"
     return f"{len(axes[0].values)} x {len(axes[1].values)} grid of {axes[0].name} and {axes[1].name}{words}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.text import shortened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.core.recipe import Recipe
 
-SHOWN_WORDS = 80
 LONGEST_ALT = 400
 
 
@@ -192,14 +192,8 @@ def _is_active(hook: Any) -> bool:
     return getattr(hook, "msg", None) is not None or bool(getattr(hook, "is_active", False))
 
 
-def shortened(text: str, longest: int) -> str:
-    """`text` on one line of at most `longest` characters."""
-    words = " ".join(text.split())
-    return words if len(words) <= longest else words[: longest - 1].rstrip() + "…"
-
-
 def describe(prompt: str, count: int) -> str:
     """Such as "1 picture: a red fox": the text that stands for pictures, before and after they are made."""
-    words = shortened(prompt, SHOWN_WORDS)
+    words = shortened(prompt)
     number = "1 picture" if count == 1 else f"{count} pictures"
     return f"{number}: {words}" if words else number

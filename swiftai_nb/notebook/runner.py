@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import ModelNotDownloadedError
+from swiftai_nb.core.text import shortened
 from swiftai_nb.notebook import saving
 from swiftai_nb.notebook.arguments import ImagineArguments
 from swiftai_nb.notebook.cell import JobWork, Work, final_bundle, outcome, wait
 from swiftai_nb.notebook.order import Order, make_order
-from swiftai_nb.notebook.results import LONGEST_ALT, Pictures, describe, shortened
+from swiftai_nb.notebook.results import LONGEST_ALT, Pictures, describe
 from swiftai_nb.notebook.session import Session, get_session
 from swiftai_nb.notebook.views import CellView, HtmlView, Silent, TextView, WidgetView, shows_widgets
 

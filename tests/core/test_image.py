@@ -142,3 +142,9 @@ def test_independent_reader_finds_prompt_seed_and_steps() -> None:
     assert [p.value for p in found.negative_prompts] == ["blur"]
     sampler = next(iter(found.samplers))
     assert int(sampler.parameters["seed"]) == 7
+
+
+def test_repr_is_one_short_line_for_a_huge_prompt():
+    image = GeneratedImage(b"", 1, 1, recipe=Recipe("a cat\n" * 1000))
+    assert repr(image).startswith("<GeneratedImage 1x1: a cat a cat ")
+    assert len(repr(image)) < 120

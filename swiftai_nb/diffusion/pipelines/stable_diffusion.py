@@ -12,6 +12,7 @@ from swiftai_nb.diffusion.pipelines.stages import Conditioning
 from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage, negative_prompt_list, prompt_list
 from swiftai_nb.diffusion.pipelines.unet_pipeline import UNetPipeline
 from swiftai_nb.diffusion.preview import SD_PREVIEW
+from swiftai_nb.diffusion.trained_words import TrainedWords
 from swiftai_nb.diffusion.weights.component import read_config
 
 
@@ -26,6 +27,7 @@ class StableDiffusionPipeline(UNetPipeline):
 
     def __init__(self, folder: Path, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
         self._text = CLIPTextStage(folder, dtype=dtype, quantization_bits=quantization_bits)
+        self._trained_words = TrainedWords.read(folder)
         config = read_config(folder / "scheduler" / "scheduler_config.json")
         super().__init__(
             folder,
@@ -50,7 +52,8 @@ class StableDiffusionPipeline(UNetPipeline):
         """Encodes prompts.
 
         Args:
-            prompt: one or several texts; what exceeds the encoder's length is cut, with a note.
+            prompt: one or several texts; what exceeds the encoder's length is cut, with a note. Words that
+                a small model was never taught are noted, too.
             negative_prompt: None is "".
             guidance_scale: above 1 turns guidance on.
             clip_skip: how many last layers to leave out, for the prompt only (as in diffusers).
@@ -65,6 +68,8 @@ class StableDiffusionPipeline(UNetPipeline):
         if clip_skip is not None:
             embeds = self._text.skipped_state(output, clip_skip)
         notes = self._text.truncation_notes(prompts, "prompt")
+        if self._trained_words is not None:
+            notes += self._trained_words.notes(prompts, "prompt")
         negative = None
         if guidance_scale > 1 and not self._unet.uses_guidance_embedding:
             negatives = negative_prompt_list(negative_prompt, len(prompts))

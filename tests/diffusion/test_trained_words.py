@@ -1,0 +1,52 @@
+"""Words a small model was never taught are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import swiftai_nb
+from swiftai_nb.diffusion import load_pipeline
+from swiftai_nb.diffusion.trained_words import TrainedWords
+
+BUNDLED = Path(swiftai_nb.__file__).parent / "assets" / "emoji-mini"
+WORDS = TrainedWords(frozenset(["a", "cat", "2", "t", "shirt", "on", "the", "beach"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("a cat on the beach", ()),
+        ("A CAT, on the Beach!", ()),
+        ("a zebu on a zebu", ("zebu",)),
+        ("a t-shirt", ()),
+        ("a cat-zebu", ("cat-zebu",)),
+        ("2 cats, 17 cats", ("cats", "17")),
+        ("кошка on the пляж", ("кошка", "пляж")),
+        ("(cat:1.3), [beach]", ("1", "3")),
+        ("🐈", ()),
+        ("", ()),
+    ],
+)
+def test_words_outside_the_list(text: str, unknown: tuple[str, ...]) -> None:
+    assert WORDS.unknown_in(text) == unknown
+
+
+def test_a_note_is_one_line_and_names_a_few() -> None:
+    (note,) = WORDS.notes(["b c d e f g h i"], "prompt")
+    assert (
+        note
+        == "prompt: words this model was not taught: b, c, d, e, f, g, ...; it draws the nearest it knows"
+    )
+
+
+def test_a_model_of_the_whole_language_has_no_list(tmp_path: Path) -> None:
+    assert TrainedWords.read(tmp_path) is None
+
+
+def test_the_bundled_model_says_what_it_was_not_taught() -> None:
+    pipeline = load_pipeline(BUNDLED)
+    assert pipeline.encode_prompt("a red guitar on the beach").notes == ()
+    (note,) = pipeline.encode_prompt("a red gramophone", "a zebu").notes
+    assert note == "prompt: a word this model was not taught: gramophone; it draws the nearest it knows"
