@@ -13,7 +13,7 @@ from swiftai_nb.diffusion.models.t5 import T5Config, T5Encoder
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
-from swiftai_nb.diffusion.preview import LinearPreview, read_preview
+from swiftai_nb.diffusion.preview import FLUX_PREVIEW, read_preview
 from swiftai_nb.diffusion.tokenizers.clip_tokenizer import CLIPTokenizer
 from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
 from swiftai_nb.diffusion.weights.converted_component import ConvertedComponent
@@ -24,28 +24,6 @@ from swiftai_nb.diffusion.weights.flux_configs import (
 )
 from swiftai_nb.diffusion.weights.flux_layouts import FluxPart
 
-# Fitted by the ComfyUI project for the published autoencoder.
-FLUX_PREVIEW = LinearPreview(
-    (
-        (-0.0346, 0.0244, 0.0681),
-        (0.0034, 0.0210, 0.0687),
-        (0.0275, -0.0668, -0.0433),
-        (-0.0174, 0.0160, 0.0617),
-        (0.0859, 0.0721, 0.0329),
-        (0.0004, 0.0383, 0.0115),
-        (0.0405, 0.0861, 0.0915),
-        (-0.0236, -0.0185, -0.0259),
-        (-0.0245, 0.0250, 0.1180),
-        (0.1008, 0.0755, -0.0421),
-        (-0.0515, 0.0201, 0.0011),
-        (0.0428, -0.0012, -0.0036),
-        (0.0817, 0.0765, 0.0749),
-        (-0.1264, -0.0522, -0.1103),
-        (-0.0280, -0.0881, -0.0499),
-        (-0.1262, -0.0982, -0.0778),
-    ),
-    (-0.0329, -0.0718, -0.0851),
-)
 _SHOWN_CHARACTERS = 80
 _PUBLISHED_CHANNELS = (128, 256, 512, 512)
 _FLUX_LATENT_CHANNELS = 16
