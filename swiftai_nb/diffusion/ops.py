@@ -8,7 +8,7 @@ within 1e-5 relative either way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -91,6 +91,31 @@ def attention(
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
 
+def multi_head_attention(
+    q: mx.array, k: mx.array, v: mx.array, *, heads: int, mask: mx.array | None = None
+) -> mx.array:
+    """Splits channels into heads, attends, and joins them again.
+
+    Args:
+        q: [B, ..., C]: L tokens in any arrangement.
+        k: [B, ..., C]: S tokens.
+        v: [B, ..., C]: S tokens.
+        heads: divides C.
+        mask: broadcastable to [B, heads, L, S]; boolean, True = attend.
+
+    Returns:
+        The shape of q.
+    """
+    if q.dtype == k.dtype == v.dtype and q.size >= _MIN_ATTENTION_ELEMENTS and _use_cpu_math(q):
+        return cpu_math.multi_head_attention(q, k, v, heads=heads, mask=mask)
+
+    def split(x: mx.array) -> mx.array:
+        return x.reshape(x.shape[0], -1, heads, x.shape[-1] // heads).transpose(0, 2, 1, 3)
+
+    out = attention(split(q), split(k), split(v), scale=(q.shape[-1] // heads) ** -0.5, mask=mask)
+    return out.transpose(0, 2, 1, 3).reshape(q.shape)
+
+
 def _silu(x: mx.array) -> mx.array:
     return x * mx.sigmoid(x)
 
@@ -127,6 +152,14 @@ def gelu(x: mx.array) -> mx.array:
     return cpu_math.gelu(x) if _use_cpu_math(x) else _activation(_gelu, x)
 
 
+def geglu(x: mx.array) -> mx.array:
+    """Value gelu(gate) of [..., 2 C], the value being the first half (Shazeer 2020): [..., C]."""
+    if _use_cpu_math(x):
+        return cpu_math.geglu(x)
+    value, gate = mx.split(x, 2, axis=-1)
+    return value * gelu(gate)
+
+
 def gelu_tanh(x: mx.array) -> mx.array:
     """The tanh approximation of GELU (Hendrycks and Gimpel 2016), any shape."""
     return cpu_math.gelu_tanh(x) if _use_cpu_math(x) else _activation(_gelu_tanh, x)
@@ -159,7 +192,13 @@ def conv2d(
 
 
 def group_norm(
-    x: mx.array, weight: mx.array | None, bias: mx.array | None, *, groups: int, eps: float
+    x: mx.array,
+    weight: mx.array | None,
+    bias: mx.array | None,
+    *,
+    groups: int,
+    eps: float,
+    apply_silu: bool = False,
 ) -> mx.array:
     """Group normalisation as PyTorch defines it: groups of neighbouring channels.
 
@@ -169,12 +208,13 @@ def group_norm(
         bias: [C].
         groups: divides C.
         eps: added to the variance.
+        apply_silu: whether the result is the `silu` of that.
 
     Returns:
         [B, ..., C].
     """
     if _use_cpu_math(x):
-        return cpu_math.group_norm(x, weight, bias, groups=groups, eps=eps)
+        return cpu_math.group_norm(x, weight, bias, groups=groups, eps=eps, silu=apply_silu)
     batch, channels = x.shape[0], x.shape[-1]
     y = x.reshape(batch, -1, groups, channels // groups).transpose(0, 2, 1, 3)
     inner = y.shape
@@ -182,7 +222,36 @@ def group_norm(
     y = y.reshape(inner).transpose(0, 2, 1, 3).reshape(x.shape)
     if weight is not None:
         y = y * weight
-    return y if bias is None else y + bias
+    y = y if bias is None else y + bias
+    return silu(y) if apply_silu else y
+
+
+def add_into(target: mx.array, addend: mx.array) -> mx.array:
+    """The sum of both; on the CPU it is computed in target's memory, which nothing else may use.
+
+    Args:
+        target: [B, ..., C], fresh from an operation.
+        addend: the same shape, or [B, C] for all positions.
+    """
+    if target.dtype == addend.dtype and _use_cpu_math(target):
+        return cpu_math.add_into(target, addend)
+    if addend.ndim == 2 < target.ndim:
+        addend = addend.reshape(addend.shape[0], *(1,) * (target.ndim - 2), -1)
+    return target + addend
+
+
+def concatenate_channels(arrays: Sequence[mx.array]) -> mx.array:
+    """Joins float maps [B, ..., C_i] of one dtype along their last axis: [B, ..., sum of C_i]."""
+    if arrays[0].ndim > 2 and all(_use_cpu_math(array) for array in arrays):
+        return cpu_math.concatenate_channels(arrays)
+    return mx.concatenate(list(arrays), axis=-1)
+
+
+def double(x: mx.array) -> mx.array:
+    """Nearest-neighbour enlargement by two: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
+    if _use_cpu_math(x):
+        return cpu_math.double(x)
+    return mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> mx.array:

@@ -101,6 +101,18 @@ def test_attention_reads_transposed_views():
     assert_agree(*both(ops.attention, *x, scale=0.125))
 
 
+TOKENS = [((2, 7, 9), (2, 24)), ((1, 64), (1, 64)), ((2, 20, 20), (2, 20, 20)), ((1, 1), (1, 5))]
+
+
+@pytest.mark.parametrize("shapes", TOKENS, ids=str)
+@pytest.mark.parametrize("masked", [False, True], ids=["free", "masked"])
+def test_multi_head_attention_agrees(shapes, masked):
+    tokens, context = shapes
+    q, k, v = random(*tokens, 96), random(*context, 96, seed=1), random(*context, 96, seed=2)
+    mask = random(math.prod(tokens[1:]), math.prod(context[1:]), seed=3) > -1 if masked else None
+    assert_agree(*both(ops.multi_head_attention, q, k, v, heads=3, mask=mask))
+
+
 ACTIVATIONS = [ops.silu, ops.gelu, ops.gelu_tanh, ops.quick_gelu]
 
 
@@ -122,6 +134,14 @@ def test_gelu_is_the_exact_one():
     exact = np.array([0.5 * t * math.erfc(-t / math.sqrt(2)) for t in x])
     fast = np.array(ops.gelu(mx.array(x.astype(np.float32))))
     assert np.abs(fast - exact).max() < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (3, 50, 128), (2, 33, 17, 640)], ids=str)
+def test_geglu_agrees(shape):
+    assert_agree(*both(ops.geglu, random(*shape, scale=2)))
+    value, gate = np.split(np.array(random(*shape, scale=2)), 2, axis=-1)
+    expected = value * np.array(ops.gelu(mx.array(gate)))
+    np.testing.assert_allclose(np.array(ops.geglu(random(*shape, scale=2))), expected, rtol=1e-6)
 
 
 def test_activations_pass_nan_and_infinity_on():
@@ -194,6 +214,9 @@ def test_group_norm_agrees(shape, affine):
     x = random(*shape) * 3 + 1.5
     weight, bias = (random(shape[-1], seed=1), random(shape[-1], seed=2)) if affine else (None, None)
     assert_agree(*both(ops.group_norm, x, weight, bias, groups=32, eps=1e-5))
+    fast, plain = both(ops.group_norm, x, weight, bias, groups=32, eps=1e-5, apply_silu=True)
+    assert_agree(fast, plain)
+    assert_agree(fast, np.array(ops.silu(ops.group_norm(x, weight, bias, groups=32, eps=1e-5))))
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
@@ -218,6 +241,30 @@ def test_group_norm_of_a_constant_is_the_bias():
     bias = random(32, seed=3)
     fast = np.array(ops.group_norm(mx.full((1, 9, 9, 32), 7.0), mx.ones(32), bias, groups=8, eps=1e-5))
     np.testing.assert_allclose(fast, np.broadcast_to(np.array(bias), fast.shape), atol=1e-5)
+
+
+MAPS = [(2, 5, 7, 12), (1, 40, 41, 320), (2, 70, 70, 64), (3, 77, 32)]
+
+
+@pytest.mark.parametrize("shape", MAPS, ids=str)
+def test_sums_into_a_fresh_map_agree(shape):
+    for addend in (random(*shape, seed=1), random(shape[0], shape[-1], seed=2)):
+        assert_agree(*both(lambda addend=addend: ops.add_into(random(*shape) * 1, addend)))
+
+
+def test_the_addend_of_a_sum_is_left_alone():
+    addend = random(1, 4, 4, 8, seed=1)
+    before = np.array(addend)
+    ops.add_into(random(1, 4, 4, 8), addend)
+    np.testing.assert_array_equal(np.array(addend), before)
+
+
+@pytest.mark.parametrize("shape", MAPS, ids=str)
+def test_joined_channels_and_doubled_maps_are_exact(shape):
+    arrays = [random(*shape), random(*shape[:-1], 9, seed=1)]
+    np.testing.assert_array_equal(*both(ops.concatenate_channels, arrays))
+    if len(shape) == 4:
+        np.testing.assert_array_equal(*both(ops.double, arrays[0]))
 
 
 @pytest.mark.parametrize("shape", [(1, 64), (2, 77, 320), (3, 1, 5, 128)], ids=str)

@@ -3,20 +3,26 @@
 All functions take and give evaluated float32 MLX arrays and agree with plain MLX within 1e-5 relative.
 """
 
-from swiftai_nb.diffusion.cpu_math.activations import gelu, gelu_tanh, quick_gelu, silu
-from swiftai_nb.diffusion.cpu_math.attention import attention
+from swiftai_nb.diffusion.cpu_math.activations import geglu, gelu, gelu_tanh, quick_gelu, silu
+from swiftai_nb.diffusion.cpu_math.attention import attention, multi_head_attention
 from swiftai_nb.diffusion.cpu_math.convolution import conv2d
+from swiftai_nb.diffusion.cpu_math.feature_maps import add_into, concatenate_channels, double
 from swiftai_nb.diffusion.cpu_math.linear import linear, quantized_linear
 from swiftai_nb.diffusion.cpu_math.normalization import group_norm, layer_norm
 
 __all__ = [
+    "add_into",
     "attention",
+    "concatenate_channels",
     "conv2d",
+    "double",
+    "geglu",
     "gelu",
     "gelu_tanh",
     "group_norm",
     "layer_norm",
     "linear",
+    "multi_head_attention",
     "quantized_linear",
     "quick_gelu",
     "silu",

@@ -38,6 +38,34 @@ def _apply(block: Callable[[Float32, Float32], None], x: mx.array) -> mx.array:
     return result
 
 
+def geglu(x: mx.array) -> mx.array:
+    """Value gelu(gate) of float32 [..., 2 C], the value being the first half: [..., C]."""
+    width = x.shape[-1] // 2
+    pairs = np.ascontiguousarray(view(x)).reshape(-1, 2 * width)
+    result, out = new_array((*x.shape[:-1], width))
+    rows = out.reshape(-1, width)
+    step = max(1, _BLOCK // width)
+
+    def run(part: slice) -> None:
+        with np.errstate(over="ignore", under="ignore"):
+            for start in range(part.start, part.stop, step):
+                piece = slice(start, min(start + step, part.stop))
+                _gelu(pairs[piece, width:], rows[piece])
+                rows[piece] *= pairs[piece, :width]
+
+    for_each(run, spans(len(pairs), max(1, _PART // width)))
+    return result
+
+
+def silu_in_place(x: Float32) -> None:
+    """X sigmoid(x) over a block of x that fits a cache."""
+    denominator = scratch("denominator", x.shape)
+    np.negative(x, out=denominator)
+    np.exp(denominator, out=denominator)
+    denominator += 1
+    x /= denominator
+
+
 def _times_sigmoid(x: Float32, negative_logit: Float32) -> None:
     """Out = x / (1 + exp(negative_logit)), over negative_logit."""
     np.exp(negative_logit, out=negative_logit)

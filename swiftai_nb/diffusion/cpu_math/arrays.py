@@ -15,10 +15,14 @@ _SMALL = 1 << 19
 
 def view(x: mx.array) -> Float32:
     """The evaluated values of a float32 array, not copied, with its strides, read-only."""
-    mx.eval(x)
-    values: Float32 = np.asarray(x)
+    values: Float32 = np.asarray(x)  # evaluates x
     values.flags.writeable = False
     return values
+
+
+def float32_view(x: mx.array) -> Float32:
+    """`view` of an array of any floating dtype; only other dtypes than float32 are copied."""
+    return view(x if x.dtype == mx.float32 else x.astype(mx.float32))
 
 
 def new_array(shape: tuple[int, ...]) -> tuple[mx.array, Float32]:

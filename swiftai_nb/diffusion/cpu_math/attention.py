@@ -18,6 +18,7 @@ from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, sp
 
 _ROWS = 256
 _COLUMNS = 1024
+_TOGETHER_SCORES = 1 << 17
 # exp(60) times 1e6 keys times values of 1e6 still is a float32
 _SAFE_SCORE = 60.0
 
@@ -32,11 +33,40 @@ class _Task:
 def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: mx.array | None) -> mx.array:
     """As `ops.attention`, for float32 arrays."""
     mx.eval(q, k, v)
-    queries, keys, values = view(q), view(k), view(v)
-    batch, heads, length, _ = queries.shape
-    added = None if mask is None else _additive(mask, (batch, heads, length, keys.shape[2]))
+    batch, heads, length, _ = q.shape
     # [B, L, heads, D] in memory: joining the heads again costs nothing
-    result, out = new_array((batch, length, heads, values.shape[3]))
+    result, out = new_array((batch, length, heads, v.shape[3]))
+    _attend_all((view(q), view(k), view(v)), out, scale=scale, mask=mask)
+    return result.transpose(0, 2, 1, 3)
+
+
+def multi_head_attention(
+    q: mx.array, k: mx.array, v: mx.array, *, heads: int, mask: mx.array | None
+) -> mx.array:
+    """As `ops.multi_head_attention`, for float32 arrays."""
+    mx.eval(q, k, v)
+    result, out = new_array(q.shape)
+    queries, keys, values = (_split(view(x), heads).transpose(0, 2, 1, 3) for x in (q, k, v))
+    _attend_all((queries, keys, values), _split(out, heads), scale=queries.shape[3] ** -0.5, mask=mask)
+    return result
+
+
+def _split(x: Float32, heads: int) -> Float32:
+    """[B, ..., C] -> [B, L, heads, D], not copied when contiguous."""
+    return x.reshape(len(x), -1, heads, x.shape[-1] // heads)
+
+
+def _attend_all(
+    parts: tuple[Float32, Float32, Float32], out: Float32, *, scale: float, mask: mx.array | None
+) -> None:
+    """Queries [B, heads, L, D], keys and values [B, heads, S, D] -> out [B, L, heads, D]."""
+    queries, keys, values = parts
+    batch, heads, length, _ = queries.shape
+    shape = (batch, heads, length, keys.shape[2])
+    added = None if mask is None else _additive(mask, shape)
+    if math.prod(shape) <= _TOGETHER_SCORES:
+        _attend_together(queries, keys, values, out.transpose(0, 2, 1, 3), scale=scale, mask=added)
+        return
 
     def run(task: _Task) -> None:
         at = (task.batch, task.head)
@@ -45,7 +75,21 @@ def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: mx.a
         _attend(queries[at][task.rows], keys[at], values[at], target, scale=scale, mask=block_mask)
 
     for_each(run, _tasks(batch, heads, length))
-    return result.transpose(0, 2, 1, 3)
+
+
+def _attend_together(
+    q: Float32, k: Float32, v: Float32, out: Float32, *, scale: float, mask: Float32 | None
+) -> None:
+    """All heads at once: with few tokens calls cost more than the arithmetic in them."""
+    scaled = np.multiply(q, np.float32(scale), out=scratch("queries", q.shape))
+    scores = np.matmul(scaled, k.transpose(0, 1, 3, 2), out=scratch("scores", (*q.shape[:3], k.shape[2])))
+    if mask is not None:
+        scores += mask
+    scores -= scores.max(axis=-1, keepdims=True)
+    with np.errstate(under="ignore"):
+        np.exp(scores, out=scores)
+    total = np.matmul(scores, v, out=scratch("total", (*q.shape[:3], v.shape[3])))
+    np.divide(total, scores.sum(axis=-1, keepdims=True), out=out)
 
 
 def _tasks(batch: int, heads: int, length: int) -> list[_Task]:

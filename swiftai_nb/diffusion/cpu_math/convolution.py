@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
+from swiftai_nb.diffusion.cpu_math.arrays import float32_view, new_array, view
 from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widen
 from swiftai_nb.diffusion.cpu_math.linear import multiply
 from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
@@ -48,7 +48,7 @@ def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int
     step = padded.strides
     patches = scratch("patches", (batch, rows, columns, kernel_height, kernel_width * channels))
     strides = (step[0], stride * step[1], stride * step[2], step[1], step[3])
-    np.copyto(patches, np.lib.stride_tricks.as_strided(padded, patches.shape, strides))
+    np.copyto(patches, np.ndarray(patches.shape, padded.dtype, padded, strides=strides))
     result, out = new_array((batch, rows, columns, count))
     multiply(patches.reshape(-1, patch), weight, bias, out.reshape(-1, count))
     return result
@@ -98,7 +98,7 @@ def _winograd(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
         return _direct(x, weight, bias, stride=1, padding=1)
     values = view(x)
     result, out = new_array((*x.shape[:3], weight.shape[0]))
-    offset = None if bias is None else view(bias.astype(mx.float32))
+    offset = None if bias is None else float32_view(bias)
     winograd_conv(values, transformed, offset, out, m=m)
     return result
 
@@ -109,7 +109,7 @@ def _few_outputs(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.arr
     count = weight.shape[0]
     values = view(x)
     taps = view(as_float32(weight)).reshape(count, 9, channels).transpose(2, 1, 0).reshape(channels, -1)
-    offset = np.float32(0) if bias is None else view(bias.astype(mx.float32))
+    offset = np.float32(0) if bias is None else float32_view(bias)
     result, out = new_array((*x.shape[:3], count))
 
     def run(task: tuple[int, slice]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
+from swiftai_nb.diffusion.cpu_math.arrays import float32_view, new_array, view
 from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widened
 from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
 from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, spans, worker_count
@@ -36,12 +36,13 @@ def multiply(inputs: Float32, weight: mx.array, bias: mx.array | None, out: Floa
         bias: [out].
         out: [rows, out], written.
     """
-    offset = None if bias is None else view(bias.astype(mx.float32))
+    offset = None if bias is None else float32_view(bias)
     if weight.dtype in HALF_DTYPES:
         _multiply_widened(inputs, weight, offset, out)
         return
     columns = _columns(weight, len(inputs))
-    parts = max(1, min(worker_count(), len(inputs) * columns.size // _PART_PRODUCTS))
+    parts = max(1, len(inputs) * columns.size // _PART_PRODUCTS)
+    parts = parts if parts == 1 else min(parts, worker_count())
 
     def run_rows(part: slice) -> None:
         np.matmul(inputs[part], columns, out=out[part])
@@ -61,9 +62,7 @@ def multiply(inputs: Float32, weight: mx.array, bias: mx.array | None, out: Floa
 
 def _columns(weight: mx.array, rows: int) -> Float32:
     """The weight as [in, out]; small ones are copied into that order, which OpenBLAS multiplies faster."""
-    # astype gives a new object each time, and copies are kept by their weight's identity
-    dense = weight if weight.dtype == mx.float32 else weight.astype(mx.float32)
-    matrix = view(dense).reshape(weight.shape[0], -1)
+    matrix = float32_view(weight).reshape(weight.shape[0], -1)
     if weight.size > _COPIED_ELEMENTS or rows > _COPIED_ROWS:
         transposed: Float32 = matrix.T
         return transposed

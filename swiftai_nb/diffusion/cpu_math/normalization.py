@@ -5,46 +5,60 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
+from swiftai_nb.diffusion.cpu_math.activations import silu_in_place
+from swiftai_nb.diffusion.cpu_math.arrays import float32_view, new_array, view
 from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, spans
 
 _BLOCK_ELEMENTS = 1 << 15
 _PART_ELEMENTS = 1 << 17
+_SMALL_ELEMENTS = 1 << 16
 _FAR = 16.0  # means of so many deviations are subtracted first, for their rounding's sake
 
 
 def group_norm(
-    x: mx.array, weight: mx.array | None, bias: mx.array | None, *, groups: int, eps: float
+    x: mx.array, weight: mx.array | None, bias: mx.array | None, *, groups: int, eps: float, silu: bool
 ) -> mx.array:
     """As `ops.group_norm`, for float32 arrays."""
     batch, channels = x.shape[0], x.shape[-1]
     values = np.ascontiguousarray(view(x)).reshape(batch, -1, channels)
-    factor = np.ones(channels, np.float32) if weight is None else view(weight.astype(mx.float32))
-    offset = np.zeros(channels, np.float32) if bias is None else view(bias.astype(mx.float32))
+    factor = np.ones(channels, np.float32) if weight is None else float32_view(weight)
+    offset = np.zeros(channels, np.float32) if bias is None else float32_view(bias)
     result, out = new_array(x.shape)
+    if values.size <= _SMALL_ELEMENTS:
+        _normalise_small(values, (factor, offset), out.reshape(values.shape), groups=groups, eps=eps)
+        if silu:
+            _silu(out)
+        return result
     for picture, target in zip(values, out.reshape(values.shape), strict=True):
-        if picture.size <= _BLOCK_ELEMENTS:
-            _normalise_small(picture, (factor, offset), target, groups=groups, eps=eps)
-            continue
         mean, deviation = _moments(picture, groups, eps)
         scale = (factor / deviation).astype(np.float32)
         centre = None
         if np.abs(mean / deviation).max() > _FAR:
             centre, mean = mean.astype(np.float32), mean - mean.astype(np.float32)
         shift = (offset - mean * scale).astype(np.float32)
-        _scale_and_shift(picture, centre, scale, shift, target)
+        _scale_and_shift(picture, centre, (scale, shift), target, silu=silu)
     return result
+
+
+def _silu(block: Float32) -> None:
+    with np.errstate(over="ignore", under="ignore"):  # exp of what ends as 0 or 1
+        silu_in_place(block)
 
 
 def _normalise_small(
     x: Float32, affine: tuple[Float32, Float32], out: Float32, *, groups: int, eps: float
 ) -> None:
-    """One block: few calls, no threads."""
+    """Pictures [B, pixels, C] that fit a cache together: few calls, no threads."""
     factor, offset = affine
-    count = x.size // groups
-    mean = _by_group(x.sum(axis=0), groups) / count
-    np.subtract(x, mean, out=out)
-    variance = _by_group(np.einsum("ij,ij->j", out, out), groups) / count
+    size = x.shape[2] // groups
+    count = np.float32(x.shape[1] * size)
+
+    def by_group(sums: Float32) -> Float32:
+        means: Float32 = sums.reshape(len(x), groups, size).sum(axis=2) / count
+        return np.repeat(means, size, axis=1)[:, None]
+
+    np.subtract(x, by_group(x.sum(axis=1)), out=out)
+    variance = by_group(np.einsum("bij,bij->bj", out, out))
     out *= factor / np.sqrt(variance + np.float32(eps))
     out += offset
 
@@ -82,9 +96,10 @@ def _column_sums(x: Float32, centre: Float32 | None) -> np.ndarray:
 
 
 def _scale_and_shift(
-    x: Float32, centre: Float32 | None, scale: Float32, shift: Float32, out: Float32
+    x: Float32, centre: Float32 | None, affine: tuple[Float32, Float32], out: Float32, *, silu: bool
 ) -> None:
-    """Out = (x - centre) scale + shift, by channel."""
+    """Out = (x - centre) scale + shift, by channel; then its silu, while a block is in the cache."""
+    scale, shift = affine
     step = max(1, _BLOCK_ELEMENTS // x.shape[1])
 
     def run(part: slice) -> None:
@@ -93,6 +108,8 @@ def _scale_and_shift(
             block = x[rows] if centre is None else np.subtract(x[rows], centre, out=out[rows])
             np.multiply(block, scale, out=out[rows])
             out[rows] += shift
+            if silu:
+                _silu(out[rows])
 
     for_each(run, spans(len(x), max(1, _PART_ELEMENTS // x.shape[1])))
 
@@ -101,7 +118,7 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> 
     """As `ops.layer_norm`, for float32 arrays."""
     width = x.shape[-1]
     values = np.ascontiguousarray(view(x)).reshape(-1, width)
-    factor, offset = view(weight.astype(mx.float32)), view(bias.astype(mx.float32))
+    factor, offset = float32_view(weight), float32_view(bias)
     result, out = new_array(x.shape)
     rows = out.reshape(-1, width)
     step = max(1, _BLOCK_ELEMENTS // width)

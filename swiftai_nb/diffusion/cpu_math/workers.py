@@ -57,7 +57,7 @@ def for_each(function: Callable[[Item], None], items: Sequence[Item]) -> None:
     Raises:
         Exception: the first error of any item or of the checkpoint, after all threads have stopped.
     """
-    threads = min(worker_count(), len(items))
+    threads = len(items) if len(items) <= 1 else min(worker_count(), len(items))
     if threads <= 1:
         for item in items:
             run_checkpoint()

@@ -17,7 +17,6 @@ from swiftai_nb.diffusion.models.layers import (
     LayerNorm,
     Linear,
     NoParameters,
-    multi_head_attention,
 )
 
 
@@ -83,7 +82,7 @@ class CLIPAttention(nn.Module):  # type: ignore[misc]
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        return self.out_proj(multi_head_attention(q, k, v, heads=self.heads, mask=mask))
+        return self.out_proj(ops.multi_head_attention(q, k, v, heads=self.heads, mask=mask))
 
 
 class CLIPMLP(nn.Module):  # type: ignore[misc]
@@ -111,8 +110,8 @@ class CLIPLayer(nn.Module):  # type: ignore[misc]
         self.layer_norm2 = LayerNorm(width, eps=eps)
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
-        x = x + self.self_attn(self.layer_norm1(x), mask)
-        return ops.block_boundary(x + self.mlp(self.layer_norm2(x)))
+        x = ops.add_into(self.self_attn(self.layer_norm1(x), mask), x)
+        return ops.block_boundary(ops.add_into(self.mlp(self.layer_norm2(x)), x))
 
 
 class CLIPTextModel(nn.Module):  # type: ignore[misc]

@@ -149,12 +149,15 @@ class GroupNorm(nn.Module):  # type: ignore[misc]
         self.weight = mx.zeros((channels,))
         self.bias = mx.zeros((channels,))
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, *, apply_silu: bool = False) -> mx.array:
         if self.statistics is not None:
             shared = self.statistics.normalise(x, groups=self.groups, eps=self.eps)
             if shared is not None:
-                return shared * self.weight + self.bias
-        return ops.group_norm(x, self.weight, self.bias, groups=self.groups, eps=self.eps)
+                shared = shared * self.weight + self.bias
+                return ops.silu(shared) if apply_silu else shared
+        return ops.group_norm(
+            x, self.weight, self.bias, groups=self.groups, eps=self.eps, apply_silu=apply_silu
+        )
 
 
 class LayerNorm(nn.Module):  # type: ignore[misc]
@@ -239,35 +242,11 @@ class TimestepEmbedding(nn.Module):  # type: ignore[misc]
         return self.linear_2(ACTIVATIONS[self.activation](self.linear_1(x)))
 
 
-def multi_head_attention(
-    q: mx.array, k: mx.array, v: mx.array, *, heads: int, mask: mx.array | None = None
-) -> mx.array:
-    """Splits channels into heads, attends, and joins them again.
-
-    Args:
-        q: [B, L, C].
-        k: [B, S, C].
-        v: [B, S, C].
-        heads: divides C.
-        mask: broadcastable to [B, heads, L, S]; boolean, True = attend.
-
-    Returns:
-        [B, L, C].
-    """
-
-    def split(x: mx.array) -> mx.array:
-        return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(0, 2, 1, 3)
-
-    scale = (q.shape[-1] // heads) ** -0.5
-    out = ops.attention(split(q), split(k), split(v), scale=scale, mask=mask)
-    return out.transpose(0, 2, 1, 3).reshape(q.shape)
-
-
 def upsample_nearest(x: mx.array, size: tuple[int, int] | None = None) -> mx.array:
     """Nearest-neighbour upsampling of [B, H, W, C] by two, or to `size` = (height, width)."""
     height, width = x.shape[1:3]
     if size is None or tuple(size) == (2 * height, 2 * width):
-        return mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
+        return ops.double(x)
     rows = mx.arange(size[0]) * height // size[0]
     columns = mx.arange(size[1]) * width // size[1]
     return x[:, rows][:, :, columns]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx import nn
 
-from swiftai_nb.diffusion.models.layers import LayerNorm, Linear, multi_head_attention
+from swiftai_nb.diffusion import ops
+from swiftai_nb.diffusion.models.layers import LayerNorm, Linear
 
 
 class AttentionPooling(nn.Module):  # type: ignore[misc]
@@ -23,7 +24,7 @@ class AttentionPooling(nn.Module):  # type: ignore[misc]
         query = mx.mean(x, axis=1, keepdims=True) + self.positional_embedding
         tokens = mx.concatenate([query, x], axis=1)
         q, k, v = self.q_proj(query), self.k_proj(tokens), self.v_proj(tokens)
-        return multi_head_attention(q, k, v, heads=self.heads)[:, 0]
+        return ops.multi_head_attention(q, k, v, heads=self.heads)[:, 0]
 
 
 class TextTimeEmbedding(nn.Module):  # type: ignore[misc]

@@ -111,4 +111,4 @@ class UNet(nn.Module):  # type: ignore[misc]
             x = self.mid_block(x, emb, context)
         for block in self.up_blocks:
             x = block(x, skips, emb, context)
-        return self.conv_out(ops.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, apply_silu=True))

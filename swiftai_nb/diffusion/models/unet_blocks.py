@@ -14,7 +14,6 @@ from swiftai_nb.diffusion.models.layers import (
     LayerNorm,
     Linear,
     NoParameters,
-    multi_head_attention,
     upsample_nearest,
 )
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
@@ -45,16 +44,16 @@ class ResnetBlock(nn.Module):  # type: ignore[misc]
             self.conv_shortcut = Conv2d(in_channels, out_channels, kernel_size=1, padding=0)
 
     def __call__(self, x: mx.array, emb: mx.array | None = None) -> mx.array:
-        h = self.conv1(ops.silu(self.norm1(x)))
+        h = self.conv1(self.norm1(x, apply_silu=True))
         if emb is not None:
-            h = h + self.time_emb_proj(emb)[:, None, None]
-        h = self.conv2(ops.silu(self.norm2(h)))
+            h = ops.add_into(h, self.time_emb_proj(emb))
+        h = self.conv2(self.norm2(h, apply_silu=True))
         shortcut = self.conv_shortcut(x) if "conv_shortcut" in self else x
-        return ops.block_boundary(shortcut + h)
+        return ops.block_boundary(ops.add_into(h, shortcut))
 
 
 class CrossAttention(nn.Module):  # type: ignore[misc]
-    """Attention from x [B, L, C] to a context [B, S, D]; self-attention when context is None."""
+    """Attention from x [B, ..., C] to a context [B, S, D]; self-attention when context is None."""
 
     def __init__(self, width: int, context_width: int, *, heads: int, upcast: bool) -> None:
         super().__init__()
@@ -70,7 +69,7 @@ class CrossAttention(nn.Module):  # type: ignore[misc]
         if self.upcast:
             # SD 2.1 overflows float16 in its scores.
             q, k, v = (a.astype(mx.float32) for a in (q, k, v))
-        out = multi_head_attention(q, k, v, heads=self.heads)
+        out = ops.multi_head_attention(q, k, v, heads=self.heads)
         return self.to_out[0](out.astype(x.dtype))
 
 
@@ -82,8 +81,7 @@ class GEGLU(nn.Module):  # type: ignore[misc]
         self.proj = Linear(width, 2 * inner)
 
     def __call__(self, x: mx.array) -> mx.array:
-        value, gate = mx.split(self.proj(x), 2, axis=-1)
-        return value * ops.gelu(gate)
+        return ops.geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):  # type: ignore[misc]
@@ -112,9 +110,9 @@ class TransformerBlock(nn.Module):  # type: ignore[misc]
         self.ff = FeedForward(width)
 
     def __call__(self, x: mx.array, context: mx.array) -> mx.array:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
-        return ops.block_boundary(x + self.ff(self.norm3(x)))
+        x = ops.add_into(self.attn1(self.norm1(x)), x)
+        x = ops.add_into(self.attn2(self.norm2(x), context), x)
+        return ops.block_boundary(ops.add_into(self.ff(self.norm3(x)), x))
 
 
 class SpatialTransformer(nn.Module):  # type: ignore[misc]
@@ -134,11 +132,10 @@ class SpatialTransformer(nn.Module):  # type: ignore[misc]
         self.proj_out = Linear(width, width)
 
     def __call__(self, x: mx.array, context: mx.array) -> mx.array:
-        batch, height, width, channels = x.shape
-        h = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
+        h = self.proj_in(self.norm(x))
         for block in self.transformer_blocks:
             h = block(h, context)
-        return x + self.proj_out(h).reshape(x.shape)
+        return ops.add_into(self.proj_out(h), x)
 
 
 class Resampler(nn.Module):  # type: ignore[misc]
@@ -246,7 +243,7 @@ class UpBlock(nn.Module):  # type: ignore[misc]
 
     def __call__(self, x: mx.array, skips: list[mx.array], emb: mx.array, context: mx.array) -> mx.array:
         for j, resnet in enumerate(self.resnets):
-            x = resnet(mx.concatenate([x, skips.pop()], axis=-1), emb)
+            x = resnet(ops.concatenate_channels([x, skips.pop()]), emb)
             if "attentions" in self:
                 x = self.attentions[j](x, context)
         if "upsamplers" in self:

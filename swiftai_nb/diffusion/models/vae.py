@@ -15,7 +15,6 @@ from swiftai_nb.diffusion.models.layers import (
     Conv2d,
     GroupNorm,
     Linear,
-    multi_head_attention,
     upsample_nearest,
 )
 from swiftai_nb.diffusion.models.unet_blocks import Resampler, ResnetBlock
@@ -83,13 +82,13 @@ class PixelAttention(nn.Module):  # type: ignore[misc]
         batch, height, width, channels = x.shape
         h = self.group_norm(x).reshape(batch, height * width, channels)
         out = self._attend(self.to_q(h), self.to_k(h), self.to_v(h))
-        return ops.block_boundary(x + self.to_out[0](out).reshape(x.shape))
+        return ops.block_boundary(ops.add_into(self.to_out[0](out).reshape(x.shape), x))
 
     def _attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Some queries at a time: the scores of all would take (h w)^2 numbers."""
         pieces = []
         for start in range(0, q.shape[1], _QUERIES_AT_ONCE):
-            piece = multi_head_attention(q[:, start : start + _QUERIES_AT_ONCE], k, v, heads=1)
+            piece = ops.multi_head_attention(q[:, start : start + _QUERIES_AT_ONCE], k, v, heads=1)
             if q.shape[1] > _QUERIES_AT_ONCE:
                 mx.eval(piece)
             pieces.append(piece)
@@ -164,7 +163,7 @@ class Encoder(nn.Module):  # type: ignore[misc]
         x = self.conv_in(pixels)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(ops.silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(self.conv_norm_out(self.mid_block(x), apply_silu=True))
 
 
 class Decoder(nn.Module):  # type: ignore[misc]
@@ -199,7 +198,7 @@ class Decoder(nn.Module):  # type: ignore[misc]
         """The rest, which sees only a neighbourhood: [B, h, w, D] -> [B, H, W, 3]."""
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(ops.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, apply_silu=True))
 
 
 class Autoencoder(nn.Module):  # type: ignore[misc]
