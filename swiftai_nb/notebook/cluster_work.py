@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
+from swiftai_nb.core.listeners import Listeners
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.notebook.grid import GridPictures, labels, to_jpeg
 from swiftai_nb.notebook.order import Order
@@ -92,7 +92,7 @@ class ClusterWork:
         self._token = CancellationToken()
         self._error: AIError | None = None
         self._started_s = time.monotonic()
-        self._callbacks: list[Callable[[], None]] = []
+        self._listeners: Listeners[[]] = Listeners()
         self._sheet: tuple[int, bytes | None] = (0, None)
         self._ended = threading.Event()
         _check_one_engine(orders)
@@ -125,13 +125,7 @@ class ClusterWork:
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls `callback` on every change."""
-        self._callbacks.append(callback)
-
-        def unsubscribe() -> None:
-            with contextlib.suppress(ValueError):
-                self._callbacks.remove(callback)
-
-        return unsubscribe
+        return self._listeners.add(callback)
 
     def snapshot(self) -> Snapshot:
         """How many have come, with the sheet so far as preview."""
@@ -171,7 +165,7 @@ class ClusterWork:
             self._error = error
         finally:
             self._ended.set()
-            self._tell()
+            self._listeners.tell()
 
     def _take(self, item: BatchItem) -> None:
         if item.result is None:
@@ -180,11 +174,7 @@ class ClusterWork:
             return
         self._cells[self._waiting[item.index]] = item.result
         self._session.history.append(item.result)
-        self._tell()
-
-    def _tell(self) -> None:
-        for callback in list(self._callbacks):
-            callback()
+        self._listeners.tell()
 
     def _preview(self, made: int) -> bytes | None:
         if made != self._sheet[0]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import math
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
+from swiftai_nb.core.listeners import Listeners
 from swiftai_nb.core.text import shortened
 from swiftai_nb.notebook.arguments import ImagineArguments
 from swiftai_nb.notebook.order import Order
@@ -181,7 +181,7 @@ class GridWork:
         self._prompt = arguments.prompt or progress.orders[0].words
         self._session = session
         self._lock = threading.RLock()
-        self._callbacks: list[Callable[[], None]] = []
+        self._listeners: Listeners[[]] = Listeners()
         self._running: dict[int, GenerationJob] = {}
         self._error: AIError | None = None
         self._cancelled = False
@@ -232,13 +232,7 @@ class GridWork:
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls `callback` on every change."""
-        self._callbacks.append(callback)
-
-        def unsubscribe() -> None:
-            with contextlib.suppress(ValueError):
-                self._callbacks.remove(callback)
-
-        return unsubscribe
+        return self._listeners.add(callback)
 
     def snapshot(self) -> Snapshot:
         """The running cell's progress, counted over the whole grid, with the sheet as preview."""
@@ -285,8 +279,7 @@ class GridWork:
                 self._submit_more()
             except AIError as error:
                 self._error = error
-        for callback in list(self._callbacks):
-            callback()
+        self._listeners.tell()
 
     def _take(self, index: int, job: GenerationJob) -> None:
         self._elapsed_before_s += job.elapsed_s

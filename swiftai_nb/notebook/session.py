@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, InvalidInputError, ProviderUnavailableError
+from swiftai_nb.core.listeners import Listeners
 
 if TYPE_CHECKING:
     from swiftai_nb.core.generator import ImageGenerator
@@ -65,7 +66,7 @@ class Session:
         self._generators: dict[str, ImageGenerator] = {}
         self._generators_lock = threading.Lock()
         self._history: History | None = None
-        self._listeners: list[Callable[[GenerationJob], None]] = []
+        self._listeners: Listeners[[GenerationJob]] = Listeners()
         self.unfinished_grids: dict[tuple[str, str], Any] = {}
 
     @cached_property
@@ -212,19 +213,12 @@ class Session:
         generator = self.generator(name, provider=provider)
         job = self.queue.submit(request, generator, lane=lane, is_background=is_background)
         job.subscribe(_HistoryKeeper(self.history))
-        for listener in list(self._listeners):
-            listener(job)
+        self._listeners.tell(job)
         return job
 
     def on_submit(self, listener: Callable[[GenerationJob], None]) -> Callable[[], None]:
         """Calls `listener(job)` for every submitted job; returns a function that ends this."""
-        self._listeners.append(listener)
-
-        def end() -> None:
-            with contextlib.suppress(ValueError):
-                self._listeners.remove(listener)
-
-        return end
+        return self._listeners.add(listener)
 
     def close(self) -> None:
         """Cancels all jobs and ends the engines."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import AIError, DownloadCancelledError, DownloadFailedError, error_from_dict
+from swiftai_nb.core.listeners import Listeners
 from swiftai_nb.registry.cache_writer import drop_abandoned_partials
 from swiftai_nb.registry.download_progress import DownloadProgress
 from swiftai_nb.registry.download_protocol import DownloadJob
@@ -45,7 +46,7 @@ class Download:
         self._lock = threading.Lock()
         self._reporting = threading.RLock()
         self._reported_s = time.monotonic()
-        self._listeners: list[ProgressHandler] = []
+        self._listeners: Listeners[[DownloadProgress]] = Listeners()
         self._endings: list[Callable[[], None]] = []
         self._progress = DownloadProgress(job.model_id)
         self._result: Path | None = None
@@ -74,15 +75,7 @@ class Download:
 
     def subscribe(self, handler: ProgressHandler) -> Callable[[], None]:
         """Calls `handler` with every progress, from another thread; returns what ends that."""
-        with self._lock:
-            self._listeners.append(handler)
-
-        def unsubscribe() -> None:
-            with self._lock:
-                if handler in self._listeners:
-                    self._listeners.remove(handler)
-
-        return unsubscribe
+        return self._listeners.add(handler)
 
     def when_over(self, action: Callable[[], None]) -> None:
         """Calls `action` once, when it is over; at once when it is."""
@@ -166,7 +159,7 @@ class Download:
                 if self._error is not None:
                     return
                 self._progress = self._progress if progress is None else progress
-                listeners = tuple(self._listeners)
+                listeners = self._listeners.all()
             self._reported_s = time.monotonic()
             for listener in listeners:
                 with _logged_failure("a listener to a download"):
