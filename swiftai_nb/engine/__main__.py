@@ -8,13 +8,33 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from swiftai_nb.engine.worker import EngineHost
 
 _NICENESS = 3  # the kernel and the browser stay lively beside a computing engine
 _ORPHAN_CHECK_S = 1.0
 
 
 def main() -> None:
-    """Serves the kernel that started this process until it is gone."""
+    """Serves the kernel that started this process until it is gone, with our own engine."""
+    serve_parent(_make_own_host)
+
+
+def _make_own_host(started_s: float) -> EngineHost:
+    from swiftai_nb.engine.startup import make_model_host
+
+    return make_model_host(own_process=True, started_s=started_s)
+
+
+def serve_parent(make_host: Callable[[float], EngineHost]) -> None:
+    """Serves the parent process over standard input and output until it is gone.
+
+    Args:
+        make_host: makes what computes; given when the start began, on `time.monotonic`.
+    """
     started_s = time.monotonic()
     from swiftai_nb.engine.channel import StreamChannel
 
@@ -25,12 +45,11 @@ def main() -> None:
         os.nice(_NICENESS)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
-    from swiftai_nb.engine.startup import make_model_host
     from swiftai_nb.engine.worker import serve
 
     serve(
         StreamChannel(os.fdopen(reader, "rb", buffering=0), os.fdopen(writer, "wb", buffering=0)),
-        lambda: make_model_host(own_process=True, started_s=started_s),
+        lambda: make_host(started_s),
         on_disconnect=_leave,
     )
     sys.stderr.flush()

@@ -61,12 +61,14 @@ class ModelFiles:
         dtype: "float32", "float16", "bfloat16"; None is the device's best.
         quantization_bits: 4, 8 or None.
         loras: files or folders on this disk, and how strongly.
+        more_folders: where parts lie that several models share (DiffusionKit's text encoders).
     """
 
     folder: str
     dtype: str | None = None
     quantization_bits: int | None = None
     loras: tuple[LoraReference, ...] = ()
+    more_folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
