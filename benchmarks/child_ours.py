@@ -75,7 +75,7 @@ def unet_step(folder: Path, size: int) -> Callable[[], object]:
     def run() -> dict[str, float]:
         gaps.clear()
         last[0] = time.perf_counter()
-        if runs_halves_apart():
+        if runs_halves_apart(side * side):
             run_halves(call, [slice(0, 1), slice(1, 2)])
         else:
             mx.eval(call(slice(None)))

@@ -17,11 +17,19 @@ Half = TypeVar("Half")
 
 # With more processors than this the operations of one batch fill them better than two threads do.
 _MAX_CPUS = 3
+# With fewer, the interpreter's share is so large that two threads wait for its lock.
+_MIN_PIXELS = 24 * 24
 
 
-def runs_halves_apart() -> bool:
-    """Whether `run_halves` uses threads: on a CPU with two or three processors, fast paths on."""
-    return ops.fast_paths_enabled() and ops.on_cpu() and 2 <= blas.usable_cpus() <= _MAX_CPUS
+def runs_halves_apart(pixels: int) -> bool:
+    """Whether `run_halves` pays: on a CPU with two or three processors, fast paths on, enough to do.
+
+    Args:
+        pixels: height times width of the latents.
+    """
+    if pixels < _MIN_PIXELS or not (ops.fast_paths_enabled() and ops.on_cpu()):
+        return False
+    return 2 <= blas.usable_cpus() <= _MAX_CPUS
 
 
 @cache

@@ -41,6 +41,7 @@ def test_pictures_are_the_same_with_and_without_fast_paths(folder, guidance_scal
 
 def test_guidance_on_two_threads_or_one_gives_the_same_picture(monkeypatch):
     pipeline = load_pipeline(BUNDLED)
+    monkeypatch.setattr(guidance_halves, "_MIN_PIXELS", 1)
     latents = []
     for cpus in (2, 1):
         monkeypatch.setattr(guidance_halves.blas, "usable_cpus", lambda cpus=cpus: cpus)

@@ -81,12 +81,13 @@ def test_a_cancel_reaches_both_halves():
     assert len(heard) == 2
 
 
-def test_halves_stay_together_with_fast_paths_off_or_many_processors(monkeypatch):
+def test_halves_stay_together_when_small_with_fast_paths_off_or_many_processors(monkeypatch):
     monkeypatch.setattr(blas, "usable_cpus", lambda: 2)
-    assert runs_halves_apart() == ops.on_cpu()
+    assert runs_halves_apart(64 * 64) == ops.on_cpu()
+    assert not runs_halves_apart(8 * 8)
     ops.configure(fast=False)
-    assert not runs_halves_apart()
+    assert not runs_halves_apart(64 * 64)
     ops.configure(fast=True)
     for cpus in (1, 16):
         monkeypatch.setattr(blas, "usable_cpus", lambda cpus=cpus: cpus)
-        assert not runs_halves_apart()
+        assert not runs_halves_apart(64 * 64)

@@ -138,7 +138,7 @@ class UNetStage:
 
             if not guided:
                 return call(slice(None))
-            if runs_halves_apart():
+            if runs_halves_apart(sample.shape[1] * sample.shape[2]):
                 mx.eval(sample, times, context, inputs)
                 unconditional, conditional = run_halves(call, [slice(0, batch), slice(batch, None)])
             else:
