@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from swiftai_nb.core.errors import InvalidInputError
+
+MEMORY_VARIABLE = "SWIFTAI_MEMORY_GB"
 GIB = 1024**3
 MIB = 1024**2
 
@@ -18,6 +23,7 @@ class MemoryPolicy:
         memory_limit_bytes: what MLX tries to stay under; None leaves its own. Advisory: MLX goes over
             it rather than fail.
         releases_between_stages: drop text encoders before denoising, the denoiser before decoding.
+        kept_share: of the machine's memory; what needs no more than that stays loaded all the same.
         decode_side: a picture with more than decode_side x decode_side pixels is decoded in tiles of
             that size.
     """
@@ -26,6 +32,7 @@ class MemoryPolicy:
     memory_limit_bytes: int | None
     releases_between_stages: bool
     decode_side: int
+    kept_share: float = 1.0
 
     @classmethod
     def for_machine(cls, total_bytes: int | None = None) -> MemoryPolicy:
@@ -37,6 +44,17 @@ class MemoryPolicy:
         total = machine_memory_bytes() if total_bytes is None else total_bytes
         total = 16 * GIB if total is None else total
         return next(policy for limit, policy in POLICIES if limit is None or total <= limit)
+
+    def releases(self, need_bytes: int, total_bytes: int | None = None) -> bool:
+        """Whether a picture drops each network after its use.
+
+        Args:
+            need_bytes: of the picture, with the whole model in memory.
+            total_bytes: of the machine; None asks the system.
+        """
+        total = machine_memory_bytes() if total_bytes is None else total_bytes
+        kept_bytes = self.kept_share * (16 * GIB if total is None else total)
+        return self.releases_between_stages and need_bytes > kept_bytes
 
     def apply(self) -> tuple[int, int | None]:
         """Sets the limits in this process's MLX.
@@ -54,15 +72,57 @@ class MemoryPolicy:
 
 # Up to this much memory -> policy; the last serves the rest.
 POLICIES: tuple[tuple[int | None, MemoryPolicy], ...] = (
-    (8 * GIB, MemoryPolicy(1 * MIB, 3 * GIB, releases_between_stages=True, decode_side=512)),
-    (16 * GIB, MemoryPolicy(256 * MIB, None, releases_between_stages=True, decode_side=768)),
+    (
+        8 * GIB,
+        MemoryPolicy(1 * MIB, 3 * GIB, releases_between_stages=True, decode_side=512, kept_share=1 / 8),
+    ),
+    (
+        16 * GIB,
+        MemoryPolicy(256 * MIB, None, releases_between_stages=True, decode_side=768, kept_share=1 / 2),
+    ),
     (None, MemoryPolicy(256 * MIB, None, releases_between_stages=False, decode_side=1024)),
 )
 
 
 def machine_memory_bytes() -> int | None:
-    """The machine's memory; None where the system does not say."""
+    """Memory this process may count on: the machine's, or less where a container or the user says so.
+
+    SWIFTAI_MEMORY_GB (GiB, as machines are sold) makes the engine plan as on a machine of that size.
+
+    Returns:
+        None where nobody says.
+
+    Raises:
+        InvalidInputError: SWIFTAI_MEMORY_GB is not a positive number.
+    """
+    found = [n for n in (_installed_bytes(), _container_bytes(), _wanted_bytes()) if n is not None]
+    return min(found) if found else None
+
+
+def _installed_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def _container_bytes() -> int | None:
+    try:
+        return int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no cgroup v2 here, or "max": no limit
+        return None
+
+
+def _wanted_bytes() -> int | None:
+    text = os.environ.get(MEMORY_VARIABLE, "").strip()
+    if not text:
+        return None
+    try:
+        gibibytes = float(text)
+    except ValueError:
+        gibibytes = math.nan
+    if not 0 < gibibytes < math.inf:
+        raise InvalidInputError(
+            f"{MEMORY_VARIABLE} is {text!r}", hint="set it to a number of GB, or unset it"
+        )
+    return int(gibibytes * GIB)

@@ -10,6 +10,9 @@ quarter. On Metal and CUDA it was not measured.
 
 from __future__ import annotations
 
+import math
+import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +28,8 @@ _FLOW_BYTES_PER_TOKEN = 400_000
 _PROCESS_BYTES = 150_000_000
 _TOTAL_SHARE = 0.9
 _LARGE_WEIGHT = 1 << 17
-_LINEAR_SHARE_PACKED = {4: 4.5 / 8, 8: 8.5 / 8}  # bytes per weight, scales included
+_GROUP = 64  # packed weights that share a scale
+_TABLE = re.compile(r"(embedding|shared|embed_tokens|relative_attention_bias)\.weight$")  # never packed
 
 
 @dataclass(frozen=True)
@@ -91,20 +95,21 @@ def plan_memory(
     tile_pixels = min(pixels, MemoryPolicy.for_machine().decode_side ** 2)
     decoding = tile_pixels * facts.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
     weights = {
-        name: _weights_bytes(_chosen(paths), bytes_per_weight, None if name == "vae" else quantization_bits)
+        name: _weights_bytes(paths, bytes_per_weight, None if name == "vae" else quantization_bits)
         for name, paths in facts.weight_files.items()
     }
     return MemoryPlan(weights, denoising, decoding, is_staged)
 
 
-def fits_comfortably(plan: MemoryPlan, available_bytes: int | None) -> bool:
-    """Whether a whole model may stay loaded: not on a small machine when it would take half of it."""
-    if available_bytes is None:
-        return True
-    total = machine_memory_bytes()
-    if total is not None and MemoryPolicy.for_machine(total).releases_between_stages:
-        available_bytes = min(available_bytes, total // 2)
-    return plan.peak_bytes <= available_bytes
+def keeps_model(plan: MemoryPlan, available_bytes: int | None) -> bool:
+    """Whether the whole model may stay loaded: it fits, and the machine's policy does not drop its parts.
+
+    Args:
+        plan: with the whole model in memory.
+        available_bytes: what there is; None where the system does not say.
+    """
+    fits = available_bytes is None or plan.peak_bytes <= available_bytes
+    return fits and not MemoryPolicy.for_machine().releases(plan.peak_bytes)
 
 
 def check_memory(plan: MemoryPlan, *, available_bytes: int | None = None) -> None:
@@ -136,10 +141,29 @@ def _advice(plan: MemoryPlan, available: int) -> str:
     return "a smaller model such as emoji-mini, or close other programs"
 
 
-def available_memory_bytes() -> int | None:
-    """Memory a new process can have now; None where the system does not say."""
+def available_memory_bytes(engine_pid: int | None = None) -> int | None:
+    """Memory an engine can have now, never more than `machine_memory_bytes`; None where nobody says.
+
+    Args:
+        engine_pid: a running engine's process; what it holds is at the next picture's disposal.
+    """
     found = [n for n in (_free_in_system(), _left_in_container()) if n is not None]
-    return min(found) if found else None
+    if not found:
+        return machine_memory_bytes()
+    total = machine_memory_bytes()
+    available = min(found) + _held_bytes(engine_pid)
+    return available if total is None else min(available, total)
+
+
+def _held_bytes(pid: int | None) -> int:
+    """What another process has in memory; of this one, only the model would be given back."""
+    if pid is None or pid == os.getpid():
+        return 0
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _free_in_system() -> int | None:
@@ -166,29 +190,23 @@ def _left_in_container() -> int | None:
     return max(0, limit - used + cache)
 
 
-def _chosen(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """One precision of a component that has several."""
-    plain = tuple(p for p in paths if ".fp16" not in p.name)
-    return plain if plain else paths
-
-
 def _weights_bytes(paths: tuple[Path, ...], bytes_per_weight: int, bits: int | None) -> int:
     return sum(
-        _tensor_bytes(tensor, bytes_per_weight, bits)
+        _tensor_bytes(name, tensor, bytes_per_weight, bits)
         for path in paths
-        for tensor in read_header(path)[0].values()
+        for name, tensor in read_header(path)[0].items()
     )
 
 
-def _tensor_bytes(tensor: StoredTensor, bytes_per_weight: int, bits: int | None) -> int:
-    count = 1
-    for side in tensor.shape:
-        count *= side
+def _tensor_bytes(name: str, tensor: StoredTensor, bytes_per_weight: int, bits: int | None) -> int:
+    count = math.prod(tensor.shape)
     if tensor.dtype in ("U32", "U64", "I64"):  # packed already, or an index
         return tensor.size_bytes
-    if bits is not None and len(tensor.shape) == 2:
-        return int(count * _LINEAR_SHARE_PACKED[bits])
-    if tensor.dtype in ("F16", "BF16") and len(tensor.shape) > 1 and count >= _LARGE_WEIGHT:
+    is_map = name.endswith(".weight") and len(tensor.shape) > 1 and not _TABLE.search(name)
+    if is_map and bits is not None and len(tensor.shape) == 2:
+        scales_bytes = 2 * bytes_per_weight * count // _GROUP  # a scale and a bias for each group
+        return count * bits // 8 + scales_bytes
+    if is_map and tensor.dtype in ("F16", "BF16") and count >= _LARGE_WEIGHT:
         return count * 2  # they stay as they are (see diffusion.precision.storage_dtype)
     return count * bytes_per_weight
 

@@ -12,12 +12,15 @@ from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
 from swiftai_nb.diffusion.schedulers.selection import CLASS_NAMES, SAMPLERS, canonical_name
+from swiftai_nb.diffusion.weights.flux_parts import PARTS, find_flux_files
+from swiftai_nb.diffusion.weights.safetensors_files import find_weight_files
 
 FLOW_SCHEDULER = "flow-match-euler"
 _WHOLE_FILE_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 2**18
 _SAMPLES = 16
 _WEIGHTS = ".safetensors"
+_UNET_COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class ModelFacts:
         is_consistency: distilled for few steps (LCM).
         given: values of the folder's own `generation_defaults.json`.
         scheduler: short name of the model's own sampler.
-        weight_files: the safetensors files, by component folder.
+        weight_files: the safetensors files a pipeline reads, by component.
         unet_channels: of its first level; 0 for FLUX.
         decoder_channels: of the autoencoder's first level.
     """
@@ -81,8 +84,12 @@ class ModelFacts:
                 )
 
 
-def read_model_facts(folder: Path) -> ModelFacts:
-    """Reads a model folder's configuration files.
+def read_model_facts(folder: Path, *, prefer_half: bool = False) -> ModelFacts:
+    """Reads a model folder's configuration files and the headers of its weights.
+
+    Args:
+        folder: the model.
+        prefer_half: as the pipeline will: take the 16-bit files where there is a choice.
 
     Raises:
         InvalidModelFilesError: a configuration file is not a JSON object, or there is no model.
@@ -93,7 +100,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
     given = _read_json(folder / "generation_defaults.json")
     levels = vae.get("block_out_channels") or (128, 256, 512, 512)
     scale = 2 ** (len(levels) - 1)
-    weight_files = _weight_files(folder)
+    weight_files = _weight_files(folder, is_flow=not unet, prefer_half=prefer_half)
     if not weight_files:
         raise InvalidModelFilesError(
             f"{folder} holds no safetensors weights", hint="give the folder that holds unet/ or transformer/"
@@ -149,12 +156,16 @@ def _pieces(size_bytes: int) -> Iterable[tuple[int, int]]:
     return [(last * index // _SAMPLES, _SAMPLE_BYTES) for index in range(_SAMPLES + 1)]
 
 
-def _weight_files(folder: Path) -> dict[str, tuple[Path, ...]]:
-    found: dict[str, list[Path]] = {}
-    for path in sorted((*folder.glob(f"*{_WEIGHTS}"), *folder.glob(f"*/*{_WEIGHTS}"))):
-        component = "model" if path.parent == folder else path.parent.name
-        found.setdefault(component, []).append(path)
-    return {name: tuple(paths) for name, paths in found.items()}
+def _weight_files(folder: Path, *, is_flow: bool, prefer_half: bool) -> dict[str, tuple[Path, ...]]:
+    """What the pipeline will read: other folders, other precisions and copies at the top do not count."""
+    if is_flow:
+        parts = {part: find_flux_files(folder, part, prefer_half=prefer_half) for part in PARTS}
+        return {part: files.paths for part, files in parts.items() if files is not None}
+    return {
+        name: find_weight_files(folder / name, prefer_half=prefer_half)
+        for name in _UNET_COMPONENTS
+        if (folder / name).is_dir()
+    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:

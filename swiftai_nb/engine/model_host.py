@@ -110,6 +110,8 @@ class ModelHost:
                 pipeline.release_denoiser()
             run.enter(GenerationStage.DECODING)
             pixels = pipeline.decode(latents)[0]
+            if command.is_staged:
+                pipeline.release_decoder()
         if start is not None:
             pixels = start.keep_unpainted(pixels)
         scheduler = command.scheduler if command.scheduler is not None else pipeline.defaults.scheduler
@@ -194,6 +196,8 @@ class _Run:
     ) -> Any:
         command = self._command
         image_latents = None if start is None else pipeline.encode_image(start.pixels)
+        if command.is_staged:
+            pipeline.release_decoder()  # until there is something to decode
         self.enter(GenerationStage.DENOISING)
         began_s, pace, latents = time.monotonic(), PreviewPace(), None
         steps = pipeline.denoise(

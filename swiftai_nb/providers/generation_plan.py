@@ -15,7 +15,7 @@ from swiftai_nb.core.image_input import to_pil
 from swiftai_nb.engine.memory_plan import (
     MemoryPlan,
     available_memory_bytes,
-    fits_comfortably,
+    keeps_model,
     plan_memory,
 )
 from swiftai_nb.engine.model_facts import ModelFacts, content_hash, read_model_facts
@@ -111,7 +111,7 @@ def make_plan(
         ModelNotFoundError: a LoRA that is not on this disk.
     """
     check_prompt(prompt)
-    facts = read_model_facts(resolved.folder)
+    facts = read_model_facts(resolved.folder, prefer_half=device != "cpu")
     width, height = _size(config, resolved, facts)
     facts.check_size(width, height)
     own_scheduler = str(facts.given.get("scheduler") or facts.scheduler)
@@ -250,8 +250,8 @@ def _check_loras(config: ImageGenerationConfig) -> None:
 
 
 def _memory(facts: ModelFacts, available: int | None, **need: Any) -> MemoryPlan:
-    """The plan that keeps the model loaded when that fits, else the one that drops its parts."""
+    """The plan that keeps the model loaded where machine and policy allow, else one that drops its parts."""
     whole = plan_memory(facts, **need)
-    if fits_comfortably(whole, available):
+    if keeps_model(whole, available):
         return whole
     return plan_memory(facts, **need, is_staged=True)

@@ -16,7 +16,7 @@ from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.engine.client import EngineClient, process_client, thread_client
-from swiftai_nb.engine.memory_plan import check_memory
+from swiftai_nb.engine.memory_plan import available_memory_bytes, check_memory
 from swiftai_nb.engine.platform_check import expected_device, local_engine_obstacle
 from swiftai_nb.engine.protocol import AskStatus, Done, Loaded, LoadModel, ModelFiles, Status, Unload
 from swiftai_nb.jobs.timings import TimingKey, Timings
@@ -155,7 +155,7 @@ class MLXImageProvider:
         self.check_available()
         config = ImageGenerationConfig() if config is None else config
         plan = self._plan_of(prompt, config, self._resolve(config))
-        self._check_memory(plan)
+        check_memory(plan.memory_plan_bytes, available_bytes=plan.available_bytes)
         return plan
 
     async def generate_image(
@@ -179,7 +179,7 @@ class MLXImageProvider:
         config = ImageGenerationConfig() if config is None else config
         resolved = self._resolve(config)
         plan = self._plan_of(prompt, config, resolved)
-        self._check_memory(plan)
+        check_memory(plan.memory_plan_bytes, available_bytes=plan.available_bytes)
         command = make_command(prompt, negative_prompt, config, plan)
         if config.preview == "taesd":
             command = replace(command, preview_decoder=self._preview_decoder(resolved))
@@ -227,19 +227,13 @@ class MLXImageProvider:
         return self.registry.resolve(self._chosen_model if config.model is None else config.model)
 
     def _plan_of(self, prompt: str, config: ImageGenerationConfig, resolved: ResolvedModel) -> GenerationPlan:
-        plan = make_plan(
-            prompt, config, resolved, device=self.device, available_bytes=self._memory_limit_bytes
-        )
+        limit = self._memory_limit_bytes
+        # What the engine holds now it gives up for another model: counting it would refuse what works.
+        available = available_memory_bytes(self.engine_pid) if limit is None else limit
+        plan = make_plan(prompt, config, resolved, device=self.device, available_bytes=available)
         is_cold = self.loaded_model_id != model_name(resolved)
         estimate_s = self._timings.estimate_s(_timing_key(plan), steps=plan.steps, cold=is_cold)
         return replace(plan, estimated_s=estimate_s)
-
-    def _check_memory(self, plan: GenerationPlan) -> None:
-        memory = plan.memory_plan_bytes
-        if self.loaded_model_id == plan.model:
-            # Its weights are in memory: counting them twice would refuse what works.
-            memory = replace(memory, weights_bytes={})
-        check_memory(memory, available_bytes=plan.available_bytes)
 
     def _preview_decoder(self, resolved: ResolvedModel) -> str:
         name = resolved.info.preview_decoder

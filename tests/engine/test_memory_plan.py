@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from swiftai_nb.core.errors import InsufficientMemoryError, InvalidModelFilesError
+from swiftai_nb.core.errors import InsufficientMemoryError, InvalidInputError, InvalidModelFilesError
+from swiftai_nb.diffusion import memory
 from swiftai_nb.diffusion.memory import MemoryPolicy
 from swiftai_nb.engine import memory_plan
-from swiftai_nb.engine.memory_plan import MemoryPlan, check_memory, fits_comfortably, plan_memory
+from swiftai_nb.engine.memory_plan import MemoryPlan, check_memory, keeps_model, plan_memory
 from swiftai_nb.engine.model_facts import content_hash, read_model_facts
 
 MODEL = Path(__file__).parents[2] / "swiftai_nb" / "assets" / "emoji-mini"
@@ -41,11 +46,11 @@ def large_model(tmp_path):
     """As large as Stable Diffusion 1.5."""
     write_weights(
         tmp_path / "unet" / "diffusion_pytorch_model.safetensors",
-        linear=(430, 10**6),
-        conv=(430, 10**3, 10**3),
+        **{"linear.weight": (430, 10**6), "conv.weight": (430, 10**3, 10**3)},
     )
-    write_weights(tmp_path / "text_encoder" / "model.safetensors", linear=(123, 10**6))
-    write_weights(tmp_path / "vae" / "diffusion_pytorch_model.safetensors", conv=(84, 10**3, 10**3))
+    write_weights(tmp_path / "text_encoder" / "model.safetensors", **{"fc.weight": (123, 10**6)})
+    vae = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    write_weights(vae, **{"conv.weight": (84, 10**3, 10**3)})
     (tmp_path / "unet" / "config.json").write_text('{"block_out_channels": [320], "sample_size": 64}')
     (tmp_path / "vae" / "config.json").write_text('{"block_out_channels": [128, 256, 512, 512]}')
     return read_model_facts(tmp_path)
@@ -75,7 +80,8 @@ def test_halves_quantisation_and_size_change_the_need_the_right_way(large_model)
 
 def test_large_halves_stay_halves_on_the_cpu(large_model, tmp_path):
     whole = plan(large_model)
-    write_weights(large_model.weight_files["unet"][0], "F16", linear=(430, 10**6), conv=(430, 10**3, 10**3))
+    shapes = {"linear.weight": (430, 10**6), "conv.weight": (430, 10**3, 10**3)}
+    write_weights(large_model.weight_files["unet"][0], "F16", **shapes)
     assert plan(large_model).weights_bytes["unet"] * 2 == whole.weights_bytes["unet"]
 
 
@@ -97,15 +103,98 @@ def test_a_refusal_names_need_and_memory_and_says_what_to_change(free_gb, advice
 def test_what_fits_is_not_refused():
     need = MemoryPlan({"unet": GB}, denoising_bytes=GB, decoding_bytes=GB)
     check_memory(need, available_bytes=3 * GB)
-    assert fits_comfortably(need, None)
+    assert keeps_model(need, None) == (memory_plan.machine_memory_bytes() > 16 * 2**30)
 
 
-def test_a_small_machine_keeps_a_model_only_when_half_of_it_stays_free(monkeypatch):
-    need = MemoryPlan({"unet": 5 * GB}, denoising_bytes=GB, decoding_bytes=GB)
-    monkeypatch.setattr(memory_plan, "machine_memory_bytes", lambda: 8 * 2**30)
-    assert not fits_comfortably(need, 7 * GB)
-    monkeypatch.setattr(memory_plan, "machine_memory_bytes", lambda: 32 * 2**30)
-    assert fits_comfortably(need, 7 * GB)
+@pytest.mark.parametrize(
+    ("machine_gb", "need_gb", "keeps"),
+    [
+        (8, 2.0, False),  # however much is free
+        (8, 0.5, True),  # reading the bundled model again and again would gain nothing
+        (16, 6.0, True),
+        (16, 9.0, False),
+        (24, 12.0, True),
+        (64, 19.0, True),
+        (64, 21.0, False),  # 20 GB are free
+    ],
+)
+def test_the_machines_policy_decides_what_stays_loaded(monkeypatch, machine_gb, need_gb, keeps):
+    monkeypatch.setattr(memory, "_installed_bytes", lambda: machine_gb * 2**30)
+    need = MemoryPlan({"unet": int(need_gb * GB) - 150_000_000}, denoising_bytes=0, decoding_bytes=0)
+    assert keeps_model(need, 20 * GB) is keeps
+
+
+def test_a_container_and_the_user_make_a_machine_smaller(monkeypatch):
+    monkeypatch.setattr(memory, "_installed_bytes", lambda: 64 * 2**30)
+    monkeypatch.setattr(memory, "_container_bytes", lambda: 12 * 2**30)
+    assert memory.machine_memory_bytes() == 12 * 2**30
+    monkeypatch.setenv("SWIFTAI_MEMORY_GB", "8")
+    assert memory.machine_memory_bytes() == 8 * 2**30
+    assert memory_plan.available_memory_bytes() <= 8 * 2**30
+    assert MemoryPolicy.for_machine().releases_between_stages
+    for nonsense in ("much", "-1", "nan"):
+        monkeypatch.setenv("SWIFTAI_MEMORY_GB", nonsense)
+        with pytest.raises(InvalidInputError, match="SWIFTAI_MEMORY_GB"):
+            memory.machine_memory_bytes()
+
+
+def test_what_a_running_engine_holds_counts_as_free(monkeypatch):
+    child = subprocess.Popen([sys.executable, "-c", "x = bytearray(200_000_000); input()"], stdin=-1)
+    try:
+        deadline = time.monotonic() + 60
+        while memory_plan._held_bytes(child.pid) < 200_000_000:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        monkeypatch.setattr(memory_plan, "_free_in_system", lambda: GB)
+        monkeypatch.setattr(memory_plan, "_left_in_container", lambda: None)
+        assert memory_plan.available_memory_bytes() == GB
+        assert 1.2 * GB < memory_plan.available_memory_bytes(child.pid) < 1.3 * GB
+        assert memory_plan.available_memory_bytes(os.getpid()) == GB
+    finally:
+        child.communicate()
+    assert memory_plan.available_memory_bytes(child.pid) == GB
+
+
+def weights_of(facts):
+    return {name: [p.name for p in paths] for name, paths in facts.weight_files.items()}
+
+
+def test_only_what_the_pipeline_reads_is_counted(large_model):
+    folder, needed = large_model.folder, plan(large_model).peak_bytes
+    whole = {"linear.weight": (430, 10**6), "conv.weight": (430, 10**3, 10**3)}
+    write_weights(folder / "v1-5-pruned.safetensors", **whole)
+    write_weights(folder / "safety_checker" / "model.safetensors", **whole)
+    write_weights(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", "F16", **whole)
+    write_weights(folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors", **whole)
+    assert plan(read_model_facts(folder)).peak_bytes == needed
+    half = read_model_facts(folder, prefer_half=True)
+    assert weights_of(half)["unet"] == ["diffusion_pytorch_model.fp16.safetensors"]
+    assert plan(half).peak_bytes < needed
+
+
+def test_a_flux_transformer_in_two_layouts_counts_once(tmp_path):
+    write_weights(tmp_path / "flux1-schnell.safetensors", **{"double_blocks.0.img_attn.qkv.weight": (9, 9)})
+    only = read_model_facts(tmp_path)
+    assert weights_of(only) == {"transformer": ["flux1-schnell.safetensors"]}
+    write_weights(
+        tmp_path / "transformer" / "0.safetensors", **{"transformer_blocks.0.ff.net.0.proj.weight": (9, 9)}
+    )
+    write_weights(tmp_path / "ae.safetensors", **{"decoder.mid.block_1.conv1.weight": (3, 3)})
+    write_weights(tmp_path / "my-lora.safetensors", **{"x.lora_A.weight": (900, 900)})
+    both = read_model_facts(tmp_path)
+    assert weights_of(both) == {"transformer": ["0.safetensors"], "vae": ["ae.safetensors"]}
+    assert sum(plan(both).weights_bytes.values()) == 4 * (81 + 9)
+
+
+def test_packing_counts_the_scales_and_leaves_tables_alone(tmp_path):
+    write_weights(
+        tmp_path / "transformer" / "0.safetensors",
+        "F16",
+        **{"transformer_blocks.0.ff.net.weight": (640, 640), "token_embedding.weight": (640, 640)},
+    )
+    facts, count = read_model_facts(tmp_path), 640 * 640
+    assert plan(facts).weights_bytes["transformer"] == count * 2 + count * 4
+    assert plan(facts, quantization_bits=4).weights_bytes["transformer"] == count * 5 // 8 + count * 4
 
 
 def test_this_machine_says_what_it_has():

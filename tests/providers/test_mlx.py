@@ -32,7 +32,7 @@ from swiftai_nb.core.errors import (
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.engine import platform_check
+from swiftai_nb.engine import memory_plan, platform_check
 from swiftai_nb.jobs.job import GenerationRequest, JobState
 from swiftai_nb.jobs.queue import JobQueue
 from swiftai_nb.providers.mlx import MLXImageProvider
@@ -264,17 +264,36 @@ def test_a_model_too_large_for_the_memory_is_refused_with_advice(home):
     assert provider.engine_pid is None
 
 
-def test_a_loaded_model_counts_once_but_a_huge_picture_is_still_refused(provider):
+def test_a_loaded_model_counts_once_but_a_huge_picture_is_still_refused(provider, monkeypatch):
     make(provider)
-    need = provider.plan("a cat").memory_plan_bytes
-    working = need.peak_bytes - sum(need.weights_bytes.values())
-    provider._memory_limit_bytes = working + 1_000_000
+    need = provider.plan("a cat").memory_bytes
+    held = memory_plan._held_bytes(provider.engine_pid)
+    assert held > 50_000_000
+    monkeypatch.setattr(memory_plan, "_free_in_system", lambda: need - held // 2)
+    assert provider.plan("a cat").memory_plan_bytes.is_staged is False
+    with pytest.raises(InsufficientMemoryError, match="needs about"):
+        provider.plan("a cat", ImageGenerationConfig(width=2048, height=2048))
+
+
+def engine_after_a_picture(home, monkeypatch, machine_gb):
+    monkeypatch.setenv("SWIFTAI_MEMORY_GB", machine_gb)
+    provider = MLXImageProvider(registry=DiffusionModelRegistry(home=home))
     try:
-        assert provider.plan("a cat").width == 64
-        with pytest.raises(InsufficientMemoryError, match="needs about"):
-            provider.plan("a cat", ImageGenerationConfig(width=2048, height=2048))
+        image, status = make(provider), asyncio.run(provider.status())
+        return image.data, status
     finally:
-        provider._memory_limit_bytes = None
+        provider.close()
+
+
+def test_the_policy_of_the_machine_frees_or_keeps_the_model(home, monkeypatch):
+    """On 1 GB (an eighth is kept) each network goes after its use; on 24 GB all of them stay."""
+    small, freed = engine_after_a_picture(home, monkeypatch, "1")
+    large, kept = engine_after_a_picture(home, monkeypatch, "24")
+    assert small == large
+    assert set(freed.components.values()) == {0}
+    assert min(kept.components.values()) > 0
+    assert kept.active_memory_bytes >= sum(kept.components.values()) > 10 * freed.active_memory_bytes
+    assert freed.peak_memory_bytes < kept.peak_memory_bytes - kept.components["text_encoder"] // 2
 
 
 def test_a_tight_memory_drops_each_network_after_its_use(home, provider):
@@ -282,8 +301,7 @@ def test_a_tight_memory_drops_each_network_after_its_use(home, provider):
     tight = MLXImageProvider(registry=provider.registry, memory_limit_bytes=need.peak_bytes - 1_000_000)
     assert tight.plan("a cat").memory_plan_bytes.is_staged
     assert make(tight).data == make(provider).data
-    held = asyncio.run(tight.status()).components
-    assert held["text_encoder"] == held["unet"] == 0
+    assert set(asyncio.run(tight.status()).components.values()) == {0}
     tight.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from swiftai_nb.diffusion.cpu_math.workers import Float32
+from swiftai_nb.diffusion.memory import GIB, machine_memory_bytes
 
 _MEMORY_SHARE = 1 / 10
 
@@ -20,7 +20,8 @@ Key = tuple[int, int]
 
 @cache
 def _default_limit_bytes() -> int:
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)
+    total = machine_memory_bytes()
+    return int((16 * GIB if total is None else total) * _MEMORY_SHARE)
 
 
 class TransformCache:

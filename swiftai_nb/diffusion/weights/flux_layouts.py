@@ -22,7 +22,7 @@ A `config.json` in a subfolder is used; where there is none, shapes are read off
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,32 +32,21 @@ from swiftai_nb.diffusion.weights import flux_convert
 from swiftai_nb.diffusion.weights.component import read_config
 from swiftai_nb.diffusion.weights.converted_component import open_tensors, read_headers
 from swiftai_nb.diffusion.weights.flux_convert import Convert
-from swiftai_nb.diffusion.weights.safetensors_files import find_weight_files
+from swiftai_nb.diffusion.weights.flux_parts import FOLDERS, HINT, PARTS, find_flux_files
 
-PARTS = ("transformer", "text_encoder", "text_encoder_2", "vae")
-_FOLDERS: dict[str, tuple[str, ...]] = {
-    "transformer": ("transformer",),
-    "text_encoder": ("text_encoder", "clip_l"),
-    "text_encoder_2": ("text_encoder_2", "t5"),
-    "vae": ("vae",),
-    "tokenizer": ("tokenizer", "tokenizer_l", "clip_l"),
-    "tokenizer_2": ("tokenizer_2", "t5"),
+# (part, layout) -> what turns its tensors into the module's.
+_CONVERTERS: dict[tuple[str, str], Convert] = {
+    ("transformer", "BFL"): flux_convert.convert_bfl_transformer,
+    ("transformer", "DiffusionKit"): flux_convert.convert_diffusionkit_transformer,
+    ("transformer", "mflux"): flux_convert.convert_mflux_transformer,
+    ("transformer", "diffusers"): flux_convert.as_diffusers,
+    ("text_encoder_2", "mflux"): flux_convert.convert_mflux_t5,
+    ("text_encoder_2", "transformers"): flux_convert.convert_hf_t5,
+    ("text_encoder", "transformers or mflux"): flux_convert.convert_clip,
+    ("vae", "mflux"): flux_convert.convert_mflux_vae,
+    ("vae", "BFL"): flux_convert.convert_ldm_vae,
+    ("vae", "diffusers"): flux_convert.convert_diffusers_vae,
 }
-# (part, layout, a piece of a key name that only it has, converter); the first that matches wins.
-_MARKS: tuple[tuple[str, str, str, Convert], ...] = (
-    ("transformer", "BFL", "double_blocks.0.img_attn.qkv.", flux_convert.convert_bfl_transformer),
-    ("transformer", "DiffusionKit", "multimodal_transformer_blocks.0.",
-     flux_convert.convert_diffusionkit_transformer),
-    ("transformer", "mflux", "transformer_blocks.0.ff.linear1.", flux_convert.convert_mflux_transformer),
-    ("transformer", "diffusers", "transformer_blocks.0.ff.net.", flux_convert.as_diffusers),
-    ("text_encoder_2", "mflux", "t5_blocks.0.", flux_convert.convert_mflux_t5),
-    ("text_encoder_2", "transformers", "encoder.block.0.layer.0.", flux_convert.convert_hf_t5),
-    ("text_encoder", "transformers or mflux", "encoder.layers.0.self_attn.", flux_convert.convert_clip),
-    ("vae", "mflux", "decoder.conv_in.conv2d.", flux_convert.convert_mflux_vae),
-    ("vae", "BFL", "decoder.mid.block_1.", flux_convert.convert_ldm_vae),
-    ("vae", "diffusers", "decoder.mid_block.", flux_convert.convert_diffusers_vae),
-)  # fmt: skip
-_HINT = "see swiftai_nb.diffusion.weights.flux_layouts for where each part is looked for"
 
 
 @dataclass(frozen=True)
@@ -129,8 +118,8 @@ def find_flux_folder(folder: Path, *, prefer_half: bool = False) -> FluxFolder:
     missing = [name for name in PARTS if name not in found]
     missing += [name for name, path in tokenizers.items() if path is None]
     if missing:
-        places = "; ".join(f"{name} (in {', '.join(_FOLDERS[name])})" for name in missing)
-        raise InvalidModelFilesError(f"{folder} lacks parts of a FLUX.1 model: {places}", hint=_HINT)
+        places = "; ".join(f"{name} (in {', '.join(FOLDERS[name])})" for name in missing)
+        raise InvalidModelFilesError(f"{folder} lacks parts of a FLUX.1 model: {places}", hint=HINT)
     scheduler = folder / "scheduler" / "scheduler_config.json"
     return FluxFolder(
         parts=found,
@@ -141,49 +130,15 @@ def find_flux_folder(folder: Path, *, prefer_half: bool = False) -> FluxFolder:
 
 
 def _first_folder(folder: Path, part: str, files: Sequence[str]) -> Path | None:
-    candidates = (folder / name for name in _FOLDERS[part])
+    candidates = (folder / name for name in FOLDERS[part])
     return next((c for c in candidates if any((c / file).is_file() for file in files)), None)
 
 
 def _find_part(folder: Path, name: str, *, prefer_half: bool) -> FluxPart | None:
-    for candidate in (folder / n for n in _FOLDERS[name]):
-        if candidate.is_dir() and any(candidate.glob("*.safetensors")):
-            paths = _part_files(candidate, prefer_half=prefer_half)
-            config = candidate / "config.json"
-            mark = _recognise(paths, name)
-            if mark is None:
-                raise InvalidModelFilesError(f"{candidate} does not hold a FLUX.1 {name}", hint=_HINT)
-            return FluxPart(name, mark[0], paths, mark[1], read_config(config) if config.is_file() else None)
-    return _single_file(folder, name)
-
-
-def _single_file(folder: Path, name: str) -> FluxPart | None:
-    found = [
-        FluxPart(name, mark[0], (path,), mark[1], None)
-        for path in sorted(folder.glob("*.safetensors"))
-        if (mark := _recognise((path,), name)) is not None
-    ]
-    if len(found) > 1:
-        names = ", ".join(part.paths[0].name for part in found)
-        raise InvalidModelFilesError(f"{folder} holds more than one {name}: {names}", hint="keep one of them")
-    return found[0] if found else None
-
-
-def _part_files(folder: Path, *, prefer_half: bool) -> tuple[Path, ...]:
-    """As diffusers names them, or numbered from 0 as mflux does (older versions write no index)."""
-    numbered = [p for p in folder.glob("*.safetensors") if p.stem.isdecimal()]
-    numbered.sort(key=lambda p: int(p.stem))
-    if not numbered or any(folder.glob("*.index.json")):
-        return find_weight_files(folder, prefer_half=prefer_half)
-    gaps = sorted(set(range(int(numbered[-1].stem) + 1)) - {int(p.stem) for p in numbered})
-    if gaps:
-        raise InvalidModelFilesError(f"{folder} lacks {gaps[0]}.safetensors", hint="download the model again")
-    return tuple(numbered)
-
-
-def _recognise(paths: Iterable[Path], part: str) -> tuple[str, Convert] | None:
-    names = read_headers(paths).tensors
-    for owner, layout, mark, convert in _MARKS:
-        if owner == part and any(mark in name for name in names):
-            return layout, convert
-    return None
+    files = find_flux_files(folder, name, prefer_half=prefer_half)
+    if files is None:
+        return None
+    read_headers(files.paths)  # refuses float8 and repeated tensors before anything is built
+    convert = _CONVERTERS[name, files.layout]
+    config = None if files.config is None else read_config(files.config)
+    return FluxPart(name, files.layout, files.paths, convert, config)
