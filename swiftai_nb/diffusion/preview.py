@@ -100,7 +100,11 @@ SD3_PREVIEW = LinearPreview(
 
 
 def fit_preview(
-    decode: Callable[[NDArray[np.float32]], NDArray[np.uint8]], *, channels: int, scale: int, size: int = 16
+    decode: Callable[[NDArray[np.float32]], NDArray[np.uint8]],
+    *,
+    channels: int,
+    scale: int,
+    size: int | None = None,
 ) -> LinearPreview:
     """Least-squares map for an autoencoder of which nothing is published.
 
@@ -112,9 +116,9 @@ def fit_preview(
         decode: latents [B, h, w, C] -> pixels [B, H, W, 3], uint8.
         channels: C.
         scale: pixels per latent.
-        size: h and w.
+        size: h and w; None is what makes 128 pixels, and at least 8.
     """
-    latents = _smooth_latents(size, channels)
+    latents = _smooth_latents(max(8, 128 // scale) if size is None else size, channels)
     pixels = decode(latents)
     b, h, w, _ = latents.shape
     means = pixels.reshape(b, h, scale, w, scale, 3).mean(axis=(2, 4)).reshape(-1, 3) / 127.5 - 1
