@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mlx.core as mx
 import numpy as np
 
@@ -11,6 +13,7 @@ from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, sp
 
 _BLOCK_ELEMENTS = 1 << 15
 _PART_ELEMENTS = 1 << 17
+_ROW_ELEMENTS = 1 << 8
 _SMALL_ELEMENTS = 1 << 16
 _FAR = 16.0  # means of so many deviations are subtracted first, for their rounding's sake
 
@@ -29,8 +32,12 @@ def group_norm(
         if silu:
             _silu(out)
         return result
-    for picture, target in zip(values, out.reshape(values.shape), strict=True):
-        mean, deviation = _moments(picture, groups, eps)
+    # NumPy's loops run along the last axis: several pixels side by side make it long enough.
+    across = math.gcd(values.shape[1], 1 << (max(1, _ROW_ELEMENTS // channels).bit_length() - 1))
+    rows = (batch, -1, across * channels)
+    factor, offset = np.tile(factor, across), np.tile(offset, across)
+    for picture, target in zip(values.reshape(rows), out.reshape(rows), strict=True):
+        mean, deviation = _moments(picture, channels, groups, eps)
         scale = (factor / deviation).astype(np.float32)
         centre = None
         if np.abs(mean / deviation).max() > _FAR:
@@ -63,16 +70,17 @@ def _normalise_small(
     out += offset
 
 
-def _moments(x: Float32, groups: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel's group, float64 [C]; x is [pixels, C]."""
-    mean = _by_group(_column_sums(x, None), groups) / (len(x) * x.shape[1] // groups)
-    squares = _column_sums(x, mean.astype(np.float32))
-    variance = _by_group(squares, groups) / (len(x) * x.shape[1] // groups)
+def _moments(x: Float32, channels: int, groups: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column's group, float64 [n C]; x is [pixels / n, n C]."""
+    count, across = x.size // groups, x.shape[1] // channels
+
+    def by_group(sums: np.ndarray) -> np.ndarray:
+        means = sums.reshape(across, groups, -1).sum(axis=(0, 2)) / count
+        return np.tile(np.repeat(means, channels // groups), across)
+
+    mean = by_group(_column_sums(x, None))
+    variance = by_group(_column_sums(x, mean.astype(np.float32)))
     return mean, np.sqrt(variance + eps)
-
-
-def _by_group(sums: np.ndarray, groups: int) -> np.ndarray:
-    return np.repeat(sums.reshape(groups, -1).sum(axis=1), len(sums) // groups)
 
 
 def _column_sums(x: Float32, centre: Float32 | None) -> np.ndarray:
