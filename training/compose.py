@@ -2,6 +2,8 @@
 
 What a caption does not say hardly varies: one pose and place per subject, exact colours, two
 fixed pictures a scene. That is what lets a small network learn hundreds of subjects in an hour.
+Several things are always drawn at half size, and in quarters that start on whole latent cells: the
+same drawing then has the same latents in each of its places.
 """
 
 from typing import NamedTuple
@@ -11,13 +13,17 @@ import numpy as np
 from scenes import COLORS, SCENE_PHRASES, TINTS, flat, scene_pictures, tinted
 from subjects import resized
 
-SINGLE, HALF, THIRD = 0.84, 0.47, 0.42  # side of a sprite as a share of the picture
+SINGLE, HALF = 0.84, 0.53  # side of a sprite as a share of the picture; an eighth of it is empty margin
 CENTER = (0.5, 0.515)
 PLACES = {
-    2: ((0.265, 0.515), (0.735, 0.515)),
-    3: ((0.25, 0.73), (0.75, 0.73), (0.5, 0.27)),
+    2: ((0.25, 0.5), (0.75, 0.5)),
+    3: ((0.25, 0.75), (0.75, 0.75), (0.5, 0.25)),
+    4: ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)),
 }
-STACKED = ((0.5, 0.265), (0.5, 0.735))
+STACKED = ((0.5, 0.25), (0.5, 0.75))
+COUNT_SHARES = {2: 0.45, 3: 0.35, 4: 0.2}
+COUNT_WORDS = {2: ("two", "2", "a pair of", "two"), 3: ("three", "3", "three"), 4: ("four", "4", "four")}
+STAGE_WEIGHTS = {1: 2.0, 2: 1.6, 3: 1.2, 4: 1.5}  # how often a subject is drawn, by its curriculum stage
 PREFIXES = ("a picture of ", "an image of ", "a photo of ", "an icon of ", "a drawing of ", "an emoji of ")
 SIDE_BY_SIDE = (
     "{a} and {b}", "{a} and {b}", "{a} next to {b}", "{a} beside {b}", "{a} with {b}",
@@ -31,12 +37,17 @@ UNCOUNTED = {
     "wine", "coffee", "tea", "fire", "wheat", "corn", "broccoli", "garlic", "sushi", "salad", "soap",
     "confetti", "lightning", "chocolate", "meat", "earth", "planet earth", "saturn", "cheese",
     "statue of liberty", "poop", "yarn", "muscle", "sun", "santa", "santa claus", "grandpa", "grandma",
-    "clover", "soda",
+    "clover", "soda", "thumbs up", "thumbs down", "nail polish", "skull and crossbones", "ginger", "lettuce", "mint",
+    "lavender", "butter", "salt", "soup", "stew", "cereal", "curry", "champagne", "whiskey", "juice", "ice", "golf",
+    "meat on the bone", "fork and knife", "dynamite", "luggage", "table tennis", "ping pong", "badminton",
+    "ice hockey", "money", "dna", "shampoo", "lotion", "toilet paper", "yin yang", "wood",
 }  # fmt: skip
 IRREGULAR = {
     "mouse": "mice", "wolf": "wolves", "fish": "fish", "sheep": "sheep", "deer": "deer", "knife": "knives", "leaf": "leaves",
     "squid": "squid", "shrimp": "shrimp", "man": "men", "woman": "women", "tooth": "teeth", "hippopotamus": "hippos",
     "octopus": "octopuses", "cactus": "cactuses", "tomato": "tomatoes", "potato": "potatoes", "policeman": "policemen",
+    "foot": "feet", "ox": "oxen", "goose": "geese", "moose": "moose", "bison": "bison", "buffalo": "buffalo",
+    "elf": "elves", "fireman": "firemen", "superhero": "superheroes",
 }  # fmt: skip
 
 
@@ -51,7 +62,7 @@ def countable(name):
 def with_article(name):
     if not countable(name):
         return name
-    return f"an {name}" if name[0] in "aeio" or name.startswith("um") else f"a {name}"
+    return f"an {name}" if name[0] in "aeio" or name.startswith(("um", "up")) else f"a {name}"
 
 
 def plural(name):
@@ -78,22 +89,21 @@ def without_color(name):
 
 
 class Example(NamedTuple):
-    """A picture `[size, size, 3] uint8`, its caption, and the curriculum stage of its newest subject."""
+    """A picture `[size, size, 3] uint8`, its caption, the curriculum stage of its newest subject, how many things."""
 
     picture: np.ndarray
     caption: str
     stage: int
+    kind: int  # 0 one thing, 1 several of it, 2 a pair
 
 
 class Composer:
-    def __init__(self, pictures, subjects, *, size=64, early_weight=2.0):
-        """`pictures: [N, S, S, 4] uint8`; subjects before the last curriculum stage come `early_weight` times as often."""
+    def __init__(self, pictures, subjects, *, size=64):
+        """`pictures: [N, S, S, 4] uint8`."""
         self.size = size
         self.subjects = subjects
-        shares = (SINGLE, HALF, THIRD)
-        self.sprites = {s: np.stack([resized(p, round(s * size)) for p in pictures]) for s in shares}
-        last = max(s.stage for s in subjects)
-        weights = np.array([early_weight if s.stage < last else 1.0 for s in subjects])
+        self.sprites = {s: np.stack([resized(p, round(s * size)) for p in pictures]) for s in (SINGLE, HALF)}
+        weights = np.array([STAGE_WEIGHTS[s.stage] for s in subjects])
         self.cumulative = np.cumsum(weights / weights.sum())
         self.scenes = scene_pictures(size)
 
@@ -127,7 +137,8 @@ class Composer:
             rgba = tinted(rgba, color)
         n = rgba.shape[0]
         x, y = (round(c * self.size - n / 2) for c in place)
-        area = canvas[y : y + n, x : x + n]
+        area = canvas[max(y, 0) : y + n, max(x, 0) : x + n]
+        rgba = rgba[max(-y, 0) :, max(-x, 0) :][: area.shape[0], : area.shape[1]]
         alpha = rgba[..., 3:] / 255
         area += alpha * (rgba[..., :3] - area)
 
@@ -142,15 +153,14 @@ class Composer:
         name, color = self.named(k, rng, tint=0.1)
         if not countable(name):
             return None
-        count = 2 if rng.random() < 0.5 else 3
+        count = int(rng.choice(list(COUNT_SHARES), p=list(COUNT_SHARES.values())))
         for place in PLACES[count]:
-            self.paste(canvas, k, HALF if count == 2 else THIRD, place, color)
-        words = ("two", "2", "a pair of", "two") if count == 2 else ("three", "3", "three")
-        return f"{choice(rng, words)} {plural(name)}", (k,)
+            self.paste(canvas, k, HALF, place, color)
+        return f"{choice(rng, COUNT_WORDS[count])} {plural(name)}", (k,)
 
     def pair(self, canvas, rng):
         ks = self.pick(rng), self.pick(rng)
-        (a, color_a), (b, color_b) = (self.named(k, rng, tint=0.1) for k in ks)
+        (a, color_a), (b, color_b) = (self.named(k, rng, tint=0.15) for k in ks)
         a, b = with_article(a), with_article(b)
         level = rng.random() < 0.7
         places = PLACES[2] if level else STACKED
@@ -159,9 +169,10 @@ class Composer:
         pattern = choice(rng, SIDE_BY_SIDE if level else ONE_ABOVE)
         return pattern.format(a=a, b=b), ks
 
-    def __call__(self, rng, *, several=0.1, pair=0.12):
+    def __call__(self, rng, *, several=0.18, pair=0.27):
         r = rng.random()
-        draw = self.pair if r < pair else self.several if r < pair + several else self.single
+        kind = 2 if r < pair else 1 if r < pair + several else 0
+        draw = (self.single, self.several, self.pair)[kind]
         while True:
             background, where = self.background(rng)
             canvas = background.copy()
@@ -172,7 +183,7 @@ class Composer:
         if rng.random() < 0.1:
             caption = choice(rng, PREFIXES) + caption
         picture = canvas.round().clip(0, 255).astype(np.uint8)
-        return Example(picture, caption + where, max(self.subjects[k].stage for k in subjects))
+        return Example(picture, caption + where, max(self.subjects[k].stage for k in subjects), kind)
 
 
 def choice(rng, options):

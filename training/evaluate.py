@@ -1,7 +1,8 @@
-"""Stage 8: 200 fixed prompts at 20 and at 6 steps, measured; figures to `evaluation.json`, pictures to `contact_sheet.webp`.
+"""Stage 10: 200 fixed prompts, measured; figures to `evaluation.json`, pictures to `contact_sheet.webp`.
 
 Retrieval embeds the picture by gradient histograms and colour layout (measures.py), which no
 training stage uses, and asks which of all the training subjects, drawn the same way, is nearest.
+Pictures are reduced to 64 px first.
 """
 
 import argparse
@@ -21,13 +22,14 @@ from runtime import composer, to_model, work_dir
 from scenes import COLORS, TINTS, contact_sheet
 
 HERE = Path(__file__).parent
+JUDGED_SIZE = 64
 
 
 class References:
     """Training pictures to compare with."""
 
     def __init__(self):
-        self.compose = composer()
+        self.compose = composer(size=JUDGED_SIZE)
         self.labels = [s.label for s in self.compose.subjects]
         self.cache = {}
 
@@ -96,9 +98,16 @@ def judged(picture, asked, references):
     return {"pair, objects in place (top-5)": references.pair_found(picture, asked)}
 
 
+def reduced(picture):
+    """`[JUDGED_SIZE, JUDGED_SIZE, 3] uint8`, the mean of each cell."""
+    n = picture.shape[0] // JUDGED_SIZE
+    cells = picture.astype(np.float32).reshape(JUDGED_SIZE, n, JUDGED_SIZE, n, 3)
+    return cells.mean((1, 3)).round().astype(np.uint8)
+
+
 def score(pictures, prompts, references):
     marks = {}
-    for picture, asked in zip(pictures, prompts, strict=True):
+    for picture, asked in zip(map(reduced, pictures), prompts, strict=True):
         for name, mark in judged(picture, asked, references).items():
             marks.setdefault(name, []).append(float(mark))
     return {name: round(float(np.mean(values)), 3) for name, values in marks.items()}
@@ -107,7 +116,7 @@ def score(pictures, prompts, references):
 def autoencoder_psnr(folder, *, n=200):
     vae, compose, rng = (
         AutoencoderKL.from_pretrained(folder / "vae").eval(),
-        composer(),
+        composer(size=networks.SIZE),
         np.random.default_rng(99),
     )
     x = to_model([compose(rng).picture for _ in range(n)])
@@ -121,8 +130,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pipeline", type=Path, default=work_dir() / "pipeline")
-    parser.add_argument("--guidance", type=float, default=2.5)
-    parser.add_argument("--steps", type=int, nargs="+", default=[20, 6])
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, nargs="+", default=[8, 20, 6], help="the first for the sheet")
     parser.add_argument(
         "--out", type=Path, default=HERE, help="folder for evaluation.json and contact_sheet.webp"
     )
@@ -136,7 +145,7 @@ def main():
         pictures = draw(pipe, texts, steps=steps, guidance_scale=args.guidance, seeds=seeds)
         report[f"{steps} steps"] = score(pictures, prompts, references)
         if steps == args.steps[0]:
-            contact_sheet(pictures, 20).save(args.out / "contact_sheet.webp", quality=80)
+            contact_sheet(pictures, 20).save(args.out / "contact_sheet.webp", quality=70, method=6)
     report["parameters"] = {
         n: sum(p.numel() for p in getattr(pipe, n).parameters()) for n in ("unet", "text_encoder", "vae")
     }

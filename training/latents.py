@@ -38,7 +38,10 @@ def fold_statistics(vae, x):
 
 
 class LatentPool:
-    """Latents with their captions' tokens: `latents: [N, 16, 8, 8] float16`, `ids: [N, 24] int16`, `stage: [N]`."""
+    """Encoded pictures with their captions' tokens.
+
+    `latents: [N, 16, 8, 8] float16`, `ids: [N, 24] int16`, `stage` and `kind` (compose.Example): `[N] int64`.
+    """
 
     def __init__(self, path):
         self.path = path
@@ -46,18 +49,20 @@ class LatentPool:
 
     def load(self):
         saved = torch.load(self.path, weights_only=True)
-        self.latents, self.ids, self.stage = saved["latents"], saved["ids"], saved["stage"]
+        self.latents, self.ids = saved["latents"], saved["ids"]
+        self.stage, self.kind = saved["stage"], saved["kind"]
         return self
 
     def grow(self, vae, compose, tokenizer, rng, n):
         examples = [compose(rng) for _ in range(n)]
         z = moments(vae, to_model([e.picture for e in examples])) * SCALING_FACTOR
         ids = encode(tokenizer, [e.caption for e in examples])
-        self.parts.append((z.half(), ids.short(), torch.tensor([e.stage for e in examples])))
+        sort = torch.tensor([(e.stage, e.kind) for e in examples])
+        self.parts.append((z.half(), ids.short(), sort))
 
     def save(self):
-        latents, ids, stage = (torch.cat(parts) for parts in zip(*self.parts, strict=True))
-        torch.save({"latents": latents, "ids": ids, "stage": stage}, self.path)
+        latents, ids, sort = (torch.cat(parts) for parts in zip(*self.parts, strict=True))
+        torch.save({"latents": latents, "ids": ids, "stage": sort[:, 0], "kind": sort[:, 1]}, self.path)
 
 
 def pool_path(rank):
@@ -67,14 +72,21 @@ def pool_path(rank):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=25000, help="pictures per rank")
+    parser.add_argument(
+        "--keep-encoder", action="store_true", help="reuse autoencoder_scaled: only the pictures are new"
+    )
     args = parser.parse_args()
     rank, _ = start_ranks()
     compose, rng = composer(), np.random.default_rng([SEED + 1, rank])
-    vae = AutoencoderKL.from_pretrained(work_dir() / "autoencoder").eval().requires_grad_(False)
-    fixed = np.random.default_rng(SEED)
-    fold_statistics(vae, to_model([compose(fixed).picture for _ in range(320)]))
-    if rank == 0:
-        vae.save_pretrained(work_dir() / "pipeline" / "vae")
+    scaled = work_dir() / "autoencoder_scaled"
+    source = scaled if args.keep_encoder else work_dir() / "autoencoder"
+    vae = AutoencoderKL.from_pretrained(source).eval().requires_grad_(False)
+    if not args.keep_encoder:
+        fixed = np.random.default_rng(SEED)
+        fold_statistics(vae, to_model([compose(fixed).picture for _ in range(320)]))
+        if rank == 0:
+            vae.save_pretrained(scaled)
+            vae.save_pretrained(work_dir() / "pipeline" / "vae")
     pool, tokenizer, started = LatentPool(pool_path(rank)), load(), time.monotonic()
     while len(pool.parts) * 100 < args.count:
         pool.grow(vae, compose, tokenizer, rng, 100)

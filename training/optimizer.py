@@ -22,28 +22,40 @@ def orthogonalized(matrix, *, steps=5):
 
 
 class Muon:
-    """Matrices (convolutions flattened to [out, rest]) by Muon, vectors by AdamW, at one learning rate `lr`."""
+    """Matrices (convolutions flattened to [out, rest]) by Muon, vectors by AdamW, at one learning rate `lr`.
 
-    def __init__(self, params, *, lr, momentum=0.95, weight_decay=0.01, adam_betas=(0.9, 0.98)):
+    `slow` are parameters that take only `slow_rate` of it.
+    """
+
+    def __init__(
+        self, params, *, lr, slow=(), slow_rate=0.1, momentum=0.95, weight_decay=0.01, adam_betas=(0.9, 0.98)
+    ):
         self.params = list(params)
+        slow = {id(p) for p in slow}
+        self.rates = {id(p): slow_rate if id(p) in slow else 1.0 for p in self.params}
         self.matrices = [p for p in self.params if p.ndim >= 2]
         self.momentum, self.weight_decay = momentum, weight_decay
         self.velocity = [torch.zeros_like(p) for p in self.matrices]
         vectors = [p for p in self.params if p.ndim < 2]
-        self.adam = torch.optim.AdamW(vectors, lr=lr, betas=adam_betas, weight_decay=0)
+        groups = [
+            {"params": [p for p in vectors if self.rates[id(p)] == rate], "rate": rate}
+            for rate in sorted({self.rates[id(p)] for p in vectors})
+        ]
+        self.adam = torch.optim.AdamW(groups, lr=lr, betas=adam_betas, weight_decay=0)
         self.lr = lr
 
     @torch.no_grad()
     def step(self):
         for group in self.adam.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group["rate"]
         self.adam.step()
         grads = [p.grad for p in self.matrices]
         torch._foreach_lerp_(self.velocity, grads, 1 - self.momentum)
         updates = []
         for p, grad, velocity in zip(self.matrices, grads, self.velocity, strict=True):
             flat = torch.lerp(grad, velocity, self.momentum).flatten(1)
-            updates.append((orthogonalized(flat) * 0.2 * max(flat.shape) ** 0.5).view_as(p))
+            size = 0.2 * max(flat.shape) ** 0.5 * self.rates[id(p)]
+            updates.append((orthogonalized(flat) * size).view_as(p))
         torch._foreach_mul_(self.matrices, 1 - self.lr * self.weight_decay)
         torch._foreach_add_(self.matrices, updates, alpha=-self.lr)
 

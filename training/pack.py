@@ -85,10 +85,10 @@ def convert(source, target, *, change, metadata):
 
 
 def pack(source, target):
-    words = source.parent / "trained_words.txt"
-    if words.exists():
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(words, target / words.name)
+    for extra in (source.parent / "trained_words.txt", source / "preview.json"):
+        if extra.exists():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(extra, target / extra.name)
     convert(source, target, change=pack_tensors, metadata={"format": "pt", "swiftai_packing": PACKING})
     size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
     print(f"{target}: {size / 1e6:.2f} MB")
@@ -105,7 +105,7 @@ def pictures(folder, *, prompts, steps):
     pipe.set_progress_bar_config(disable=True)
     seeds = [torch.Generator().manual_seed(k) for k in range(len(prompts))]
     return torch.from_numpy(
-        pipe(prompts, num_inference_steps=steps, generator=seeds, output_type="np").images
+        pipe(prompts, num_inference_steps=steps, generator=seeds, guidance_scale=1.0, output_type="np").images
     )
 
 

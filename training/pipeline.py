@@ -46,7 +46,7 @@ def load_pipeline(folder):
 
 
 def draw(pipe, prompts, *, steps, guidance_scale, seeds, batch=10):
-    """`[N, 64, 64, 3] uint8`, one picture per prompt and seed."""
+    """`[N, SIZE, SIZE, 3] uint8`, one picture per prompt and seed."""
     out = []
     for k in range(0, len(prompts), batch):
         generators = [torch.Generator().manual_seed(s) for s in seeds[k : k + batch]]

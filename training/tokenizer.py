@@ -38,7 +38,7 @@ def caption_words():
         *ONE_ABOVE,
     ]
     texts += [p for phrases in SCENE_PHRASES.values() for p in phrases]
-    texts += ["on a background ,", "two 2 three 3 a pair of", "the my some 1 one"]
+    texts += ["on a background ,", "two 2 three 3 four 4 a pair of", "the my some 1 one"]
     return sorted({w for t in texts for w in WORD.findall(t.replace("{a}", "").replace("{b}", ""))})
 
 

@@ -1,4 +1,4 @@
-"""Stage 5: teach the text encoder to predict the picture's latent from its caption, then freeze it.
+"""Stage 5: teach the text encoder to predict the picture's latent from its caption.
 
 Trained together from scratch, the UNet ignores the text for an hour; with this head start of a few
 minutes it follows the caption from the first steps. The word table stays MiniLM's.
@@ -44,7 +44,9 @@ class LatentGuess(nn.Module):
         self.end = encoder.config.eos_token_id
 
     def forward(self, ids):
-        hidden = self.encoder(input_ids=ids).last_hidden_state
+        return self.read(self.encoder(input_ids=ids).last_hidden_state, ids)
+
+    def read(self, hidden, ids):
         at = (ids == self.end).int().argmax(1)
         return self.head(hidden[torch.arange(len(ids)), at]).float()
 
@@ -86,6 +88,7 @@ def main():
         trainee.save()
         with trainee.averaged():
             net.encoder.save_pretrained(work_dir() / "pipeline" / "text_encoder")
+            torch.save(net.head.state_dict(), work_dir() / "text_head.pt")
 
 
 if __name__ == "__main__":
