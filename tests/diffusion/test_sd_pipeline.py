@@ -131,6 +131,13 @@ class TestPrompts:
     def test_half_a_surrogate_pair_is_no_crash(self, pipeline):
         assert pipeline.encode_prompt("a \ud800 cat", guidance_scale=1).notes == ()
 
+    @pytest.mark.parametrize(
+        ("negative", "scale", "noted"), [("dog", 1, 1), ("dog", 2, 0), ("", 1, 0), (None, 0, 0)]
+    )
+    def test_a_negative_prompt_that_nothing_uses_is_noted(self, pipeline, negative, scale, noted):
+        notes = pipeline.encode_prompt("a cat", negative, guidance_scale=scale).notes
+        assert len([note for note in notes if "guidance_scale above 1" in note]) == noted
+
     def test_a_short_prompt_gives_none(self, conditioning):
         assert conditioning.notes == ()
 

@@ -9,7 +9,12 @@ import mlx.core as mx
 
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.stages import Conditioning
-from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage, negative_prompt_list, prompt_list
+from swiftai_nb.diffusion.pipelines.text_stage import (
+    CLIPTextStage,
+    negative_prompt_list,
+    prompt_list,
+    unheard_negative_notes,
+)
 from swiftai_nb.diffusion.pipelines.unet_pipeline import UNetPipeline
 from swiftai_nb.diffusion.preview import SD_PREVIEW
 from swiftai_nb.diffusion.trained_words import TrainedWords
@@ -75,4 +80,6 @@ class StableDiffusionPipeline(UNetPipeline):
             negatives = negative_prompt_list(negative_prompt, len(prompts))
             negative = self._text.encode(negatives).last_hidden_state
             notes += self._text.truncation_notes(negatives, "negative prompt")
+        else:
+            notes += unheard_negative_notes(negative_prompt, takes_one=not self._unet.uses_guidance_embedding)
         return Conditioning(embeds, negative, guidance_scale=guidance_scale, notes=notes).evaluated()

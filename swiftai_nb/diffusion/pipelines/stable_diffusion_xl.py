@@ -13,7 +13,12 @@ from swiftai_nb.diffusion.models.vae import VAEConfig
 from swiftai_nb.diffusion.pipelines.denoising_stage import DenoiseRequest
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.stages import Conditioning
-from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage, negative_prompt_list, prompt_list
+from swiftai_nb.diffusion.pipelines.text_stage import (
+    CLIPTextStage,
+    negative_prompt_list,
+    prompt_list,
+    unheard_negative_notes,
+)
 from swiftai_nb.diffusion.pipelines.unet_pipeline import UNetPipeline
 from swiftai_nb.diffusion.preview import SDXL_PREVIEW
 from swiftai_nb.diffusion.weights.component import read_config
@@ -80,6 +85,8 @@ class StableDiffusionXLPipeline(UNetPipeline):
                 negatives = negative_prompt_list(negative_prompt, len(prompts))
                 negative, negative_pooled = self._encode(negatives, skip=0)
                 notes += self._text.truncation_notes(negatives, "negative prompt")
+        else:
+            notes += unheard_negative_notes(negative_prompt, takes_one=not self._unet.uses_guidance_embedding)
         return Conditioning(
             embeds, negative, pooled, negative_pooled, guidance_scale=guidance_scale, notes=notes
         ).evaluated()

@@ -101,3 +101,19 @@ def negative_prompt_list(value: str | Sequence[str] | None, count: int) -> list[
     if len(prompts) not in (1, count):
         raise InvalidInputError(f"{len(prompts)} negative prompts for {count} prompts")
     return prompts * count if len(prompts) == 1 else prompts
+
+
+def unheard_negative_notes(
+    negative_prompt: str | Sequence[str] | None, *, takes_one: bool
+) -> tuple[str, ...]:
+    """One line when a negative prompt was given and nothing will use it.
+
+    Args:
+        negative_prompt: as the user gave it.
+        takes_one: whether guidance, though it is off now, could be turned on.
+    """
+    if negative_prompt is None or not any(prompt_list(negative_prompt, "negative_prompt")):
+        return ()
+    if takes_one:
+        return ("the negative prompt has no effect without guidance; a guidance_scale above 1 turns it on",)
+    return ("this model takes no negative prompt; it was left out",)
