@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
     from swiftai_nb.core.recipe import Recipe
     from swiftai_nb.notebook.widget import ImagineWidget
+    from swiftai_nb.providers.diffusionkit import DiffusionKitImageProvider
     from swiftai_nb.providers.huggingface import HuggingFaceProvider
     from swiftai_nb.providers.mlx import MLXImageProvider
     from swiftai_nb.registry.downloader import DiffusionModelDownloader
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AIError": "swiftai_nb.core.errors",
     "CancellationToken": "swiftai_nb.core.cancellation",
+    "DiffusionKitImageProvider": "swiftai_nb.providers.diffusionkit",
     "DiffusionModelDownloader": "swiftai_nb.registry.downloader",
     "DiffusionModelInfo": "swiftai_nb.registry.model_info",
     "DiffusionModelRegistry": "swiftai_nb.registry.registry",
@@ -53,6 +55,7 @@ _HOMES = {
 __all__ = [
     "AIError",
     "CancellationToken",
+    "DiffusionKitImageProvider",
     "DiffusionModelDownloader",
     "DiffusionModelInfo",
     "DiffusionModelRegistry",

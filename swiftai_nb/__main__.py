@@ -23,6 +23,7 @@ USAGE = """usage: python -m swiftai_nb VERB …
   models list|info|download|delete|verify|clean …
                                        which models there are, and getting them
   doctor                               what this machine can do, and what stands in the way
+  diffusionkit install|check|remove …  an environment for DiffusionKit (Stable Diffusion 3)
 """
 DEFAULT_FILE = "{prompt}-{seed}.png"
 OUTPUT_OPTIONS = ("-o", "--out", "--output")
@@ -130,6 +131,12 @@ def _doctor(words: list[str], out: TextIO, messages: TextIO) -> int:
     return 0
 
 
+def _diffusionkit(words: list[str], out: TextIO, messages: TextIO) -> int:
+    from swiftai_nb.providers.diffusionkit import commands
+
+    return commands.run(words, out)
+
+
 def _help(words: list[str], out: TextIO, messages: TextIO) -> int:
     out.write(USAGE)
     return 0
@@ -139,6 +146,7 @@ VERBS: dict[str, Callable[[list[str], TextIO, TextIO], int]] = {
     "imagine": _imagine,
     "models": _models,
     "doctor": _doctor,
+    "diffusionkit": _diffusionkit,
     "help": _help,
     "-h": _help,
     "--help": _help,

@@ -14,7 +14,7 @@ SCHEDULERS = (
     "ddim", "pndm", "euler", "euler-karras", "euler-a", "dpm++2m", "dpm++2m-karras", "lms", "lms-karras",
     "lcm", "flow-match-euler",
 )  # fmt: skip
-ENGINES = ("auto", "local", "cloud")
+ENGINES = ("auto", "local", "cloud", "diffusionkit")
 _MAGIC = re.compile(r"(?:.*=\s*)?%{1,2}imagine\s")
 _PICTURE_TYPES = ("GeneratedImage", "Pictures", "GridPictures", "Recipe")
 

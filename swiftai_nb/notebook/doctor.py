@@ -70,7 +70,7 @@ def imagine_doctor(line: str = "") -> Report:
         raise InvalidInputError(f"%imagine_doctor takes no options, not {line.strip()!r}")
     session = get_session()
     checks: tuple[Callable[[Session], Iterator[Finding]], ...] = (
-        _software, _local_engine, _memory, _models, _cache, _cloud, _kernel,
+        _software, _local_engine, _diffusionkit, _memory, _models, _cache, _cloud, _kernel,
     )  # fmt: skip
     return Report(finding for check in checks for finding in _guarded(check, session))
 
@@ -109,6 +109,13 @@ def _local_engine(session: Session) -> Iterator[Finding]:
         value = getattr(generator, name, None)
         if value is not None and not callable(value):
             yield Finding(name.replace("_", " "), str(value))
+
+
+def _diffusionkit(session: Session) -> Iterator[Finding]:
+    check = getattr(session.generator("diffusionkit"), "check_available", None)
+    if check is not None:
+        check()
+        yield Finding("diffusionkit", "ready: %%imagine --engine diffusionkit")
 
 
 def _memory(_: Session) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, ModelNotDownloadedError
 from swiftai_nb.notebook.order import Order
-from swiftai_nb.notebook.session import Session
+from swiftai_nb.notebook.session import LOCAL_ENGINES, Session
 from swiftai_nb.notebook.snapshot import duration
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class DryRun:
 
 
 def _model_lines(order: Order, session: Session) -> list[tuple[str, str]]:
-    if order.engine != "mlx":
+    if order.engine not in LOCAL_ENGINES or (order.config.model is None and order.engine != "mlx"):
         return [("model", order.config.model or "the engine's own")]
     try:
         resolved = session.registry.resolve(order.config.model)
@@ -71,7 +71,8 @@ def _model_lines(order: Order, session: Session) -> list[tuple[str, str]]:
 
 def _info(order: Order, session: Session) -> DiffusionModelInfo | None:
     try:
-        return session.registry.resolve(order.config.model).info if order.engine == "mlx" else None
+        is_local = order.engine in LOCAL_ENGINES
+        return session.registry.resolve(order.config.model).info if is_local else None
     except AIError:
         return None
 

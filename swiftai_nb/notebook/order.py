@@ -11,7 +11,7 @@ from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, InvalidInputError, ModelNotFoundError
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook.arguments import ImagineArguments
-from swiftai_nb.notebook.session import CLOUD_ENGINES, Session, concrete_seeds
+from swiftai_nb.notebook.session import CLOUD_ENGINES, LOCAL_ENGINES, Session, concrete_seeds
 from swiftai_nb.notebook.styles import find_style
 from swiftai_nb.notebook.values import Size
 
@@ -109,9 +109,10 @@ def make_order(
         ProviderUnavailableError: no engine can work here.
     """
     recipe = _recipe(arguments, variables)
-    engine_word = arguments.engine or defaults.engine
+    engine_word = arguments.engine or _engine_of_recipe(recipe) or defaults.engine
     provider = arguments.provider or (None if arguments.engine == "local" else defaults.provider)
-    engine = session.choose_engine(engine_word, provider=provider)
+    named = next((m for m in (arguments.model, recipe and recipe.model, defaults.model) if m), None)
+    engine = session.choose_engine(engine_word, provider=provider, model=named)
     prompt, negative = _words(arguments, recipe, defaults)
     model, notes = _model(arguments, recipe, defaults, engine=engine, session=session)
     config = _config(arguments, recipe, defaults).replace(model=model)
@@ -130,6 +131,11 @@ def make_order(
         provider=provider if engine in CLOUD_ENGINES else None,
         notes=notes,
     )
+
+
+def _engine_of_recipe(recipe: Recipe | None) -> str | None:
+    """DiffusionKit's pictures are remade by DiffusionKit, whose models have no other engine here."""
+    return recipe.engine if recipe is not None and recipe.engine == "diffusionkit" else None
 
 
 def _recipe(arguments: ImagineArguments, variables: Mapping[str, Any]) -> Recipe | None:
@@ -174,7 +180,7 @@ def _model(
     wanted = None if recipe is None else recipe.model
     if wanted is None:
         return defaults.model, ()
-    if engine != "mlx" or _is_known(wanted, session):
+    if engine not in LOCAL_ENGINES or _is_known(wanted, session):
         return wanted, ()
     used = defaults.model or session.registry.resolve(None).info.id
     return defaults.model, (f"the recipe's model {wanted} is not known here; {used} is used instead",)
@@ -222,7 +228,7 @@ def _with_size(
 
 def native_size(model: str | None, engine: str, session: Session) -> tuple[int, int]:
     """The model's own (width, height) in pixels; 512x512 where nobody knows."""
-    if engine == "mlx":
+    if engine == "mlx" or (engine in LOCAL_ENGINES and model is not None):
         try:
             return session.registry.resolve(model).info.default_resolution
         except AIError:
@@ -274,12 +280,13 @@ def _inexactness(recipe: Recipe, config: ImageGenerationConfig, *, session: Sess
     reasons = []
     if recipe.seed is None:
         reasons.append("it has no seed")
-    if recipe.engine not in ("mlx", "fake"):
+    if recipe.engine not in (*LOCAL_ENGINES, "fake"):
         reasons.append(f"it was made by {recipe.engine or 'another program'}")
     reasons += [
         f"it was made with {name} {version}, here is {here}"
         for name, version in recipe.versions.items()
-        if (here := _version_of(name)) not in (None, version)
+        if recipe.engine != "diffusionkit"  # its versions are those of another environment
+        and (here := _version_of(name)) not in (None, version)
     ]
     for name in ("image", "mask"):
         expected = getattr(recipe, f"{name}_sha256")

@@ -13,7 +13,7 @@ from swiftai_nb.notebook.arguments import ImagineArguments
 from swiftai_nb.notebook.cell import JobWork, Work, final_bundle, outcome, wait
 from swiftai_nb.notebook.order import Order, make_order
 from swiftai_nb.notebook.results import LONGEST_ALT, Pictures, describe
-from swiftai_nb.notebook.session import Session, get_session
+from swiftai_nb.notebook.session import LOCAL_ENGINES, Session, get_session
 from swiftai_nb.notebook.views import CellView, HtmlView, Silent, TextView, WidgetView, shows_widgets
 
 if TYPE_CHECKING:
@@ -249,19 +249,20 @@ class Runner:
         return result
 
     def _download(self, order: Order, arguments: ImagineArguments, session: Session) -> None:
-        if not arguments.download or order.engine != "mlx" or order.config.model is None:
+        if not arguments.download or order.engine not in LOCAL_ENGINES or order.config.model is None:
             return
         try:
             session.registry.resolve(order.config.model)
         except ModelNotDownloadedError:
             from swiftai_nb.notebook.download_work import DownloadWork
 
-            work = DownloadWork(session.downloader.start(order.config.model))
-            view = self._view(work, arguments, order, work_id=work.id, session=session, size=None)
-            view.start(f"Download of {order.config.model}")
-            interrupted = wait(work, view, kernel=self._kernel, route=self._route)
-            view.finish(None)
-            outcome(work, interrupted=interrupted)
+            for download in session.downloader.start_missing(order.config.model):
+                work = DownloadWork(download)
+                view = self._view(work, arguments, order, work_id=work.id, session=session, size=None)
+                view.start(f"Download of {download.job.model_id}")
+                interrupted = wait(work, view, kernel=self._kernel, route=self._route)
+                view.finish(None)
+                outcome(work, interrupted=interrupted)
 
 
 def _executor(arguments: ImagineArguments, variables: Mapping[str, Any]) -> Submits | None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 ENGINE_WORDS = {"local": "mlx", "cloud": "huggingface"}
 CLOUD_ENGINES = frozenset({"huggingface"})
+LOCAL_ENGINES = frozenset({"mlx", "diffusionkit"})
 SEED_BOUND = 2**31  # what every provider can take
 _session: Session | None = None
 _lock = threading.Lock()
@@ -139,8 +140,12 @@ class Session:
                 self._generators[key] = _create(name, provider)
             return self._generators[key]
 
-    def choose_engine(self, engine: str = "auto", *, provider: str | None = None) -> str:
+    def choose_engine(
+        self, engine: str = "auto", *, provider: str | None = None, model: str | None = None
+    ) -> str:
         """The engine's name for "auto": the local one where it can run, else the cloud with a token.
+
+        A catalog model that only DiffusionKit runs here chooses DiffusionKit.
 
         Raises:
             ProviderUnavailableError: neither is possible.
@@ -149,6 +154,8 @@ class Session:
             return ENGINE_WORDS.get(engine, engine)
         if provider is not None:
             return "huggingface"
+        if model is not None and self._engine_of(model) == "diffusionkit":
+            return "diffusionkit"
         if self.generator("mlx").is_available:
             return "mlx"
         with contextlib.suppress(AIError):
@@ -158,6 +165,11 @@ class Session:
             "the local engine cannot run here and there is no token for the cloud",
             hint="%imagine_doctor says why; for the cloud set HF_TOKEN",
         )
+
+    def _engine_of(self, model: str) -> str | None:
+        with contextlib.suppress(AIError):
+            return self.registry.find(model).engine
+        return None
 
     def check(
         self, prompt: str, config: ImageGenerationConfig, *, engine: str, provider: str | None = None
@@ -205,7 +217,7 @@ class Session:
         config = ImageGenerationConfig() if config is None else config
         if not prompt.strip():
             raise InvalidInputError("the prompt is empty", hint="say what to draw")
-        name = self.choose_engine(engine, provider=provider)
+        name = self.choose_engine(engine, provider=provider, model=config.model)
         self.check(prompt, config, engine=name, provider=provider)
         chosen = tuple(seeds) if seeds is not None else concrete_seeds(config.seed, count=count)
         request = GenerationRequest(prompt, negative_prompt, config.replace(seed=None), chosen)

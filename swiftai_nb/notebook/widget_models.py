@@ -78,7 +78,8 @@ class ModelShelf:
     def _read(self) -> list[ModelEntry]:
         registry = self._session.registry
         problem = self._local_problem()
-        infos = [info for info in registry.available_models if info.kind == "model"]
+        # DiffusionKit's models need an environment of their own; the picker shows what runs at a click.
+        infos = [i for i in registry.available_models if i.kind == "model" and i.engine == "mlx"]
         local = [self._local_entry(registry.find(info.id), problem) for info in infos]
         return [*local, *self._cloud_entries()]
 

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from swiftai_nb.core.errors import ModelNotFoundError
+from swiftai_nb.registry.diffusionkit_models import DIFFUSIONKIT_MODELS
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile
 from swiftai_nb.registry.variants import DiffusionVariant
 
@@ -240,6 +241,7 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
         preview_decoder="taef1",
         unconfirmed=f"{_NOT_LIVE}; the split into shards is that of a copy with the same layout",
     ),
+    *DIFFUSIONKIT_MODELS,
     _taesd(name="taesd", variant=DiffusionVariant.SD_15, family="SD 1.x and 2.x"),
     _taesd(name="taesdxl", variant=DiffusionVariant.SDXL, family="SDXL"),
     _taesd(name="taef1", variant=DiffusionVariant.FLUX, family="FLUX.1", size_bytes=9_850_000),

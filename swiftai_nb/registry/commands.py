@@ -116,9 +116,9 @@ class Verbs:
             if here is not None:
                 lines.append(f"{here.id} is here already: {here.formatted_size} in {here.local_path}")
                 continue
-            running = self.downloader.start(name, chosen.variant)
-            folder = self._wait(running, f"Download of {running.job.model_id}")
-            lines.append(f"{running.job.model_id} is ready: {folder}")
+            for running in self.downloader.start_missing(name, chosen.variant):
+                folder = self._wait(running, f"Download of {running.job.model_id}")
+                lines.append(f"{running.job.model_id} is ready: {folder}")
         return Text("\n".join(lines))
 
     def delete(self, chosen: Any) -> Text:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,8 @@ class DiffusionModelDownloader:
             ChecksumMismatchError, DownloadFailedError: each says what to do.
         """
         info = self._info(model_id, variant)
+        for part in self.registry.missing_parts(info):
+            await self.download(part.id, None, progress_handler)
         folder = self.registry.local_path(info.id) if self._is_known(info) else None
         if folder is not None:
             _tell_complete(info, folder, progress_handler)
@@ -96,11 +99,14 @@ class DiffusionModelDownloader:
     def start(self, model_id: str, variant: DiffusionVariant | str | None = None) -> Download:
         """Starts a download, or joins the one that runs; the handle tells progress and can be waited for.
 
+        A model that lacks only parts it shares with others: the first of these is fetched. `start_missing`
+        goes on until all is here.
+
         Raises:
             ModelNotFoundError, InvalidInputError: before anything is fetched.
             NetworkError: offline mode is on and the model is not complete.
         """
-        info = self._info(model_id, variant)
+        info = self._next_missing(self._info(model_id, variant))
         _check_downloadable(info)
         if is_offline() and self.registry.look_up(info).state is not DiskState.COMPLETE:
             raise _offline(info, self.registry)
@@ -114,6 +120,24 @@ class DiffusionModelDownloader:
             self._askers[info.id] += 1
             return running
 
+    def start_missing(
+        self, model_id: str, variant: DiffusionVariant | str | None = None
+    ) -> Iterator[Download]:
+        """Downloads to be waited for one after another, until the model and all its parts are here.
+
+        Raises:
+            AIError: as `start`.
+        """
+        yield self.start(model_id, variant)
+        info = self._info(model_id, variant)
+        for part in self.registry.missing_parts(info):
+            yield self.start(part.id)
+
+    def _next_missing(self, info: DiffusionModelInfo) -> DiffusionModelInfo:
+        parts = self.registry.missing_parts(info)
+        own = replace(info, requires=())
+        return parts[0] if parts and self.registry.look_up(own).state is DiskState.COMPLETE else info
+
     def cancel_download(self, model_id: str) -> bool:
         """Ends a running download within half a second, for all who wait for it; says whether one ran.
 
@@ -126,14 +150,14 @@ class DiffusionModelDownloader:
         return True
 
     def active_download(self, model_id: str) -> Download | None:
-        """The running download of a model, or None."""
-        try:
-            name = self.registry.find(model_id).id
-        except ModelNotFoundError:
-            name = model_id
+        """The running download of a model or of a part it requires, or None."""
+        names: tuple[str, ...] = (model_id,)
+        with contextlib.suppress(ModelNotFoundError):
+            info = self.registry.find(model_id)
+            names = (info.id, *info.requires)
         with self._lock:
-            download = self._active.get(name)
-        return None if download is None or download.is_over else download
+            found = [self._active[name] for name in names if name in self._active]
+        return next((download for download in found if not download.is_over), None)
 
     @property
     def active_downloads(self) -> tuple[Download, ...]:

@@ -70,6 +70,8 @@ def _what(info: DiffusionModelInfo) -> list[tuple[str, str]]:
         ("packed to", "" if info.quantization_bits is None else f"{info.quantization_bits} bits on load"),
         ("also called", ", ".join(info.aliases)),
         ("preview decoder", info.preview_decoder or ""),
+        ("fetched with it", ", ".join(info.requires)),
+        ("engine", f"--engine {info.engine}" if info.engine != "mlx" and info.kind == "model" else ""),
     ]
 
 

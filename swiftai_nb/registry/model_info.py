@@ -67,7 +67,8 @@ class DiffusionModelInfo:
         aliases: other names that find this entry.
         fallback_repositories: copies with the same files, tried when `repository` is gone.
         preview_decoder: id of the small decoder (TAESD) that fits its latents.
-        kind: "model", or "preview-decoder" for one that only decodes previews.
+        kind: "model", "preview-decoder" for one that only decodes previews, or "part" for what models share.
+        requires: ids of the parts without which the model is incomplete; they are fetched with it.
         bundled: ships inside this package.
         local_folder: where a user's local entry lies.
         is_custom: registered by the user.
@@ -97,10 +98,16 @@ class DiffusionModelInfo:
     fallback_repositories: tuple[str, ...] = ()
     preview_decoder: str | None = None
     kind: str = "model"
+    requires: tuple[str, ...] = ()
     bundled: bool = False
     local_folder: str | None = None
     is_custom: bool = False
     unconfirmed: str | None = None
+
+    @property
+    def engine(self) -> str:
+        """Who runs it on this machine: "mlx" or "diffusionkit"."""
+        return self.variant.defaults.engine
 
     @property
     def size_gb(self) -> float:
@@ -184,9 +191,11 @@ class ResolvedModel:
         folder: where its files are.
         revision: the commit, where known.
         note: a sentence for the user when the name was an alias; None otherwise.
+        more_folders: of the parts it requires.
     """
 
     info: DiffusionModelInfo
     folder: Path
     revision: str | None = None
     note: str | None = None
+    more_folders: tuple[Path, ...] = ()

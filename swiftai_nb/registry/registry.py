@@ -246,7 +246,8 @@ class DiffusionModelRegistry:
                 raise
             return ResolvedModel(folder_info(folder), folder.resolve())
         if info.kind != "model":
-            raise InvalidInputError(f"{info.id} only decodes previews", hint="choose a model: emoji-mini")
+            what = "is a part of other models" if info.kind == "part" else "only decodes previews"
+            raise InvalidInputError(f"{info.id} {what}", hint="choose a model: emoji-mini")
         return self._resolve_entry(info, asked=model)
 
     def resolve_info(self, info: DiffusionModelInfo) -> ResolvedModel:
@@ -262,11 +263,19 @@ class DiffusionModelRegistry:
     def _resolve_entry(self, info: DiffusionModelInfo, *, asked: str) -> ResolvedModel:
         found = self.look_up(info)
         if found.state is not DiskState.COMPLETE or found.folder is None:
-            raise _not_here(info, found, self.time_words(info, found))
+            raise _not_here(info, found, self.time_words(info, found), parts=self.missing_parts(info))
         is_alias = asked.strip().casefold() not in (info.id.casefold(), str(info.repository).casefold())
         source = info.id if found.repository is None else f"{info.id} ({found.repository})"
         note = f"{asked} is an alias of {source}" if is_alias else None
-        return ResolvedModel(info, found.folder, found.revision, note)
+        parts = tuple(self._resolve_entry(part, asked=part.id).folder for part in self._parts_of(info))
+        return ResolvedModel(info, found.folder, found.revision, note, parts)
+
+    def missing_parts(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
+        """The parts an entry requires that are not complete on this disk."""
+        return tuple(p for p in self._parts_of(info) if self.look_up(p).state is not DiskState.COMPLETE)
+
+    def _parts_of(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
+        return tuple(self.find(name) for name in info.requires)
 
     def time_words(self, info: DiffusionModelInfo, found: ModelOnDisk | None = None) -> str:
         """How long the rest of a download should take: "about 12 min"; "" while no speed is known."""
@@ -276,14 +285,17 @@ class DiffusionModelRegistry:
         return "" if speed is None or left <= 0 else f"about {format_duration(left / speed)}"
 
     def look_up(self, info: DiffusionModelInfo) -> ModelOnDisk:
-        """As `on_disk`, for an entry at hand, registered or not."""
+        """As `on_disk`, for an entry at hand, registered or not; without its parts a model is partial."""
         if info.bundled or info.local_folder is not None:
             folder = bundled_folder(info) if info.local_folder is None else Path(info.local_folder)
             if not folder.is_dir():
                 return ModelOnDisk(DiskState.ABSENT)
             size_bytes = sum(f.stat().st_size for f in _files_of(info, folder))
             return ModelOnDisk(DiskState.COMPLETE, folder, size_bytes=size_bytes)
-        return find_on_disk(info, self.cache_dir, self.choices.manifest)
+        found = find_on_disk(info, self.cache_dir, self.choices.manifest)
+        if found.state is DiskState.COMPLETE and info.requires and self.missing_parts(info):
+            return replace(found, state=DiskState.PARTIAL)
+        return found
 
 
 def _builtin_owner(name: str) -> DiffusionModelInfo | None:
@@ -315,14 +327,22 @@ def _arrival_s(path: Path) -> float:
     return 0.0
 
 
-def _not_here(info: DiffusionModelInfo, found: ModelOnDisk, time_words: str) -> ModelNotDownloadedError:
+def _not_here(
+    info: DiffusionModelInfo,
+    found: ModelOnDisk,
+    time_words: str,
+    *,
+    parts: tuple[DiffusionModelInfo, ...] = (),
+) -> ModelNotDownloadedError:
     if not info.is_downloadable:
         where = "this installation" if info.bundled else str(info.local_folder)
         return ModelNotDownloadedError(f"{info.id} is missing from {where}", hint="put its files back there")
     part = f", {format_bytes(found.size_bytes)} of it is here" if found.state is DiskState.PARTIAL else ""
     time = f", {time_words} at the speed of your last download" if time_words else ""
     gate = "" if info.gated is None else f"; {info.gated}"
+    more = "".join(f" + {p.formatted_size} of {p.id}" for p in parts)
     return ModelNotDownloadedError(
-        f"{info.id} is not downloaded ({info.formatted_size}{part}{time}; licence {info.license}{gate})",
+        f"{info.id} is not downloaded ({info.formatted_size}{more}{part}{time}; "
+        f"licence {info.license}{gate})",
         hint=f"%imagine_models download {info.id}   or   %%imagine --model {info.id} --download",
     )

@@ -37,7 +37,7 @@ def plugin(tmp_path, monkeypatch):
 
 
 def test_the_built_in_names_come_first(plugin):
-    assert discovery.names() == ("mlx", "huggingface", "fake", "gone", "nothing", "trouble")
+    assert discovery.names() == ("mlx", "huggingface", "diffusionkit", "fake", "gone", "nothing", "trouble")
 
 
 def test_listing_names_imports_no_provider():

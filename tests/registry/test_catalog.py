@@ -41,7 +41,7 @@ def test_every_entry_says_size_licence_memory_and_files(info):
     assert all("*" not in f.path for f in info.files)
 
 
-@pytest.mark.parametrize("info", DOWNLOADABLE, ids=lambda i: i.id)
+@pytest.mark.parametrize("info", [i for i in DOWNLOADABLE if i.kind != "part"], ids=lambda i: i.id)
 def test_our_own_file_choice_agrees_with_the_table(info):
     """What an unlisted repository would get by its layout is what the table asks for by name."""
     listing = [f.path for f in info.files]
@@ -81,6 +81,24 @@ def test_preview_decoders_exist_for_every_model_that_names_one():
     decoders = {i.id for i in CATALOG if i.kind == "preview-decoder"}
     assert decoders == {"taesd", "taesdxl", "taef1"}
     assert {i.preview_decoder for i in CATALOG if i.preview_decoder} <= decoders
+
+
+@pytest.mark.parametrize("name", ["sd3-medium", "sd3.5-large", "sd3.5-large-4bit"])
+def test_stable_diffusion_3_says_its_engine_its_gate_its_licence_and_the_parts_it_needs(name):
+    info = find(name)
+    assert info.engine == "diffusionkit"
+    assert "accept its licence" in info.gated
+    assert "stabilityai" in info.license
+    parts = [find(part) for part in info.requires]
+    assert {part.kind for part in parts} == {"part"}
+    paths = {f.path for entry in (info, *parts) for f in entry.files}
+    assert {"t5/t5xxl.safetensors", "clip_g/model.fp16.safetensors", "spiece.model"} <= paths
+
+
+def test_our_own_engine_runs_everything_else_flux_included():
+    others = [i for i in CATALOG if i.variant is not DiffusionVariant.SD_3]
+    assert {i.engine for i in others} == {"mlx"}
+    assert "flux-schnell-4bit" in {i.id for i in others}
 
 
 def test_bundled_model_is_there_and_says_its_own_defaults():

@@ -66,7 +66,7 @@ def attention_without_threshold(dk: Any) -> None:
     """It passes memory_efficient_threshold, which mlx has not taken since 0.22."""
     import mlx.core as mx
 
-    attention = mx.fast.scaled_dot_product_attention
+    attention: Callable[..., Any] = mx.fast.scaled_dot_product_attention
     probe = mx.zeros((1, 1, 1, 8))
     try:
         attention(probe, probe, probe, scale=1.0, memory_efficient_threshold=1024)

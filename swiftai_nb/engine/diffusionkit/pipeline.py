@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 from swiftai_nb.core.errors import InvalidModelFilesError
@@ -88,7 +89,7 @@ def give_memory_back() -> None:
 
     gc.collect()
     mx.metal.clear_cache()
-    mx.metal.set_memory_limit(mx.metal.device_info()["memory_size"])
+    mx.metal.set_memory_limit(int(mx.metal.device_info()["memory_size"]))
 
 
 @contextmanager
@@ -132,7 +133,6 @@ def watched(dk: Any, pipeline: Any, listener: LoopListener) -> Iterator[None]:
 def _read_from_disk(dk: Any, located: LocatedCheckpoint) -> None:
     """Its downloads find the files that are here."""
     from diffusionkit.mlx import model_io, tokenizer
-    from transformers import AutoTokenizer, T5Config
 
     version = located.checkpoint.version
     weights = located.files[located.checkpoint.weights]
@@ -142,26 +142,33 @@ def _read_from_disk(dk: Any, located: LocatedCheckpoint) -> None:
         return str(weights if path == "config.json" else located.files[path])
 
     model_io.hf_hub_download = local_file
-    model_io.T5Config = _Local(T5Config.from_pretrained, str(located.t5_folder))
-    tokenizer.AutoTokenizer = _Local(AutoTokenizer.from_pretrained, str(located.t5_folder))
-    if located.sizes:
-        mmdit = _resized(model_io._CONFIG[version], located, "mmdit")
-        model_io._CONFIG[version] = mmdit
-        if located.checkpoint.is_flux:
-            model_io.FLUX_SCHNELL = mmdit
-        for name in ("VAEDecoderConfig", "VAEEncoderConfig"):
-            resized = _resized(getattr(dk.config, name)(), located, "vae")
-            setattr(model_io, name, lambda resized=resized: resized)
+    model_io.T5Config = _Local(model_io.T5Config, str(located.t5_folder))
+    tokenizer.AutoTokenizer = _Local(tokenizer.AutoTokenizer, str(located.t5_folder))
+    configs, decoder, encoder = _published(dk)
+    model_io._CONFIG = {**configs, version: _resized(configs[version], located, "mmdit")}
+    if located.checkpoint.is_flux:  # its loader reads this name, whichever FLUX.1 it loads
+        model_io.FLUX_SCHNELL = model_io._CONFIG[version]
+    model_io.VAEDecoderConfig = lambda: _resized(decoder(), located, "vae")
+    model_io.VAEEncoderConfig = lambda: _resized(encoder(), located, "vae")
+
+
+@lru_cache(maxsize=1)
+def _published(dk: Any) -> tuple[dict[str, Any], Callable[[], Any], Callable[[], Any]]:
+    """The published sizes, as they were before any folder brought its own."""
+    from diffusionkit.mlx import model_io
+
+    return dict(model_io._CONFIG), model_io.VAEDecoderConfig, model_io.VAEEncoderConfig
 
 
 class _Local:
     """Stands for a class of transformers whose `from_pretrained` is given a Hub name."""
 
-    def __init__(self, from_pretrained: Callable[..., Any], folder: str) -> None:
-        self._from_pretrained, self._folder = from_pretrained, folder
+    def __init__(self, kind: Any, folder: str) -> None:
+        self._kind = kind._kind if isinstance(kind, _Local) else kind
+        self._folder = folder
 
     def from_pretrained(self, _name: str, **options: Any) -> Any:
-        return self._from_pretrained(self._folder, local_files_only=True, **options)
+        return self._kind.from_pretrained(self._folder, local_files_only=True, **options)
 
 
 def _resized(config: Any, located: LocatedCheckpoint, part: str) -> Any:
