@@ -1,13 +1,17 @@
-"""Brings what stands elsewhere in the repository into the documentation: tutorials and the option table."""
+"""Brings what stands elsewhere in the repository into the documentation: tutorials, options, defaults."""
 
 from __future__ import annotations
 
+import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "docs" / "tutorials"
+_BRACES = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
 def on_pre_build(config: Any) -> None:
@@ -18,9 +22,51 @@ def on_pre_build(config: Any) -> None:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Puts the magic's option table, made from the table the parser uses, where a page asks for it."""
-    if "{{ options }}" not in markdown:
-        return markdown
-    from swiftai_nb.notebook.options import help_text
+    """Fills in the tables that are made from code, where a page asks for them."""
+    if "{{" in markdown:
+        sys.path.insert(0, str(ROOT))
+        for name, make in TABLES.items():
+            if f"{{{{ {name} }}}}" in markdown:
+                markdown = markdown.replace(f"{{{{ {name} }}}}", make())
+    return markdown
 
-    return markdown.replace("{{ options }}", f"```text\n{help_text()}\n```")
+
+def option_tables() -> str:
+    """One Markdown table for each group of options."""
+    from swiftai_nb.notebook.options import GROUPS
+
+    return "\n\n".join(
+        "\n".join([f"| {title} | |", "|---|---|", *_rows(options)]) for title, options in GROUPS.items()
+    )
+
+
+def _rows(options: Any) -> Iterator[str]:
+    for option in options:
+        spelling = f"`{option.spelling.strip()}`".replace("|", "\\|")
+        choices = f": `{'`, `'.join(option.choices)}`" if option.choices else ""
+        yield f"| {spelling} | {_escaped(option.help)}{choices} |"
+
+
+def default_table() -> str:
+    """The magic's `%config` settings."""
+    from swiftai_nb.notebook.magic import Imagine
+
+    traits = sorted(Imagine.class_traits(config=True).items())
+    rows = [f"| `Imagine.{name}` | {_escaped(trait.help)} |" for name, trait in traits if trait.help]
+    return "\n".join(["| Setting | Meaning |", "|---|---|", *rows])
+
+
+def licence_table() -> str:
+    """The catalog's licences."""
+    from swiftai_nb.registry.catalog import CATALOG
+
+    rows = [f"| {m.id} | `{m.license}` | {_escaped(m.license_summary)} |" for m in CATALOG]
+    return "\n".join(["| Model | Licence | In plain words |", "|---|---|---|", *rows])
+
+
+TABLES = {"options": option_tables, "defaults": default_table, "licences": licence_table}
+
+
+def _escaped(text: str) -> str:
+    """Text for a table cell; what stands in braces becomes code."""
+    return _BRACES.sub(r"`\g<0>`", text).replace("|", "\\|")
