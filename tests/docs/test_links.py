@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_a_list_is_set_off_from_the_words_before_it() -> None:
     """The site's Markdown makes a paragraph of a list that follows one without an empty line."""
     for page in [*sorted(DOCS.glob("*.md")), README, CONTRIBUTING, CHANGELOG]:
         lines = re.sub(r"(?ms)^( *)(```+).*?^\1\2 *$", "", page.read_text("utf-8")).splitlines()
-        for before, line in zip(lines, lines[1:], strict=False):
+        for before, line in itertools.pairwise(lines):
             starts_list = re.match(r"(?:[-*] |1\. )", line) is not None
             in_list = re.match(r" *(?:[-*] |\d+\. )|  +\S|#|<|$", before) is not None
             assert not starts_list or in_list, f"{page.name}: {line[:60]!r}"
