@@ -42,7 +42,7 @@ def option_tables() -> str:
 
 def _rows(options: Any) -> Iterator[str]:
     for option in options:
-        spelling = f"`{option.spelling.strip()}`".replace("|", "\\|")
+        spelling = f"`{option.spelling.strip()}`"
         choices = f": `{'`, `'.join(option.choices)}`" if option.choices else ""
         yield f"| {spelling} | {_escaped(option.help)}{choices} |"
 
