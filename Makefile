@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := build/venv
 BIN := $(VENV)/bin
 
-.PHONY: demo lab test lint js parity bench docs clean
+.PHONY: demo lab test lint js parity bench diffusionkit docs clean
 
 demo: $(VENV)/.lab
 	$(BIN)/python tools/demo.py notebooks/01_first_picture.ipynb build/demo
@@ -30,6 +30,14 @@ parity: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
+
+# The real DiffusionKit, in an environment that our own installer makes. Not part of CI: it takes minutes.
+diffusionkit: $(VENV)/.test build/home/diffusionkit
+	SWIFTAI_DIFFUSIONKIT_PYTHON=$(CURDIR)/build/home/diffusionkit/bin/python \
+	$(BIN)/python -m pytest tests/providers -m diffusionkit
+
+build/home/diffusionkit: | $(VENV)/.test
+	SWIFTAI_HOME=build/home $(BIN)/python -m swiftai_nb diffusionkit install --yes
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
