@@ -16,11 +16,13 @@ from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInp
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.jobs.job import GenerationJob
+    from swiftai_nb.notebook.order import Order
+    from swiftai_nb.notebook.session import Session
 
 USAGE = """usage: python -m swiftai_nb VERB …
 
   imagine WORDS… [-o FILE] [options]   make a picture; the options are those of %imagine (--help lists them)
-  models list|info|download|delete|verify|clean …
+  models list|info|download|delete|verify|quantise|clean …
                                        which models there are, and getting them
   doctor                               what this machine can do, and what stands in the way
   diffusionkit install|check|remove …  an environment for DiffusionKit (Stable Diffusion 3)
@@ -67,11 +69,22 @@ def _imagine(words: list[str], out: TextIO, messages: TextIO) -> int:
         order = make_order(arguments, defaults=Defaults(), variables={}, session=session)
         for note in order.notes:
             messages.write(f"{note}\n")
+        _fetch_loras(order, session, messages)
         images = _wait(order.submit(session), messages)
     finally:
         session.close()
     out.writelines(f"{path}\n" for path in save_images(images, template))
     return 0
+
+
+def _fetch_loras(order: Order, session: Session, messages: TextIO) -> None:
+    if order.engine != "mlx" or not order.config.loras:
+        return
+    from swiftai_nb.registry.commands import wait_in_terminal
+    from swiftai_nb.registry.loras import missing_loras
+
+    for source in missing_loras(session.registry, order.config.loras):
+        wait_in_terminal(session.downloader.start_lora(source), messages)
 
 
 def _take_output(words: list[str]) -> tuple[str | None, list[str]]:
@@ -119,9 +132,10 @@ def _wait(job: GenerationJob, messages: TextIO) -> Sequence[GeneratedImage]:
 
 
 def _models(words: list[str], out: TextIO, messages: TextIO) -> int:
+    from swiftai_nb.providers.quantised_copy import quantise_model
     from swiftai_nb.registry import commands
 
-    return commands.run(words, out)
+    return commands.run(words, out, quantise=quantise_model)
 
 
 def _doctor(words: list[str], out: TextIO, messages: TextIO) -> int:

@@ -30,7 +30,7 @@ class HeldModel:
     def __init__(self, files: ModelFiles, load_pipeline: PipelineLoader) -> None:
         self._base = replace(files, loras=())
         self._fingerprint = fingerprint(Path(files.folder))
-        self._worn: dict[tuple[LoraReference, Any], Any] = {}
+        self._worn: dict[tuple[str, Any, float], Any] = {}
         self.pipeline: DiffusionPipeline = load_pipeline(
             files.folder, dtype=files.dtype, quantization_bits=files.quantization_bits
         )
@@ -47,21 +47,26 @@ class HeldModel:
     def wear(self, loras: tuple[LoraReference, ...]) -> bool:
         """Puts on these LoRAs and takes off all others; whether anything changed.
 
-        Networks that change are read again when next used. When one LoRA does not fit, none is on.
+        The scales of one given several times add up. Networks that change are read again when next used.
+        When one LoRA does not fit, none is on.
 
         Raises:
             ModelNotFoundError: no such file.
             InvalidModelFilesError: not a LoRA, or one for another model.
         """
-        wanted = {(lora, fingerprint(Path(lora.source))): lora for lora in loras}
-        if list(wanted) == list(self._worn):
+        scales: dict[str, float] = {}
+        for lora in loras:
+            source = str(Path(lora.source).expanduser().absolute())
+            scales[source] = scales.get(source, 0.0) + lora.scale
+        wanted = [(source, fingerprint(Path(source)), scale) for source, scale in scales.items()]
+        if wanted == list(self._worn):
             return False
         from swiftai_nb.diffusion.weights.lora import apply_lora, load_lora
 
         self._undress()
         try:
-            for key, lora in wanted.items():
-                self._worn[key] = apply_lora(self.pipeline, load_lora(lora.source), lora.scale)
+            for source, files, scale in wanted:
+                self._worn[source, files, scale] = apply_lora(self.pipeline, load_lora(source), scale)
         except BaseException:
             self._undress()
             raise

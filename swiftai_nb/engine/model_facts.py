@@ -13,7 +13,7 @@ from typing import Any
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
 from swiftai_nb.diffusion.schedulers.selection import CLASS_NAMES, SAMPLERS, canonical_name
 from swiftai_nb.diffusion.weights.flux_parts import PARTS, find_flux_files
-from swiftai_nb.diffusion.weights.safetensors_files import find_weight_files
+from swiftai_nb.diffusion.weights.safetensors_files import find_weight_files, read_header
 
 FLOW_SCHEDULER = "flow-match-euler"
 _WHOLE_FILE_BYTES = 64 * 2**20
@@ -50,6 +50,12 @@ class ModelFacts:
     weight_files: dict[str, tuple[Path, ...]] = field(default_factory=dict, hash=False)
     unet_channels: int = 0
     decoder_channels: int = 128
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the files hold weights of 4 or 8 bits already."""
+        paths = (path for paths in self.weight_files.values() for path in paths)
+        return any(name.endswith(".scales") for path in paths for name in read_header(path)[0])
 
     @property
     def schedulers(self) -> tuple[str, ...]:

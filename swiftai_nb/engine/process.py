@@ -27,7 +27,7 @@ _BOOT = (
     "root = sys.argv[1]\n"
     "at = next((i for i, p in enumerate(sys.path) if p.endswith('-packages')), len(sys.path))\n"
     "sys.path.insert(at, root)\n"
-    "from swiftai_nb.engine.__main__ import main\n"
+    "from {module} import main\n"
     "main()\n"
 )
 
@@ -190,7 +190,13 @@ def start_thread_engine() -> ThreadEngine:
 
 def engine_command() -> list[str]:
     """The command line of our own engine: this interpreter, this installation."""
-    return [sys.executable, "-u", "-c", _BOOT, str(Path(__file__).resolve().parents[2])]
+    return python_command("swiftai_nb.engine.__main__")
+
+
+def python_command(module: str) -> list[str]:
+    """The command line that runs a module's `main` under this interpreter, from this installation."""
+    root = str(Path(__file__).resolve().parents[2])
+    return [sys.executable, "-u", "-c", _BOOT.format(module=module), root]
 
 
 def death_of(return_code: int, last_lines: Sequence[str]) -> EngineDiedError:

@@ -25,10 +25,17 @@ def imagine_models(line: str) -> Any:
         AIError: not understood, or the verb failed.
         GenerationInterrupted: the stop button ended a download; what came is kept.
     """
+    from swiftai_nb.providers.quantised_copy import quantise_model
     from swiftai_nb.registry.commands import Verbs
 
     session = get_session()
-    verbs = Verbs(registry=session.registry, downloader=session.downloader, wait=_show_until_over, say=_say)
+    verbs = Verbs(
+        registry=session.registry,
+        downloader=session.downloader,
+        wait=_show_until_over,
+        say=_say,
+        quantise=quantise_model,
+    )
     result, _is_good = verbs.run([token.value for token in split(line)])
     return result
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from swiftai_nb.notebook.background import BackgroundJob
     from swiftai_nb.notebook.cancel import SubshellRoute
     from swiftai_nb.notebook.magic import Imagine
+    from swiftai_nb.registry.download import Download
 
 LAST_RESULT = "_imagine"
 
@@ -64,6 +65,7 @@ class Runner:
             return DryRun.of(orders, session)
         for order in {order.config.model: order for order in orders}.values():
             self._download(order, arguments, session)
+        self._download_loras(orders, arguments, session)
         executor = _executor(arguments, variables)
         if arguments.grid:
             return self._run_grid(orders, arguments, executor, source=source, session=session)
@@ -254,15 +256,28 @@ class Runner:
         try:
             session.registry.resolve(order.config.model)
         except ModelNotDownloadedError:
-            from swiftai_nb.notebook.download_work import DownloadWork
-
             for download in session.downloader.start_missing(order.config.model):
-                work = DownloadWork(download)
-                view = self._view(work, arguments, order, work_id=work.id, session=session, size=None)
-                view.start(f"Download of {download.job.model_id}")
-                interrupted = wait(work, view, kernel=self._kernel, route=self._route)
-                view.finish(None)
-                outcome(work, interrupted=interrupted)
+                self._wait_for(download, arguments, order, session=session)
+
+    def _download_loras(self, orders: list[Order], arguments: ImagineArguments, session: Session) -> None:
+        """Naming a LoRA of the Hub asks for it: fetched when it is not here, for all to see."""
+        from swiftai_nb.registry.loras import missing_loras
+
+        wanted = [lora for order in orders if order.engine == "mlx" for lora in order.config.loras]
+        for source in missing_loras(session.registry, wanted):
+            self._wait_for(session.downloader.start_lora(source), arguments, orders[0], session=session)
+
+    def _wait_for(
+        self, download: Download, arguments: ImagineArguments, order: Order, *, session: Session
+    ) -> None:
+        from swiftai_nb.notebook.download_work import DownloadWork
+
+        work = DownloadWork(download)
+        view = self._view(work, arguments, order, work_id=work.id, session=session, size=None)
+        view.start(f"Download of {download.job.model_id}")
+        interrupted = wait(work, view, kernel=self._kernel, route=self._route)
+        view.finish(None)
+        outcome(work, interrupted=interrupted)
 
 
 def _executor(arguments: ImagineArguments, variables: Mapping[str, Any]) -> Submits | None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig, LoraReference
-from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
+from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig
+from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image_input import to_pil
 from swiftai_nb.engine.memory_plan import (
     MemoryPlan,
@@ -108,7 +108,6 @@ def make_plan(
     Raises:
         InvalidInputError: empty prompt, a size or scheduler that does not fit, strength without image.
         InvalidModelFilesError: the model's files cannot be read.
-        ModelNotFoundError: a LoRA that is not on this disk.
     """
     check_prompt(prompt)
     facts = read_model_facts(resolved.folder, prefer_half=device != "cpu")
@@ -119,7 +118,6 @@ def make_plan(
     steps, guidance_scale = _defaults(resolved, facts)
     guidance_scale = guidance_scale if config.guidance_scale is None else config.guidance_scale
     bits = resolved.info.quantization_bits if config.quantization_bits is None else config.quantization_bits
-    _check_loras(config)
     available = available_memory_bytes() if available_bytes is None else available_bytes
     memory = _memory(
         facts,
@@ -158,15 +156,11 @@ def check_prompt(prompt: str) -> None:
 def make_command(
     prompt: str, negative_prompt: str | None, config: ImageGenerationConfig, plan: GenerationPlan
 ) -> Generate:
-    """What the engine is told; draws a seed when the config has none."""
+    """What the engine is told; draws a seed when the config has none. LoRAs are files by now."""
     from swiftai_nb.core.image_input import to_png_bytes
 
-    # The engine's working directory is not the kernel's.
-    loras = tuple(
-        LoraReference(str(Path(lora.source).expanduser().resolve()), lora.scale) for lora in config.loras
-    )
     return Generate(
-        model=ModelFiles(str(plan.folder), quantization_bits=plan.quantization_bits, loras=loras),
+        model=ModelFiles(str(plan.folder), quantization_bits=plan.quantization_bits, loras=config.loras),
         prompt=prompt,
         negative_prompt=negative_prompt,
         width=plan.width,
@@ -239,14 +233,6 @@ def _strength(config: ImageGenerationConfig) -> float | None:
             raise InvalidInputError("strength without image", hint="give the picture to start from as image")
         return None
     return DEFAULT_STRENGTH if config.strength is None else config.strength
-
-
-def _check_loras(config: ImageGenerationConfig) -> None:
-    for lora in config.loras:
-        if not Path(lora.source).expanduser().exists():
-            raise ModelNotFoundError(
-                f"no LoRA file {lora.source!r} on this disk", hint="download it and give the file's path"
-            )
 
 
 def _memory(facts: ModelFacts, available: int | None, **need: Any) -> MemoryPlan:

@@ -29,6 +29,7 @@ from swiftai_nb.providers.generation_plan import (
     sha256,
 )
 from swiftai_nb.providers.progress_reporter import ProgressReporter
+from swiftai_nb.registry.loras import local_loras
 
 if TYPE_CHECKING:
     from swiftai_nb.engine.protocol import Generate
@@ -180,7 +181,8 @@ class MLXImageProvider:
         resolved = self._resolve(config)
         plan = self._plan_of(prompt, config, resolved)
         check_memory(plan.memory_plan_bytes, available_bytes=plan.available_bytes)
-        command = make_command(prompt, negative_prompt, config, plan)
+        local = config.replace(loras=local_loras(self.registry, config.loras))
+        command = make_command(prompt, negative_prompt, local, plan)
         if config.preview == "taesd":
             command = replace(command, preview_decoder=self._preview_decoder(resolved))
         reporter = ProgressReporter(on_progress, plan)
@@ -230,6 +232,7 @@ class MLXImageProvider:
         limit = self._memory_limit_bytes
         # What the engine holds now it gives up for another model: counting it would refuse what works.
         available = available_memory_bytes(self.engine_pid) if limit is None else limit
+        local_loras(self.registry, config.loras)  # refuses what is not here
         plan = make_plan(prompt, config, resolved, device=self.device, available_bytes=available)
         is_cold = self.loaded_model_id != model_name(resolved)
         estimate_s = self._timings.estimate_s(_timing_key(plan), steps=plan.steps, cold=is_cold)

@@ -12,12 +12,13 @@ from typing import Any, NoReturn, TextIO
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.registry.catalog import CATALOG
+from swiftai_nb.registry.copies import folder_bytes
 from swiftai_nb.registry.deletion import delete_files
 from swiftai_nb.registry.download import Download
 from swiftai_nb.registry.downloader import DiffusionModelDownloader, parse_variant
 from swiftai_nb.registry.hub_check import HubCheck, check_catalog
 from swiftai_nb.registry.model_card import ModelCard
-from swiftai_nb.registry.model_info import format_bytes
+from swiftai_nb.registry.model_info import DiffusionModelInfo, format_bytes
 from swiftai_nb.registry.model_table import ModelTable, make_table
 from swiftai_nb.registry.reclaimable import find_reclaimable, remove_reclaimable
 from swiftai_nb.registry.registry import DiffusionModelRegistry
@@ -25,10 +26,11 @@ from swiftai_nb.registry.variants import DiffusionVariant
 from swiftai_nb.registry.verification import verify_files
 
 Wait = Callable[[Download, str], Any]
+Quantise = Callable[..., DiffusionModelInfo]
 
 VERBS = (
     *("list", "info", "download", "delete", "verify", "clean"),
-    *("add", "remove", "default", "help"),
+    *("quantise", "add", "remove", "default", "help"),
 )
 USAGE = """models: which there are, which are here, and getting them
 
@@ -39,6 +41,7 @@ USAGE = """models: which there are, which are here, and getting them
   delete MODEL ...            free its disk space
   verify MODEL ... [--repair] compare the files here with their announced hashes
   verify [--json]             compare the table itself with the Hub (for maintainers)
+  quantise MODEL --bits 4|8   keep a packed copy: [--id NAME]; it loads quicker and in less memory
   clean [--delete]            show (or free) what interrupted downloads left, of all tools
   add FOLDER | OWNER/NAME     a model of your own: [--variant FAMILY] [--id NAME] [--revision COMMIT]
   remove MODEL                forget your own entry; its files stay
@@ -64,6 +67,7 @@ class Verbs:
         wait: shows a running download until it is over; gets the handle and a title.
         say: shows a line at once, for verbs that take long.
         endpoint: another Hub, for `verify`.
+        quantise: makes a packed copy; needs the engine, which this floor does not know.
     """
 
     def __init__(
@@ -74,7 +78,9 @@ class Verbs:
         wait: Wait = lambda download, _title: download.wait(),
         say: Callable[[str], None] = lambda _line: None,
         endpoint: str | None = None,
+        quantise: Quantise | None = None,
     ) -> None:
+        self._quantise = quantise
         self.registry = DiffusionModelRegistry.shared if registry is None else registry
         self.downloader = (
             DiffusionModelDownloader(registry=self.registry, endpoint=endpoint)
@@ -157,6 +163,16 @@ class Verbs:
             words = json.dumps([asdict(c) for c in checks], indent=1)
         return Text(words), wrong == 0
 
+    def quantise(self, chosen: Any) -> Text:
+        """Keeps a packed copy of a model."""
+        if self._quantise is None:
+            raise InvalidInputError(
+                "quantise needs the local engine", hint="python -m swiftai_nb models quantise"
+            )
+        info = self._quantise(self.registry, chosen.model, bits=chosen.bits, id=chosen.id, say=self._say)
+        was = format_bytes(folder_bytes(self.registry.resolve(chosen.model).folder))
+        return Text(f"{info.id} is ready: {info.formatted_size} (was {was}) in {info.local_folder}")
+
     def clean(self, chosen: Any) -> Text:
         """Shows or frees what interrupted downloads left."""
         if chosen.delete:
@@ -204,7 +220,7 @@ class Verbs:
         return Text(f"default model: {used}{wait}")
 
 
-def run(argv: Sequence[str], out: TextIO) -> int:
+def run(argv: Sequence[str], out: TextIO, *, quantise: Quantise | None = None) -> int:
     """`python -m swiftai_nb models ARGV`: writes the result to `out`; 0 when all is well, else 1.
 
     Raises:
@@ -216,13 +232,19 @@ def run(argv: Sequence[str], out: TextIO) -> int:
         out.write(f"{line}\n")
         out.flush()
 
-    verbs = Verbs(wait=lambda download, _title: _wait_in_terminal(download, out), say=say)
+    verbs = Verbs(wait=lambda download, _title: wait_in_terminal(download, out), say=say, quantise=quantise)
     result, is_good = verbs.run(argv)
     out.write(f"{result!r}\n")
     return 0 if is_good else 1
 
 
-def _wait_in_terminal(download: Download, out: TextIO) -> Path:
+def wait_in_terminal(download: Download, out: TextIO) -> Path:
+    """Writes how far a download is until it is over; its folder.
+
+    Raises:
+        AIError: it failed.
+        KeyboardInterrupt: Ctrl-C; it is cancelled, what came is kept.
+    """
     shown = -1
     try:
         while not download.is_over:
@@ -248,6 +270,7 @@ def _use(is_resumable: bool) -> str:
 
 
 def _parsed(words: list[str]) -> argparse.Namespace:
+    words = ["quantise" if words[0] == "quantize" else words[0], *words[1:]]
     if words[0] not in (*VERBS, "-h", "--help"):
         close = difflib.get_close_matches(words[0], VERBS, n=1)
         meant = f"did you mean {close[0]!r}? " if close else ""
@@ -276,6 +299,10 @@ def _parser() -> _Parser:
     download.add_argument("models", nargs="+")
     download.add_argument("--variant")
     verbs.add_parser("delete", add_help=False).add_argument("models", nargs="+")
+    quantise = verbs.add_parser("quantise", add_help=False)
+    quantise.add_argument("model")
+    quantise.add_argument("--bits", type=int, required=True)
+    quantise.add_argument("--id")
     verify = verbs.add_parser("verify", add_help=False)
     verify.add_argument("models", nargs="*")
     verify.add_argument("--repair", action="store_true")

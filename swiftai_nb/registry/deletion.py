@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from swiftai_nb.core.errors import DownloadFailedError, InvalidInputError
+from swiftai_nb.registry.copies import delete_copy
 from swiftai_nb.registry.file_lock import FileLock
 from swiftai_nb.registry.hub_cache import (
     incomplete_files,
@@ -34,6 +35,7 @@ def delete_files(registry: DiffusionModelRegistry, model_id: str) -> int:
         for repository in (info.repository, *info.fallback_repositories):
             freed += 0 if repository is None else _delete_from(registry, info, repository)
     else:
+        freed = delete_copy(registry, info)
         registry.remove_custom(info.id)
     return freed
 

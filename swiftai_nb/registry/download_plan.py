@@ -11,6 +11,8 @@ from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.registry.download_protocol import DownloadJob
 from swiftai_nb.registry.hub_errors import hub_utils
 from swiftai_nb.registry.layout import select_files
+from swiftai_nb.registry.loras import KIND as LORA_KIND
+from swiftai_nb.registry.loras import select_lora
 from swiftai_nb.registry.model_info import ModelFile
 
 
@@ -98,7 +100,7 @@ def _check_name(name: str | None, repository: str) -> None:
 
 def _wanted(job: DownloadJob, repository: str, listed: dict[str, ModelFile]) -> tuple[str, ...]:
     if not job.files:
-        return select_files(listed)
+        return select_lora(repository, listed) if job.kind == LORA_KIND else select_files(listed)
     groups = {f.group for f in job.files} - {f.group for f in job.files if f.path in listed}
     missing = [
         f.path for f in job.files if f.path not in listed and (f.is_required or f.group in groups - {None})

@@ -53,6 +53,7 @@ class DownloadJob:
         cache_dir: the Hugging Face cache, absolute.
         endpoint: another Hub; None is huggingface_hub's own choice (HF_ENDPOINT).
         token: None lets huggingface_hub find the user's.
+        kind: "model" or "lora"; decides which files are meant when none are named.
         is_own_choice: the user named the repository; decides how "not found" is worded.
         options: see `DownloadOptions`.
     """
@@ -65,6 +66,7 @@ class DownloadJob:
     endpoint: str | None = None
     token: str | None = field(default=None, repr=False)
     is_own_choice: bool = False
+    kind: str = "model"
     options: DownloadOptions = DownloadOptions()
 
     def to_line(self) -> str:

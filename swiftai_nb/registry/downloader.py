@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError, NetworkError
+from swiftai_nb.core.errors import DownloadFailedError, InvalidInputError, ModelNotFoundError, NetworkError
 from swiftai_nb.registry.deletion import delete_files
 from swiftai_nb.registry.download import Download, ProgressHandler
 from swiftai_nb.registry.download_progress import DownloadProgress
 from swiftai_nb.registry.download_protocol import DownloadJob, DownloadOptions
 from swiftai_nb.registry.entries import is_repository_id, repository_info
 from swiftai_nb.registry.hub_cache import DiskState
+from swiftai_nb.registry.loras import KIND as LORA_KIND
+from swiftai_nb.registry.loras import find_lora, lora_info
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes
 from swiftai_nb.registry.paths import is_offline
 from swiftai_nb.registry.registry import DiffusionModelRegistry
@@ -106,7 +108,45 @@ class DiffusionModelDownloader:
             ModelNotFoundError, InvalidInputError: before anything is fetched.
             NetworkError: offline mode is on and the model is not complete.
         """
-        info = self._next_missing(self._info(model_id, variant))
+        return self._start(self._next_missing(self._info(model_id, variant)))
+
+    def start_lora(self, source: str) -> Download:
+        """Starts the download of a LoRA; see `start`. `loras.find_lora` then knows its file.
+
+        Args:
+            source: "owner/name", or "owner/name/file.safetensors" where a repository holds several.
+
+        Raises:
+            ModelNotFoundError, InvalidInputError: not such a name, or a model's.
+            NetworkError: offline mode is on.
+        """
+        return self._start(lora_info(self.registry, source))
+
+    async def download_lora(self, source: str, progress_handler: ProgressHandler | None = None) -> Path:
+        """The file of a LoRA, after fetching it if it is not here.
+
+        Args:
+            source: a path, or as `start_lora`.
+            progress_handler: called from another thread.
+
+        Raises:
+            AIError: as `download`; InvalidInputError names the files of a repository with several LoRAs.
+        """
+        found = find_lora(self.registry, source)
+        if found is None:
+            download = self.start_lora(source)
+            unsubscribe = download.subscribe(progress_handler) if progress_handler is not None else None
+            try:
+                await asyncio.to_thread(download.wait)
+            finally:
+                if unsubscribe is not None:
+                    unsubscribe()
+            found = find_lora(self.registry, source)
+        if found is None:
+            raise DownloadFailedError(f"{source} brought no LoRA", hint="name its file")
+        return found
+
+    def _start(self, info: DiffusionModelInfo) -> Download:
         _check_downloadable(info)
         if is_offline() and self.registry.look_up(info).state is not DiskState.COMPLETE:
             raise _offline(info, self.registry)
@@ -211,6 +251,7 @@ class DiffusionModelDownloader:
             endpoint=self._endpoint,
             token=self._token,
             is_own_choice=info.is_custom,
+            kind=info.kind,
             options=self._options,
         )
 
@@ -219,7 +260,8 @@ class DiffusionModelDownloader:
             self.registry.choices.record_manifest(repository, commit, files)
             if info.is_custom:
                 total = sum(f.size_bytes or 0 for f in files)
-                self.registry.add_custom(replace(info, size_bytes=total))
+                chosen = tuple(files) if info.kind == LORA_KIND else info.files
+                self.registry.add_custom(replace(info, size_bytes=total, files=chosen))
 
         return record
 
@@ -246,9 +288,11 @@ def _check_downloadable(info: DiffusionModelInfo) -> None:
 def _offline(info: DiffusionModelInfo, registry: DiffusionModelRegistry) -> NetworkError:
     found = registry.look_up(info)
     part = f" ({format_bytes(found.size_bytes)} of it is here)" if found.state is DiskState.PARTIAL else ""
+    is_lora = info.kind == LORA_KIND
+    instead = "the path of a LoRA file" if is_lora else "a model that is here: %imagine_models list"
     return NetworkError(
         f"{info.id} is not complete on this disk{part} and offline mode is on (HF_HUB_OFFLINE)",
-        hint="unset HF_HUB_OFFLINE, or use a model that is here: %imagine_models list",
+        hint=f"unset HF_HUB_OFFLINE, or use {instead}",
     )
 
 

@@ -57,7 +57,7 @@ def _what(info: DiffusionModelInfo) -> list[tuple[str, str]]:
     licence = f"{info.license}: {info.license_summary}" if info.license_summary else info.license
     return [
         ("what it is", info.description),
-        ("family", info.variant.display_name),
+        ("family", info.variant.display_name if info.kind != "lora" else ""),
         ("defaults", settings if info.kind == "model" else ""),
         (
             "memory",

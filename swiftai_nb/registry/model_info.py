@@ -67,7 +67,8 @@ class DiffusionModelInfo:
         aliases: other names that find this entry.
         fallback_repositories: copies with the same files, tried when `repository` is gone.
         preview_decoder: id of the small decoder (TAESD) that fits its latents.
-        kind: "model", "preview-decoder" for one that only decodes previews, or "part" for what models share.
+        kind: "model", "preview-decoder" for one that only decodes previews, "part" for what models share, or
+            "lora" (its family is then unknown).
         requires: ids of the parts without which the model is incomplete; they are fetched with it.
         bundled: ships inside this package.
         local_folder: where a user's local entry lies.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from swiftai_nb.registry.copies import is_copy
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, format_bytes
 from swiftai_nb.registry.reclaimable import find_reclaimable
@@ -22,7 +23,7 @@ class ModelRow:
 
     Args:
         info: the entry.
-        here: "yes", "part: 3.1 GB", "bundled", "your folder", or "" when nothing of it is.
+        here: "yes", "part: 3.1 GB", "bundled", "your folder", "copy, 1.3 GB", or "" when nothing of it is.
         is_default: used when no model is named.
     """
 
@@ -86,6 +87,8 @@ def _here(registry: DiffusionModelRegistry, info: DiffusionModelInfo) -> str:
     if info.bundled:
         return "bundled"
     found = registry.look_up(info)
+    if is_copy(registry, info) and found.state is DiskState.COMPLETE:
+        return f"copy, {format_bytes(found.size_bytes)}"
     if info.local_folder is not None:
         return "your folder" if found.state is DiskState.COMPLETE else "folder is gone"
     if found.state is DiskState.COMPLETE:
@@ -99,7 +102,10 @@ def _foot(registry: DiffusionModelRegistry) -> list[str]:
     if reclaimable:
         amount = format_bytes(reclaimable)
         lines.append(f"Interrupted downloads hold {amount}: download continues ours, clean frees them")
-    return [*lines, "More: info MODEL, download MODEL, delete MODEL, verify MODEL, clean, add, default"]
+    return [
+        *lines,
+        "More: info MODEL, download MODEL, delete MODEL, verify MODEL, quantise MODEL, clean, add, default",
+    ]
 
 
 def _short(path: Path) -> str:

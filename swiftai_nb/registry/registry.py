@@ -246,7 +246,11 @@ class DiffusionModelRegistry:
                 raise
             return ResolvedModel(folder_info(folder), folder.resolve())
         if info.kind != "model":
-            what = "is a part of other models" if info.kind == "part" else "only decodes previews"
+            kinds = {
+                "part": "is a part of other models",
+                "lora": "is a LoRA, which goes onto a model (--lora)",
+            }
+            what = kinds.get(info.kind, "only decodes previews")
             raise InvalidInputError(f"{info.id} {what}", hint="choose a model: emoji-mini")
         return self._resolve_entry(info, asked=model)
 

@@ -65,3 +65,15 @@ def test_a_replaced_file_is_read_anew(model, lora):
     save(Path(lora), arrays)
     assert model.wear((LoraReference(lora),))
     np.testing.assert_allclose(weight(model.pipeline) - plain, 2 * first, atol=1e-5)
+
+
+def test_a_lora_given_twice_counts_twice(model, lora, tmp_path, monkeypatch):
+    plain = weight(model.pipeline)
+    model.wear((LoraReference(lora, 1.0),))
+    once = weight(model.pipeline) - plain
+    monkeypatch.chdir(tmp_path)
+    assert model.wear((LoraReference(lora, 1.0), LoraReference("lora.safetensors", 0.5)))
+    np.testing.assert_allclose(weight(model.pipeline) - plain, 1.5 * once, atol=1e-6)
+    assert not model.wear((LoraReference(lora, 0.75), LoraReference(lora, 0.75)))
+    assert model.wear((LoraReference(lora, 1.0), LoraReference(lora, -1.0)))
+    np.testing.assert_array_equal(weight(model.pipeline), plain)

@@ -247,7 +247,7 @@ def test_module_entry_writes_the_result_and_an_exit_code(monkeypatch, tmp_path):
 def test_waiting_in_a_terminal_shows_progress_and_ends_with_the_download(hub, registry, downloader):
     hub.faults.throttle_bps = 300_000
     out = io.StringIO()
-    folder = commands._wait_in_terminal(downloader.start(REPOSITORY), out)
+    folder = commands.wait_in_terminal(downloader.start(REPOSITORY), out)
     assert_complete(hub, folder)
     assert "%" in out.getvalue()
     assert "GB" in out.getvalue() or "kB" in out.getvalue()
@@ -256,7 +256,7 @@ def test_waiting_in_a_terminal_shows_progress_and_ends_with_the_download(hub, re
 def test_waiting_in_a_terminal_passes_errors_on(hub, registry, downloader):
     hub.faults.drop_after[UNET] = [0] * 30
     with pytest.raises(NetworkError):
-        commands._wait_in_terminal(downloader.start(REPOSITORY), io.StringIO())
+        commands.wait_in_terminal(downloader.start(REPOSITORY), io.StringIO())
 
 
 def test_delete_while_downloading_cancels_first(verbs, hub, registry, downloader):

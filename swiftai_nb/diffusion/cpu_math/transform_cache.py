@@ -11,9 +11,9 @@ from typing import Any
 import mlx.core as mx
 
 from swiftai_nb.diffusion.cpu_math.workers import Float32
-from swiftai_nb.diffusion.memory import GIB, machine_memory_bytes
+from swiftai_nb.diffusion.memory import GIB, MemoryPolicy, machine_memory_bytes
 
-_MEMORY_SHARE = 1 / 10
+_MEMORY_SHARE, _SMALL_MACHINE_SHARE = 1 / 10, 1 / 20
 
 Key = tuple[int, int]
 
@@ -21,7 +21,9 @@ Key = tuple[int, int]
 @cache
 def _default_limit_bytes() -> int:
     total = machine_memory_bytes()
-    return int((16 * GIB if total is None else total) * _MEMORY_SHARE)
+    is_small = MemoryPolicy.for_machine().releases_between_stages
+    share = _SMALL_MACHINE_SHARE if is_small else _MEMORY_SHARE
+    return int((16 * GIB if total is None else total) * share)
 
 
 class TransformCache:
@@ -31,7 +33,7 @@ class TransformCache:
     memory for that), disappears with its weight, and never takes the total above the limit.
 
     Args:
-        limit_bytes: of all entries; a tenth of the machine's memory by default.
+        limit_bytes: of all entries; a tenth of the machine's memory by default, less on small ones.
     """
 
     def __init__(self, limit_bytes: int | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -19,8 +19,16 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json", ".safetensors.index.fp16.
 _STEMS = {"text_encoder": "model", "text_encoder_2": "model"}
 
 
-def save_model(networks: Mapping[str, Component[Any]], source: Path, target: Path) -> None:
+def save_model(
+    networks: Mapping[str, Component[Any]],
+    source: Path,
+    target: Path,
+    *,
+    tell: Callable[[str], None] = lambda _name: None,
+) -> None:
     """Saves networks as they are in memory, packed weights included, in diffusers layout.
+
+    One after the other: what was not loaded before is released again.
 
     The new folder loads without `quantization_bits`: bits and group size follow from the shapes. It
     appears whole or not at all.
@@ -29,6 +37,7 @@ def save_model(networks: Mapping[str, Component[Any]], source: Path, target: Pat
         networks: a pipeline's, by folder name; loaded when they are not.
         source: the model folder they came from; its configs and tokenizers are copied.
         target: the folder to make.
+        tell: given each network's name before it is read.
 
     Raises:
         InvalidInputError: the target exists.
@@ -40,14 +49,21 @@ def save_model(networks: Mapping[str, Component[Any]], source: Path, target: Pat
     try:
         _copy_configs(source, unfinished)
         for name, component in networks.items():
-            folder = unfinished / name
-            folder.mkdir(exist_ok=True)
-            path = folder / f"{_STEMS.get(name, 'diffusion_pytorch_model')}.safetensors"
-            mx.save_safetensors(str(path), _arrays(component.network), {"format": "mlx"})
+            tell(name)
+            _save_network(component, unfinished / name)
         unfinished.chmod(0o755)
         unfinished.rename(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _save_network(component: Component[Any], folder: Path) -> None:
+    was_loaded = component.is_loaded
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{_STEMS.get(component.name, 'diffusion_pytorch_model')}.safetensors"
+    mx.save_safetensors(str(path), _arrays(component.network), {"format": "mlx"})
+    if not was_loaded:
+        component.release()
 
 
 def _arrays(network: nn.Module) -> dict[str, mx.array]:

@@ -1,0 +1,193 @@
+"""LoRAs of the Hub: how they are named, which file of a repository is meant, where it is on this disk.
+
+A downloaded LoRA is an entry of the registry like any other (kind "lora"): listed, verified and deleted
+with the same verbs, kept in the same cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from swiftai_nb.core.config import LoraReference
+from swiftai_nb.core.errors import (
+    InvalidInputError,
+    ModelNotDownloadedError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+from swiftai_nb.registry.entries import is_repository_id
+from swiftai_nb.registry.hub_cache import snapshots
+from swiftai_nb.registry.layout import COMPONENT_FOLDERS
+from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
+from swiftai_nb.registry.variants import DiffusionVariant
+
+if TYPE_CHECKING:
+    from swiftai_nb.registry.registry import DiffusionModelRegistry
+
+KIND = "lora"
+_SUFFIX = ".safetensors"
+_USUAL_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_PEFT_WEIGHTS, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class HubLora:
+    """A LoRA as users name it: "owner/name", or "owner/name/file.safetensors".
+
+    Args:
+        repository: "owner/name".
+        file: path inside it; None lets the repository's only LoRA be meant.
+    """
+
+    repository: str
+    file: str | None = None
+
+
+def parse_hub_lora(source: str) -> HubLora | None:
+    """What a source names on the Hub; None when it has neither form."""
+    owner, _, rest = source.partition("/")
+    name, _, file = rest.partition("/")
+    if not is_repository_id(f"{owner}/{name}") or ".." in PurePosixPath(file).parts:
+        return None
+    if not file:
+        return None if name.endswith(_SUFFIX) else HubLora(f"{owner}/{name}")
+    return HubLora(f"{owner}/{name}", file) if file.endswith(_SUFFIX) else None
+
+
+def select_lora(repository: str, listing: Iterable[str]) -> tuple[str, ...]:
+    """The files of the one LoRA a repository holds.
+
+    Raises:
+        InvalidInputError: it holds several; names them as they can be asked for.
+        UnsupportedModelError: it holds none, or a whole model.
+    """
+    paths = sorted(set(listing))
+    if "model_index.json" in paths:
+        raise UnsupportedModelError(f"{repository} holds a whole model", hint=f"--model {repository}")
+    weights = [p for p in paths if p.endswith(_SUFFIX) and p.split("/")[0] not in COMPONENT_FOLDERS]
+    chosen = [p for p in _USUAL_NAMES if p in weights] or weights
+    if len(chosen) > 1:
+        shown = ", ".join(f"{repository}/{p}" for p in chosen[:_SHOWN])
+        more = f" and {len(chosen) - _SHOWN} more" if len(chosen) > _SHOWN else ""
+        raise InvalidInputError(
+            f"{repository} holds {len(chosen)} LoRAs: {shown}{more}",
+            hint=f"use {repository}/{chosen[0]}",
+        )
+    if not chosen:
+        raise UnsupportedModelError(
+            f"{repository} holds no LoRA in a .safetensors file", hint="choose another repository"
+        )
+    return (chosen[0], *(p for p in _beside(chosen[0]) if p in paths))
+
+
+def lora_info(registry: DiffusionModelRegistry, source: str) -> DiffusionModelInfo:
+    """The registered entry of a Hub LoRA, or the one to register.
+
+    Raises:
+        ModelNotFoundError: neither a file here nor a name the Hub could have.
+        InvalidInputError: the name is that of a model.
+    """
+    named = parse_hub_lora(source)
+    if named is None:
+        raise ModelNotFoundError(
+            f"no LoRA file {source!r} on this disk",
+            hint="give a file, a folder, OWNER/NAME or OWNER/NAME/FILE.safetensors of the Hub",
+        )
+    known = _exact_entry(registry, source)
+    if known is not None and known.kind != KIND:
+        raise InvalidInputError(f"{source} is a model, not a LoRA", hint=f"--model {known.id}")
+    if known is not None:
+        return known
+    files: tuple[ModelFile, ...] = ()
+    if named.file is not None:
+        beside = (ModelFile(path, is_required=False) for path in _beside(named.file))
+        files = (ModelFile(named.file), *beside)
+    return DiffusionModelInfo(
+        id=source,
+        name=source,
+        variant=DiffusionVariant.SD_15,  # unknown; the engine tells from the file what it fits
+        description="LoRA: --lora " + source,
+        repository=named.repository,
+        files=files,
+        license="see its page",
+        kind=KIND,
+        is_custom=True,
+    )
+
+
+def find_lora(registry: DiffusionModelRegistry, source: str) -> Path | None:
+    """The file (or folder) of a LoRA on this disk: as a path, else in the cache; None when it is not here.
+
+    Raises:
+        InvalidInputError: the cache holds several files that may be meant.
+    """
+    own = Path(source).expanduser()
+    named = None if own.exists() else parse_hub_lora(source)
+    if named is None:
+        return own if own.exists() else None
+    known = _exact_entry(registry, source)
+    files = [f.path for f in known.files] if known is not None and known.kind == KIND else []
+    wanted = next((path for path in files if path.endswith(_SUFFIX)), named.file)
+    for snapshot in snapshots(registry.cache_dir, named.repository, None):
+        here = [p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()]
+        try:
+            path = select_lora(named.repository, here)[0] if wanted is None else wanted
+        except UnsupportedModelError:
+            continue
+        if path in here:
+            return snapshot / path
+    return None
+
+
+def missing_loras(registry: DiffusionModelRegistry, loras: Iterable[LoraReference]) -> tuple[str, ...]:
+    """The sources that have to be downloaded first, each once.
+
+    Raises:
+        ModelNotFoundError: one that is neither here nor a name of the Hub.
+    """
+    missing = [lora.source for lora in loras if find_lora(registry, lora.source) is None]
+    return tuple(lora_info(registry, source).id for source in dict.fromkeys(missing))
+
+
+def local_loras(
+    registry: DiffusionModelRegistry, loras: Iterable[LoraReference]
+) -> tuple[LoraReference, ...]:
+    """The same LoRAs by the paths of their files on this disk.
+
+    Raises:
+        ModelNotFoundError: a file that is not there.
+        ModelNotDownloadedError: a LoRA of the Hub that is not here; says how to get it.
+    """
+    return tuple(replace(lora, source=str(_local_path(registry, lora.source))) for lora in loras)
+
+
+def _local_path(registry: DiffusionModelRegistry, source: str) -> Path:
+    found = find_lora(registry, source)
+    if found is None:
+        name = lora_info(registry, source).id
+        raise ModelNotDownloadedError(
+            f"the LoRA {name} is not on this disk",
+            hint=f"%imagine --lora {name} fetches it; in Python: "
+            f"await DiffusionModelDownloader().download_lora({name!r})",
+        )
+    # The engine's working directory is not the kernel's. Links stay: their names tell what a file is.
+    return found.absolute()
+
+
+def _exact_entry(registry: DiffusionModelRegistry, source: str) -> DiffusionModelInfo | None:
+    try:
+        found = registry.find(source)
+    except ModelNotFoundError:
+        return None
+    is_other = found.kind == KIND and found.id != source
+    return None if is_other else found
+
+
+def _beside(weights: str) -> tuple[str, ...]:
+    """PEFT keeps a LoRA's alpha in a file beside it."""
+    path = PurePosixPath(weights)
+    return (str(path.with_name(_PEFT_CONFIG)),) if path.name == _PEFT_WEIGHTS else ()
