@@ -154,7 +154,7 @@ class Session:
             return ENGINE_WORDS.get(engine, engine)
         if provider is not None:
             return "huggingface"
-        if model is not None and self._engine_of(model) == "diffusionkit":
+        if self._engine_of(model) == "diffusionkit":
             return "diffusionkit"
         if self.generator("mlx").is_available:
             return "mlx"
@@ -166,9 +166,11 @@ class Session:
             hint="%imagine_doctor says why; for the cloud set HF_TOKEN",
         )
 
-    def _engine_of(self, model: str) -> str | None:
-        with contextlib.suppress(AIError):
-            return self.registry.find(model).engine
+    def _engine_of(self, model: str | None) -> str | None:
+        name = self.registry.default_model if model is None else model
+        if name is not None:
+            with contextlib.suppress(AIError):
+                return self.registry.find(name).engine
         return None
 
     def check(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig
-from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.core.image_input import to_pil
 from swiftai_nb.engine.memory_plan import (
     MemoryPlan,
@@ -108,8 +108,14 @@ def make_plan(
     Raises:
         InvalidInputError: empty prompt, a size or scheduler that does not fit, strength without image.
         InvalidModelFilesError: the model's files cannot be read.
+        UnsupportedModelError: it is another engine's model.
     """
     check_prompt(prompt)
+    if resolved.info.engine != "mlx":
+        raise UnsupportedModelError(
+            f"{resolved.info.id} is run by DiffusionKit, not by the local engine",
+            hint=f"--engine {resolved.info.engine}",
+        )
     facts = read_model_facts(resolved.folder, prefer_half=device != "cpu")
     width, height = _size(config, resolved, facts)
     facts.check_size(width, height)

@@ -17,8 +17,10 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.engine.diffusionkit.checkpoint import CHECKPOINTS, locate
 from swiftai_nb.engine.diffusionkit.compatibility import byte_alphabet
+from swiftai_nb.notebook.session import Session
 from swiftai_nb.providers.diffusionkit import DiffusionKitImageProvider
 from swiftai_nb.providers.diffusionkit.environment import PYTHON_VARIABLE
+from swiftai_nb.providers.mlx import MLXImageProvider
 from swiftai_nb.registry.layout import SD3_FILES, detect_variant, select_files
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from swiftai_nb.registry.variants import DiffusionVariant
@@ -126,6 +128,27 @@ def test_models_of_our_own_engine_are_left_to_it(provider):
     for name in ("emoji-mini", "flux-schnell-4bit"):
         with pytest.raises(UnsupportedModelError, match="local engine"):
             provider.plan("a cat", ImageGenerationConfig(model=name))
+
+
+def test_our_own_engine_leaves_its_models_to_it(provider, folder):
+    own = MLXImageProvider("process", provider.registry)
+    with pytest.raises(UnsupportedModelError, match="run by DiffusionKit") as caught:
+        own.plan("a cat", ImageGenerationConfig(model=str(folder)))
+    assert caught.value.hint == "--engine diffusionkit"
+
+
+def test_model_that_only_it_runs_chooses_it(provider, monkeypatch):
+    session = Session()
+    monkeypatch.setitem(session.__dict__, "registry", provider.registry)
+    assert session.choose_engine("auto", model="sd3-medium") == "diffusionkit"
+    assert session.choose_engine("auto", model="flux-schnell-4bit") == "mlx"
+    assert session.choose_engine("auto") == "mlx"
+    assert session.choose_engine("cloud", model="sd3-medium") == "huggingface"
+    provider.registry.default_model = "sd3.5-large"
+    assert session.choose_engine("auto") == "diffusionkit"
+    with pytest.raises(ModelNotDownloadedError, match=r"sd3\.5-large"):
+        provider.plan("a cat")
+    session.close()
 
 
 def test_model_that_is_not_here_says_all_that_would_be_fetched(provider):

@@ -164,7 +164,7 @@ class _Local:
     """Stands for a class of transformers whose `from_pretrained` is given a Hub name."""
 
     def __init__(self, kind: Any, folder: str) -> None:
-        self._kind = kind._kind if isinstance(kind, _Local) else kind
+        self._kind: Any = kind._kind if isinstance(kind, _Local) else kind
         self._folder = folder
 
     def from_pretrained(self, _name: str, **options: Any) -> Any:

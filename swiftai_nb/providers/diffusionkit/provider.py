@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -202,7 +203,7 @@ class DiffusionKitImageProvider:
         return Timings(self.registry.home / _TIMINGS_FILE)
 
     def _resolve(self, model: str | None) -> ResolvedModel:
-        name = DEFAULT_MODEL if model is None else model
+        name = self._default_model() if model is None else model
         try:
             info = self.registry.find(name)
         except ModelNotFoundError:
@@ -216,6 +217,14 @@ class DiffusionKitImageProvider:
                 hint=f"--engine local, or --model {DEFAULT_MODEL}",
             )
         return self.registry.resolve(name)
+
+    def _default_model(self) -> str:
+        """The user's default model when DiffusionKit runs it, else ours."""
+        wanted = self.registry.default_model
+        with contextlib.suppress(ModelNotFoundError):
+            if wanted is not None and self.registry.find(wanted).engine == ENGINE:
+                return wanted
+        return DEFAULT_MODEL
 
     def _plan_of(self, prompt: str, config: ImageGenerationConfig, resolved: ResolvedModel) -> GenerationPlan:
         plan = make_plan(
