@@ -60,6 +60,18 @@ def test_wheel_holds_the_model_the_widget_and_the_notices(wheel: Path) -> None:
     assert not [name for name in names if name.split("/")[0] in ("tests", "training", "js", "docs")]
 
 
+def test_wheel_brings_no_front_end_extension_of_its_own(wheel: Path) -> None:
+    """The card travels through the widget's own state: nothing to build, nothing to enable."""
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if ".data/" in name or "labextension" in name]
+
+
+def test_widgets_have_their_prebuilt_extensions_after_the_install(fresh_python: Path) -> None:
+    extensions = fresh_python.parent.parent / "share" / "jupyter" / "labextensions"
+    assert (extensions / "anywidget" / "package.json").is_file()
+    assert (extensions / "@jupyter-widgets" / "jupyterlab-manager" / "package.json").is_file()
+
+
 def test_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size <= MOST_WHEEL_BYTES
 
