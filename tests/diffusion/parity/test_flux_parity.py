@@ -14,6 +14,7 @@ from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
 from tests.diffusion.flux_folders import _seeded, save, write_diffusers
 from tests.diffusion.parity import tiny_flux
 
+pytestmark = pytest.mark.usefixtures("paths")
 FOLDER = Path(os.environ.get("SWIFTAI_PARITY_REFERENCES", tiny_flux.REFERENCES))
 
 
@@ -64,10 +65,11 @@ class TestRun:
         ids = T5Tokenizer.from_folder(tmp_path)(run["prompt"], max_length=run["length"])
         np.testing.assert_array_equal(ids, expected["ids"])
 
-    def test_text_embeddings(self, run, pipeline, expected):
+    def test_text_embeddings(self, run, pipeline, expected, paths):
         conditioning = self.encode(pipeline, run)
-        np.testing.assert_allclose(np.array(conditioning.prompt_embeds), expected["prompt_embeds"], atol=1e-5)
-        np.testing.assert_allclose(np.array(conditioning.pooled_prompt_embeds), expected["pooled"], atol=1e-5)
+        atol = 1e-5 if paths == "fast" else 3e-5  # MLX's own tanh on a CPU is coarser
+        np.testing.assert_allclose(np.array(conditioning.prompt_embeds), expected["prompt_embeds"], atol=atol)
+        np.testing.assert_allclose(np.array(conditioning.pooled_prompt_embeds), expected["pooled"], atol=atol)
 
     def test_trajectory_and_picture(self, run, pipeline, expected):
         width, height = run["size"]

@@ -14,6 +14,7 @@ from tests.diffusion.flux_folders import save, write_diffusers
 from tests.diffusion.parity import tiny_flux, tiny_lora
 from tests.diffusion.sd_folders import write_folder
 
+pytestmark = pytest.mark.usefixtures("paths")
 FOLDER = Path(os.environ.get("SWIFTAI_PARITY_REFERENCES", tiny_flux.REFERENCES))
 
 

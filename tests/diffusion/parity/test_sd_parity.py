@@ -7,12 +7,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from swiftai_nb.diffusion import load_pipeline
+from swiftai_nb.diffusion import load_pipeline, ops
 from swiftai_nb.diffusion.tokenizers.clip_tokenizer import CLIPTokenizer
 from tests.diffusion.parity import tiny_sd
 from tests.diffusion.parity.tiny_flux import REFERENCES
 from tests.diffusion.sd_folders import write_folder, write_json
 
+PLAIN_RUNS = ("sd15_ddim_unguided", "sd21_v_ddim", "sdxl_turbo_1")
 FOLDER = Path(os.environ.get("SWIFTAI_PARITY_REFERENCES", REFERENCES))
 
 
@@ -33,10 +34,21 @@ def close(actual, expected, tolerance):
     assert np.abs(actual - expected).max() <= tolerance
 
 
-@pytest.fixture(scope="module", params=tiny_sd.RUNS)
+# Plain MLX, which is slow on a CPU: one run of each family.
+CASES = [*((name, "fast") for name in tiny_sd.RUNS), *((name, "plain") for name in PLAIN_RUNS)]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def result(request, folders):
-    """One run of ours beside the recorded one."""
-    run, expected = tiny_sd.RUNS[request.param], recorded(request.param)
+    """One run of ours beside the recorded one, with the CPU's fast paths or without."""
+    name, paths = request.param
+    ops.configure(fast=paths == "fast")
+    yield _run(name, folders)
+    ops.configure(fast=True)
+
+
+def _run(name, folders):
+    run, expected = tiny_sd.RUNS[name], recorded(name)
     folder = folders[run["model"]]
     write_json(folder / "scheduler" / "scheduler_config.json", tiny_sd.scheduler_config(run))
     pipeline = load_pipeline(folder, dtype="float32")
