@@ -85,6 +85,19 @@ def test_the_limit_of_kept_kernels_is_kept(monkeypatch):
             assert np.abs(result - exact_conv(np.array(x), np.array(weight))).max() <= 1e-4
 
 
+def test_sparing_memory_drops_what_is_kept_and_keeps_nothing_large(cache):
+    x, weight = random(1, 70, 70, 16), random(16, 3, 3, 16, seed=1)
+    results = [np.array(ops.conv2d(x, weight)) for _ in range(2)]
+    assert len(cache) == 1
+    with ops.sparing_memory():
+        assert len(cache) == 0
+        results.append(np.array(ops.conv2d(x, weight)))
+        assert len(cache) == 0
+    results.append(np.array(ops.conv2d(x, weight)))
+    assert len(cache) == 1
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
 def test_a_dense_weight_is_brought_into_order_once(monkeypatch):
     kept = TransformCache()
     module = importlib.import_module("swiftai_nb.diffusion.cpu_math.linear")  # the package shows the function

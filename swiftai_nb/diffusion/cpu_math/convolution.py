@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import mlx.core as mx
 import numpy as np
 
@@ -32,6 +34,11 @@ def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int,
         if weight.shape[0] < _FEW_CHANNELS <= weight.shape[3]:
             return _few_outputs(x, weight, bias)
     return _direct(x, weight, bias, stride=stride, padding=padding)
+
+
+def sparing_memory() -> AbstractContextManager[None]:
+    """As `ops.sparing_memory`."""
+    return _transforms.sparing()
 
 
 def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int, padding: int) -> mx.array:

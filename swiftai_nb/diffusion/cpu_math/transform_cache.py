@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import mlx.core as mx
 
 from swiftai_nb.diffusion.cpu_math.workers import Float32
-from swiftai_nb.diffusion.memory import GIB, MemoryPolicy, machine_memory_bytes
-
-_MEMORY_SHARE, _SMALL_MACHINE_SHARE = 1 / 10, 1 / 20
+from swiftai_nb.diffusion.memory import GIB, kernel_share, machine_memory_bytes
 
 Key = tuple[int, int]
 
@@ -21,9 +20,7 @@ Key = tuple[int, int]
 @cache
 def _default_limit_bytes() -> int:
     total = machine_memory_bytes()
-    is_small = MemoryPolicy.for_machine().releases_between_stages
-    share = _SMALL_MACHINE_SHARE if is_small else _MEMORY_SHARE
-    return int((16 * GIB if total is None else total) * share)
+    return int((16 * GIB if total is None else total) * kernel_share())
 
 
 class TransformCache:
@@ -41,6 +38,7 @@ class TransformCache:
         self._lock = threading.RLock()
         self._weights: dict[Key, weakref.ref[Any]] = {}
         self._entries: dict[Key, Float32] = {}
+        self._is_sparing = False
 
     def get(
         self,
@@ -65,6 +63,7 @@ class TransformCache:
                 return self._entries[key]
             seen = key in self._weights
             keeps = (seen or not is_worth_it_once) and self.size_bytes + size_bytes <= self.limit_bytes
+            keeps = keeps and not (is_worth_it_once and self._is_sparing)
             if not keeps and not is_worth_it_once:
                 return None
             if not seen:
@@ -73,6 +72,17 @@ class TransformCache:
                 self._entries[key] = make()
                 return self._entries[key]
         return make()
+
+    @contextmanager
+    def sparing(self) -> Iterator[None]:
+        """Drops all entries, and while it lasts keeps none of those that are worth making once."""
+        with self._lock:
+            self._entries.clear()
+            self._is_sparing = True
+        try:
+            yield
+        finally:
+            self._is_sparing = False
 
     @property
     def limit_bytes(self) -> int:

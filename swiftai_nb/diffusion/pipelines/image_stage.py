@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
+from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.memory import MemoryPolicy
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
 from swiftai_nb.diffusion.pipelines.stages import Latents, Pixels
@@ -15,6 +17,9 @@ from swiftai_nb.diffusion.preview import LinearPreview, fit_preview, read_previe
 from swiftai_nb.diffusion.tiled_decoding import decode_tiled
 from swiftai_nb.diffusion.weights.component import Component, read_config
 from swiftai_nb.diffusion.weights.key_mapping import VAE_RULES, Rule
+
+# From here on the decoder's own needs are the peak of a picture's memory.
+_LARGE_PIXELS = 384 * 384
 
 
 class ImageStage:
@@ -77,8 +82,10 @@ class ImageStage:
         side = self.decode_side // self.config.scale
         if latents.shape[1] * latents.shape[2] > side * side:
             return decode_tiled(self.component.network, mx.array(latents), side=side)
-        decoded = self.component.network.decode(mx.array(latents))
-        mx.eval(decoded)
+        is_large = latents.shape[1] * latents.shape[2] * self.config.scale**2 >= _LARGE_PIXELS
+        with ops.sparing_memory() if is_large else nullcontext():
+            decoded = self.component.network.decode(mx.array(latents))
+            mx.eval(decoded)
         return np.array(decoded)
 
     def _checked(self, latents: Latents | mx.array) -> Latents:
