@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
     from swiftai_nb.core.recipe import Recipe
     from swiftai_nb.notebook.widget import ImagineWidget
+    from swiftai_nb.providers.batch import imagine_batch
     from swiftai_nb.providers.diffusionkit import DiffusionKitImageProvider
     from swiftai_nb.providers.huggingface import HuggingFaceProvider
     from swiftai_nb.providers.mlx import MLXImageProvider
