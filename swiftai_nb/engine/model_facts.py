@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
-from swiftai_nb.diffusion.schedulers.selection import CLASS_NAMES, SAMPLERS, canonical_name
+from swiftai_nb.diffusion.schedulers.selection import (
+    CLASS_NAMES,
+    SAMPLERS,
+    canonical_name,
+    is_distilled_turbo,
+)
 from swiftai_nb.diffusion.weights.flux_parts import PARTS, find_flux_files
 from swiftai_nb.diffusion.weights.safetensors_files import find_weight_files, read_header
 
@@ -33,6 +38,7 @@ class ModelFacts:
         size_multiple: width and height must be multiples of it.
         native_side: pixels the network was trained at, when its configuration says so.
         is_consistency: distilled for few steps (LCM).
+        is_turbo: distilled for few steps without guidance.
         given: values of the folder's own `generation_defaults.json`.
         scheduler: short name of the model's own sampler.
         weight_files: the safetensors files a pipeline reads, by component.
@@ -45,6 +51,7 @@ class ModelFacts:
     size_multiple: int
     native_side: int | None = None
     is_consistency: bool = False
+    is_turbo: bool = False
     given: dict[str, Any] = field(default_factory=dict, hash=False)
     scheduler: str = ""
     weight_files: dict[str, tuple[Path, ...]] = field(default_factory=dict, hash=False)
@@ -124,6 +131,7 @@ def read_model_facts(folder: Path, *, prefer_half: bool = False) -> ModelFacts:
         scale,
         native_side=sample_size * scale if isinstance(sample_size, int) else None,
         is_consistency=unet.get("time_cond_proj_dim") is not None or own == "lcm",
+        is_turbo=is_distilled_turbo(scheduler),
         given={name: value for name, value in given.items() if value is not None},
         scheduler=karras if karras in SAMPLERS else own,
         weight_files=weight_files,

@@ -206,6 +206,8 @@ def _defaults(resolved: ResolvedModel, facts: ModelFacts) -> tuple[int, float]:
     steps, guidance_scale = resolved.info.default_steps, resolved.info.default_guidance_scale
     if resolved.info.is_custom and facts.is_consistency:
         steps, guidance_scale = 4, 8.5
+    elif resolved.info.is_custom and facts.is_turbo:
+        steps, guidance_scale = 4, 0.0
     given = facts.given
     return int(given.get("steps", steps)), float(given.get("guidance_scale", guidance_scale))
 

@@ -1,12 +1,15 @@
 """What a Stable Diffusion pipeline promises its callers."""
 
+import json
+
 import numpy as np
 import pytest
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.diffusion import load_pipeline, ops
 from swiftai_nb.diffusion.noise import start_noise, step_noise
-from tests.diffusion.sd_folders import write_json
+from swiftai_nb.engine.model_facts import read_model_facts
+from tests.diffusion.sd_folders import write_folder, write_json
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +242,29 @@ def test_defaults_come_from_the_folder(pipeline, sd15_copy):
     write_json(sd15_copy / "generation_defaults.json", {"steps": 3, "scheduler": "euler", "width": None})
     changed = load_pipeline(sd15_copy).defaults
     assert (changed.steps, changed.scheduler, changed.width) == (3, "euler", 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "guidance_scale"),
+    [
+        ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, 4, 0.0),
+        (
+            {
+                "_class_name": "EulerDiscreteScheduler",
+                "timestep_spacing": "trailing",
+                "rescale_betas_zero_snr": True,
+            },
+            20,
+            7.5,
+        ),
+        ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}, 20, 7.5),
+        ({"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}, 20, 7.5),
+    ],
+)
+def test_a_folder_of_sd_turbo_knows_its_few_steps(tmp_path, changes, steps, guidance_scale):
+    folder = write_folder(tmp_path / "model", "sd15")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    defaults, facts = load_pipeline(folder).defaults, read_model_facts(folder)
+    assert (defaults.steps, defaults.guidance_scale) == (steps, guidance_scale)
+    assert facts.is_turbo is (steps == 4)

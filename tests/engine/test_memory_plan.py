@@ -62,9 +62,9 @@ def plan(facts, side=512, **options):
 
 
 def test_a_model_like_sd_15_needs_about_what_was_measured(large_model):
-    # Measured on the CPU: 4.1 GB while denoising without text encoder, 1.9 GB while decoding.
+    # Weights in float32 here; with 16-bit files 2.8 GB were measured (docs/models.md), so 4.5 GB with these.
     whole, staged = plan(large_model), plan(large_model, is_staged=True)
-    assert 3.9 * GB < staged.peak_bytes < 4.6 * GB
+    assert 4.2 * GB < staged.peak_bytes < 4.9 * GB
     assert whole.peak_bytes > staged.peak_bytes + 0.8 * GB
     assert large_model.native_side == 512
 

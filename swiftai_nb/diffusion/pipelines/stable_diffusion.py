@@ -17,6 +17,7 @@ from swiftai_nb.diffusion.pipelines.text_stage import (
 )
 from swiftai_nb.diffusion.pipelines.unet_pipeline import UNetPipeline
 from swiftai_nb.diffusion.preview import SD_PREVIEW
+from swiftai_nb.diffusion.schedulers.selection import is_distilled_turbo
 from swiftai_nb.diffusion.trained_words import TrainedWords
 from swiftai_nb.diffusion.weights.component import read_config
 
@@ -34,6 +35,7 @@ class StableDiffusionPipeline(UNetPipeline):
         self._text = CLIPTextStage(folder, dtype=dtype, quantization_bits=quantization_bits)
         self._trained_words = TrainedWords.read(folder)
         config = read_config(folder / "scheduler" / "scheduler_config.json")
+        is_turbo = is_distilled_turbo(config)
         super().__init__(
             folder,
             text_stages=(self._text,),
@@ -42,8 +44,8 @@ class StableDiffusionPipeline(UNetPipeline):
             scheduler_config={**config, "steps_offset": 1, "clip_sample": False},
             dtype=dtype,
             quantization_bits=quantization_bits,
-            steps=20,
-            guidance_scale=7.5,
+            steps=4 if is_turbo else 20,
+            guidance_scale=0.0 if is_turbo else 7.5,
         )
 
     def encode_prompt(

@@ -9,36 +9,18 @@ from typing import Any
 
 import mlx.core as mx
 
-from swiftai_nb.diffusion.schedulers.noise_schedule import FloatArray
 from swiftai_nb.diffusion.schedulers.scheduler import SchedulerStep
-from swiftai_nb.diffusion.schedulers.sigma_plan import SigmaPlan
+from swiftai_nb.diffusion.schedulers.sigma_plan import SigmaPlan, SigmaSampler
 
 
 @dataclass(frozen=True)
-class EulerScheduler:
+class EulerScheduler(SigmaSampler):
     """dx/dsigma = (x - x0) / sigma, one Euler step per sigma; `plan` holds the sigmas."""
-
-    plan: SigmaPlan
-    needs_noise: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], steps: int) -> EulerScheduler:
         """Plans a run of `steps` from a `scheduler_config.json`."""
         return cls(SigmaPlan.from_config(config, steps))
-
-    @property
-    def timesteps(self) -> FloatArray:
-        """[N]: what the network is given."""
-        return self.plan.timesteps
-
-    @property
-    def init_noise_sigma(self) -> float:
-        """Factor of the start noise."""
-        return self.plan.init_noise_sigma
-
-    def scale_model_input(self, latents: mx.array, index: int) -> mx.array:
-        """X / sqrt(sigma^2 + 1)."""
-        return self.plan.scale_model_input(latents, index)
 
     def step(
         self,
@@ -54,10 +36,6 @@ class EulerScheduler:
         sigma, sigma_next = (float(s) for s in self.plan.sigmas[index : index + 2])
         derivative = (latents - denoised) / sigma
         return SchedulerStep(latents + derivative * (sigma_next - sigma), denoised)
-
-    def add_noise(self, latents: mx.array, noise: mx.array, index: int) -> mx.array:
-        """x0 + sigma noise."""
-        return self.plan.add_noise(latents, noise, index)
 
 
 @dataclass(frozen=True)

@@ -11,37 +11,20 @@ import numpy as np
 
 from swiftai_nb.diffusion.schedulers.noise_schedule import FloatArray
 from swiftai_nb.diffusion.schedulers.scheduler import SchedulerStep
-from swiftai_nb.diffusion.schedulers.sigma_plan import SigmaPlan
+from swiftai_nb.diffusion.schedulers.sigma_plan import SigmaPlan, SigmaSampler
 
 _ORDER = 4
 _UNUSED = ("interpolation_type", "final_sigmas_type", "rescale_betas_zero_snr")
 
 
 @dataclass(frozen=True)
-class LMSScheduler:
+class LMSScheduler(SigmaSampler):
     """Integrates the polynomial through the last derivatives exactly; `plan` holds the sigmas."""
-
-    plan: SigmaPlan
-    needs_noise: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], steps: int) -> LMSScheduler:
         """Plans a run of `steps` from a `scheduler_config.json`."""
         return cls(SigmaPlan.from_config({k: v for k, v in config.items() if k not in _UNUSED}, steps))
-
-    @property
-    def timesteps(self) -> FloatArray:
-        """[N]: what the network is given."""
-        return self.plan.timesteps
-
-    @property
-    def init_noise_sigma(self) -> float:
-        """Factor of the start noise."""
-        return self.plan.init_noise_sigma
-
-    def scale_model_input(self, latents: mx.array, index: int) -> mx.array:
-        """X / sqrt(sigma^2 + 1)."""
-        return self.plan.scale_model_input(latents, index)
 
     def step(
         self,
@@ -61,10 +44,6 @@ class LMSScheduler:
         for k, known in enumerate(derivatives[:order]):
             latents = latents + lms_coefficient(self.plan.sigmas, index, order, k) * known
         return SchedulerStep(latents, denoised, derivatives)
-
-    def add_noise(self, latents: mx.array, noise: mx.array, index: int) -> mx.array:
-        """x0 + sigma noise."""
-        return self.plan.add_noise(latents, noise, index)
 
 
 def lms_coefficient(sigmas: FloatArray, index: int, order: int, k: int) -> float:

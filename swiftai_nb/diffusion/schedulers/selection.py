@@ -57,6 +57,18 @@ def scheduler_name(config: Mapping[str, Any]) -> str:
     return karras if config.get("use_karras_sigmas") and karras in SAMPLERS else short
 
 
+def is_distilled_turbo(config: Mapping[str, Any]) -> bool:
+    """Whether a `scheduler_config.json` is that of SD Turbo: 1 to 4 trailing Euler steps, no guidance.
+
+    Zero-SNR models, which are trailing too, rescale their betas.
+    """
+    return (
+        scheduler_name(config) in ("euler", "euler-a")
+        and config.get("timestep_spacing") == "trailing"
+        and not config.get("rescale_betas_zero_snr")
+    )
+
+
 def canonical_name(name: str) -> str:
     """A user's or diffusers' name -> the short name in `SAMPLERS`.
 

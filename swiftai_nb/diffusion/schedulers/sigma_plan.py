@@ -88,6 +88,32 @@ class SigmaPlan:
         return latents + float(self.sigmas[index]) * noise
 
 
+@dataclass(frozen=True)
+class SigmaSampler:
+    """All of `Scheduler` but `step`, for samplers that walk down the sigmas of a plan."""
+
+    plan: SigmaPlan
+    needs_noise: bool = False
+
+    @property
+    def timesteps(self) -> FloatArray:
+        """[N]: what the network is given."""
+        return self.plan.timesteps
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Factor of the start noise."""
+        return self.plan.init_noise_sigma
+
+    def scale_model_input(self, latents: mx.array, index: int) -> mx.array:
+        """X / sqrt(sigma^2 + 1)."""
+        return self.plan.scale_model_input(latents, index)
+
+    def add_noise(self, latents: mx.array, noise: mx.array, index: int) -> mx.array:
+        """x0 + sigma noise."""
+        return self.plan.add_noise(latents, noise, index)
+
+
 def _interpolate(
     options: ScheduleOptions, timesteps: FloatArray, train_sigmas: FloatArray, steps: int
 ) -> FloatArray:

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.diffusion.cpu_math.workers import run_checkpoint
-from swiftai_nb.diffusion.models.layers import Embedding, Linear
+from swiftai_nb.diffusion.models.layers import Conv2d, Embedding, Linear
 from swiftai_nb.diffusion.models.quantized_embedding import QuantizedEmbedding
 from swiftai_nb.diffusion.precision import storage_dtype
 from swiftai_nb.diffusion.weights.component import Component, Network
@@ -170,9 +170,10 @@ def read_converted(
         run_checkpoint()
         value = tensors.pop(path).reshape(wanted[path])
         owner = find_module(module, path.rpartition(".")[0])
-        packs = isinstance(owner, Linear) and path.endswith(".weight")
+        is_weight = path.endswith(".weight")
+        packs = is_weight and isinstance(owner, Linear) and quantization_bits is not None
         kept = dtype
-        if packs and quantization_bits is None:
+        if is_weight and isinstance(owner, (Linear, Conv2d)) and not packs:
             kept = storage_dtype(value.dtype, dtype, size=value.size)
         try:
             value = mx.contiguous(value if value.dtype == mx.uint32 else value.astype(kept))

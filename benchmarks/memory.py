@@ -1,0 +1,178 @@
+"""`python -m benchmarks.memory`: peak memory of real-size models beside the estimate and beside diffusers.
+
+Random weights, written in the catalog's layout into a Hugging Face cache of its own; pictures are made by
+`%%imagine` in a Jupyter kernel, and the engine's process is asked for its peak (VmHWM; Linux).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import bundled
+from benchmarks.memory_models import WRITERS, snapshot
+
+PATIENCE_S = 3600
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture to make: catalog id, side in pixels, steps, whether diffusers makes it too."""
+
+    model: str
+    side: int
+    steps: int
+    has_peer: bool
+
+
+CASES = (
+    Case("sd-1.5", 512, 2, has_peer=True),
+    Case("sdxl-turbo", 512, 1, has_peer=True),
+    Case("flux-schnell-4bit", 256, 1, has_peer=False),
+)
+ASK = """
+import json, pathlib
+from swiftai_nb import ImageGenerationConfig
+from swiftai_nb.notebook.session import get_session
+_engine = get_session().generator("local")
+def _peak():
+    status = pathlib.Path(f"/proc/{_engine.engine_pid}/status").read_text()
+    return next(int(l.split()[1]) * 1024 for l in status.splitlines() if l.startswith("VmHWM"))
+"""
+PEER = """
+import json, sys, time, torch, diffusers, pathlib
+folder, side, steps, dtype = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), getattr(torch, sys.argv[4])
+start = time.time()
+pipe = diffusers.DiffusionPipeline.from_pretrained(folder, variant="fp16", torch_dtype=dtype)
+pipe.set_progress_bar_config(disable=True)
+guidance = 0.0 if "XL" in type(pipe).__name__ else 7.5
+pipe("a red fox in the snow", width=side, height=side, num_inference_steps=steps, guidance_scale=guidance)
+status = pathlib.Path("/proc/self/status").read_text()
+peak = next(int(l.split()[1]) * 1024 for l in status.splitlines() if l.startswith("VmHWM"))
+print(json.dumps({"peak_bytes": peak, "seconds": time.time() - start}))
+"""
+
+
+def main() -> None:
+    options = _parse()
+    lines = [
+        f"{time.strftime('%Y-%m-%d')}, {bundled.cpu_name()}, {bundled.versions()}\n",
+        "| model | picture | plan | estimate | measured peak | s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case in (c for c in CASES if c.model in options.only):
+        folder = snapshot(options.work / "hf" / "hub", case.model)
+        if not (folder / "complete").exists():
+            _tell(f"writing {case.model}")
+            WRITERS[case.model](folder)
+            (folder / "complete").touch()
+        for machine_gb in options.machine_gb:
+            lines.append(_row(case, _ours(case, options.work, machine_gb), f"{machine_gb} GB machine"))
+            _tell(lines[-1])
+        for dtype in ("float32",) if case.has_peer and options.torch_python else ():
+            found = _diffusers(case, folder, options.torch_python, dtype)
+            lines.append(_row(case, found, f"diffusers {dtype}"))
+            _tell(lines[-1])
+        if not options.keep:
+            shutil.rmtree(folder)
+    print("\n".join(lines))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/memory"), help="up to 10 GB at a time")
+    parser.add_argument("--torch-python", type=Path, help="an interpreter with torch and diffusers")
+    parser.add_argument("--only", nargs="+", choices=[c.model for c in CASES], default=list(WRITERS))
+    parser.add_argument(
+        "--machine-gb", nargs="+", type=int, default=[8, 24], help="plan as on machines of this size"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the weights for the next run")
+    return parser.parse_args()
+
+
+def _ours(case: Case, work: Path, machine_gb: int) -> dict[str, Any]:
+    """Makes the picture in a fresh kernel."""
+    from jupyter_client.manager import start_new_kernel
+
+    work = work.resolve()
+    environment = {
+        **os.environ,
+        "HF_HOME": str(work / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "SWIFTAI_HOME": str(work / "home"),
+        "SWIFTAI_MEMORY_GB": str(machine_gb),
+    }
+    manager, client = start_new_kernel(kernel_name="python3", env=environment)
+    try:
+        _run(client, "%load_ext swiftai_nb\n" + ASK)
+        settings = f"model={case.model!r}, width={case.side}, height={case.side}, steps={case.steps}"
+        _run(client, f"_plan = _engine.plan('a fox', ImageGenerationConfig({settings}))")
+        start = time.monotonic()
+        words = f"--model {case.model} --size {case.side}x{case.side} --steps {case.steps} --seed 1"
+        _run(client, f"%%imagine {words}\na red fox in the snow")
+        seconds = time.monotonic() - start
+        plan = "{n: round(b / 1e6) for n, b in _plan.memory_plan_bytes.weights_bytes.items()}"
+        answer = _run(
+            client,
+            f"_parts = {plan}\n"
+            "print(json.dumps({'peak_bytes': _peak(), 'estimate_bytes': _plan.memory_bytes,"
+            " 'plan': _plan.memory_plan, 'denoising': _plan.memory_plan_bytes.denoising_bytes,"
+            " 'decoding': _plan.memory_plan_bytes.decoding_bytes, 'parts': _parts,"
+            " 'mlx': vars(await _engine.status())}, default=str))",
+        )
+        _tell(answer)
+        return {**json.loads(answer), "seconds": seconds}
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def _run(client: Any, code: str) -> str:
+    """Runs a cell; what it printed.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    printed: list[str] = []
+
+    def hear(message: dict[str, Any]) -> None:
+        if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
+            printed.append(message["content"]["text"])
+
+    reply = client.execute_interactive(code, output_hook=hear, timeout=PATIENCE_S, allow_stdin=False)
+    if reply["content"]["status"] != "ok":
+        raise RuntimeError(f"{code}: {reply['content']}")
+    return "".join(printed)
+
+
+def _diffusers(case: Case, folder: Path, python: Path, dtype: str) -> dict[str, Any]:
+    command = [str(python), "-c", PEER, str(folder), str(case.side), str(case.steps), dtype]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _row(case: Case, found: dict[str, Any], name: str) -> str:
+    plan = f"{name}: {found['plan']}" if "plan" in found else name
+    estimate = f"{found['estimate_bytes'] / 1e9:.2f} GB" if "estimate_bytes" in found else ""
+    picture = f"{case.side}x{case.side}, {case.steps} steps"
+    peak = f"{found['peak_bytes'] / 1e9:.2f} GB"
+    return f"| {case.model} | {picture} | {plan} | {estimate} | {peak} | {found['seconds']:.0f} |"
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
