@@ -14,7 +14,7 @@ from pathlib import Path
 def quiet() -> None:
     """Raised priority where that is permitted; the parent gave us a session of our own."""
     try:
-        Path("/proc/self/autogroup").write_text("-5")
+        Path("/proc/self/autogroup").write_text("-15")
         os.nice(-5)
     except OSError:
         pass

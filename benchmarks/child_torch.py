@@ -12,7 +12,7 @@ from pathlib import Path
 
 def quiet() -> None:
     try:
-        Path("/proc/self/autogroup").write_text("-5")
+        Path("/proc/self/autogroup").write_text("-15")
         os.nice(-5)
     except OSError:
         pass
