@@ -1,0 +1,76 @@
+"""Models that share parts: Stable Diffusion 3 and its text encoders, from three repositories."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from swiftai_nb.core.errors import InvalidInputError, ModelNotDownloadedError
+from swiftai_nb.registry.commands import Verbs
+from swiftai_nb.registry.hub_cache import DiskState
+from swiftai_nb.registry.registry import DiffusionModelRegistry
+from tests.registry.conftest import make_downloader
+from tests.registry.fake_hub import FakeHub
+
+MODEL = "sd3-medium"
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return DiffusionModelRegistry(home=tmp_path / "h", cache_dir=tmp_path / "c")
+
+
+@pytest.fixture
+def hub(registry):
+    info = registry.find(MODEL)
+    entries = [info, *(registry.find(name) for name in info.requires)]
+    files = {e.repository: {f.path: f.path.encode() * 50 for f in e.files} for e in entries}
+    files["argmaxinc/stable-diffusion"]["sd3_medium/sd3_medium.safetensors"] = bytes(5000)
+    with FakeHub(files) as server:
+        yield server
+
+
+def test_a_model_without_its_parts_is_not_here_and_says_what_is_missing(hub, registry):
+    downloader = make_downloader(hub, registry)
+    downloader.start(MODEL).wait(180)
+    assert registry.look_up(registry.find(MODEL)).state is DiskState.PARTIAL
+    assert not registry.is_downloaded(MODEL)
+    with pytest.raises(ModelNotDownloadedError, match=r"11\.4 GB of sd3-text-encoders"):
+        registry.resolve(MODEL)
+
+
+def test_downloading_fetches_the_parts_too_and_nothing_else(hub, registry):
+    asyncio.run(make_downloader(hub, registry).download(MODEL))
+    resolved = registry.resolve(MODEL)
+    text, t5 = resolved.more_folders
+    assert (resolved.folder / "sd3_medium.safetensors").is_file()
+    assert (text / "t5" / "t5xxl.safetensors").is_file()
+    assert (t5 / "spiece.model").is_file()
+    assert not hub.gets("sd3_medium/sd3_medium.safetensors")
+
+
+def test_the_verb_goes_on_until_all_is_here_and_parts_are_fetched_once(hub, registry):
+    verbs = Verbs(registry=registry, downloader=make_downloader(hub, registry), wait=lambda d, _: d.wait(180))
+    said, is_good = verbs.run(["download", MODEL])
+    assert is_good
+    assert [line.split(" is ready")[0] for line in said.splitlines()] == [
+        MODEL,
+        "sd3-text-encoders",
+        "t5-tokenizer",
+    ]
+    assert "is here already" in verbs.run(["download", MODEL])[0]
+    card = repr(verbs.run(["info", MODEL])[0])
+    assert "sd3-text-encoders, t5-tokenizer" in card
+    assert "--engine diffusionkit" in card
+    assert "accept its licence" in card
+
+
+def test_a_part_is_no_model(registry):
+    with pytest.raises(InvalidInputError, match="part of other models"):
+        registry.resolve("sd3-text-encoders")
+
+
+def test_the_table_shows_models_before_their_parts(registry):
+    shown = repr(Verbs(registry=registry).run(["list"])[0])
+    assert shown.index("sd3.5-large") < shown.index("sd3-text-encoders")
