@@ -12,7 +12,6 @@ from swiftai_nb.diffusion import load_pipeline, ops
 from swiftai_nb.diffusion.models.clip import CLIPTextConfig, CLIPTextModel
 from swiftai_nb.diffusion.models.layers import (
     GroupNorm,
-    multi_head_attention,
     sinusoidal_embedding,
     upsample_nearest,
 )
@@ -150,7 +149,7 @@ class TestHeads:
             scores = a @ b.transpose(0, 2, 1) / 2.0
             weights = np.exp(scores - scores.max(-1, keepdims=True))
             parts.append(weights / weights.sum(-1, keepdims=True) @ c)
-        actual = multi_head_attention(mx.array(q), mx.array(k), mx.array(v), heads=3)
+        actual = ops.multi_head_attention(mx.array(q), mx.array(k), mx.array(v), heads=3)
         assert np.abs(np.array(actual) - np.concatenate(parts, -1)).max() < 1e-5
 
 
