@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
-from swiftai_nb.diffusion import ops
+from swiftai_nb.diffusion import allocator, ops
 from swiftai_nb.diffusion.memory import MemoryPolicy
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
 from swiftai_nb.diffusion.pipelines.stages import Latents, Pixels
@@ -84,6 +84,8 @@ class ImageStage:
             return decode_tiled(self.component.network, mx.array(latents), side=side)
         is_large = latents.shape[1] * latents.shape[2] * self.config.scale**2 >= _LARGE_PIXELS
         with ops.sparing_memory() if is_large else nullcontext():
+            if is_large and ops.on_cpu():
+                allocator.return_freed_memory()  # the denoiser's pieces rarely fit the decoder's arrays
             decoded = self.component.network.decode(mx.array(latents))
             mx.eval(decoded)
         return np.array(decoded)
