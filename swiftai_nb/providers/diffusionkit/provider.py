@@ -17,7 +17,7 @@ from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.engine.client import EngineClient
 from swiftai_nb.engine.diffusionkit.checkpoint import find_checkpoint
 from swiftai_nb.engine.diffusionkit.process import diffusionkit_client
-from swiftai_nb.engine.memory_plan import check_memory
+from swiftai_nb.engine.memory_plan import available_memory_bytes, check_memory
 from swiftai_nb.engine.platform_check import expected_device
 from swiftai_nb.engine.protocol import AskStatus, Done, Generate, LoadModel, Status, Unload
 from swiftai_nb.jobs.timings import TimingKey, Timings
@@ -126,7 +126,7 @@ class DiffusionKitImageProvider:
         self.check_available()
         config = ImageGenerationConfig() if config is None else config
         plan = self._plan_of(prompt, config, self._resolve(config.model))
-        self._check_memory(plan)
+        check_memory(plan.memory_plan_bytes, available_bytes=plan.available_bytes)
         return plan
 
     async def generate_image(
@@ -151,7 +151,7 @@ class DiffusionKitImageProvider:
         config = ImageGenerationConfig() if config is None else config
         resolved = self._resolve(config.model)
         plan = self._plan_of(prompt, config, resolved)
-        self._check_memory(plan)
+        check_memory(plan.memory_plan_bytes, available_bytes=plan.available_bytes)
         if negative_prompt and plan.guidance_scale == 0.0:
             plan = replace(plan, notes=(*plan.notes, "FLUX.1 schnell cannot use a negative prompt"))
         command = make_command(prompt, negative_prompt, config, plan, more_folders=resolved.more_folders)
@@ -227,19 +227,14 @@ class DiffusionKitImageProvider:
         return DEFAULT_MODEL
 
     def _plan_of(self, prompt: str, config: ImageGenerationConfig, resolved: ResolvedModel) -> GenerationPlan:
-        plan = make_plan(
-            prompt, config, resolved, device=self.device, available_bytes=self._memory_limit_bytes
-        )
+        limit = self._memory_limit_bytes
+        # What the worker holds serves the next picture: not counting it would change the plan each time.
+        available = available_memory_bytes(self.engine_pid) if limit is None else limit
+        plan = make_plan(prompt, config, resolved, device=self.device, available_bytes=available)
         is_cold = self.loaded_model_id != plan.model
         return replace(
             plan, estimated_s=self._timings.estimate_s(_timing_key(plan), steps=plan.steps, cold=is_cold)
         )
-
-    def _check_memory(self, plan: GenerationPlan) -> None:
-        memory = plan.memory_plan_bytes
-        if self.loaded_model_id == plan.model:  # its weights are in memory: they must not count twice
-            memory = replace(memory, weights_bytes={})
-        check_memory(memory, available_bytes=plan.available_bytes)
 
     def _finish(
         self, done: Done, recipe: Recipe, plan: GenerationPlan, reporter: ProgressReporter
