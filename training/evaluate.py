@@ -130,7 +130,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pipeline", type=Path, default=work_dir() / "pipeline")
-    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--guidance", type=float, default=1.7)
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 20, 6], help="the first for the sheet")
     parser.add_argument(
         "--out", type=Path, default=HERE, help="folder for evaluation.json and contact_sheet.webp"

@@ -105,7 +105,7 @@ def pictures(folder, *, prompts, steps):
     pipe.set_progress_bar_config(disable=True)
     seeds = [torch.Generator().manual_seed(k) for k in range(len(prompts))]
     return torch.from_numpy(
-        pipe(prompts, num_inference_steps=steps, generator=seeds, guidance_scale=1.0, output_type="np").images
+        pipe(prompts, num_inference_steps=steps, generator=seeds, guidance_scale=1.7, output_type="np").images
     )
 
 

@@ -2,10 +2,6 @@
 
 The text encoder goes on learning at a fraction of the rate, from the UNet's loss and, as in its
 own stage, from its guess of the latent; `--text-rate 0` leaves it frozen.
-
-In the last part the target is moved away from what the network says without the caption, so that
-it learns to draw as if guided (Tang et al., "Diffusion models without classifier-free guidance",
-2025): then no second, uncaptioned pass is needed at each step of drawing.
 """
 
 import argparse
@@ -34,7 +30,6 @@ CURRICULUM = (
 HELD_OUT = 32
 NO_CAPTION = 0.1
 GUESS_WEIGHT = 0.2
-SELF_GUIDANCE = 0.4  # of the difference the caption makes; amounts to a guidance_scale of 1 / (1 - 0.4)
 
 
 class Noising:
@@ -92,7 +87,6 @@ def main():
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--text-rate", type=float, default=0.15)
     parser.add_argument("--decay-from", type=float, default=0.5)
-    parser.add_argument("--guided-from", type=float, default=0.6, help="share of the budget; 1 is never")
     parser.add_argument(
         "--warm", action="store_true", help="start from the weights in pipeline/, with all subjects"
     )
@@ -114,11 +108,6 @@ def main():
     def states(ids):
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             return guess.encoder(input_ids=ids.long()).last_hidden_state
-
-    def unguided(x, t):
-        hidden = states(null).expand(len(x), -1, -1)
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            return net(x, t, hidden).sample.float()
 
     def save():
         trainee.save()
@@ -145,9 +134,6 @@ def main():
             else:
                 hidden = states(ids)
             out = net(x, t, hidden).sample
-        if clock.share() > args.guided_from:
-            said = (ids != null).any(1).float().view(-1, 1, 1, 1)
-            v = v + SELF_GUIDANCE * said * (out.detach().float() - unguided(x, t))
         loss = (out.float() - v).square().mean()
         losses.append(loss.item())
         if args.text_rate:

@@ -40,6 +40,8 @@ from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "swiftai_nb" / "assets" / "emoji-mini"
+DEFAULTS = json.loads((MODEL / "generation_defaults.json").read_text())
+SIDE = DEFAULTS["width"]
 QUICK = ImageGenerationConfig(steps=2, seed=7)
 LONG = ImageGenerationConfig(steps=1000, seed=7)
 
@@ -86,14 +88,19 @@ def wait_until(condition, timeout_s=60.0):
 def test_a_picture_comes_with_all_that_remakes_it(provider):
     image = make(provider, negative_prompt="blurry")
     recipe = image.recipe
-    assert (image.width, image.height) == (64, 64)
+    assert (image.width, image.height) == (SIDE, SIDE)
     assert (recipe.model, recipe.engine, recipe.device, recipe.dtype) == (
         "emoji-mini",
         "mlx",
         "cpu",
         "float32",
     )
-    assert (recipe.steps, recipe.guidance_scale, recipe.scheduler, recipe.seed) == (2, 2.5, "ddim", 7)
+    assert (recipe.steps, recipe.guidance_scale, recipe.scheduler, recipe.seed) == (
+        2,
+        DEFAULTS["guidance_scale"],
+        "ddim",
+        7,
+    )
     assert recipe.negative_prompt == "blurry"
     assert recipe.model_revision.startswith("sha256:")
     assert {"swiftai_nb", "mlx", "numpy"} <= recipe.versions.keys()
@@ -111,7 +118,9 @@ def test_the_same_seed_gives_the_same_bytes_in_either_isolation_and_in_a_new_eng
 
 def test_settings_left_open_are_the_models_own(provider):
     plan = provider.plan("a cat")
-    assert (plan.width, plan.height, plan.steps, plan.guidance_scale) == (64, 64, 16, 2.5)
+    assert [plan.width, plan.height, plan.steps, plan.guidance_scale] == [
+        DEFAULTS[name] for name in ("width", "height", "steps", "guidance_scale")
+    ]
     assert (plan.model, plan.scheduler, plan.device, plan.precision) == (
         "emoji-mini",
         "ddim",
@@ -194,16 +203,16 @@ def test_a_start_picture_gives_its_proportions(provider):
     pixels = np.zeros((300, 600, 3), np.uint8)
     config = QUICK.replace(image=GeneratedImage.from_pixels(pixels).data)
     plan = provider.plan("a cat", config)
-    assert (plan.width, plan.height) == (92, 44) or abs(plan.width / plan.height - 2) < 0.2
-    assert plan.width % 4 == plan.height % 4 == 0
+    assert abs(plan.width / plan.height - 2) < 0.3
+    assert plan.width % 16 == plan.height % 16 == 0
     image = make(provider, config=config)
     assert (image.width, image.height) == (plan.width, plan.height)
 
 
 def test_what_the_mask_leaves_black_keeps_its_pixels(provider):
     start = make(provider, config=ImageGenerationConfig(steps=4, seed=1))
-    mask = np.zeros((64, 64), np.uint8)
-    mask[:, 32:] = 255
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[:, SIDE // 2 :] = 255
     from PIL import Image
 
     from swiftai_nb.core.image_input import to_png_bytes
@@ -212,8 +221,8 @@ def test_what_the_mask_leaves_black_keeps_its_pixels(provider):
     config = ImageGenerationConfig(steps=4, seed=9, image=start.data, mask=mask_png, strength=1.0)
     made = np.asarray(make(provider, "a blue car", config).pil)
     before = np.asarray(start.pil)
-    assert np.array_equal(made[:, :32], before[:, :32])
-    assert not np.array_equal(made[:, 32:], before[:, 32:])
+    assert np.array_equal(made[:, : SIDE // 2], before[:, : SIDE // 2])
+    assert not np.array_equal(made[:, SIDE // 2 :], before[:, SIDE // 2 :])
 
 
 def distance(a, b):
@@ -226,8 +235,8 @@ def distance(a, b):
 @pytest.mark.parametrize(
     ("config", "kind", "words", "hint"),
     [
-        ({"width": 66}, InvalidInputError, "width 66 is not a multiple of 8", "use 64 or 72"),
-        ({"height": 17}, InvalidInputError, "height 17", "use 16 or 24"),
+        ({"width": 66}, InvalidInputError, "width 66 is not a multiple of 16", "use 64 or 80"),
+        ({"height": 17}, InvalidInputError, "height 17", "use 16 or 32"),
         ({"scheduler": "eulr"}, InvalidInputError, "no scheduler named 'eulr'", "ddim"),
         ({"scheduler": "flow-match-euler"}, InvalidInputError, "does not fit", "ddim"),
         ({"strength": 0.5}, InvalidInputError, "strength without image", "image"),
@@ -332,7 +341,7 @@ def test_damaged_files_are_named(provider, model_copy, damage):
     with pytest.raises((InvalidModelFilesError, UnsupportedModelError), match=words) as caught:
         make(provider, config=QUICK.replace(model=str(model_copy)))
     assert "\n" not in caught.value.message
-    assert make(provider).width == 64, "the engine goes on"
+    assert make(provider).width == SIDE, "the engine goes on"
 
 
 def _damage(damage, unet, weights):

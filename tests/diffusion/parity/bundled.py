@@ -1,0 +1,16 @@
+"""What is drawn with the bundled model, here and by diffusers, from the same latents."""
+
+import numpy as np
+
+# prompt, negative prompt, steps, guidance
+RUNS = {
+    "as shipped": ("a cat", None, None, None),
+    "guided": ("a red guitar on a blue background", "a dog", 6, 2.5),
+    "scene": ("two cats on the beach", None, 20, 1.0),
+}
+
+
+def latents(name, channels, side):
+    """[1, side, side, channels], standard normal."""
+    seed = sorted(RUNS).index(name)
+    return np.random.default_rng(seed).standard_normal((1, side, side, channels)).astype(np.float32)
