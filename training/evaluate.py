@@ -8,6 +8,7 @@ Pictures are reduced to 64 px first.
 import argparse
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -131,12 +132,12 @@ def main():
     )
     parser.add_argument("--pipeline", type=Path, default=work_dir() / "pipeline")
     parser.add_argument("--guidance", type=float, default=1.7)
-    parser.add_argument("--steps", type=int, nargs="+", default=[8, 20, 6], help="the first for the sheet")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 6], help="the first for the sheet")
     parser.add_argument(
         "--out", type=Path, default=HERE, help="folder for evaluation.json and contact_sheet.webp"
     )
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(os.cpu_count())
     prompts = json.loads((HERE / "prompts.json").read_text())
     pipe, references = load_pipeline(args.pipeline), References()
     report = {"guidance_scale": args.guidance, "autoencoder PSNR (dB)": autoencoder_psnr(args.pipeline)}

@@ -127,7 +127,7 @@ def test_settings_left_open_are_the_models_own(provider):
         "cpu",
         "float32",
     )
-    assert provider.plan("a cat", ImageGenerationConfig.fast()).steps == 8
+    assert provider.plan("a cat", ImageGenerationConfig.fast()).steps == DEFAULTS["steps"] // 2
     assert 0 < plan.memory_bytes < 1e9
     assert "GB" in plan.memory
     assert plan.memory_plan
