@@ -243,7 +243,7 @@ def test_unknown_engine(shell: Any) -> None:
 def test_dry_run_does_nothing(shell: Any) -> None:
     plan = imagine(shell, "a fox --dry-run -n 3 --seed 4 --engine local")
     assert plan["model"].startswith("emoji-mini")
-    assert (plan["pictures"], plan["seeds"], plan["size"]) == ("3", "4, 5, 6", "64x64")
+    assert (plan["pictures"], plan["seeds"], plan["size"]) == ("3", "4, 5, 6", "128x128")
     assert get_session().queue.jobs == ()
 
 
