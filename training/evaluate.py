@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL
 
 import measures
 import networks
-from compose import CENTER, HALF, PLACES, SINGLE, STACKED
+from compose import CENTER, HALF, PLACES, SINGLE, STACKED, STAGE_WEIGHTS, with_article
 from pipeline import draw, load_pipeline
 from runtime import composer, to_model, work_dir
 from scenes import COLORS, TINTS, contact_sheet
@@ -114,6 +114,17 @@ def score(pictures, prompts, references):
     return {name: round(float(np.mean(values)), 3) for name, values in marks.items()}
 
 
+def score_newest(pipe, references, *, steps, guidance):
+    """How many of the subjects of the last curriculum stage are recognised; the fixed prompts ask for none of them."""
+    newest = [s for s in references.compose.subjects if s.stage == max(STAGE_WEIGHTS)]
+    prompts = [with_article(s.names[0]) for s in newest]
+    pictures = draw(
+        pipe, prompts, steps=steps, guidance_scale=guidance, seeds=range(3000, 3000 + len(newest))
+    )
+    places = [references.rank(reduced(p), s.label) for p, s in zip(pictures, newest, strict=True)]
+    return {f"top-{n}": round(float(np.mean([p < n for p in places])), 3) for n in (1, 5)}
+
+
 def autoencoder_psnr(folder, *, n=200):
     vae, compose, rng = (
         AutoencoderKL.from_pretrained(folder / "vae").eval(),
@@ -147,6 +158,7 @@ def main():
         report[f"{steps} steps"] = score(pictures, prompts, references)
         if steps == args.steps[0]:
             contact_sheet(pictures, 20).save(args.out / "contact_sheet.webp", quality=70, method=6)
+    report["newest subjects"] = score_newest(pipe, references, steps=args.steps[0], guidance=args.guidance)
     report["parameters"] = {
         n: sum(p.numel() for p in getattr(pipe, n).parameters()) for n in ("unet", "text_encoder", "vae")
     }
