@@ -61,7 +61,7 @@ Read these with the contact sheet: with one pose for each subject, a soft pictur
 subject, so full marks do not mean that every picture is clear. Counts are counted as shapes, so that a
 thing of two pieces, or two that touch, count wrong. The prompts ask for the {older}
 subjects that were taught longest; of the {newer} that came last (doctors and kings, forks and suitcases) {newest} are nearest to
-their own training picture, but they saw about a third of the training, and many are vague. Pictures are soft at full
+their own training picture, but they saw about a third of the training, and some are vague. Pictures are soft at full
 size: edges are clean, textures are not.
 
 The autoencoder reproduces training pictures of {side} px at {psnr} dB PSNR. Fine lines, small faces and lettering are soft.
