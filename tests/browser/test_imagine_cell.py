@@ -73,7 +73,7 @@ def test_saved_notebook_shows_the_picture_without_a_kernel(
     assert output.data["text/plain"] == "1 picture: a red fox"
     assert "widgets" not in saved.metadata
     again = open_notebook(page.path, app=app, starts_kernel=False)
-    again.until("document.querySelector('.jp-OutputArea-output img')?.naturalWidth === 128")
+    again.until("document.querySelector('.jp-OutputArea-output img')?.naturalWidth === 64")
     width = again.page.locator(".jp-OutputArea-output img").first.evaluate("i => i.clientWidth")
     assert width == 256, "a small picture is shown larger"
     assert "Error" not in "\n".join(again.outputs(1))
