@@ -80,7 +80,7 @@ def test_prompt_becomes_a_picture_with_a_preview_at_every_step(
     assert "widgets" not in saved.metadata
     if app == "lab":
         again = open_notebook(notebook.path, app=app, starts_kernel=False)
-        again.until("document.querySelector('.jp-OutputArea-output img')?.naturalWidth === 128")
+        again.until("document.querySelector('.jp-OutputArea-output img')?.naturalWidth === 64")
 
 
 @pytest.mark.parametrize(("app", "kernel"), [("lab", "python3"), ("notebook", "python3")])
