@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,6 +18,7 @@ from swiftai_nb.diffusion.schedulers.selection import (
 )
 from swiftai_nb.diffusion.weights.flux_parts import PARTS, find_flux_files
 from swiftai_nb.diffusion.weights.safetensors_files import find_weight_files, read_header
+from swiftai_nb.engine.json_file import read_json_file
 
 FLOW_SCHEDULER = "flow-match-euler"
 _WHOLE_FILE_BYTES = 64 * 2**20
@@ -183,14 +183,7 @@ def _weight_files(folder: Path, *, is_flow: bool, prefer_half: bool) -> dict[str
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InvalidModelFilesError(
-            f"{path} cannot be read ({type(error).__name__})", hint="download the model again"
-        ) from None
+    data = read_json_file(path)
     if not isinstance(data, dict):
         raise InvalidModelFilesError(f"{path} is not a JSON object", hint="download the model again")
     return data

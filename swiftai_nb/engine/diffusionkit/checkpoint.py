@@ -6,13 +6,13 @@ parts may lie in any of a few folders: one that holds all, or the three snapshot
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.engine.json_file import read_json_file
 
 T5_REPOSITORY = "google/t5-v1_1-xxl"
 SIZE_MULTIPLE = 16
@@ -157,12 +157,5 @@ def _sizes(folder: Path) -> Mapping[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InvalidModelFilesError(
-            f"{path} cannot be read ({type(error).__name__})", hint="download the model again"
-        ) from None
+    data = read_json_file(path)
     return data if isinstance(data, dict) else {}
