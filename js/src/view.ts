@@ -57,6 +57,10 @@ export function createView(host: Host, element: HTMLElement): () => void {
       ctx.invalidate();
     },
   };
+  // A page that is left at once takes the last words typed with it, unless they are sent now.
+  const onLeave = () => {
+    if (saving !== undefined) flush();
+  };
   const connection = new Connection(host, (alive) => {
     if (view.gone === !alive) return;
     view.gone = !alive;
@@ -166,12 +170,14 @@ export function createView(host: Host, element: HTMLElement): () => void {
   for (const name of SETTINGS) host.on(`change:${name}`, onChange);
   for (const name of SNAPSHOTS) host.on(`change:${name}`, name === "jobs" ? onJobs : onChange);
   host.on("msg:custom", onReport);
+  window.addEventListener("pagehide", onLeave);
   connection.hello();
   update();
 
   return () => {
     disposed = true;
-    if (saving !== undefined) flush();
+    window.removeEventListener("pagehide", onLeave);
+    onLeave();
     clearTimeout(fading);
     for (const name of [...SETTINGS, ...SNAPSHOTS])
       host.off(`change:${name}`, name === "jobs" ? onJobs : onChange);

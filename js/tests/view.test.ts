@@ -170,6 +170,15 @@ test("what is typed reaches the kernel soon, in one save", async () => {
   expect(card.host.saves).toBe(1);
 });
 
+test("what was typed last is saved when the page is left", async () => {
+  const card = mount();
+  await card.type(".prompt textarea", "a cat");
+  window.dispatchEvent(new Event("pagehide"));
+  expect(card.host.saves).toBe(1);
+  vi.advanceTimersByTime(500);
+  expect(card.host.saves).toBe(1);
+});
+
 test("an empty number is the model's default, and one outside the limits never reaches the kernel", async () => {
   const card = mount();
   await card.type(".steps input", "12");

@@ -18,6 +18,7 @@ from swiftai_nb.notebook.widget import ImagineWidget
 widget = ImagineWidget()
 widget"""
 BUSY = "import time\nend = time.time() + 600\nwhile time.time() < end and not session.queue.jobs[-1].state.is_final: sum(range(1000))"
+ASK_FOR_BLUE = "print('heard:', widget.prompt == 'a blue fox')"
 CLOCK = """
 session.cancelled_at = None
 def note(job):
@@ -40,6 +41,17 @@ def run_cell(notebook: NotebookPage, index: int) -> None:
     script = "i => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = i; }"
     notebook.page.evaluate(script, index)
     notebook.command("notebook:run-cell", wait=False)
+
+
+def wait_output(notebook: NotebookPage, index: int, text: str) -> None:
+    """Runs a cell that looks, again and again, until it has seen: a page sends what is typed a moment later."""
+    output = notebook.page.locator(".jp-CodeCell").nth(index).locator(".jp-OutputArea-output").first
+    for _ in range(60):
+        run_cell(notebook, index)
+        notebook.page.wait_for_timeout(500)
+        if output.count() and text in output.inner_text():
+            return
+    raise AssertionError(f"cell {index} never said {text!r}")
 
 
 @pytest.mark.parametrize("app", ["lab", "notebook"])
@@ -167,7 +179,7 @@ def test_queue_history_compare_seed_and_reuse(open_notebook: OpenNotebook, scree
 
 
 def test_reload_second_view_and_restart(open_notebook: OpenNotebook, screenshots: Path) -> None:
-    notebook, card = open_card(open_notebook, "widget")
+    notebook, card = open_card(open_notebook, "widget", ASK_FOR_BLUE)
     card.root.locator("details.more > summary").click()
     card.root.get_by_label("Steps").fill("40")
     card.imagine("a red fox")
@@ -178,6 +190,7 @@ def test_reload_second_view_and_restart(open_notebook: OpenNotebook, screenshots
     assert second.root.get_by_label("Prompt", exact=True).input_value() == "a red fox"
     second.root.get_by_label("Prompt", exact=True).fill("a blue fox")
     assert card.root.get_by_label("Prompt", exact=True).input_value() == "a blue fox"
+    wait_output(notebook, 2, "heard: True")
     notebook.command("docmanager:save")
     notebook.page.reload()
     notebook.page.wait_for_selector(".jp-Notebook .jp-Cell")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page
 
 PATIENCE_MS = 60_000
@@ -110,10 +111,7 @@ class Card:
 
     def violations(self) -> list[str]:
         """What axe finds in this card, as "rule: element"."""
-        import pytest
-
-        axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-        results = axe.Axe().run(self.page, context=CARD, options={"resultTypes": ["violations"]})
+        results = Axe().run(self.page, context=CARD, options={"resultTypes": ["violations"]})
         found: list[dict[str, Any]] = results.response["violations"]
         return [
             f"{v['id']}: {node['html'][:120]} {node['failureSummary']}" for v in found for node in v["nodes"]

@@ -48,7 +48,8 @@ def test_dropped_connection_continues_at_the_byte(hub, registry, downloader, mod
     assert hub.fetched(UNET) <= UNET_BYTES + 3 * 70_000  # what was under way when the line went dead
     starts = [r.first_byte for r in hub.gets(UNET)]
     assert starts == sorted(starts)
-    assert starts[-1] > 100_000
+    # A reset may take with it what the reader had not read yet; an orderly end takes nothing.
+    assert starts[-1] == 180_000 if mode == "fin" else len(set(starts)) > 1
     assert not partial_files(registry.cache_dir)
 
 
