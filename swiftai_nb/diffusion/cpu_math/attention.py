@@ -16,8 +16,8 @@ import numpy as np
 from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
 from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, spans, worker_count
 
-_ROWS = 256
-_COLUMNS = 1024
+_ROWS = 512
+_COLUMNS = 256
 _TOGETHER_SCORES = 1 << 17
 # exp(60) times 1e6 keys times values of 1e6 still is a float32
 _SAFE_SCORE = 60.0
@@ -112,22 +112,24 @@ def _attend(q: Float32, k: Float32, v: Float32, out: Float32, *, scale: float, m
     extended[:, :width] = v
     extended[:, width] = 1
     longest_key = math.sqrt(float(np.einsum("ij,ij->i", k, k).max(initial=0.0)))
+    keys = scratch("keys", (k.shape[1], count))  # in the order OpenBLAS multiplies fastest
+    np.copyto(keys, k.T)
     for rows in spans(len(q), _ROWS):
         scaled = scratch("queries", (rows.stop - rows.start, q.shape[1]))
         np.multiply(q[rows], np.float32(scale), out=scaled)
         bound = longest_key * math.sqrt(float(np.einsum("ij,ij->i", scaled, scaled).max()))
         if mask is None and bound < _SAFE_SCORE:
-            total = _bounded(scaled, k, extended)
+            total = _bounded(scaled, keys, extended)
         else:
-            total = _shifted(scaled, k, extended, None if mask is None else mask[rows])
+            total = _shifted(scaled, keys, extended, None if mask is None else mask[rows])
         np.divide(total[:, :width], total[:, width:], out=out[rows])
 
 
-def _bounded(q: Float32, k: Float32, extended: Float32) -> Float32:
+def _bounded(q: Float32, keys: Float32, extended: Float32) -> Float32:
     total = scratch("total", (len(q), extended.shape[1]))
-    for index, columns in enumerate(spans(len(k), _COLUMNS)):
+    for index, columns in enumerate(spans(len(extended), _COLUMNS)):
         scores = scratch("scores", (len(q), columns.stop - columns.start))
-        np.matmul(q, k[columns].T, out=scores)
+        np.matmul(q, keys[:, columns], out=scores)
         np.exp(scores, out=scores)
         if index == 0:
             np.matmul(scores, extended[columns], out=total)
@@ -138,9 +140,8 @@ def _bounded(q: Float32, k: Float32, extended: Float32) -> Float32:
     return total
 
 
-def _shifted(q: Float32, k: Float32, extended: Float32, mask: Float32 | None) -> Float32:
-    scores = scratch("scores", (len(q), len(k)))
-    np.matmul(q, k.T, out=scores)
+def _shifted(q: Float32, keys: Float32, extended: Float32, mask: Float32 | None) -> Float32:
+    scores = np.matmul(q, keys, out=scratch("scores", (len(q), len(extended))))
     if mask is not None:
         scores += mask
     scores -= scores.max(axis=1, keepdims=True)

@@ -12,13 +12,13 @@ from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widen
 from swiftai_nb.diffusion.cpu_math.linear import multiply
 from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
 from swiftai_nb.diffusion.cpu_math.winograd import transform_weight, transformed_bytes, winograd_conv
-from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, spans
+from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, shares, spans
 
 _LARGE_TILE_PIXELS = 4096
 _SMALL_TILE_PIXELS = 1024
 _FEW_CHANNELS = 16
 _STRIP_PIXELS = 4096
-_MAX_PATCH_ELEMENTS = 1 << 23
+_MAX_PATCH_ELEMENTS = 1 << 24
 
 _transforms = TransformCache()
 
@@ -55,7 +55,8 @@ def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int
     step = padded.strides
     patches = scratch("patches", (batch, rows, columns, kernel_height, kernel_width * channels))
     strides = (step[0], stride * step[1], stride * step[2], step[1], step[3])
-    np.copyto(patches, np.ndarray(patches.shape, padded.dtype, padded, strides=strides))
+    source = np.ndarray(patches.shape, padded.dtype, padded, strides=strides)
+    for_each(lambda part: np.copyto(patches[:, part], source[:, part]), shares(rows, rows))
     result, out = new_array((batch, rows, columns, count))
     multiply(patches.reshape(-1, patch), weight, bias, out.reshape(-1, count))
     return result

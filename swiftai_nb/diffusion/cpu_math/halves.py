@@ -9,8 +9,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftai_nb.diffusion.cpu_math.workers import Float32, scratch
+from swiftai_nb.diffusion.cpu_math.workers import Float32, scratch, spans
 
+_BLOCK_ELEMENTS = 1 << 19  # what stays in a cache between the passes
 _SIGN_AND_VALUE = np.int32(np.uint32(0x8FFFE000).astype(np.int32))
 _EXPONENT_SHIFT = np.float32(2.0**112)  # between the exponent biases 15 and 127
 
@@ -46,7 +47,8 @@ def widen(bits: Bits16, dtype: mx.Dtype, out: Float32) -> None:
 
 
 def widened(bits: Bits16, dtype: mx.Dtype, name: str) -> Float32:
-    """`widen` into this thread's scratch array `name`."""
+    """`widen` into this thread's scratch array `name`; bits: [rows, columns]."""
     out = scratch(name, bits.shape)
-    widen(bits, dtype, out)
+    for rows in spans(len(bits), max(1, _BLOCK_ELEMENTS // bits.shape[1])):
+        widen(bits[rows], dtype, out[rows])
     return out

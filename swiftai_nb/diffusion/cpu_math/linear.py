@@ -8,11 +8,14 @@ import numpy as np
 from swiftai_nb.diffusion.cpu_math.arrays import float32_view, new_array, view
 from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widened
 from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
-from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, spans, worker_count
+from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, shares, spans, worker_count
 
-_BLOCK_ELEMENTS = 1 << 18
+# Of a weight that is widened: the more rows it is multiplied with, the dearer it is to read those again.
+_BLOCK_ELEMENTS_PER_ROW = 1 << 12
+_MAX_BLOCK_ELEMENTS = 1 << 22
 _PART_PRODUCTS = 1 << 23  # multiplications worth another thread
 _MIN_ROWS = 32
+_MIN_COLUMNS = 128  # fewer, and the inputs are read again more often than they are worth
 _COPIED_ELEMENTS = 1 << 20
 _COPIED_ROWS = 1 << 10
 
@@ -83,8 +86,8 @@ def _multiply_widened(inputs: Float32, weight: mx.array, offset: Float32 | None,
         if offset is not None:
             out[:, part] += offset[part]
 
-    step = min(max(1, _BLOCK_ELEMENTS // bits.shape[1]), -(-len(bits) // worker_count()))
-    for_each(run, spans(len(bits), step))
+    elements = min(_BLOCK_ELEMENTS_PER_ROW * len(inputs), _MAX_BLOCK_ELEMENTS)
+    for_each(run, shares(len(bits), max(_MIN_COLUMNS, elements // bits.shape[1])))
 
 
 def quantized_linear(

@@ -11,8 +11,8 @@ from swiftai_nb.diffusion.cpu_math.activations import silu_in_place
 from swiftai_nb.diffusion.cpu_math.arrays import float32_view, new_array, view
 from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, spans
 
-_BLOCK_ELEMENTS = 1 << 15
-_PART_ELEMENTS = 1 << 17
+_BLOCK_ELEMENTS = 1 << 17  # as for activations
+_SUMMED_ELEMENTS = 1 << 16  # in float32, for their rounding's sake
 _ROW_ELEMENTS = 1 << 8
 _SMALL_ELEMENTS = 1 << 16
 _FAR = 16.0  # means of so many deviations are subtracted first, for their rounding's sake
@@ -85,20 +85,18 @@ def _moments(x: Float32, channels: int, groups: int, eps: float) -> tuple[np.nda
 
 def _column_sums(x: Float32, centre: Float32 | None) -> np.ndarray:
     """Sums of x, or of (x - centre)^2, over the rows; float64 [C]. Float32 only within a block of rows."""
-    step = max(1, _BLOCK_ELEMENTS // x.shape[1])
-    blocks = spans(len(x), step)
+    blocks = spans(len(x), max(1, _SUMMED_ELEMENTS // x.shape[1]))
     partial = np.empty((len(blocks), x.shape[1]), np.float32)
 
-    def run(indices: slice) -> None:
-        for index in range(indices.start, indices.stop):
-            block = x[blocks[index]]
-            if centre is not None:
-                difference = scratch("difference", block.shape)
-                np.subtract(block, centre, out=difference)
-                block = np.multiply(difference, difference, out=difference)
-            np.sum(block, axis=0, out=partial[index])
+    def run(index: int) -> None:
+        block = x[blocks[index]]
+        if centre is not None:
+            difference = scratch("difference", block.shape)
+            np.subtract(block, centre, out=difference)
+            block = np.multiply(difference, difference, out=difference)
+        np.sum(block, axis=0, out=partial[index])
 
-    for_each(run, spans(len(blocks), max(1, _PART_ELEMENTS // _BLOCK_ELEMENTS)))
+    for_each(run, range(len(blocks)))
     total: np.ndarray = partial.sum(axis=0, dtype=np.float64)
     return total
 
@@ -108,18 +106,15 @@ def _scale_and_shift(
 ) -> None:
     """Out = (x - centre) scale + shift, by channel; then its silu, while a block is in the cache."""
     scale, shift = affine
-    step = max(1, _BLOCK_ELEMENTS // x.shape[1])
 
-    def run(part: slice) -> None:
-        for start in range(part.start, part.stop, step):
-            rows = slice(start, min(start + step, part.stop))
-            block = x[rows] if centre is None else np.subtract(x[rows], centre, out=out[rows])
-            np.multiply(block, scale, out=out[rows])
-            out[rows] += shift
-            if silu:
-                _silu(out[rows])
+    def run(rows: slice) -> None:
+        block = x[rows] if centre is None else np.subtract(x[rows], centre, out=out[rows])
+        np.multiply(block, scale, out=out[rows])
+        out[rows] += shift
+        if silu:
+            _silu(out[rows])
 
-    for_each(run, spans(len(x), max(1, _PART_ELEMENTS // x.shape[1])))
+    for_each(run, spans(len(x), max(1, _BLOCK_ELEMENTS // x.shape[1])))
 
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> mx.array:
@@ -129,17 +124,14 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> 
     factor, offset = float32_view(weight), float32_view(bias)
     result, out = new_array(x.shape)
     rows = out.reshape(-1, width)
-    step = max(1, _BLOCK_ELEMENTS // width)
 
     def run(part: slice) -> None:
-        for start in range(part.start, part.stop, step):
-            source = values[start : min(start + step, part.stop)]
-            target = rows[start : min(start + step, part.stop)]
-            np.subtract(source, source.mean(axis=1, keepdims=True), out=target)
-            variance = np.einsum("ij,ij->i", target, target) / np.float32(width)
-            target *= (1 / np.sqrt(variance + np.float32(eps)))[:, None]
-            target *= factor
-            target += offset
+        source, target = values[part], rows[part]
+        np.subtract(source, source.mean(axis=1, keepdims=True), out=target)
+        variance = np.einsum("ij,ij->i", target, target) / np.float32(width)
+        target *= (1 / np.sqrt(variance + np.float32(eps)))[:, None]
+        target *= factor
+        target += offset
 
-    for_each(run, spans(len(values), max(1, _PART_ELEMENTS // width)))
+    for_each(run, spans(len(values), max(1, _BLOCK_ELEMENTS // width)))
     return result

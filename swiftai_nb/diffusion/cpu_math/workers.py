@@ -103,6 +103,12 @@ def spans(length: int, step: int) -> list[slice]:
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]
 
 
+def shares(length: int, step: int) -> list[slice]:
+    """`spans` of about `step`, as many as busy all workers alike."""
+    rounds = max(1, round(length / (step * worker_count())))
+    return spans(length, max(1, -(-length // (rounds * worker_count()))))
+
+
 def scratch(name: str, shape: tuple[int, ...]) -> Float32:
     """An uninitialised array that this thread reuses for every call with the same name.
 
