@@ -20,7 +20,7 @@ import networks
 from compose import CENTER, HALF, PLACES, SINGLE, STACKED, STAGE_WEIGHTS, with_article
 from pipeline import draw, load_pipeline
 from runtime import composer, to_model, work_dir
-from scenes import COLORS, TINTS, contact_sheet
+from scenes import COLORS, TINTS, contact_sheet, flat
 
 HERE = Path(__file__).parent
 JUDGED_SIZE = 64
@@ -29,8 +29,8 @@ JUDGED_SIZE = 64
 class References:
     """Training pictures to compare with."""
 
-    def __init__(self):
-        self.compose = composer(size=JUDGED_SIZE)
+    def __init__(self, *, size=JUDGED_SIZE):
+        self.compose = composer(size=size)
         self.labels = [s.label for s in self.compose.subjects]
         self.cache = {}
 
@@ -43,6 +43,23 @@ class References:
         )
         self.compose.paste(canvas, self.labels.index(label), share, place, color)
         return canvas.round().astype(np.uint8)
+
+    def originals(self, asked):
+        """The training pictures of a prompt: one, or one for each picture of its scene."""
+        size, labels, count = self.compose.size, asked["subjects"], asked.get("count", 1)
+        grounds = self.compose.scenes.get(asked.get("scene"), [flat(size, asked.get("background", "white"))])
+        places = PLACES.get(count, [CENTER])
+        if asked["kind"] == "pair":
+            places = STACKED if asked["stacked"] else PLACES[2]
+        out = []
+        for ground in grounds:
+            canvas = ground.astype(np.float32).copy()
+            for k, place in enumerate(places):
+                share = SINGLE if len(places) == 1 else HALF
+                label = labels[min(k, len(labels) - 1)]
+                self.compose.paste(canvas, self.labels.index(label), share, place, asked.get("tint"))
+            out.append(canvas.round().astype(np.uint8))
+        return out
 
     def gallery(self, scene=None):
         """`[variants * N, D]` embeddings of every subject on white, or on each picture of a scene."""
@@ -106,6 +123,22 @@ def reduced(picture):
     return cells.mean((1, 3)).round().astype(np.uint8)
 
 
+def likeness(picture, originals):
+    """PSNR in dB to the nearest of the pictures that the prompt stands for in training."""
+    errors = [np.square(picture.astype(np.float32) - o).mean() for o in originals]
+    return float(-10 * np.log10(max(min(errors), 1.0) / 255**2))
+
+
+def likenesses(pictures, prompts, originals):
+    """Mean likeness of whole pictures, by kind of prompt: it still moves where the marks are full."""
+    values = {}
+    for picture, asked in zip(pictures, prompts, strict=True):
+        values.setdefault(f"likeness {asked['kind']} (dB)", []).append(
+            likeness(picture, originals.originals(asked))
+        )
+    return {name: round(float(np.mean(v)), 2) for name, v in values.items()}
+
+
 def score(pictures, prompts, references):
     marks = {}
     for picture, asked in zip(map(reduced, pictures), prompts, strict=True):
@@ -150,12 +183,18 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(os.cpu_count())
     prompts = json.loads((HERE / "prompts.json").read_text())
-    pipe, references = load_pipeline(args.pipeline), References()
+    pipe, references, originals = (
+        load_pipeline(args.pipeline),
+        References(),
+        References(size=networks.SIZE),
+    )
     report = {"guidance_scale": args.guidance, "autoencoder PSNR (dB)": autoencoder_psnr(args.pipeline)}
     for steps in args.steps:
         texts, seeds = [p["prompt"] for p in prompts], [p["seed"] for p in prompts]
         pictures = draw(pipe, texts, steps=steps, guidance_scale=args.guidance, seeds=seeds)
-        report[f"{steps} steps"] = score(pictures, prompts, references)
+        report[f"{steps} steps"] = score(pictures, prompts, references) | likenesses(
+            pictures, prompts, originals
+        )
         if steps == args.steps[0]:
             contact_sheet(pictures, 20).save(args.out / "contact_sheet.webp", quality=70, method=6)
     report["newest subjects"] = score_newest(pipe, references, steps=args.steps[0], guidance=args.guidance)
