@@ -45,7 +45,6 @@ def unet_step(folder: Path, size: int) -> Callable[[], object]:
     import mlx.core as mx
 
     from swiftai_nb.diffusion import ops
-    from swiftai_nb.diffusion.guidance_halves import run_halves, runs_halves_apart
     from swiftai_nb.diffusion.models.unet import UNet
     from swiftai_nb.diffusion.models.unet_config import UNetConfig
     from swiftai_nb.diffusion.weights.component import Component
@@ -69,16 +68,10 @@ def unet_step(folder: Path, size: int) -> Callable[[], object]:
 
     ops.set_block_callback(note_gap)
 
-    def call(rows: slice) -> mx.array:
-        return network(sample[rows], times[rows], context[rows], **{k: v[rows] for k, v in added.items()})
-
     def run() -> dict[str, float]:
         gaps.clear()
         last[0] = time.perf_counter()
-        if runs_halves_apart(side * side):
-            run_halves(call, [slice(0, 1), slice(1, 2)])
-        else:
-            mx.eval(call(slice(None)))
+        mx.eval(network(sample, times, context, **added))
         return {"longest_deaf_s": max(gaps)}
 
     return run

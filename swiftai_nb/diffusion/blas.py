@@ -15,8 +15,6 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -175,17 +173,6 @@ def threads() -> int:
     if _status is None or not _status.active or _openblas is None:
         return 1
     return _call(_openblas, "scipy_openblas_get_num_threads")
-
-
-@contextmanager
-def single_threaded_products() -> Iterator[None]:
-    """While it lasts a matrix product of MLX uses one thread: for callers that bring their own threads."""
-    before = threads()
-    set_threads(1)
-    try:
-        yield
-    finally:
-        set_threads(before)
 
 
 def limit_numpy_threads(count: int = 1) -> bool:

@@ -84,11 +84,6 @@ POLICIES: tuple[tuple[int | None, MemoryPolicy], ...] = (
 )
 
 
-def kernel_share() -> float:
-    """Share of the machine's memory for convolution kernels that are kept transformed (CPU only)."""
-    return 1 / 20 if MemoryPolicy.for_machine().releases_between_stages else 1 / 10
-
-
 def machine_memory_bytes() -> int | None:
     """Memory this process may count on: the machine's, or less where a container or the user says so.
 

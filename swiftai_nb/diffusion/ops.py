@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import mlx.core as mx
@@ -47,14 +46,6 @@ def set_block_callback(callback: Callable[[], None] | None) -> None:
         callback: takes nothing; may raise to stop the computation. None removes it.
     """
     workers.checkpoint.set(callback)
-
-
-def sparing_memory() -> AbstractContextManager[None]:
-    """While it lasts the CPU's fast paths keep no transformed kernels, and those they had are dropped.
-
-    For a network that runs once per picture and needs much memory; they are made again when needed.
-    """
-    return cpu_math.sparing_memory()
 
 
 def on_cpu() -> bool:

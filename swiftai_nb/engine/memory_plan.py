@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftai_nb.core.errors import InsufficientMemoryError
-from swiftai_nb.diffusion.memory import MemoryPolicy, kernel_share, machine_memory_bytes
+from swiftai_nb.diffusion.memory import MemoryPolicy, machine_memory_bytes
 from swiftai_nb.diffusion.weights.safetensors_files import StoredTensor, read_header
 from swiftai_nb.engine.model_facts import ModelFacts
 
 _UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of the batch
 _DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
-_KERNEL_BYTES_PER_CHANNEL = 4400  # squared, of a UNet's first level; transformed kernels stay with weights
 _FLOW_BYTES_PER_TOKEN = 400_000
 _PROCESS_BYTES = 150_000_000
 _TOTAL_SHARE = 0.9
@@ -43,14 +42,12 @@ class MemoryPlan:
         denoising_bytes: what the steps hold besides the weights.
         decoding_bytes: what decoding holds besides the weights.
         is_staged: whether components are dropped as soon as they are no longer needed.
-        kernel_bytes: of convolution kernels transformed for the CPU's fast path, kept with the denoiser.
     """
 
     weights_bytes: dict[str, int]
     denoising_bytes: int
     decoding_bytes: int
     is_staged: bool = False
-    kernel_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
@@ -58,10 +55,10 @@ class MemoryPlan:
         parts = self.weights_bytes
         if not self.is_staged:
             working = max(self.denoising_bytes, self.decoding_bytes)
-            return _PROCESS_BYTES + sum(parts.values()) + self.kernel_bytes + working
+            return _PROCESS_BYTES + sum(parts.values()) + working
         text = sum(size for name, size in parts.items() if name.startswith("text_encoder"))
         decoder = parts.get("vae", 0)
-        denoiser = sum(parts.values()) - text - decoder + self.kernel_bytes
+        denoiser = sum(parts.values()) - text - decoder
         return _PROCESS_BYTES + max(text, denoiser + self.denoising_bytes, decoder + self.decoding_bytes)
 
 
@@ -102,16 +99,7 @@ def plan_memory(
         name: _weights_bytes(paths, bytes_per_weight, None if name == "vae" else quantization_bits)
         for name, paths in facts.weight_files.items()
     }
-    return MemoryPlan(weights, denoising, decoding, is_staged, _kernel_bytes(facts, bytes_per_weight))
-
-
-def _kernel_bytes(facts: ModelFacts, bytes_per_weight: int) -> int:
-    """Only the CPU computes in float32, and only there kernels are transformed."""
-    if bytes_per_weight != 4:
-        return 0
-    total = machine_memory_bytes()
-    limit = sys.maxsize if total is None else int(total * kernel_share())
-    return min(limit, _KERNEL_BYTES_PER_CHANNEL * facts.unet_channels**2)
+    return MemoryPlan(weights, denoising, decoding, is_staged)
 
 
 def keeps_model(plan: MemoryPlan, available_bytes: int | None) -> bool:

@@ -12,15 +12,8 @@ import pytest
 
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.cpu_math import convolution, halves, winograd, workers
-from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
-
-
-@pytest.fixture
-def cache(monkeypatch):
-    fresh = TransformCache()
-    monkeypatch.setattr(convolution, "_transforms", fresh)
-    return fresh
+from swiftai_nb.diffusion.cpu_math import halves, winograd, workers
+from swiftai_nb.diffusion.cpu_math.ordered_copies import OrderedCopies
 
 
 def random(*shape, seed=0):
@@ -40,28 +33,19 @@ def exact_conv(x, weight):
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 5, 7), (1, 16, 16), (1, 130, 3), (3, 41, 40)], ids=str)
 @pytest.mark.parametrize("shift", [0.0, 3.0])
-def test_winograd_is_within_1e_5_of_float64(m, shape, shift):
+@pytest.mark.parametrize("limit", [0, 1 << 25], ids=["by tiles", "by outputs"])
+def test_winograd_is_within_1e_5_of_float64(m, shape, shift, limit, monkeypatch):
+    monkeypatch.setattr(winograd, "_INPUT_ELEMENTS", limit)
+    monkeypatch.setattr(winograd, "_KERNEL_ELEMENTS", 1 << 13)
     x = np.array(random(*shape, 48)) + np.float32(shift)
     weight = np.array(random(33, 3, 3, 48, seed=1))
     out = np.empty((*shape, 33), np.float32)
-    winograd.winograd_conv(x, winograd.transform_weight(weight, m), None, out, m=m)
+    winograd.winograd_conv(x, lambda part: weight[part].reshape(-1, 9, 48), None, out, m=m)
     exact = exact_conv(x, weight)
     assert np.abs(out - exact).max() <= 1e-5 * np.abs(exact).max()
 
 
-def test_transformed_kernels_are_kept_from_the_second_use_and_die_with_the_weight(cache):
-    x, weight = random(1, 70, 70, 16), random(16, 3, 3, 16, seed=1)
-    for kept in (0, 1, 1):
-        mx.eval(ops.conv2d(x, weight))
-        assert len(cache) == kept
-    assert cache.size_bytes == winograd.transformed_bytes(weight.shape, 4)
-    del weight
-    gc.collect()
-    assert len(cache) == 0
-    assert cache.size_bytes == 0
-
-
-def test_a_new_weight_in_the_place_of_an_old_one_is_seen(cache):
+def test_a_new_weight_in_the_place_of_an_old_one_is_seen():
     x = random(1, 40, 40, 16)
     for seed in range(6):
         weight = random(16, 3, 3, 16, seed=seed)
@@ -71,43 +55,33 @@ def test_a_new_weight_in_the_place_of_an_old_one_is_seen(cache):
         del weight
 
 
-def test_the_limit_of_kept_kernels_is_kept(monkeypatch):
-    size = winograd.transformed_bytes((16, 3, 3, 16), 2)
-    cache = TransformCache(limit_bytes=2 * size)
-    monkeypatch.setattr(convolution, "_transforms", cache)
-    x = random(1, 40, 40, 16)
-    weights = [random(16, 3, 3, 16, seed=i) for i in range(5)]
-    results = [[np.array(ops.conv2d(x, w)) for w in weights] for _ in range(3)]
-    assert cache.size_bytes <= cache.limit_bytes
-    assert len(cache) == 2
-    for weight, *got in zip(weights, *results, strict=True):
-        for result in got:
-            assert np.abs(result - exact_conv(np.array(x), np.array(weight))).max() <= 1e-4
-
-
-def test_sparing_memory_drops_what_is_kept_and_keeps_nothing_large(cache):
-    x, weight = random(1, 70, 70, 16), random(16, 3, 3, 16, seed=1)
-    results = [np.array(ops.conv2d(x, weight)) for _ in range(2)]
-    assert len(cache) == 1
-    with ops.sparing_memory():
-        assert len(cache) == 0
-        results.append(np.array(ops.conv2d(x, weight)))
-        assert len(cache) == 0
-    results.append(np.array(ops.conv2d(x, weight)))
-    assert len(cache) == 1
-    assert all(np.array_equal(result, results[0]) for result in results)
-
-
-def test_a_dense_weight_is_brought_into_order_once(monkeypatch):
-    kept = TransformCache()
+@pytest.fixture
+def copies(monkeypatch):
+    fresh = OrderedCopies(limit_bytes=4 * 32 * 48 + 8)
     module = importlib.import_module("swiftai_nb.diffusion.cpu_math.linear")  # the package shows the function
-    monkeypatch.setattr(module, "_copies", kept)
+    monkeypatch.setattr(module, "_copies", fresh)
+    return fresh
+
+
+def test_a_dense_weight_is_brought_into_order_once_and_its_copy_dies_with_it(copies):
     x, weight = random(4, 48), random(32, 48, seed=1)
     mx.eval(ops.linear(x, weight))
-    first = list(kept._entries.values())
+    first = copies.get(weight, lambda: None, size_bytes=0)
     mx.eval(ops.linear(x, weight))
-    assert [id(entry) for entry in kept._entries.values()] == [id(entry) for entry in first]
-    assert len(first) == 1
+    assert copies.get(weight, lambda: None, size_bytes=0) is first
+    assert (len(copies), copies.size_bytes) == (1, weight.nbytes)
+    del weight
+    gc.collect()
+    assert (len(copies), copies.size_bytes) == (0, 0)
+
+
+def test_ordered_copies_keep_to_their_limit(copies):
+    x, weights = random(4, 48), [random(32, 48, seed=seed) for seed in range(3)]
+    for weight in weights * 2:
+        expected = np.array(x) @ np.array(weight).T
+        assert np.abs(np.array(ops.linear(x, weight)) - expected).max() <= 1e-4
+    assert copies.size_bytes <= copies.limit_bytes
+    assert len(copies) == 1
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
@@ -119,6 +93,25 @@ def test_widening_is_exact_for_every_finite_half(dtype):
     finite = np.isfinite(expected)
     assert np.array_equal(out[finite], expected[finite])
     assert np.array_equal(np.signbit(out[finite]), np.signbit(expected[finite]))
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8])
+@pytest.mark.parametrize("rows", [1, 40, 700])
+def test_products_of_halves_are_the_same_for_every_number_of_workers(cpus, rows, monkeypatch):
+    monkeypatch.setattr(workers, "usable_cpus", lambda: cpus)
+    x, weight = random(rows, 160), random(200, 160, seed=1).astype(mx.float16)
+    bias = random(200, seed=2)
+    expected = np.array(x) @ np.array(weight.astype(mx.float32)).T + np.array(bias)
+    assert np.abs(np.array(ops.linear(x, weight, bias)) - expected).max() <= 1e-4
+
+
+def test_shares_busy_all_workers_alike(monkeypatch):
+    monkeypatch.setattr(workers, "usable_cpus", lambda: 3)
+    for length, step in ((100, 7), (2, 50), (1280, 204), (1, 1)):
+        parts = workers.shares(length, step)
+        assert [i for part in parts for i in range(part.start, part.stop)] == list(range(length))
+        lengths = [part.stop - part.start for part in parts]
+        assert max(lengths) - min(lengths) <= max(3, lengths[0] // 4) or len(parts) % 3 == 0
 
 
 def test_for_each_covers_all_items_once():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import swiftai_nb
-from swiftai_nb.diffusion import blas, guidance_halves, load_pipeline, ops
+from swiftai_nb.diffusion import blas, load_pipeline, ops
+from swiftai_nb.diffusion.cpu_math import workers
 
 BUNDLED = Path(swiftai_nb.__file__).parent / "assets" / "emoji-mini"
 
@@ -39,11 +40,11 @@ def test_pictures_are_the_same_with_and_without_fast_paths(folder, guidance_scal
     assert np.abs(pixels.astype(int) - plain_pixels).max() <= 1
 
 
-def test_guidance_on_two_threads_or_one_gives_the_same_picture(monkeypatch):
+def test_many_threads_or_one_give_the_same_picture(monkeypatch):
     pipeline = load_pipeline(BUNDLED)
-    monkeypatch.setattr(guidance_halves, "_MIN_PIXELS", 1)
     latents = []
-    for cpus in (2, 1):
-        monkeypatch.setattr(guidance_halves.blas, "usable_cpus", lambda cpus=cpus: cpus)
+    for cpus in (5, 2, 1):
+        monkeypatch.setattr(workers, "usable_cpus", lambda cpus=cpus: cpus)
         latents.append(picture(pipeline, fast=True, guidance_scale=4.0)[0])
-    assert np.abs(latents[0] - latents[1]).max() <= 1e-4 * np.abs(latents[1]).max()
+    for other in latents[1:]:
+        assert np.abs(latents[0] - other).max() <= 1e-4 * np.abs(other).max()

@@ -5,7 +5,7 @@ All functions take and give evaluated float32 MLX arrays and agree with plain ML
 
 from swiftai_nb.diffusion.cpu_math.activations import geglu, gelu, gelu_tanh, quick_gelu, silu
 from swiftai_nb.diffusion.cpu_math.attention import attention, multi_head_attention
-from swiftai_nb.diffusion.cpu_math.convolution import conv2d, sparing_memory
+from swiftai_nb.diffusion.cpu_math.convolution import conv2d
 from swiftai_nb.diffusion.cpu_math.feature_maps import add_into, concatenate_channels, double
 from swiftai_nb.diffusion.cpu_math.linear import linear, quantized_linear
 from swiftai_nb.diffusion.cpu_math.normalization import group_norm, layer_norm
@@ -26,5 +26,4 @@ __all__ = [
     "quantized_linear",
     "quick_gelu",
     "silu",
-    "sparing_memory",
 ]

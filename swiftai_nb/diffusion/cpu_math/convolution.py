@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.diffusion.cpu_math.arrays import float32_view, new_array, view
-from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widen
+from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widen, widened
 from swiftai_nb.diffusion.cpu_math.linear import multiply
-from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
-from swiftai_nb.diffusion.cpu_math.winograd import transform_weight, transformed_bytes, winograd_conv
+from swiftai_nb.diffusion.cpu_math.winograd import winograd_conv
 from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, shares, spans
 
-_LARGE_TILE_PIXELS = 4096
-_SMALL_TILE_PIXELS = 1024
+_LARGE_TILE_PIXELS = 1024
+_SMALL_TILE_PIXELS = 256
 _FEW_CHANNELS = 16
 _STRIP_PIXELS = 4096
 _MAX_PATCH_ELEMENTS = 1 << 24
-
-_transforms = TransformCache()
 
 
 def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int, padding: int) -> mx.array:
@@ -34,11 +31,6 @@ def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int,
         if weight.shape[0] < _FEW_CHANNELS <= weight.shape[3]:
             return _few_outputs(x, weight, bias)
     return _direct(x, weight, bias, stride=stride, padding=padding)
-
-
-def sparing_memory() -> AbstractContextManager[None]:
-    """As `ops.sparing_memory`."""
-    return _transforms.sparing()
 
 
 def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int, padding: int) -> mx.array:
@@ -93,22 +85,21 @@ def _pointwise(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array
 
 
 def _winograd(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
-    large = x.shape[1] * x.shape[2] >= _LARGE_TILE_PIXELS
-    m = 4 if large else 2
-    # Transforming anew for each picture pays on large ones only.
-    transformed = _transforms.get(
-        (weight, m),
-        lambda: transform_weight(view(as_float32(weight)), m),
-        size_bytes=transformed_bytes(weight.shape, m),
-        is_worth_it_once=large,
-    )
-    if transformed is None:
-        return _direct(x, weight, bias, stride=1, padding=1)
-    values = view(x)
     result, out = new_array((*x.shape[:3], weight.shape[0]))
     offset = None if bias is None else float32_view(bias)
-    winograd_conv(values, transformed, offset, out, m=m)
+    m = 4 if x.shape[1] * x.shape[2] >= _LARGE_TILE_PIXELS else 2
+    winograd_conv(view(x), _taps(weight), offset, out, m=m)
     return result
+
+
+def _taps(weight: mx.array) -> Callable[[slice], Float32]:
+    """Kernels [O, 3, 3, C] of any floating dtype as [outputs, 9, C], float32, for a part of the outputs."""
+    count, _, _, channels = weight.shape
+    if weight.dtype in HALF_DTYPES:
+        bits = bit_view(weight).reshape(count, -1)
+        return lambda part: widened(bits[part], weight.dtype, "weight").reshape(-1, 9, channels)
+    values = float32_view(weight).reshape(count, 9, channels)
+    return lambda part: values[part]
 
 
 def _few_outputs(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:

@@ -7,7 +7,7 @@ import numpy as np
 
 from swiftai_nb.diffusion.cpu_math.arrays import float32_view, new_array, view
 from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widened
-from swiftai_nb.diffusion.cpu_math.transform_cache import TransformCache
+from swiftai_nb.diffusion.cpu_math.ordered_copies import OrderedCopies
 from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, sequential, shares, spans, worker_count
 
 # Of a weight that is widened: the more rows it is multiplied with, the dearer it is to read those again.
@@ -19,7 +19,7 @@ _MIN_COLUMNS = 128  # fewer, and the inputs are read again more often than they 
 _COPIED_ELEMENTS = 1 << 20
 _COPIED_ROWS = 1 << 10
 
-_copies = TransformCache(limit_bytes=1 << 28)
+_copies = OrderedCopies(limit_bytes=1 << 28)
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
@@ -69,12 +69,7 @@ def _columns(weight: mx.array, rows: int) -> Float32:
     if weight.size > _COPIED_ELEMENTS or rows > _COPIED_ROWS:
         transposed: Float32 = matrix.T
         return transposed
-    kept = _copies.get(
-        (weight, 0),
-        lambda: np.ascontiguousarray(matrix.T),
-        size_bytes=matrix.nbytes,
-        is_worth_it_once=False,
-    )
+    kept = _copies.get(weight, lambda: np.ascontiguousarray(matrix.T), size_bytes=matrix.nbytes)
     return matrix.T if kept is None else kept
 
 

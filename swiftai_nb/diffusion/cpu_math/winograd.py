@@ -1,21 +1,27 @@
 """Convolutions of 3x3 kernels with fewer multiplications (Winograd 1980; Lavin and Gray 2016).
 
 F(m x m, 3x3) makes a tile of m x m outputs from (m + 2) x (m + 2) inputs with (m + 2)^2 products per
-channel pair instead of 9 m^2: 2.25 times fewer for m = 2, 4 times fewer for m = 4. Tiles of several rows are
-transformed together, so that all products of one transformed position are a single matrix product.
+channel pair instead of 9 m^2: 2.25 times fewer for m = 2, 4 times fewer for m = 4. All products of one
+transformed position are a single matrix product.
+
+Kernels are transformed at every call, some outputs at a time, while they are in the cache: that costs a
+fiftieth of a denoising step, and keeping them would cost 0.7 to 2 GB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, spans, worker_count
+from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, shares, worker_count
+
+Taps = Callable[[slice], Float32]
 
 _TILES = 128  # per block: rows of a matrix product
-_TRANSFORM_ELEMENTS = 1 << 18
+_KERNEL_ELEMENTS = 1 << 22  # transformed together
+_INPUT_ELEMENTS = 1 << 25  # of all transformed inputs, where they are kept for the whole call
 
 # Evaluation points: 0, infinity, and +-1 (m = 2) or +-2/3, +-3/2 (m = 4). The usual +-1, +-2 for m = 4
 # round five times worse.
@@ -31,25 +37,7 @@ def _kernel_transform(m: int) -> np.ndarray:
     return np.array([*rows, [0, 0, 1]])
 
 
-def transform_weight(weight: Float32, m: int) -> Float32:
-    """Kernels [O, 3, 3, C] -> [(m + 2)^2, C, O]."""
-    out_channels, _, _, in_channels = weight.shape
-    g = _kernel_transform(m)
-    both = np.kron(g, g).astype(np.float32)
-    result = np.empty((len(both), in_channels, out_channels), np.float32)
-
-    def run(part: slice) -> None:
-        taps = scratch("taps", (9, part.stop - part.start, out_channels))
-        np.copyto(taps, weight[..., part].reshape(out_channels, 9, -1).transpose(1, 2, 0))
-        result[:, part] = (both @ taps.reshape(9, -1)).reshape(len(both), -1, out_channels)
-
-    for_each(run, spans(in_channels, max(1, _TRANSFORM_ELEMENTS // (9 * out_channels))))
-    return result
-
-
-def transformed_bytes(shape: Sequence[int], m: int) -> int:
-    """Memory of `transform_weight` for kernels of shape [O, 3, 3, C]."""
-    return 4 * (m + 2) ** 2 * shape[0] * shape[3]
+_KERNEL = {m: np.kron(_kernel_transform(m), _kernel_transform(m)).astype(np.float32) for m in _POINTS}
 
 
 @dataclass(frozen=True)
@@ -61,32 +49,82 @@ class _Block:
     columns: range
 
 
-def winograd_conv(x: Float32, transformed: Float32, bias: Float32 | None, out: Float32, *, m: int) -> None:
+def winograd_conv(x: Float32, taps: Taps, bias: Float32 | None, out: Float32, *, m: int) -> None:
     """Convolution with padding 1 and stride 1.
 
     Args:
         x: [B, H, W, C].
-        transformed: [(m + 2)^2, C, O], from `transform_weight`.
+        taps: gives the kernels [outputs, 9, C] of a part of the outputs; called by several threads.
         bias: [O].
         out: [B, H, W, O], written.
         m: 2 or 4.
     """
-    height, width = x.shape[1:3]
-    blocks = _blocks(len(x), -(-height // m), -(-width // m))
+    batch, height, width, channels = x.shape
+    rows, columns = -(-height // m), -(-width // m)
+    offset = np.zeros(out.shape[3], np.float32) if bias is None else bias
+    if (m + 2) ** 2 * batch * rows * columns * channels <= _INPUT_ELEMENTS:
+        _by_outputs(x, taps, offset, out, m=m)
+    else:
+        _by_tiles(x, taps, offset, out, m=m)
+
+
+def _by_outputs(x: Float32, taps: Taps, bias: Float32, out: Float32, *, m: int) -> None:
+    """Inputs are transformed once; each worker takes some outputs and all tiles."""
+    n, (batch, height, width, channels) = m + 2, x.shape
+    rows, columns = -(-height // m), -(-width // m)
+    inputs = np.empty((n, n, batch, rows, columns, channels), np.float32)
+
+    def transform(block: _Block) -> None:
+        target = inputs[:, :, block.batch, block.rows.start : block.rows.stop]
+        target = target[..., block.columns.start : block.columns.stop, :]
+        _transform_input(_padded(x[block.batch], block, m), target)
+
+    for_each(transform, _blocks(batch, rows, columns))
+    positions = inputs.reshape(n * n, -1, channels)
+
+    def run(part: slice) -> None:
+        products = _multiply(positions, _transform_kernels(taps(part), m))
+        tiles = _transform_output(products, (batch * rows, columns), m).reshape(
+            batch, rows * m, columns * m, -1
+        )
+        np.add(tiles[:, :height, :width], bias[part], out=out[..., part])
+
+    for_each(run, shares(out.shape[3], _outputs_together(channels, m)))
+
+
+def _by_tiles(x: Float32, taps: Taps, bias: Float32, out: Float32, *, m: int) -> None:
+    """Kernels are transformed once; each worker takes some tiles and all outputs."""
+    n, (batch, height, width, channels) = m + 2, x.shape
+    kernels = np.empty((n * n, out.shape[3], channels), np.float32)
+
+    def transform(part: slice) -> None:
+        kernels[:, part] = _transform_kernels(taps(part), m)
+
+    for_each(transform, shares(out.shape[3], _outputs_together(channels, m)))
 
     def run(block: _Block) -> None:
-        patch = _padded(x[block.batch], block, m)
-        products = _multiply(_transform_input(patch, block, m), transformed)
-        tile = _transform_output(products, block, m)
+        shape = (len(block.rows), len(block.columns))
+        inputs = scratch("inputs", (n, n, *shape, channels))
+        _transform_input(_padded(x[block.batch], block, m), inputs)
+        products = _multiply(inputs.reshape(n * n, -1, channels), kernels)
+        tile = _transform_output(products, shape, m)
         top, left = block.rows.start * m, block.columns.start * m
         target = out[block.batch, top : block.rows.stop * m, left : block.columns.stop * m]
-        tile = tile[: target.shape[0], : target.shape[1]]
-        if bias is None:
-            np.copyto(target, tile)
-        else:
-            np.add(tile, bias, out=target)
+        np.add(tile[: target.shape[0], : target.shape[1]], bias, out=target)
 
-    for_each(run, blocks)
+    for_each(run, _blocks(batch, -(-height // m), -(-width // m)))
+
+
+def _outputs_together(channels: int, m: int) -> int:
+    return max(16, _KERNEL_ELEMENTS // ((m + 2) ** 2 * channels))
+
+
+def _transform_kernels(taps: Float32, m: int) -> Float32:
+    """G g G^T for every kernel: [outputs, 9, C] -> [(m + 2)^2, outputs, C]."""
+    outputs, _, channels = taps.shape
+    kernels = scratch("kernels", ((m + 2) ** 2, outputs, channels))
+    np.matmul(_KERNEL[m], taps, out=kernels.transpose(1, 0, 2))
+    return kernels
 
 
 def _blocks(batch: int, rows: int, columns: int) -> list[_Block]:
@@ -119,28 +157,26 @@ def _padded(picture: Float32, block: _Block, m: int) -> Float32:
     return patch
 
 
-def _transform_input(patch: Float32, block: _Block, m: int) -> Float32:
-    """B^T d B for every tile: [(m + 2)^2, tiles, C]."""
-    n, channels = m + 2, patch.shape[2]
-    rows, columns = len(block.rows), len(block.columns)
+def _transform_input(patch: Float32, out: Float32) -> None:
+    """B^T d B for every tile; out: [m + 2, m + 2, rows, columns, C], written."""
+    n, rows, columns, channels = len(out), *out.shape[2:]
+    m = n - 2
     vertical = scratch("vertical", (n, rows, patch.shape[1], channels))
     source = [patch[a : a + m * (rows - 1) + 1 : m] for a in range(n)]
     _INPUT[m](source, list(vertical))
-    result = scratch("inputs", (n, n, rows, columns, channels))
     source = [vertical[:, :, b : b + m * (columns - 1) + 1 : m] for b in range(n)]
-    _INPUT[m](source, [result[:, b] for b in range(n)])
-    return result.reshape(n * n, rows * columns, channels)
+    _INPUT[m](source, [out[:, b] for b in range(n)])
 
 
-def _multiply(inputs: Float32, transformed: Float32) -> Float32:
-    products = scratch("products", (*inputs.shape[:2], transformed.shape[2]))
-    return np.matmul(inputs, transformed, out=products)
+def _multiply(inputs: Float32, kernels: Float32) -> Float32:
+    """Positions [(m + 2)^2, tiles, C] and [(m + 2)^2, outputs, C] -> [(m + 2)^2, tiles, outputs]."""
+    products = scratch("products", (*inputs.shape[:2], kernels.shape[1]))
+    return np.matmul(inputs, kernels.transpose(0, 2, 1), out=products)
 
 
-def _transform_output(products: Float32, block: _Block, m: int) -> Float32:
-    """A^T p A for every tile, tiles joined: [rows m, columns m, O]."""
-    n, channels = m + 2, products.shape[2]
-    rows, columns = len(block.rows), len(block.columns)
+def _transform_output(products: Float32, tiles: tuple[int, int], m: int) -> Float32:
+    """A^T p A for every tile, tiles [rows, columns] joined: [rows m, columns m, O]."""
+    n, channels, (rows, columns) = m + 2, products.shape[2], tiles
     grid = products.reshape(n, n, rows, columns, channels)
     vertical = scratch("vertical", (m, n, rows, columns, channels))
     _OUTPUT[m](list(grid), list(vertical))

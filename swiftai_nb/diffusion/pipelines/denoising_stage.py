@@ -11,7 +11,6 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.diffusion.guidance_halves import run_halves, runs_halves_apart
 from swiftai_nb.diffusion.models.layers import sinusoidal_embedding
 from swiftai_nb.diffusion.models.unet import UNet
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
@@ -130,19 +129,10 @@ class UNetStage:
         def predict(latents: mx.array, timestep: float) -> mx.array:
             sample = mx.concatenate([latents, latents]) if guided else latents
             times = mx.full((len(sample),), timestep, dtype=mx.float32)
-            network = self.component.network
-
-            def call(rows: slice) -> mx.array:
-                chosen = {name: value[rows] for name, value in inputs.items()}
-                return network(sample[rows], times[rows], context[rows], **chosen).astype(mx.float32)
-
+            predicted = self.component.network(sample, times, context, **inputs).astype(mx.float32)
             if not guided:
-                return call(slice(None))
-            if runs_halves_apart(sample.shape[1] * sample.shape[2]):
-                mx.eval(sample, times, context, inputs)
-                unconditional, conditional = run_halves(call, [slice(0, batch), slice(batch, None)])
-            else:
-                unconditional, conditional = mx.split(call(slice(None)), 2)
+                return predicted
+            unconditional, conditional = mx.split(predicted, 2)
             combined = unconditional + scale * (conditional - unconditional)
             return _rescale_guidance(combined, conditional, guidance_rescale)
 

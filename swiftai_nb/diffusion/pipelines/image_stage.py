@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import mlx.core as mx
@@ -83,11 +82,10 @@ class ImageStage:
         if latents.shape[1] * latents.shape[2] > side * side:
             return decode_tiled(self.component.network, mx.array(latents), side=side)
         is_large = latents.shape[1] * latents.shape[2] * self.config.scale**2 >= _LARGE_PIXELS
-        with ops.sparing_memory() if is_large else nullcontext():
-            if is_large and ops.on_cpu():
-                allocator.return_freed_memory()  # the denoiser's pieces rarely fit the decoder's arrays
-            decoded = self.component.network.decode(mx.array(latents))
-            mx.eval(decoded)
+        if is_large and ops.on_cpu():
+            allocator.return_freed_memory()  # the denoiser's pieces rarely fit the decoder's arrays
+        decoded = self.component.network.decode(mx.array(latents))
+        mx.eval(decoded)
         return np.array(decoded)
 
     def _checked(self, latents: Latents | mx.array) -> Latents:
