@@ -15,7 +15,7 @@ import numpy as np
 from swiftai_nb.diffusion.cpu_math.arrays import new_array, view
 from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, spans, worker_count
 
-_ROWS = 512
+_ROWS = 1024
 _COLUMNS = 256
 _TOGETHER_SCORES = 1 << 17
 # exp(60) times 1e6 keys times values of 1e6 still is a float32

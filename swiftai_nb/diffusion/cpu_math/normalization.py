@@ -11,7 +11,7 @@ from swiftai_nb.diffusion.cpu_math.activations import silu_in_place
 from swiftai_nb.diffusion.cpu_math.arrays import float32_view, new_array, view
 from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, scratch, spans
 
-_BLOCK_ELEMENTS = 1 << 17  # as for activations
+_BLOCK_ELEMENTS = 1 << 18  # as for activations
 _SUMMED_ELEMENTS = 1 << 16  # in float32, for their rounding's sake
 _ROW_ELEMENTS = 1 << 8
 _SMALL_ELEMENTS = 1 << 16
