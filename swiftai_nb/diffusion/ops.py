@@ -48,6 +48,11 @@ def set_block_callback(callback: Callable[[], None] | None) -> None:
     workers.checkpoint.set(callback)
 
 
+def forget_scratch() -> None:
+    """Frees what the CPU's fast paths keep between operations; they make it anew."""
+    cpu_math.forget_scratch()
+
+
 def on_cpu() -> bool:
     """Whether new operations run on the CPU."""
     return bool(mx.default_device() == mx.cpu)

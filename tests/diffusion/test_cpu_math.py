@@ -114,6 +114,15 @@ def test_shares_busy_all_workers_alike(monkeypatch):
         assert max(lengths) - min(lengths) <= max(3, lengths[0] // 4) or len(parts) % 3 == 0
 
 
+def test_scratch_of_all_threads_is_forgotten_and_made_again():
+    workers.for_each(lambda _: workers.scratch("test", (1000,)).fill(1), range(50))
+    first = workers.scratch("test", (10, 10))
+    assert np.shares_memory(first, workers.scratch("test", (7,)))
+    workers.forget_scratch()
+    assert not np.shares_memory(first, workers.scratch("test", (7,)))
+    assert all(len(buffers) <= 1 for buffers in workers._all_buffers)
+
+
 def test_for_each_covers_all_items_once():
     seen = []
     workers.for_each(seen.append, range(1000))

@@ -9,6 +9,7 @@ from swiftai_nb.diffusion.cpu_math.convolution import conv2d
 from swiftai_nb.diffusion.cpu_math.feature_maps import add_into, concatenate_channels, double
 from swiftai_nb.diffusion.cpu_math.linear import linear, quantized_linear
 from swiftai_nb.diffusion.cpu_math.normalization import group_norm, layer_norm
+from swiftai_nb.diffusion.cpu_math.workers import forget_scratch
 
 __all__ = [
     "add_into",
@@ -16,6 +17,7 @@ __all__ = [
     "concatenate_channels",
     "conv2d",
     "double",
+    "forget_scratch",
     "geglu",
     "gelu",
     "gelu_tanh",

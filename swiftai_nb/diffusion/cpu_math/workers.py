@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -109,13 +110,31 @@ def shares(length: int, step: int) -> list[slice]:
     return spans(length, max(1, -(-length // (rounds * worker_count()))))
 
 
+class _Buffers(dict[str, Float32]):
+    """Scratch arrays of a thread by name."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+_all_buffers: weakref.WeakSet[_Buffers] = weakref.WeakSet()
+
+
+def forget_scratch() -> None:
+    """Lets go of the scratch arrays of all threads; those in use live on until they are done with."""
+    for buffers in list(_all_buffers):
+        buffers.clear()
+
+
 def scratch(name: str, shape: tuple[int, ...]) -> Float32:
     """An uninitialised array that this thread reuses for every call with the same name.
 
     Fresh memory costs a page fault per 4 KiB, often more than the arithmetic on it.
     """
     size = math.prod(shape)
-    buffers: dict[str, Float32] = _local.__dict__.setdefault("buffers", {})
+    buffers: _Buffers | None = getattr(_local, "buffers", None)
+    if buffers is None:
+        buffers = _local.buffers = _Buffers()
+        _all_buffers.add(buffers)
     buffer = buffers.get(name)
     if buffer is None or buffer.size < size:
         buffer = buffers[name] = np.empty(size, np.float32)

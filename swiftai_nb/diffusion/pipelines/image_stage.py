@@ -83,7 +83,9 @@ class ImageStage:
             return decode_tiled(self.component.network, mx.array(latents), side=side)
         is_large = latents.shape[1] * latents.shape[2] * self.config.scale**2 >= _LARGE_PIXELS
         if is_large and ops.on_cpu():
-            allocator.return_freed_memory()  # the denoiser's pieces rarely fit the decoder's arrays
+            # The denoiser's pieces rarely fit the decoder's arrays.
+            ops.forget_scratch()
+            allocator.return_freed_memory()
         decoded = self.component.network.decode(mx.array(latents))
         mx.eval(decoded)
         return np.array(decoded)
