@@ -16,7 +16,7 @@ from benchmarks.contest import Contestant, compete, diffusers, ours
 
 # Multiplications and additions of one guided step, counted by hand and by torch's counter.
 SD15_STEP_GFLOP = 1606.5
-PARTS = ("sd15", "sdxl", "vae", "memory", "bundled", "size")
+PARTS = ("sd15", "sdxl", "vae", "memory", "cancel", "bundled", "size")
 
 
 def main() -> None:
@@ -169,7 +169,22 @@ def size(options: argparse.Namespace, python: Path | None) -> list[str]:
     return lines
 
 
-MEASURE = {"sd15": sd15, "sdxl": sdxl, "vae": vae, "memory": memory, "bundled": bundled_model, "size": size}
+def cancel(options: argparse.Namespace, python: Path | None) -> list[str]:
+    from benchmarks.cancel import report
+    from benchmarks.models import write_sd15
+
+    return report(write_sd15(options.work))
+
+
+MEASURE = {
+    "sd15": sd15,
+    "sdxl": sdxl,
+    "vae": vae,
+    "memory": memory,
+    "cancel": cancel,
+    "bundled": bundled_model,
+    "size": size,
+}
 
 if __name__ == "__main__":
     main()
