@@ -115,9 +115,8 @@ class ModelHost:
         if start is not None:
             pixels = start.keep_unpainted(pixels)
         scheduler = command.scheduler if command.scheduler is not None else pipeline.defaults.scheduler
-        return run.done(
-            np.ascontiguousarray(pixels), scheduler=scheduler, dtype=_dtype(command), notes=conditioning.notes
-        )
+        notes = conditioning.notes if start is None else (*conditioning.notes, *start.notes)
+        return run.done(np.ascontiguousarray(pixels), scheduler=scheduler, dtype=_dtype(command), notes=notes)
 
     def _pipeline_of(self, files: ModelFiles, report: Report, job_id: str) -> DiffusionPipeline:
         if self._model is None or not self._model.serves(files):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Pixels = npt.NDArray[np.uint8]
+_SAME_PROPORTIONS = 0.02  # two sides rounded to whole pixels may differ by so much
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class StartPicture:
     Attributes:
         pixels: [H, W, 3], uint8: the picture, cropped around its centre to the wanted proportions.
         mask: [H, W], float32 in 0..1: 1 where to paint; None paints everywhere.
+        notes: what the user should know.
     """
 
     pixels: Pixels
     mask: npt.NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
 
     def latent_mask(self, scale: int) -> npt.NDArray[np.float32] | None:
         """The mask per latent, [1, H/scale, W/scale, 1]: 1 where any of its pixels is to be painted."""
@@ -65,9 +68,20 @@ def read_start_picture(image: bytes, mask: bytes | None, *, width: int, height: 
     pixels = np.asarray(ImageOps.fit(picture, size, Image.Resampling.LANCZOS))
     if mask is None:
         return StartPicture(pixels)
-    shade = _open(mask, "mask").convert("L").resize(picture.size, Image.Resampling.BILINEAR)
-    fitted = ImageOps.fit(shade, size, Image.Resampling.BILINEAR)
-    return StartPicture(pixels, np.asarray(fitted, dtype=np.float32) / 255.0)
+    shade = _open(mask, "mask").convert("L")
+    notes = _shape_notes(shade.size, picture.size)
+    fitted = ImageOps.fit(
+        shade.resize(picture.size, Image.Resampling.BILINEAR), size, Image.Resampling.BILINEAR
+    )
+    return StartPicture(pixels, np.asarray(fitted, dtype=np.float32) / 255.0, notes)
+
+
+def _shape_notes(mask: tuple[int, int], picture: tuple[int, int]) -> tuple[str, ...]:
+    """A word on a mask of other proportions than its picture's; both are (width, height)."""
+    across, down = mask[0] / picture[0], mask[1] / picture[1]
+    if abs(across / down - 1) <= _SAME_PROPORTIONS:
+        return ()
+    return (f"the mask of {mask[0]}x{mask[1]} was stretched over the picture of {picture[0]}x{picture[1]}",)
 
 
 def _open(data: bytes, name: str) -> Image:
