@@ -1,4 +1,4 @@
-"""Stage 10: 200 fixed prompts, measured; figures to `evaluation.json`, pictures to `contact_sheet.webp`.
+"""Stage 11: 200 fixed prompts, measured; figures to `evaluation.json`, pictures to `contact_sheet.webp`.
 
 Retrieval embeds the picture by gradient histograms and colour layout (measures.py), which no
 training stage uses, and asks which of all the training subjects, drawn the same way, is nearest.
@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 
 import measures
 import networks
-from compose import CENTER, HALF, PLACES, SINGLE, STACKED, STAGE_WEIGHTS, with_article
+from compose import CENTER, HALF, PLACES, SINGLE, STACKED, STAGE_WEIGHTS, countable, plural, with_article
 from pipeline import draw, load_pipeline
 from runtime import composer, to_model, work_dir
 from scenes import COLORS, TINTS, contact_sheet, flat
@@ -123,19 +122,12 @@ def reduced(picture):
     return cells.mean((1, 3)).round().astype(np.uint8)
 
 
-def likeness(picture, originals):
-    """PSNR in dB to the nearest of the pictures that the prompt stands for in training."""
-    errors = [np.square(picture.astype(np.float32) - o).mean() for o in originals]
-    return float(-10 * np.log10(max(min(errors), 1.0) / 255**2))
-
-
 def likenesses(pictures, prompts, originals):
-    """Mean likeness of whole pictures, by kind of prompt: it still moves where the marks are full."""
+    """Mean PSNR to what the prompts stand for in training, by their kind: it still moves where the marks are full."""
     values = {}
     for picture, asked in zip(pictures, prompts, strict=True):
-        values.setdefault(f"likeness {asked['kind']} (dB)", []).append(
-            likeness(picture, originals.originals(asked))
-        )
+        near = measures.likeness(picture, originals.originals(asked))
+        values.setdefault(f"likeness {asked['kind']}", []).append(near)
     return {name: round(float(np.mean(v)), 2) for name, v in values.items()}
 
 
@@ -145,6 +137,24 @@ def score(pictures, prompts, references):
         for name, mark in judged(picture, asked, references).items():
             marks.setdefault(name, []).append(float(mark))
     return {name: round(float(np.mean(values)), 3) for name, values in marks.items()}
+
+
+def score_counts(pipe, originals, *, steps, guidance, n=72):
+    """Connected shapes in pictures of one to three of random subjects, and in the training pictures of the same."""
+    rng, subjects = np.random.default_rng(0), [s for s in originals.compose.subjects if countable(s.names[0])]
+    chosen = [subjects[k] for k in rng.choice(len(subjects), n, replace=False)]
+    counts = rng.integers(1, 4, n).tolist()
+    words = {1: with_article, 2: lambda name: f"two {plural(name)}", 3: lambda name: f"three {plural(name)}"}
+    prompts = [words[c](s.names[0]) for s, c in zip(chosen, counts, strict=True)]
+    asked = [
+        {"kind": "count", "subjects": [s.label], "count": c} for s, c in zip(chosen, counts, strict=True)
+    ]
+    drawn = draw(pipe, prompts, steps=steps, guidance_scale=guidance, seeds=range(4000, 4000 + n))
+    trained = [originals.originals(a)[0] for a in asked]
+    return {
+        name: score(pictures, asked, None)["count 1-3"]
+        for name, pictures in (("drawn", drawn), ("training pictures", trained))
+    }
 
 
 def score_newest(pipe, references, *, steps, guidance):
@@ -158,16 +168,27 @@ def score_newest(pipe, references, *, steps, guidance):
     return {f"top-{n}": round(float(np.mean([p < n for p in places])), 3) for n in (1, 5)}
 
 
-def autoencoder_psnr(folder, *, n=200):
-    vae, compose, rng = (
-        AutoencoderKL.from_pretrained(folder / "vae").eval(),
-        composer(size=networks.SIZE),
-        np.random.default_rng(99),
-    )
+@torch.no_grad()
+def autoencoded(vae, x):
+    y = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(20)])
+    return y.clamp(-1, 1)
+
+
+def autoencoder_psnr(vae, *, n=200):
+    compose, rng = composer(size=networks.SIZE), np.random.default_rng(99)
     x = to_model([compose(rng).picture for _ in range(n)])
-    with torch.no_grad():
-        y = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(20)])
-    return round(-10 * math.log10((y.clamp(-1, 1) - x).square().mean().item() / 4), 2)
+    return round(-10 * math.log10((autoencoded(vae, x) - x).square().mean().item() / 4), 2)
+
+
+def ceilings(vae, prompts, references, originals):
+    """The marks of the training pictures themselves, and of these through the autoencoder."""
+    drawn = [originals.originals(asked)[0] for asked in prompts]
+    through = ((autoencoded(vae, to_model(drawn)) + 1) * 127.5).round().byte()
+    coded = list(through.permute(0, 2, 3, 1).numpy())
+    return {
+        "training pictures": score(drawn, prompts, references),
+        "autoencoder": score(coded, prompts, references) | likenesses(coded, prompts, originals),
+    }
 
 
 def main():
@@ -176,19 +197,18 @@ def main():
     )
     parser.add_argument("--pipeline", type=Path, default=work_dir() / "pipeline")
     parser.add_argument("--guidance", type=float, default=1.7)
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 6], help="the first for the sheet")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[10, 20, 6, 4, 2], help="the first for the sheet"
+    )
     parser.add_argument(
         "--out", type=Path, default=HERE, help="folder for evaluation.json and contact_sheet.webp"
     )
     args = parser.parse_args()
     torch.set_num_threads(os.cpu_count())
     prompts = json.loads((HERE / "prompts.json").read_text())
-    pipe, references, originals = (
-        load_pipeline(args.pipeline),
-        References(),
-        References(size=networks.SIZE),
-    )
-    report = {"guidance_scale": args.guidance, "autoencoder PSNR (dB)": autoencoder_psnr(args.pipeline)}
+    pipe, references, originals = load_pipeline(args.pipeline), References(), References(size=networks.SIZE)
+    report = {"guidance_scale": args.guidance, "autoencoder PSNR (dB)": autoencoder_psnr(pipe.vae)}
+    report |= ceilings(pipe.vae, prompts, references, originals)
     for steps in args.steps:
         texts, seeds = [p["prompt"] for p in prompts], [p["seed"] for p in prompts]
         pictures = draw(pipe, texts, steps=steps, guidance_scale=args.guidance, seeds=seeds)
@@ -197,6 +217,7 @@ def main():
         )
         if steps == args.steps[0]:
             contact_sheet(pictures, 20).save(args.out / "contact_sheet.webp", quality=70, method=6)
+    report["72 counts"] = score_counts(pipe, originals, steps=args.steps[0], guidance=args.guidance)
     report["newest subjects"] = score_newest(pipe, references, steps=args.steps[0], guidance=args.guidance)
     report["parameters"] = {
         n: sum(p.numel() for p in getattr(pipe, n).parameters()) for n in ("unet", "text_encoder", "vae")

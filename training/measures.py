@@ -52,8 +52,11 @@ def foreground(picture):
 
 
 def count_objects(picture, *, smallest=0.012):
-    """Connected foreground regions larger than a share of the picture, small gaps closed."""
-    mask = ndimage.binary_closing(np.pad(foreground(picture), 4), iterations=1)
+    """Connected foreground regions larger than a share of the picture.
+
+    Gaps are not closed: closing them joined neighbours in one of five training pictures.
+    """
+    mask = foreground(picture)
     labels, n = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = ndimage.sum(mask, labels, range(1, n + 1))
     return int(np.sum(np.asarray(sizes) > smallest * picture.shape[0] ** 2))
@@ -76,3 +79,9 @@ def nearest_color(rgb, palette):
 def mean_foreground(picture):
     mask = foreground(picture)
     return picture[mask].astype(np.float32).mean(0) if mask.any() else np.full(3, 255, np.float32)
+
+
+def likeness(picture, originals):
+    """PSNR in dB to the nearest of some pictures."""
+    errors = [np.square(picture.astype(np.float32) - o).mean() for o in originals]
+    return float(-10 * np.log10(max(min(errors), 1.0) / 255**2))

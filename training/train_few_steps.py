@@ -5,10 +5,12 @@ combination `u + w (c - u)` for a scale `w` drawn for each picture, with gradien
 predictions: so guidance, its scale and negative prompts stay the user's, and the UNet stays a
 plain one. Pictures are drawn from noise in a few steps, their number drawn too, and go on from the
 student's landing as often as from the teacher's: so it also learns to mend its own errors. A share
-of plain denoising keeps each of the two predictions what it was for other step counts.
+of plain denoising keeps each of the two predictions what it was for other step counts; so does
+shipping weights half-way between the teacher's and the student's.
 """
 
 import argparse
+import copy
 import time
 from typing import NamedTuple
 
@@ -186,6 +188,13 @@ def student_and_teacher(checkpoint, rank):
     return student, teacher
 
 
+def between(teacher, student, share):
+    """A UNet whose weights lie `share` of the way from the teacher's to the student's."""
+    net, reached = copy.deepcopy(teacher), student.state_dict()
+    net.load_state_dict({k: torch.lerp(w, reached[k], share) for k, w in teacher.state_dict().items()})
+    return net
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -194,6 +203,7 @@ def main():
     parser.add_argument("--batch", type=int, default=24, help="pictures on their way, per rank")
     parser.add_argument("--plain", type=int, default=16, help="pictures of plain denoising, per rank")
     parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--share", type=float, default=0.5, help="of the way to the student that is shipped")
     args = parser.parse_args()
     rank, world = start_ranks()
     checkpoint = work_dir() / "few_steps.pt"
@@ -229,12 +239,12 @@ def main():
 
     def report():
         with trainee.averaged():
-            print("  from the teacher's:", examine(net), flush=True)
+            print("  from the teacher's:", examine(between(teacher, net, args.share)), flush=True)
 
     def save():
         trainee.save()
         with trainee.averaged():
-            save_pipeline(work_dir() / "pipeline", unet=net)
+            save_pipeline(work_dir() / "pipeline", unet=between(teacher, net, args.share))
 
     if rank == 0:
         report()
