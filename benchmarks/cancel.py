@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -11,14 +12,14 @@ from swiftai_nb import ImageGenerationConfig, ImageGenerationProgress, MLXImageP
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.core.progress import GenerationStage
 
-# Seconds into each stage.
+# Seconds into each stage. Weights are read where they are first needed: in reading and drawing, too.
 DELAYS_S = {
-    GenerationStage.LOADING_MODEL: (0.05, 0.3, 0.8),
-    GenerationStage.ENCODING_PROMPT: (0.0, 0.05, 0.15),
+    GenerationStage.LOADING_MODEL: (0.0, 0.02, 0.05),
+    GenerationStage.ENCODING_PROMPT: (0.0, 0.2, 0.5),
     GenerationStage.DENOISING: (0.1, 1.3, 3.7, 6.1),
     GenerationStage.DECODING: (0.1, 1.1, 2.9, 5.3),
 }
-TILED_DELAYS_S = {GenerationStage.DECODING: (0.2, 2.3, 6.7)}
+TILED_DELAYS_S = {GenerationStage.DECODING: (0.2, 5.3)}
 
 
 def cancel_seconds(folder: Path, *, side: int, stage: GenerationStage, delay_s: float) -> float | None:
@@ -34,11 +35,11 @@ def cancel_seconds(folder: Path, *, side: int, stage: GenerationStage, delay_s: 
     config = ImageGenerationConfig(model=str(folder), width=side, height=side, steps=1, seed=1)
 
     async def run() -> float | None:
-        reached = asyncio.Event()
+        reached, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def watch(progress: ImageGenerationProgress) -> None:
             if progress.stage == stage:
-                reached.set()
+                loop.call_soon_threadsafe(reached.set)
 
         job = asyncio.ensure_future(
             provider.generate_image("a red fox in the snow", config=config, on_progress=watch)
@@ -74,7 +75,10 @@ def report(folder: Path) -> list[str]:
 
 
 def _row(folder: Path, side: int, stage: GenerationStage, delays: tuple[float, ...], how: str) -> str:
-    found = [cancel_seconds(folder, side=side, stage=stage, delay_s=delay) for delay in delays]
+    found = []
+    for delay_s in delays:
+        found.append(cancel_seconds(folder, side=side, stage=stage, delay_s=delay_s))
+        print(f"  {stage} {side}x{side} {how} +{delay_s} s: {found[-1]}", file=sys.stderr, flush=True)
     heard = [seconds for seconds in found if seconds is not None]
     name = f"{stage}, {how}" if stage == GenerationStage.DECODING else str(stage)
     longest = f"{max(heard):.2f} s" if heard else "over before"

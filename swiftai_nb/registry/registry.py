@@ -244,7 +244,8 @@ class DiffusionModelRegistry:
             folder = Path(model).expanduser()
             if not folder.is_dir():
                 raise
-            return ResolvedModel(folder_info(folder), folder.resolve())
+            known = self._known_at(folder.resolve())
+            return ResolvedModel(folder_info(folder), folder.resolve()) if known is None else known
         if info.kind != "model":
             kinds = {
                 "part": "is a part of other models",
@@ -253,6 +254,14 @@ class DiffusionModelRegistry:
             what = kinds.get(info.kind, "only decodes previews")
             raise InvalidInputError(f"{info.id} {what}", hint="choose a model: emoji-mini")
         return self._resolve_entry(info, asked=model)
+
+    def _known_at(self, folder: Path) -> ResolvedModel | None:
+        """The model whose own folder this is, under its name: recipes then hold for other machines too."""
+        for info in self.available_models:
+            at = self.local_path(info.id) if info.kind == "model" and info.quantization_bits is None else None
+            if at is not None and Path(at).resolve() == folder:
+                return self.resolve(info.id)
+        return None
 
     def resolve_info(self, info: DiffusionModelInfo) -> ResolvedModel:
         """As `resolve`, for any entry at hand; preview decoders too."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -344,3 +345,11 @@ def test_lock_keeps_others_out_until_it_is_given_back(tmp_path):
         assert not FileLock(path).try_acquire()
         held.acquire()
     assert not is_locked(path)
+
+
+def test_the_folder_of_a_known_model_goes_by_its_name(registry, tmp_path):
+    assert registry.resolve(str(bundled_folder(find("emoji-mini")))).info.id == "emoji-mini"
+    copy = tmp_path / "copy"
+    shutil.copytree(bundled_folder(find("emoji-mini")), copy)
+    assert registry.resolve(str(copy)).folder == copy.resolve()
+    assert registry.resolve(str(copy)).info.id == "copy"
