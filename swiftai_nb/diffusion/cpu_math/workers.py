@@ -1,7 +1,7 @@
 """Threads and scratch memory of the CPU fast paths.
 
 NumPy releases the interpreter lock inside its loops and products, so plain threads fill the cores. A
-thread that is itself one of several (a guidance half) runs its items alone: see `sequential`.
+thread that is itself one of several runs its items alone: see `sequential`.
 """
 
 from __future__ import annotations
