@@ -130,9 +130,10 @@ def test_cancel_answers_at_once_while_another_cell_is_busy(
 
 def test_queue_history_compare_seed_and_reuse(open_notebook: OpenNotebook, screenshots: Path) -> None:
     notebook, card = open_card(open_notebook)
-    for prompt in ("a cat", "a dog", "a bird"):
+    for index, prompt in enumerate(("a cat", "a dog", "a bird")):
         card.imagine(prompt)
-    card.root.locator(".queue li").nth(2).wait_for()
+        # Nobody types the next words before the page has heard of these.
+        card.root.locator(".queue li").nth(index).wait_for(state="attached")
     assert card.root.locator(".queue .place").all_inner_texts() == ["now", "2", "3"]
     card.screenshot(screenshots, "queue")
     assert card.violations() == []
