@@ -8,7 +8,7 @@ import numpy as np
 from swiftai_nb.diffusion.cpu_math.arrays import float32_view, new_array, view
 from swiftai_nb.diffusion.cpu_math.halves import HALF_DTYPES, bit_view, widened
 from swiftai_nb.diffusion.cpu_math.ordered_copies import OrderedCopies
-from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, sequential, shares, spans, worker_count
+from swiftai_nb.diffusion.cpu_math.workers import Float32, for_each, shares, spans, worker_count
 
 # Of a weight that is widened: the more rows it is multiplied with, the dearer it is to read those again.
 _BLOCK_ELEMENTS_PER_ROW = 1 << 12
@@ -83,17 +83,11 @@ def _multiply_widened(inputs: Float32, weight: mx.array, offset: Float32 | None,
 
     if len(inputs) > len(bits) and worker_count() > 1:
         # Many rows: cheaper to widen the weight for each worker than to read all rows for each.
-        for_each(
-            lambda rows: _alone(inputs[rows], weight, offset, out[rows]), shares(len(inputs), len(inputs))
-        )
+        rows = shares(len(inputs), len(inputs))  # two or more, so that each runs alone below
+        for_each(lambda part: _multiply_widened(inputs[part], weight, offset, out[part]), rows)
         return
     elements = min(_BLOCK_ELEMENTS_PER_ROW * len(inputs), _MAX_BLOCK_ELEMENTS)
     for_each(run, shares(len(bits), max(_MIN_COLUMNS, elements // bits.shape[1])))
-
-
-def _alone(inputs: Float32, weight: mx.array, offset: Float32 | None, out: Float32) -> None:
-    with sequential():
-        _multiply_widened(inputs, weight, offset, out)
 
 
 def quantized_linear(
