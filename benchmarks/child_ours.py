@@ -120,7 +120,7 @@ def main() -> None:
     ops.configure(fast=mode == "fast")
     if mode == "fast":
         # as the engine does
-        allocator.keep_freed_memory()
+        allocator.retain_freed_memory()
         blas.limit_numpy_threads(1)
         blas.set_threads(1)
     run = TASKS[task](folder, size)

@@ -1,7 +1,7 @@
-// Bundles src/ into swiftai_nb/notebook/static/ (or the folder given as the first argument).
+// Bundles src/ into swiftai_nb/static/ (or the folder given as the first argument).
 import { build } from "esbuild";
 
-const outdir = process.argv[2] ?? "../swiftai_nb/notebook/static";
+const outdir = process.argv[2] ?? "../swiftai_nb/static";
 
 await build({
   entryPoints: { widget: "src/index.ts" },

@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
     from swiftai_nb.core.recipe import Recipe
-    from swiftai_nb.notebook.widget import ImagineWidget
+    from swiftai_nb.downloads.downloader import DiffusionModelDownloader
+    from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider
+    from swiftai_nb.model_files.variants import DiffusionVariant
+    from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
     from swiftai_nb.providers.batch import imagine_batch
-    from swiftai_nb.providers.diffusionkit import DiffusionKitImageProvider
     from swiftai_nb.providers.huggingface import HuggingFaceProvider
     from swiftai_nb.providers.mlx import MLXImageProvider
-    from swiftai_nb.registry.downloader import DiffusionModelDownloader
     from swiftai_nb.registry.model_info import DiffusionModelInfo
     from swiftai_nb.registry.registry import DiffusionModelRegistry, DownloadedDiffusionModel
-    from swiftai_nb.registry.variants import DiffusionVariant
 
 _HOMES = {
     "AIError": "swiftai_nb.core.errors",
     "CancellationToken": "swiftai_nb.core.cancellation",
-    "DiffusionKitImageProvider": "swiftai_nb.providers.diffusionkit",
-    "DiffusionModelDownloader": "swiftai_nb.registry.downloader",
+    "DiffusionKitImageProvider": "swiftai_nb.guests.diffusionkit",
+    "DiffusionModelDownloader": "swiftai_nb.downloads.downloader",
     "DiffusionModelInfo": "swiftai_nb.registry.model_info",
     "DiffusionModelRegistry": "swiftai_nb.registry.registry",
-    "DiffusionVariant": "swiftai_nb.registry.variants",
+    "DiffusionVariant": "swiftai_nb.model_files.variants",
     "DownloadedDiffusionModel": "swiftai_nb.registry.registry",
     "GeneratedImage": "swiftai_nb.core.image",
     "GenerationStage": "swiftai_nb.core.progress",
@@ -46,7 +46,7 @@ _HOMES = {
     "ImageGenerationConfig": "swiftai_nb.core.config",
     "ImageGenerationProgress": "swiftai_nb.core.progress",
     "ImageGenerator": "swiftai_nb.core.generator",
-    "ImagineWidget": "swiftai_nb.notebook.widget",
+    "ImagineWidget": "swiftai_nb.notebook.widget.imagine_widget",
     "imagine_batch": "swiftai_nb.providers.batch",
     "LoraReference": "swiftai_nb.core.config",
     "MLXImageProvider": "swiftai_nb.providers.mlx",

@@ -16,13 +16,13 @@ from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInp
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.jobs.job import GenerationJob
-    from swiftai_nb.notebook.order import Order
+    from swiftai_nb.notebook.magic.request import Order
     from swiftai_nb.notebook.session import Session
 
 USAGE = """usage: python -m swiftai_nb VERB …
 
   imagine WORDS… [-o FILE] [options]   make a picture; the options are those of %imagine (--help lists them)
-  models list|info|download|delete|verify|quantise|clean …
+  models list|info|download|delete|verify|quantize|clean …
                                        which models there are, and getting them
   doctor                               what this machine can do, and what stands in the way
   diffusionkit install|check|remove …  an environment for DiffusionKit (Stable Diffusion 3)
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _imagine(words: list[str], out: TextIO, messages: TextIO) -> int:
-    from swiftai_nb.notebook.arguments import parse
-    from swiftai_nb.notebook.options import help_text
-    from swiftai_nb.notebook.order import Defaults, make_order
-    from swiftai_nb.notebook.saving import check_template, save_images
+    from swiftai_nb.notebook.magic.options import help_text
+    from swiftai_nb.notebook.magic.parser import parse
+    from swiftai_nb.notebook.magic.request import Defaults, build_request
+    from swiftai_nb.notebook.output.saving import check_template, save_images
     from swiftai_nb.notebook.session import Session
 
     file, words = _take_output(words)
@@ -66,7 +66,7 @@ def _imagine(words: list[str], out: TextIO, messages: TextIO) -> int:
     check_template(template)
     session = Session()
     try:
-        order = make_order(arguments, defaults=Defaults(), variables={}, session=session)
+        order = build_request(arguments, defaults=Defaults(), variables={}, session=session)
         for note in order.notes:
             messages.write(f"{note}\n")
         _fetch_loras(order, session, messages)
@@ -80,7 +80,7 @@ def _imagine(words: list[str], out: TextIO, messages: TextIO) -> int:
 def _fetch_loras(order: Order, session: Session, messages: TextIO) -> None:
     if order.engine != "mlx" or not order.config.loras:
         return
-    from swiftai_nb.registry.commands import wait_in_terminal
+    from swiftai_nb.downloads.commands import wait_in_terminal
     from swiftai_nb.registry.loras import missing_loras
 
     for source in missing_loras(session.registry, order.config.loras):
@@ -132,21 +132,21 @@ def _wait(job: GenerationJob, messages: TextIO) -> Sequence[GeneratedImage]:
 
 
 def _models(words: list[str], out: TextIO, messages: TextIO) -> int:
-    from swiftai_nb.providers.quantised_copy import quantise_model
-    from swiftai_nb.registry import commands
+    from swiftai_nb.downloads import commands
+    from swiftai_nb.providers.quantized_model import quantize_model
 
-    return commands.run(words, out, quantise=quantise_model)
+    return commands.run(words, out, quantize=quantize_model)
 
 
 def _doctor(words: list[str], out: TextIO, messages: TextIO) -> int:
-    from swiftai_nb.notebook.doctor import imagine_doctor
+    from swiftai_nb.notebook.magic.doctor import imagine_doctor
 
     out.write(f"{imagine_doctor()!r}\n")
     return 0
 
 
 def _diffusionkit(words: list[str], out: TextIO, messages: TextIO) -> int:
-    from swiftai_nb.providers.diffusionkit import commands
+    from swiftai_nb.guests.diffusionkit import commands
 
     return commands.run(words, out)
 

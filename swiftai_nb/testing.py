@@ -18,7 +18,7 @@ from swiftai_nb.core.recipe import Recipe
 
 
 class FakeGenerator:
-    """A deterministic ImageGenerator: colours follow from prompt, seed and size.
+    """A deterministic ImageGenerator: colors follow from prompt, seed and size.
 
     Args:
         step_duration_s: seconds that each step takes.
@@ -55,7 +55,7 @@ class FakeGenerator:
         config: ImageGenerationConfig | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> GeneratedImage:
-        """Makes a picture of coloured squares; see `ImageGenerator.generate_image`."""
+        """Makes a picture of colored squares; see `ImageGenerator.generate_image`."""
         if not prompt.strip():
             raise InvalidInputError("the prompt is empty", hint="say what to draw")
         config = ImageGenerationConfig() if config is None else config
@@ -102,10 +102,10 @@ class FakeGenerator:
 
 def _pixels(recipe: Recipe) -> npt.NDArray[np.uint8]:
     digest = hashlib.sha256(recipe.to_json().encode()).digest()
-    colours = np.frombuffer(digest[:27], np.uint8).reshape(3, 3, 3)
+    colors = np.frombuffer(digest[:27], np.uint8).reshape(3, 3, 3)
     rows = np.arange(recipe.height or 64) * 3 // (recipe.height or 64)
     columns = np.arange(recipe.width or 64) * 3 // (recipe.width or 64)
-    return np.ascontiguousarray(colours[rows][:, columns])
+    return np.ascontiguousarray(colors[rows][:, columns])
 
 
 def _jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:

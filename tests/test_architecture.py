@@ -13,12 +13,14 @@ PACKAGE = Path(__file__).parent.parent / "swiftai_nb"
 
 ALLOWED = {
     "core": {"core"},
-    "diffusion": {"core", "diffusion"},
-    "engine": {"core", "diffusion", "engine"},
-    "registry": {"core", "registry"},
+    "model_files": {"core", "model_files"},
+    "registry": {"core", "model_files", "registry"},
+    "downloads": {"core", "model_files", "registry", "downloads"},
+    "diffusion": {"core", "model_files", "diffusion"},
+    "engine": {"core", "model_files", "diffusion", "engine"},
     "jobs": {"core", "jobs"},
-    "providers": {"core", "engine", "registry", "jobs", "providers"},
-    "notebook": {"core", "registry", "jobs", "providers", "notebook"},
+    "providers": {"core", "model_files", "engine", "registry", "downloads", "jobs", "providers"},
+    "notebook": {"core", "model_files", "registry", "downloads", "jobs", "providers", "notebook"},
 }
 # Foreign packages that only one floor may know.
 FOREIGN = {
@@ -26,7 +28,7 @@ FOREIGN = {
     "IPython": {"notebook"},
     "ipywidgets": {"notebook"},
     "anywidget": {"notebook"},
-    "huggingface_hub": {"registry", "providers"},
+    "huggingface_hub": {"downloads", "providers"},
     "torch": set(),
     "transformers": set(),
     "diffusers": set(),

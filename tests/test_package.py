@@ -53,7 +53,7 @@ def test_wheel_holds_the_model_the_widget_and_the_notices(wheel: Path) -> None:
         "swiftai_nb/py.typed",
         "swiftai_nb/assets/emoji-mini/model_index.json",
         "swiftai_nb/assets/emoji-mini/README.md",
-        "swiftai_nb/notebook/static/widget.js",
+        "swiftai_nb/static/widget.js",
     ):
         assert needed in names
     assert any(name.endswith("licenses/NOTICE") for name in names)

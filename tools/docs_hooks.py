@@ -33,7 +33,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def option_tables() -> str:
     """One Markdown table for each group of options."""
-    from swiftai_nb.notebook.options import GROUPS
+    from swiftai_nb.notebook.magic.options import GROUPS
 
     return "\n\n".join(
         "\n".join([f"| {title} | |", "|---|---|", *_rows(options)]) for title, options in GROUPS.items()
@@ -49,22 +49,22 @@ def _rows(options: Any) -> Iterator[str]:
 
 def default_table() -> str:
     """The magic's `%config` settings."""
-    from swiftai_nb.notebook.magic import Imagine
+    from swiftai_nb.notebook.magic.magics import Imagine
 
     traits = sorted(Imagine.class_traits(config=True).items())
     rows = [f"| `Imagine.{name}` | {_escaped(trait.help)} |" for name, trait in traits if trait.help]
     return "\n".join(["| Setting | Meaning |", "|---|---|", *rows])
 
 
-def licence_table() -> str:
-    """The catalog's licences."""
+def license_table() -> str:
+    """The catalog's licenses."""
     from swiftai_nb.registry.catalog import CATALOG
 
     rows = [f"| {m.id} | `{m.license}` | {_escaped(m.license_summary)} |" for m in CATALOG]
-    return "\n".join(["| Model | Licence | In plain words |", "|---|---|---|", *rows])
+    return "\n".join(["| Model | License | In plain words |", "|---|---|---|", *rows])
 
 
-TABLES = {"options": option_tables, "defaults": default_table, "licences": licence_table}
+TABLES = {"options": option_tables, "defaults": default_table, "licenses": license_table}
 
 
 def _escaped(text: str) -> str:

@@ -88,7 +88,7 @@ export function createActions(
       else {
         view.following = false;
         view.selected = shown.id;
-        view.compared = neighbour(host.get("pictures"), shown.id);
+        view.compared = neighbor(host.get("pictures"), shown.id);
       }
       ctx.invalidate();
     },
@@ -114,7 +114,7 @@ export function createActions(
 }
 
 /** The picture made before `id`, or the one after it when it is the first. */
-function neighbour(pictures: Picture[], id: string): string | null {
+function neighbor(pictures: Picture[], id: string): string | null {
   const at = pictures.findIndex((one) => one.id === id);
   return (pictures[at - 1] ?? pictures[at + 1])?.id ?? null;
 }

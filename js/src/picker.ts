@@ -107,7 +107,7 @@ function createRow(ctx: Context, choose: (model: Model) => void) {
     setAttribute(state, "data-state", model.state);
     setText(description, model.description);
     const size = model.size_bytes > 0 ? bytes(model.size_bytes) : "";
-    const license = model.license === "" ? "" : `licence ${model.license}`;
+    const license = model.license === "" ? "" : `license ${model.license}`;
     setText(facts, [size, license].filter((fact) => fact !== "").join(" · "));
     setAttribute(choice, "aria-current", chosen ? "true" : null);
     remove.update(model);

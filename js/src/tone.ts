@@ -1,4 +1,4 @@
-/** Tells a dark page from a light one in any host, by the colour that is really behind the widget. */
+/** Tells a dark page from a light one in any host, by the color that is really behind the widget. */
 
 type Color = { r: number; g: number; b: number; a: number };
 

@@ -32,7 +32,7 @@ test("a percentage is rounded down and never above 100", () => {
   expect([percent(0, 0), percent(995, 1000), percent(12, 10)]).toEqual([0, 99, 100]);
 });
 
-test("colours are read in the spellings of browsers", () => {
+test("colors are read in the spellings of browsers", () => {
   expect(parseColor("rgb(17, 17, 17)")).toEqual({ r: 17, g: 17, b: 17, a: 1 });
   expect(parseColor("rgba(0, 0, 0, 0)")?.a).toBe(0);
   expect(parseColor("color(srgb 1 1 1 / 0.5)")).toEqual({ r: 255, g: 255, b: 255, a: 0.5 });

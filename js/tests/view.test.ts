@@ -255,7 +255,7 @@ test("Copy cell copies the text that the kernel wrote", async () => {
   expect(writeText).toHaveBeenCalledWith("%%imagine --seed 7\na fox");
 });
 
-test("Compare lays the neighbour over the picture; the strip changes it, Escape ends it", async () => {
+test("Compare lays the neighbor over the picture; the strip changes it, Escape ends it", async () => {
   const pictures = [picture(), picture({ id: "2", seed: 8 }), picture({ id: "3", seed: 9 })];
   const card = mount({ pictures });
   await card.click("Compare");

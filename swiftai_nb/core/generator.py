@@ -14,7 +14,7 @@ ProgressCallback = Callable[[ImageGenerationProgress], None]
 
 @runtime_checkable
 class ImageGenerator(Protocol):
-    """Turns a prompt into a picture, on this machine or in the cloud.
+    """FairSlots a prompt into a picture, on this machine or in the cloud.
 
     Cancelling: `cancel_generation()` ends every running call of this generator, each with
     GenerationCancelledError. Cancelling the asyncio task that awaits one `generate_image` ends

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.foreign_recipes import EXIF_SUB_IFD, EXIF_USER_COMMENT
+from swiftai_nb.core.format import shortened
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.core.recipe_readers import EXIF_SUB_IFD, EXIF_USER_COMMENT
-from swiftai_nb.core.text import shortened
 
 if TYPE_CHECKING:
     import numpy as np

@@ -46,7 +46,7 @@ class Recipe:
         loras: LoRAs applied, in order.
         versions: package name -> version, of all that computed.
         notes: what the user should know: a truncated prompt, an unknown word, a cloud seed
-            that may not have been honoured.
+            that may not have been honored.
     """
 
     prompt: str
@@ -138,7 +138,7 @@ class Recipe:
     @classmethod
     def find(cls, picture: Image) -> Recipe | None:
         """The recipe inside a PIL image: ours or another program's; or None."""
-        from swiftai_nb.core import recipe_readers
+        from swiftai_nb.core import foreign_recipes as recipe_readers
 
         return recipe_readers.find(picture)
 

@@ -17,7 +17,7 @@ _LARGE = (1 << 31) - 1
 _MMAP_THRESHOLDS = (1 << 30, 1 << 25)  # older versions of glibc take 32 MiB at most
 
 
-def keep_freed_memory() -> bool:
+def retain_freed_memory() -> bool:
     """Makes freed memory stay with the process until `return_freed_memory`.
 
     For the engine's own process only: it changes how the whole process allocates.

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from swiftai_nb.diffusion import cpu_math
-from swiftai_nb.diffusion.cpu_math import workers
+from swiftai_nb.diffusion import cpu as cpu_math
+from swiftai_nb.diffusion.cpu import workers
 
 _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -27,7 +27,7 @@ _fast = True
 
 
 def configure(*, fast: bool = True) -> None:
-    """Turns the CPU fast paths on or off for this process; values stay within 1e-5 relative."""
+    """FairSlots the CPU fast paths on or off for this process; values stay within 1e-5 relative."""
     global _fast  # noqa: PLW0603 - one switch per process, set by the engine before its first job
     _fast = fast
 
@@ -38,7 +38,7 @@ def fast_paths_enabled() -> bool:
 
 
 def set_block_callback(callback: Callable[[], None] | None) -> None:
-    """Registers what `block_boundary` calls on the CPU, for the calling context only.
+    """Registers what `checkpoint` calls on the CPU, for the calling context only.
 
     The fast paths also call it between the pieces of long operations.
 
@@ -48,9 +48,9 @@ def set_block_callback(callback: Callable[[], None] | None) -> None:
     workers.checkpoint.set(callback)
 
 
-def forget_scratch() -> None:
+def clear_scratch() -> None:
     """Frees what the CPU's fast paths keep between operations; they make it anew."""
-    cpu_math.forget_scratch()
+    cpu_math.clear_scratch()
 
 
 def on_cpu() -> bool:
@@ -62,7 +62,7 @@ def _use_cpu_math(x: mx.array) -> bool:
     return _fast and x.dtype == mx.float32 and x.size > 0 and on_cpu()
 
 
-def block_boundary(x: mx.array) -> mx.array:
+def checkpoint(x: mx.array) -> mx.array:
     """Marks the end of a network block; returns `x` unchanged.
 
     On the CPU it evaluates `x` and calls the registered callback, so that a cancel is heard within one
@@ -205,7 +205,7 @@ def group_norm(
     eps: float,
     apply_silu: bool = False,
 ) -> mx.array:
-    """Group normalisation as PyTorch defines it: groups of neighbouring channels.
+    """Group normalization as PyTorch defines it: groups of neighboring channels.
 
     Args:
         x: [B, ..., C].
@@ -253,14 +253,14 @@ def concatenate_channels(arrays: Sequence[mx.array]) -> mx.array:
 
 
 def double(x: mx.array) -> mx.array:
-    """Nearest-neighbour enlargement by two: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
+    """Nearest-neighbor enlargement by two: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
     if _use_cpu_math(x):
         return cpu_math.double(x)
     return mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> mx.array:
-    """Layer normalisation over the last axis (Ba et al. 2016).
+    """Layer normalization over the last axis (Ba et al. 2016).
 
     Args:
         x: [..., C].

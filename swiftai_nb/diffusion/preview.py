@@ -109,8 +109,8 @@ def fit_preview(
     """Least-squares map for an autoencoder of which nothing is published.
 
     Decodes a few smooth latents of unit variance once and finds the map from latents to the mean
-    colour of the pixels under each. Decoding keeps to what the autoencoder was trained for; encoding
-    made-up colour patches instead misses a narrowly trained one's colours by twice as much.
+    color of the pixels under each. Decoding keeps to what the autoencoder was trained for; encoding
+    made-up color patches instead misses a narrowly trained one's colors by twice as much.
 
     Args:
         decode: latents [B, h, w, C] -> pixels [B, H, W, 3], uint8.

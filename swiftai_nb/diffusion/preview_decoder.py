@@ -14,7 +14,7 @@ from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.diffusion.models.taesd import WIDTH, TinyDecoder
 from swiftai_nb.diffusion.weights.key_mapping import Rule
 from swiftai_nb.diffusion.weights.load import plan_weights, read_weights
-from swiftai_nb.diffusion.weights.safetensors_files import WeightFiles, read_header
+from swiftai_nb.model_files.safetensors_headers import WeightFiles, read_header
 
 PreviewDecoder = Callable[[mx.array], NDArray[np.uint8]]
 

@@ -2,7 +2,7 @@
 
 Two things make tiles differ from the whole: convolutions see past a tile's edge, and group norms use the
 statistics of what they are given. So tiles overlap by what the convolutions see, and all tiles are
-normalised by the same statistics, those of the whole picture, which a first pass over the tiles collects
+normalized by the same statistics, those of the whole picture, which a first pass over the tiles collects
 (nearly: inside it each tile still has its own). The attention at the decoder's start, which sees
 everything, runs on the whole: it is small there.
 """

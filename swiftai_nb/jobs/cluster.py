@@ -102,7 +102,7 @@ class BatchItem:
         return self.result
 
 
-class Submits(Protocol):
+class SupportsSubmit(Protocol):
     """What is needed of an executor."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -126,7 +126,7 @@ class ClusterBatch:
     def __init__(
         self,
         requests: Iterable[BatchRequest],
-        executor: Executor | Submits,
+        executor: Executor | SupportsSubmit,
         factory: GeneratorFactory,
         *,
         attempts: int = DEFAULT_ATTEMPTS,

@@ -15,12 +15,12 @@ from swiftai_nb.core.errors import AIError, GenerationCancelledError, Generation
 from swiftai_nb.core.generator import ImageGenerator
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import ImageGenerationProgress
+from swiftai_nb.jobs.fair_slots import FairSlots, Slot
 from swiftai_nb.jobs.job import GenerationJob, GenerationRequest, JobState
-from swiftai_nb.jobs.turns import Turn, Turns
 
 LOCAL_LANE = "local"
 CLOUD_LANE = "cloud"
-DEFAULT_WIDTHS = {LOCAL_LANE: 1, CLOUD_LANE: 4}
+DEFAULT_CONCURRENCY = {LOCAL_LANE: 1, CLOUD_LANE: 4}
 KEPT_FINISHED_JOBS = 100
 
 _Outcome = tuple[JobState, AIError | None]
@@ -39,11 +39,11 @@ class JobQueue:
     `ImageGenerator` must bear, third-party ones included.
     """
 
-    def __init__(self, *, widths: Mapping[str, int] = DEFAULT_WIDTHS) -> None:
+    def __init__(self, *, widths: Mapping[str, int] = DEFAULT_CONCURRENCY) -> None:
         self._widths = dict(widths)
         self._lock = threading.RLock()
         self._jobs: list[GenerationJob] = []
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, _Worker] = {}
         self._closed = False
 
     @property
@@ -76,7 +76,7 @@ class JobQueue:
                 raise GenerationFailedError("the job queue is closed", hint="load the extension again")
             worker = self._lanes.get(lane)
             if worker is None:
-                worker = self._lanes[lane] = _Lane(lane, width=self._widths.get(lane, 1))
+                worker = self._lanes[lane] = _Worker(lane, width=self._widths.get(lane, 1))
             job = GenerationJob(request, position=worker.position)
             self._jobs.append(job)
             self._forget_oldest()
@@ -105,7 +105,7 @@ class JobQueue:
                 surplus -= 1
 
 
-class _Lane:
+class _Worker:
     """One worker thread and the jobs that wait for it."""
 
     def __init__(self, name: str, *, width: int) -> None:
@@ -113,7 +113,7 @@ class _Lane:
         self._lock = threading.Lock()
         self._unfinished: list[GenerationJob] = []
         self._loop = asyncio.new_event_loop()
-        self._turns = Turns(width)  # of the loop's thread, as the tasks
+        self._turns = FairSlots(width)  # of the loop's thread, as the tasks
         self._tasks: dict[GenerationJob, asyncio.Task[None]] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run_loop, name=f"swiftai-jobs-{name}", daemon=True)
@@ -188,12 +188,12 @@ class _Lane:
             other.notify()
 
 
-async def _make_pictures(job: GenerationJob, generator: ImageGenerator, turn: Turn) -> _Outcome:
+async def _make_pictures(job: GenerationJob, generator: ImageGenerator, turn: Slot) -> _Outcome:
     try:
         job.change(state=JobState.RUNNING, started_at=time.monotonic())
         for index in range(len(job.request.seeds)):
             if index > 0:
-                await turn.let_others_go()
+                await turn.yield_slot()
             await _make_picture(job, generator, index)
     except BaseException as error:  # noqa: BLE001 - the boundary: whatever happens ends this job alone
         return _outcome_of(error, job)

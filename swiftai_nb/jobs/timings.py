@@ -31,7 +31,7 @@ class TimingKey:
     """What a time depends on.
 
     Args:
-        model: id of the model, with its quantisation when it has one.
+        model: id of the model, with its quantization when it has one.
         width: pixels.
         height: pixels.
         guided: whether the network runs twice per step.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from swiftai_nb.notebook.magic import Imagine
+from swiftai_nb.notebook.magic.magics import Imagine
 
 SESSION_MODULE = "swiftai_nb.notebook.session"
 
 
 def load(shell: Any) -> None:
     """Registers the magics and the completer; loads nothing that makes pictures."""
-    from swiftai_nb.notebook.completion import Completer
+    from swiftai_nb.notebook.magic.completion import Completer
 
     unload(shell)
     magics = Imagine(shell)
@@ -22,7 +22,7 @@ def load(shell: Any) -> None:
 
 def unload(shell: Any) -> None:
     """Removes them, cancels all jobs and ends the engines."""
-    from swiftai_nb.notebook.completion import Completer
+    from swiftai_nb.notebook.magic.completion import Completer
 
     for magics in [m for m in shell.configurables if isinstance(m, Imagine)]:
         shell.configurables.remove(magics)

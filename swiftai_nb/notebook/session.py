@@ -22,11 +22,11 @@ from swiftai_nb.core.listeners import Listeners
 
 if TYPE_CHECKING:
     from swiftai_nb.core.generator import ImageGenerator
+    from swiftai_nb.downloads.downloader import DiffusionModelDownloader
     from swiftai_nb.jobs.history import History
     from swiftai_nb.jobs.job import GenerationJob
     from swiftai_nb.jobs.queue import JobQueue
-    from swiftai_nb.notebook.cancel import SubshellRoute
-    from swiftai_nb.registry.downloader import DiffusionModelDownloader
+    from swiftai_nb.notebook.cell.cancel import SubshellRoute
     from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 _log = logging.getLogger(__name__)
@@ -87,14 +87,14 @@ class Session:
     @cached_property
     def downloader(self) -> DiffusionModelDownloader:
         """Gets models onto this disk; shared, so that a download started anywhere shows everywhere."""
-        from swiftai_nb.registry.downloader import DiffusionModelDownloader
+        from swiftai_nb.downloads.downloader import DiffusionModelDownloader
 
         return DiffusionModelDownloader(registry=self.registry)
 
     @cached_property
     def subshell_route(self) -> SubshellRoute:
         """The one subshell on which widgets' clicks arrive while a cell runs."""
-        from swiftai_nb.notebook.cancel import SubshellRoute
+        from swiftai_nb.notebook.cell.cancel import SubshellRoute
 
         return SubshellRoute(_running_kernel())
 

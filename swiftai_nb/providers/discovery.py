@@ -18,7 +18,7 @@ GROUP = "swiftai_nb.providers"
 BUILT_IN = {
     "mlx": "swiftai_nb.providers.mlx:MLXImageProvider",
     "huggingface": "swiftai_nb.providers.huggingface:HuggingFaceProvider",
-    "diffusionkit": "swiftai_nb.providers.diffusionkit:DiffusionKitImageProvider",
+    "diffusionkit": "swiftai_nb.guests.diffusionkit:DiffusionKitImageProvider",
 }
 
 

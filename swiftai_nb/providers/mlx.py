@@ -15,12 +15,12 @@ from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.engine.client import EngineClient, process_client, thread_client
-from swiftai_nb.engine.memory_plan import available_memory_bytes, check_memory
-from swiftai_nb.engine.platform_check import expected_device, local_engine_obstacle
+from swiftai_nb.engine.kernel.client import EngineClient, process_client, thread_client
+from swiftai_nb.engine.kernel.memory_plan import available_memory_bytes, check_memory
+from swiftai_nb.engine.kernel.platform import expected_device, local_engine_obstacle
 from swiftai_nb.engine.protocol import AskStatus, Done, Loaded, LoadModel, ModelFiles, Status, Unload
 from swiftai_nb.jobs.timings import TimingKey, Timings
-from swiftai_nb.providers.generation_plan import (
+from swiftai_nb.providers.planning import (
     GenerationPlan,
     make_command,
     make_plan,
@@ -33,9 +33,9 @@ from swiftai_nb.registry.loras import local_loras
 
 if TYPE_CHECKING:
     from swiftai_nb.engine.protocol import Generate
+    from swiftai_nb.model_files.variants import DiffusionVariant
     from swiftai_nb.registry.model_info import ResolvedModel
     from swiftai_nb.registry.registry import DiffusionModelRegistry
-    from swiftai_nb.registry.variants import DiffusionVariant
 
 TIMINGS_FILE = "timings.sqlite"
 

@@ -7,11 +7,11 @@ import time
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
 from swiftai_nb.engine.protocol import Message, Stage, Step
-from swiftai_nb.providers.generation_plan import GenerationPlan
+from swiftai_nb.providers.planning import GenerationPlan
 
 
 class ProgressReporter:
-    """Turns the engine's events into progress; to be called with each.
+    """FairSlots the engine's events into progress; to be called with each.
 
     Args:
         on_progress: the user's callback, or None.

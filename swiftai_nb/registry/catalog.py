@@ -1,4 +1,4 @@
-"""The models we know: a table. Sizes and licences as read from public pages, rounded ones marked so.
+"""The models we know: a table. Sizes and licenses as read from public pages, rounded ones marked so.
 
 No live Hub was reachable when this table was written: `python -m swiftai_nb models verify` compares it
 with the Hub, and a maintainer with a connection should run it before a release. Revisions are therefore
@@ -15,13 +15,13 @@ from importlib import resources
 from pathlib import Path
 
 from swiftai_nb.core.errors import ModelNotFoundError
-from swiftai_nb.registry.diffusionkit_models import DIFFUSIONKIT_MODELS
+from swiftai_nb.guests.diffusionkit.models import DIFFUSIONKIT_MODELS
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile
-from swiftai_nb.registry.variants import DiffusionVariant
 
-_NOT_LIVE = "sizes, licence and gating come from public pages and were not checked against the live Hub"
+_NOT_LIVE = "sizes, license and gating come from public pages and were not checked against the live Hub"
 _OPENRAIL = "free to use, also commercially, within the use restrictions of its annex A"
-_STABILITY_NC = "free for non-commercial use; commercial use needs a licence from Stability AI"
+_STABILITY_NC = "free for non-commercial use; commercial use needs a license from Stability AI"
 
 
 def _weights(path: str, gigabytes: float) -> ModelFile:
@@ -200,7 +200,7 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
         id="lcm-dreamshaper",
         name="LCM Dreamshaper v7",
         variant=DiffusionVariant.SD_15,
-        description="Free licence and fast: 768x768 in 4 steps, a latent consistency model after SD 1.5",
+        description="Free license and fast: 768x768 in 4 steps, a latent consistency model after SD 1.5",
         repository="SimianLuo/LCM_Dreamshaper_v7",
         files=_stable_diffusion_files(unet_gb=3.44, text_encoder_gb=0.4923, suffix=""),
         size_bytes=4_270_000_000,

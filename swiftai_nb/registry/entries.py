@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from swiftai_nb.core.errors import ModelNotFoundError
-from swiftai_nb.registry.layout import detect_variant
+from swiftai_nb.model_files.layouts import detect_variant
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.model_info import DiffusionModelInfo
-from swiftai_nb.registry.variants import DiffusionVariant
 
 
 def is_repository_id(name: str) -> bool:

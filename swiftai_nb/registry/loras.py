@@ -18,11 +18,11 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from swiftai_nb.model_files.layouts import COMPONENT_FOLDERS
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.entries import is_repository_id
 from swiftai_nb.registry.hub_cache import snapshots
-from swiftai_nb.registry.layout import COMPONENT_FOLDERS
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
-from swiftai_nb.registry.variants import DiffusionVariant
 
 if TYPE_CHECKING:
     from swiftai_nb.registry.registry import DiffusionModelRegistry

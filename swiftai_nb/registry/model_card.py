@@ -54,7 +54,7 @@ def _html_row(label: str, value: str) -> str:
 def _what(info: DiffusionModelInfo) -> list[tuple[str, str]]:
     width, height = info.default_resolution
     settings = f"{width}x{height}, {info.default_steps} steps, guidance {info.default_guidance_scale:g}"
-    licence = f"{info.license}: {info.license_summary}" if info.license_summary else info.license
+    license_text = f"{info.license}: {info.license_summary}" if info.license_summary else info.license
     return [
         ("what it is", info.description),
         ("family", info.variant.display_name if info.kind != "lora" else ""),
@@ -65,7 +65,7 @@ def _what(info: DiffusionModelInfo) -> list[tuple[str, str]]:
             if info.kind == "model"
             else "",
         ),
-        ("licence", f"{licence} ({info.license_url})" if info.license_url else licence),
+        ("license", f"{license_text} ({info.license_url})" if info.license_url else license_text),
         ("access", info.gated or ("open: no account needed" if info.is_downloadable else "")),
         ("packed to", "" if info.quantization_bits is None else f"{info.quantization_bits} bits on load"),
         ("also called", ", ".join(info.aliases)),
@@ -76,7 +76,7 @@ def _what(info: DiffusionModelInfo) -> list[tuple[str, str]]:
 
 
 def _where(registry: DiffusionModelRegistry, info: DiffusionModelInfo) -> list[tuple[str, str]]:
-    found = registry.look_up(info)
+    found = registry.disk_status(info)
     some = ", ".join(found.missing[:4])
     state = {
         DiskState.COMPLETE: f"yes, {format_bytes(found.size_bytes)}",

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.registry.variants import DiffusionVariant
+from swiftai_nb.model_files.variants import DiffusionVariant
 
 GB = 1_000_000_000
 

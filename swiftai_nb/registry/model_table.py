@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftai_nb.registry.copies import is_copy
+from swiftai_nb.downloads.reclaimable import find_reclaimable
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, format_bytes
-from swiftai_nb.registry.reclaimable import find_reclaimable
+from swiftai_nb.registry.quantized_models import is_copy
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
-COLUMNS = ("model", "download", "here", "memory", "licence", "what it is")
+COLUMNS = ("model", "download", "here", "memory", "license", "what it is")
 _NUMBERS = frozenset({"download", "memory"})
 
 
@@ -86,7 +86,7 @@ def make_table(registry: DiffusionModelRegistry) -> ModelTable:
 def _here(registry: DiffusionModelRegistry, info: DiffusionModelInfo) -> str:
     if info.bundled:
         return "bundled"
-    found = registry.look_up(info)
+    found = registry.disk_status(info)
     if is_copy(registry, info) and found.state is DiskState.COMPLETE:
         return f"copy, {format_bytes(found.size_bytes)}"
     if info.local_folder is not None:
@@ -104,7 +104,7 @@ def _foot(registry: DiffusionModelRegistry) -> list[str]:
         lines.append(f"Interrupted downloads hold {amount}: download continues ours, clean frees them")
     return [
         *lines,
-        "More: info MODEL, download MODEL, delete MODEL, verify MODEL, quantise MODEL, clean, add, default",
+        "More: info MODEL, download MODEL, delete MODEL, verify MODEL, quantize MODEL, clean, add, default",
     ]
 
 

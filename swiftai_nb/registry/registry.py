@@ -14,8 +14,9 @@ from swiftai_nb.core.errors import (
     ModelNotDownloadedError,
     ModelNotFoundError,
 )
+from swiftai_nb.downloads.progress import format_duration
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import CATALOG, bundled_folder, find
-from swiftai_nb.registry.download_progress import format_duration
 from swiftai_nb.registry.entries import folder_info, is_repository_id, repository_info
 from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, find_on_disk
 from swiftai_nb.registry.model_info import (
@@ -25,8 +26,7 @@ from swiftai_nb.registry.model_info import (
     format_bytes,
 )
 from swiftai_nb.registry.paths import hub_cache_dir, state_dir
-from swiftai_nb.registry.user_choices import Choices, UserChoices
-from swiftai_nb.registry.variants import DiffusionVariant
+from swiftai_nb.registry.user_config import Choices, UserConfig
 
 __all__ = ["DiffusionModelInfo", "DiffusionModelRegistry", "DownloadedDiffusionModel", "ResolvedModel"]
 
@@ -79,9 +79,9 @@ class DiffusionModelRegistry:
         return hub_cache_dir(self._cache_dir)
 
     @property
-    def choices(self) -> UserChoices:
+    def choices(self) -> UserConfig:
         """The user's own entries and default model, as stored."""
-        return UserChoices(self.home)
+        return UserConfig(self.home)
 
     @property
     def custom_models(self) -> tuple[DiffusionModelInfo, ...]:
@@ -102,7 +102,7 @@ class DiffusionModelRegistry:
         Raises:
             ModelNotFoundError: no such model.
         """
-        return self.look_up(self.find(name))
+        return self.disk_status(self.find(name))
 
     def is_downloaded(self, name: str) -> bool:
         """Whether all files of the model are on this disk; False for a name nobody knows."""
@@ -119,7 +119,7 @@ class DiffusionModelRegistry:
             info = self.find(name)
         except ModelNotFoundError:
             return None
-        found = self.look_up(info)
+        found = self.disk_status(info)
         return None if found.state is not DiskState.COMPLETE else _downloaded(info, found)
 
     @property
@@ -274,9 +274,9 @@ class DiffusionModelRegistry:
         return self.resolve("emoji-mini")
 
     def _resolve_entry(self, info: DiffusionModelInfo, *, asked: str) -> ResolvedModel:
-        found = self.look_up(info)
+        found = self.disk_status(info)
         if found.state is not DiskState.COMPLETE or found.folder is None:
-            raise _not_here(info, found, self.time_words(info, found), parts=self.missing_parts(info))
+            raise _not_installed(info, found, self.time_words(info, found), parts=self.missing_parts(info))
         is_alias = asked.strip().casefold() not in (info.id.casefold(), str(info.repository).casefold())
         source = info.id if found.repository is None else f"{info.id} ({found.repository})"
         note = f"{asked} is an alias of {source}" if is_alias else None
@@ -285,7 +285,7 @@ class DiffusionModelRegistry:
 
     def missing_parts(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
         """The parts an entry requires that are not complete on this disk."""
-        return tuple(p for p in self._parts_of(info) if self.look_up(p).state is not DiskState.COMPLETE)
+        return tuple(p for p in self._parts_of(info) if self.disk_status(p).state is not DiskState.COMPLETE)
 
     def _parts_of(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
         return tuple(self.find(name) for name in info.requires)
@@ -293,11 +293,11 @@ class DiffusionModelRegistry:
     def time_words(self, info: DiffusionModelInfo, found: ModelOnDisk | None = None) -> str:
         """How long the rest of a download should take: "about 12 min"; "" while no speed is known."""
         speed = self.choices.last_bytes_per_s
-        here = self.look_up(info) if found is None else found
+        here = self.disk_status(info) if found is None else found
         left = info.size_bytes - here.size_bytes
         return "" if speed is None or left <= 0 else f"about {format_duration(left / speed)}"
 
-    def look_up(self, info: DiffusionModelInfo) -> ModelOnDisk:
+    def disk_status(self, info: DiffusionModelInfo) -> ModelOnDisk:
         """As `on_disk`, for an entry at hand, registered or not; without its parts a model is partial."""
         if info.bundled or info.local_folder is not None:
             folder = bundled_folder(info) if info.local_folder is None else Path(info.local_folder)
@@ -340,7 +340,7 @@ def _arrival_s(path: Path) -> float:
     return 0.0
 
 
-def _not_here(
+def _not_installed(
     info: DiffusionModelInfo,
     found: ModelOnDisk,
     time_words: str,
@@ -356,6 +356,6 @@ def _not_here(
     more = "".join(f" + {p.formatted_size} of {p.id}" for p in parts)
     return ModelNotDownloadedError(
         f"{info.id} is not downloaded ({info.formatted_size}{more}{part}{time}; "
-        f"licence {info.license}{gate})",
+        f"license {info.license}{gate})",
         hint=f"%imagine_models download {info.id}   or   %%imagine --model {info.id} --download",
     )

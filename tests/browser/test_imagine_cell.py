@@ -116,7 +116,7 @@ def test_background_job_shows_previews_while_another_cell_works(open_notebook: O
 
 
 DEAF = """\
-from swiftai_nb.notebook import cancel
+from swiftai_nb.notebook.cell import cancel
 cancel.SubshellRoute.route = lambda self, comm: False
 cancel._main_stream = lambda kernel: None
 """

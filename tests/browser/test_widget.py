@@ -14,7 +14,7 @@ from tests.browser.widget_page import Card
 SETUP = """\
 from tests.browser.widget_kernel import prepare
 session = prepare()
-from swiftai_nb.notebook.widget import ImagineWidget
+from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 widget = ImagineWidget()
 widget"""
 BUSY = "import time\nend = time.time() + 600\nwhile time.time() < end and not session.queue.jobs[-1].state.is_final: sum(range(1000))"

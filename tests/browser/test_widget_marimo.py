@@ -32,7 +32,7 @@ def _():
     from tests.browser.widget_kernel import prepare
 
     session = prepare()
-    from swiftai_nb.notebook.widget import ImagineWidget
+    from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 
     card = mo.ui.anywidget(ImagineWidget(prompt="a fox in the snow"))
     card

@@ -76,9 +76,9 @@ def prepare(*, step_duration_s: float = 0.25, default_steps: int = 8) -> Session
 
 def prepare_hub(folder: str) -> Any:
     """A Hub in this kernel with one slow model, "tiny"; returns it."""
-    from swiftai_nb.registry.downloader import DiffusionModelDownloader, DownloadOptions
+    from swiftai_nb.downloads.downloader import DiffusionModelDownloader, DownloadOptions
+    from swiftai_nb.model_files.variants import DiffusionVariant
     from swiftai_nb.registry.registry import DiffusionModelRegistry
-    from swiftai_nb.registry.variants import DiffusionVariant
     from tests.registry.fake_hub import FakeHub, tiny_repository
 
     hub = FakeHub({"org/tiny": tiny_repository()})

@@ -38,7 +38,7 @@ def test_unknown_type_becomes_a_plain_failure() -> None:
     assert type(error) is errors.GenerationFailedError
 
 
-def test_builtin_classes_are_honoured() -> None:
+def test_builtin_classes_are_honored() -> None:
     assert issubclass(errors.InvalidInputError, ValueError)
     assert issubclass(errors.ModelNotFoundError, LookupError)
     assert issubclass(errors.InsufficientMemoryError, MemoryError)

@@ -44,7 +44,7 @@ def test_exif_rotation_is_applied() -> None:
     assert to_pil(buffer.getvalue()).size == (2, 4)
 
 
-def test_sixteen_bit_grey_is_scaled() -> None:
+def test_sixteen_bit_gray_is_scaled() -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)).save(buffer, "PNG")
     picture = to_pil(buffer.getvalue())

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.foreign_recipes import read_parameters
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.core.recipe_readers import read_parameters
 
 A1111 = """a castle, (towers:1.2)
 on a hill

@@ -26,7 +26,7 @@ def resident_bytes():
 
 touch()
 default = faults_of(touch)
-kept = allocator.keep_freed_memory()
+kept = allocator.retain_freed_memory()
 touch()
 print(kept, faults_of(touch), default)
 arrays = [np.ones(4_000_000, np.float32) for _ in range(10)]
@@ -52,5 +52,5 @@ def test_other_systems_are_left_alone(monkeypatch):
     from swiftai_nb.diffusion import allocator
 
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert allocator.keep_freed_memory() is False
+    assert allocator.retain_freed_memory() is False
     assert allocator.return_freed_memory() is False

@@ -12,8 +12,9 @@ import pytest
 
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.cpu_math import halves, winograd, workers
-from swiftai_nb.diffusion.cpu_math.ordered_copies import OrderedCopies
+from swiftai_nb.diffusion.cpu import half_precision as halves
+from swiftai_nb.diffusion.cpu import winograd, workers
+from swiftai_nb.diffusion.cpu.transposed_weight_cache import TransposedWeightCache
 
 
 def random(*shape, seed=0):
@@ -57,8 +58,8 @@ def test_a_new_weight_in_the_place_of_an_old_one_is_seen():
 
 @pytest.fixture
 def copies(monkeypatch):
-    fresh = OrderedCopies(limit_bytes=4 * 32 * 48 + 8)
-    module = importlib.import_module("swiftai_nb.diffusion.cpu_math.linear")  # the package shows the function
+    fresh = TransposedWeightCache(limit_bytes=4 * 32 * 48 + 8)
+    module = importlib.import_module("swiftai_nb.diffusion.cpu.linear")  # the package shows the function
     monkeypatch.setattr(module, "_copies", fresh)
     return fresh
 
@@ -118,7 +119,7 @@ def test_scratch_of_all_threads_is_forgotten_and_made_again():
     workers.for_each(lambda _: workers.scratch("test", (1000,)).fill(1), range(50))
     first = workers.scratch("test", (10, 10))
     assert np.shares_memory(first, workers.scratch("test", (7,)))
-    workers.forget_scratch()
+    workers.clear_scratch()
     assert not np.shares_memory(first, workers.scratch("test", (7,)))
     assert all(len(buffers) <= 1 for buffers in workers._all_buffers)
 

@@ -9,7 +9,7 @@ import pytest
 
 import swiftai_nb
 from swiftai_nb.diffusion import blas, load_pipeline, ops
-from swiftai_nb.diffusion.cpu_math import workers
+from swiftai_nb.diffusion.cpu import workers
 
 BUNDLED = Path(swiftai_nb.__file__).parent / "assets" / "emoji-mini"
 

@@ -34,8 +34,8 @@ def test_epsilons_are_one_millionth():
     norm.weight = mx.ones((64,))
     expected = x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(np.array(norm(mx.array(x))), expected, rtol=1e-4)
-    centred = x - x.mean(axis=-1, keepdims=True)
-    expected = centred / np.sqrt(np.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
+    centerd = x - x.mean(axis=-1, keepdims=True)
+    expected = centerd / np.sqrt(np.mean(centerd**2, axis=-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(np.array(_layer_norm(mx.array(x))), expected, rtol=1e-3, atol=1e-5)
 
 
@@ -59,7 +59,7 @@ def test_relative_positions_fall_into_t5s_buckets():
     assert far.tolist() == [8, 8, 9, 10, 14, 15, 15, 15, 24, 31, 31]
 
 
-def test_rotary_turns_neighbouring_pairs():
+def test_rotary_turns_neighboring_pairs():
     ids = np.array([[0.0, 3.0, 0.0]])
     rotary = rotary_embedding(ids, (2, 4, 2))
     x = np.zeros((1, 1, 1, 8), np.float32)

@@ -231,7 +231,7 @@ def pipeline(weights, tmp_path_factory):
     return load_pipeline(folders.write_diffusers(tmp_path_factory.mktemp("m"), weights=weights[False]))
 
 
-class TestPipelineBehaviour:
+class TestPipelineBehavior:
     def test_facts(self, pipeline):
         assert (pipeline.size_multiple, pipeline.vae_scale, pipeline.latent_channels) == (16, 8, 16)
         assert pipeline.defaults.steps == 4

@@ -1,4 +1,4 @@
-"""Limits by machine size; weights that go and come back; quantised sizes."""
+"""Limits by machine size; weights that go and come back; quantized sizes."""
 
 import gc
 import weakref

@@ -58,7 +58,7 @@ class TestGroupNormEpsilon:
             assert np.abs(np.array(norm(mx.array(x))) - expected).max() < 1e-3
         assert np.abs(numpy_group_norm(x, 4, 1e-5) - numpy_group_norm(x, 4, 1e-6)).max() > 0.1
 
-    def test_groups_are_neighbouring_channels(self):
+    def test_groups_are_neighboring_channels(self):
         x = normal(2, 3, 3, 8) * np.arange(1, 9, dtype=np.float32)
         norm = GroupNorm(2, 8, eps=1e-5)
         norm.weight, norm.bias = mx.ones((8,)), mx.zeros((8,))
@@ -174,7 +174,7 @@ class TestPadding:
         out = unet(mx.array(normal(1, 9, 7, 4)), mx.array([10.0]), mx.array(normal(1, 77, 32)))
         assert out.shape == (1, 9, 7, 4)
 
-    def test_nearest_upsampling_to_an_odd_size_takes_the_lower_neighbour(self):
+    def test_nearest_upsampling_to_an_odd_size_takes_the_lower_neighbor(self):
         x = np.arange(2, dtype=np.float32).reshape(1, 2, 1, 1)
         assert np.array(upsample_nearest(mx.array(x), (3, 1))).ravel().tolist() == [0, 0, 1]
 

@@ -320,7 +320,7 @@ def test_block_boundary_evaluates_and_may_cancel():
     calls = []
     ops.set_block_callback(lambda: calls.append(1))
     x = random(3) + 1
-    assert ops.block_boundary(x) is x
+    assert ops.checkpoint(x) is x
     assert calls == [1]
 
     def cancel():
@@ -328,6 +328,6 @@ def test_block_boundary_evaluates_and_may_cancel():
 
     ops.set_block_callback(cancel)
     with pytest.raises(GenerationCancelledError):
-        ops.block_boundary(x)
+        ops.checkpoint(x)
     ops.set_block_callback(None)
-    assert ops.block_boundary(x) is x
+    assert ops.checkpoint(x) is x

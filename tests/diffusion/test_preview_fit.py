@@ -5,7 +5,7 @@ import numpy as np
 from swiftai_nb.diffusion.preview import fit_preview, to_uint8
 
 
-def test_fitted_map_finds_a_linear_autoencoders_colours_back() -> None:
+def test_fitted_map_finds_a_linear_autoencoders_colors_back() -> None:
     factors = np.array(
         [[0.2, -0.1, 0.05], [0.0, 0.15, -0.1], [0.1, 0.05, 0.2], [-0.05, 0.1, 0.1]], np.float32
     )

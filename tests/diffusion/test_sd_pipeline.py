@@ -8,7 +8,7 @@ import pytest
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.diffusion import load_pipeline, ops
 from swiftai_nb.diffusion.noise import start_noise, step_noise
-from swiftai_nb.engine.model_facts import read_model_facts
+from swiftai_nb.model_files.folder import open_model
 from tests.diffusion.sd_folders import write_folder, write_json
 
 
@@ -265,6 +265,6 @@ def test_a_folder_of_sd_turbo_knows_its_few_steps(tmp_path, changes, steps, guid
     folder = write_folder(tmp_path / "model", "sd15")
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    defaults, facts = load_pipeline(folder).defaults, read_model_facts(folder)
+    defaults, facts = load_pipeline(folder).defaults, open_model(folder)
     assert (defaults.steps, defaults.guidance_scale) == (steps, guidance_scale)
     assert facts.is_turbo is (steps == 4)

@@ -8,10 +8,10 @@ import pytest
 
 import swiftai_nb
 from swiftai_nb.diffusion import load_pipeline
-from swiftai_nb.diffusion.trained_words import TrainedWords
+from swiftai_nb.diffusion.training_vocabulary import TrainingVocabulary
 
 BUNDLED = Path(swiftai_nb.__file__).parent / "assets" / "emoji-mini"
-WORDS = TrainedWords(frozenset(["a", "cat", "2", "t", "shirt", "on", "the", "beach"]))
+WORDS = TrainingVocabulary(frozenset(["a", "cat", "2", "t", "shirt", "on", "the", "beach"]))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_note_is_one_line_and_names_a_few() -> None:
 
 
 def test_a_model_of_the_whole_language_has_no_list(tmp_path: Path) -> None:
-    assert TrainedWords.read(tmp_path) is None
+    assert TrainingVocabulary.read(tmp_path) is None
 
 
 def test_the_bundled_model_says_what_it_was_not_taught() -> None:

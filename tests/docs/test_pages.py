@@ -15,9 +15,9 @@ from types import ModuleType
 import pytest
 
 import swiftai_nb
-from swiftai_nb.notebook.arguments import parse
-from swiftai_nb.notebook.magic import Imagine
-from swiftai_nb.notebook.options import BY_NAME, OPTIONS
+from swiftai_nb.notebook.magic.magics import Imagine
+from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS
+from swiftai_nb.notebook.magic.parser import parse
 from swiftai_nb.registry.catalog import CATALOG
 from tests.docs.pages import (
     CONTRIBUTING,
@@ -139,8 +139,8 @@ def test_files_and_settings_on_a_page_exist(page: Path) -> None:
             assert name in package_code(), name
 
 
-def test_the_licence_page_is_the_catalog(hooks: ModuleType) -> None:
-    page = hooks.on_page_markdown((DOCS / "licences.md").read_text("utf-8"))
+def test_the_license_page_is_the_catalog(hooks: ModuleType) -> None:
+    page = hooks.on_page_markdown((DOCS / "licenses.md").read_text("utf-8"))
     said = {row[0]: row[1].strip("`") for row in table_rows(page) if len(row) == 3}
     assert {info.id: info.license for info in CATALOG}.items() <= said.items()
 

@@ -9,10 +9,10 @@ import sys
 import time
 
 from swiftai_nb.core.errors import GenerationCancelledError, InvalidInputError
-from swiftai_nb.engine import __main__ as engine_main
 from swiftai_nb.engine.channel import StreamChannel
+from swiftai_nb.engine.child import __main__ as engine_main
+from swiftai_nb.engine.child.serve import serve
 from swiftai_nb.engine.protocol import Done, Loaded, Ready, Stage, Status, Step
-from swiftai_nb.engine.worker import serve
 
 
 class FakeHost:

@@ -22,10 +22,10 @@ from swiftai_nb.core.errors import (
     InvalidInputError,
     UnsupportedPlatformError,
 )
-from swiftai_nb.engine.client import EngineClient
-from swiftai_nb.engine.process import ProcessEngine, ThreadEngine, death_of
+from swiftai_nb.engine.child.serve import serve
+from swiftai_nb.engine.kernel.client import EngineClient
+from swiftai_nb.engine.kernel.process import ProcessEngine, ThreadEngine, describe_exit
 from swiftai_nb.engine.protocol import AskStatus, Done, Generate, Stage, Step, Unload
-from swiftai_nb.engine.worker import serve
 from tests.engine.fake_engine import FakeHost
 
 ROOT = Path(__file__).parents[2]
@@ -276,8 +276,8 @@ def test_no_engine_outlives_its_kernel(ending):
     code = (
         "import os, sys, time\n"
         "from tests.engine.test_client import EngineClient, fake_process, picture, answer\n"
-        "from swiftai_nb.engine.process import ProcessEngine\n"
-        "from swiftai_nb.engine.client import process_client\n"
+        "from swiftai_nb.engine.kernel.process import ProcessEngine\n"
+        "from swiftai_nb.engine.kernel.client import process_client\n"
         "client = process_client()\n"
         "from swiftai_nb.engine.protocol import AskStatus\n"
         "client.submit(AskStatus()).future.result(60)\n"
@@ -345,7 +345,7 @@ def test_a_notebook_folder_with_modules_of_common_names_does_not_break_the_engin
     ],
 )
 def test_every_exit_has_words_and_a_hint(code, words):
-    error = death_of(code, ["", "last words", ""])
+    error = describe_exit(code, ["", "last words", ""])
     assert words in error.message
     assert "last words" in error.message
     assert error.hint

@@ -8,7 +8,7 @@ import pytest
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.pipelines.families import load_pipeline
-from swiftai_nb.engine.held_model import HeldModel
+from swiftai_nb.engine.child.loaded_model import LoadedModel
 from swiftai_nb.engine.protocol import ModelFiles
 from tests.diffusion.flux_folders import save
 from tests.diffusion.parity import tiny_lora
@@ -19,7 +19,7 @@ PATH = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
 @pytest.fixture
 def model(tmp_path):
-    return HeldModel(ModelFiles(str(write_folder(tmp_path / "model", "sd15"))), load_pipeline)
+    return LoadedModel(ModelFiles(str(write_folder(tmp_path / "model", "sd15"))), load_pipeline)
 
 
 @pytest.fixture

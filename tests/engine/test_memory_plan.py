@@ -14,9 +14,9 @@ import pytest
 from swiftai_nb.core.errors import InsufficientMemoryError, InvalidInputError, InvalidModelFilesError
 from swiftai_nb.diffusion import memory
 from swiftai_nb.diffusion.memory import MemoryPolicy
-from swiftai_nb.engine import memory_plan
-from swiftai_nb.engine.memory_plan import MemoryPlan, check_memory, keeps_model, plan_memory
-from swiftai_nb.engine.model_facts import content_hash, read_model_facts
+from swiftai_nb.engine.kernel import memory_plan
+from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, check_memory, keeps_model, plan_memory
+from swiftai_nb.model_files.folder import content_hash, open_model
 
 MODEL = Path(__file__).parents[2] / "swiftai_nb" / "assets" / "emoji-mini"
 GB = 10**9
@@ -53,7 +53,7 @@ def large_model(tmp_path):
     write_weights(vae, **{"conv.weight": (84, 10**3, 10**3)})
     (tmp_path / "unet" / "config.json").write_text('{"block_out_channels": [320], "sample_size": 64}')
     (tmp_path / "vae" / "config.json").write_text('{"block_out_channels": [128, 256, 512, 512]}')
-    return read_model_facts(tmp_path)
+    return open_model(tmp_path)
 
 
 def plan(facts, side=512, **options):
@@ -69,7 +69,7 @@ def test_a_model_like_sd_15_needs_about_what_was_measured(large_model):
     assert large_model.native_side == 512
 
 
-def test_halves_quantisation_and_size_change_the_need_the_right_way(large_model):
+def test_halves_quantization_and_size_change_the_need_the_right_way(large_model):
     whole = plan(large_model).peak_bytes
     assert plan(large_model, bytes_per_weight=2).peak_bytes < 0.7 * whole
     eight, four = (plan(large_model, quantization_bits=bits).peak_bytes for bits in (8, 4))
@@ -166,22 +166,22 @@ def test_only_what_the_pipeline_reads_is_counted(large_model):
     write_weights(folder / "safety_checker" / "model.safetensors", **whole)
     write_weights(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", "F16", **whole)
     write_weights(folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors", **whole)
-    assert plan(read_model_facts(folder)).peak_bytes == needed
-    half = read_model_facts(folder, prefer_half=True)
+    assert plan(open_model(folder)).peak_bytes == needed
+    half = open_model(folder, prefer_half=True)
     assert weights_of(half)["unet"] == ["diffusion_pytorch_model.fp16.safetensors"]
     assert plan(half).peak_bytes < needed
 
 
 def test_a_flux_transformer_in_two_layouts_counts_once(tmp_path):
     write_weights(tmp_path / "flux1-schnell.safetensors", **{"double_blocks.0.img_attn.qkv.weight": (9, 9)})
-    only = read_model_facts(tmp_path)
+    only = open_model(tmp_path)
     assert weights_of(only) == {"transformer": ["flux1-schnell.safetensors"]}
     write_weights(
         tmp_path / "transformer" / "0.safetensors", **{"transformer_blocks.0.ff.net.0.proj.weight": (9, 9)}
     )
     write_weights(tmp_path / "ae.safetensors", **{"decoder.mid.block_1.conv1.weight": (3, 3)})
     write_weights(tmp_path / "my-lora.safetensors", **{"x.lora_A.weight": (900, 900)})
-    both = read_model_facts(tmp_path)
+    both = open_model(tmp_path)
     assert weights_of(both) == {"transformer": ["0.safetensors"], "vae": ["ae.safetensors"]}
     assert sum(plan(both).weights_bytes.values()) == 4 * (81 + 9)
 
@@ -192,7 +192,7 @@ def test_packing_counts_the_scales_and_leaves_tables_alone(tmp_path):
         "F16",
         **{"transformer_blocks.0.ff.net.weight": (640, 640), "token_embedding.weight": (640, 640)},
     )
-    facts, count = read_model_facts(tmp_path), 640 * 640
+    facts, count = open_model(tmp_path), 640 * 640
     assert plan(facts).weights_bytes["transformer"] == count * 2 + count * 4
     assert plan(facts, quantization_bits=4).weights_bytes["transformer"] == count * 5 // 8 + count * 4
 
@@ -237,4 +237,4 @@ def test_a_content_hash_of_a_large_model_is_quick_and_sees_size_and_ends(large_m
 
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(InvalidModelFilesError, match="no safetensors weights"):
-        read_model_facts(tmp_path)
+        open_model(tmp_path)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image_input import to_png_bytes
-from swiftai_nb.engine.start_picture import read_start_picture
+from swiftai_nb.engine.child.init_image import read_init_image
 
 
 def png(width: int, height: int, mode: str = "RGB") -> bytes:
@@ -17,7 +17,7 @@ def png(width: int, height: int, mode: str = "RGB") -> bytes:
 def test_picture_and_mask_are_cropped_alike_to_the_wanted_proportions():
     halves = Image.new("L", (200, 100))
     halves.paste(255, (100, 0, 200, 100))
-    start = read_start_picture(png(200, 100), to_png_bytes(halves), width=64, height=64)
+    start = read_init_image(png(200, 100), to_png_bytes(halves), width=64, height=64)
     assert start.pixels.shape == (64, 64, 3)
     assert start.mask.shape == (64, 64)
     assert (start.mask[:, :30].max(), start.mask[:, 34:].min()) == (0, 1)
@@ -26,11 +26,11 @@ def test_picture_and_mask_are_cropped_alike_to_the_wanted_proportions():
 
 @pytest.mark.parametrize("size", [(50, 25), (400, 200), (201, 100)])
 def test_a_mask_of_the_same_proportions_is_nothing_to_note(size):
-    assert read_start_picture(png(200, 100), png(*size, "L"), width=64, height=64).notes == ()
+    assert read_init_image(png(200, 100), png(*size, "L"), width=64, height=64).notes == ()
 
 
 def test_a_mask_of_other_proportions_is_noted_with_both_sizes():
-    start = read_start_picture(png(200, 100), png(100, 100, "L"), width=64, height=32)
+    start = read_init_image(png(200, 100), png(100, 100, "L"), width=64, height=32)
     assert start.notes == ("the mask of 100x100 was stretched over the picture of 200x100",)
 
 
@@ -38,4 +38,4 @@ def test_a_mask_of_other_proportions_is_noted_with_both_sizes():
 def test_what_is_not_a_picture_is_named(broken):
     parts = {"image": png(8, 8), "mask": png(8, 8, "L"), broken: b"not a picture"}
     with pytest.raises(InvalidInputError, match=f"{broken} is not a picture"):
-        read_start_picture(parts["image"], parts["mask"], width=64, height=64)
+        read_init_image(parts["image"], parts["mask"], width=64, height=64)

@@ -10,9 +10,9 @@ import pytest
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.notebook.arguments import ImagineArguments, one_line, parse
-from swiftai_nb.notebook.options import OPTIONS, help_text
-from swiftai_nb.notebook.values import Axis, Size
+from swiftai_nb.notebook.magic.options import OPTIONS, help_text
+from swiftai_nb.notebook.magic.parser import ImagineArguments, one_line, parse
+from swiftai_nb.notebook.magic.values import Axis, Size
 
 VARIABLES: dict[str, Any] = {
     "animal": "red fox", "n": 4, "ratio": 0.123456, "words": ["snow", "ice"], "d": {"k": "sun", "a b": "moon"},

@@ -79,9 +79,9 @@ def test_failed_grid_keeps_its_pictures_and_goes_on(shell: Any, workers: Any) ->
 
 
 def test_cancel_keeps_what_has_come(shell: Any) -> None:
-    from swiftai_nb.notebook.arguments import parse
-    from swiftai_nb.notebook.cluster_work import ClusterWork, one_each
-    from swiftai_nb.notebook.order import Defaults, make_order
+    from swiftai_nb.notebook.cell.cluster import ClusterWork, split_per_image
+    from swiftai_nb.notebook.magic.parser import parse
+    from swiftai_nb.notebook.magic.request import Defaults, build_request
 
     begun, go_on = threading.Event(), threading.Event()
 
@@ -99,11 +99,13 @@ def test_cancel_keeps_what_has_come(shell: Any) -> None:
         go_on.wait(60)
 
     session = get_session()
-    order = make_order(parse("a fox -n 3"), defaults=Defaults(engine="fake"), variables={}, session=session)
+    order = build_request(
+        parse("a fox -n 3"), defaults=Defaults(engine="fake"), variables={}, session=session
+    )
     cells: list[Any] = [None] * 3
     with pytest.MonkeyPatch.context() as patch, Stuck(1) as executor:
         patch.setattr(batch, "CREATE", f"{__name__}:WorkersGenerator")
-        work = ClusterWork(one_each(order), cells, executor, session=session)
+        work = ClusterWork(split_per_image(order), cells, executor, session=session)
         ended = threading.Event()
         work.subscribe(lambda: ended.set() if work.is_final else None)
         work.start()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from IPython.core.completer import provisionalcompleter
 
-from swiftai_nb.notebook.completion import Completer
+from swiftai_nb.notebook.magic.completion import Completer
 
 
 def complete(shell: Any, line: str) -> set[str]:

@@ -12,7 +12,7 @@ from IPython.core.error import UsageError
 from swiftai_nb.core.errors import AIError, GenerationFailedError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.notebook.results import Pictures
+from swiftai_nb.notebook.output.pictures import Pictures
 from swiftai_nb.notebook.session import get_session
 from swiftai_nb.testing import FakeGenerator
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.foreign_recipes import read_parameters
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.core.recipe_readers import read_parameters
-from swiftai_nb.notebook.arguments import one_line, parse
-from swiftai_nb.notebook.interpolation import interpolate
-from swiftai_nb.notebook.tokens import split
+from swiftai_nb.notebook.magic.interpolation import interpolate
+from swiftai_nb.notebook.magic.parser import one_line, parse
+from swiftai_nb.notebook.magic.tokens import split
 
 ANY_TEXT = st.text(max_size=200)
 LINE = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=120)

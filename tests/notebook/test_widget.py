@@ -17,7 +17,7 @@ from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, InsufficientMemoryError, InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook.session import Session
-from swiftai_nb.notebook.widget import ImagineWidget
+from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 from swiftai_nb.testing import FakeGenerator
 
 PATIENCE_S = 30.0

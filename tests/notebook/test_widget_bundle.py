@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-STATIC = PROJECT / "swiftai_nb" / "notebook" / "static"
+STATIC = PROJECT / "swiftai_nb" / "static"
 NAMES = ("widget.js", "widget.css")
 
 

@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
-from swiftai_nb.notebook import widget_wire as wire
-from swiftai_nb.notebook.widget import ImagineWidget
+from swiftai_nb.notebook.widget import wire
+from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 
 CONTRACT = Path(__file__).parents[2] / "js" / "src" / "contract.ts"
 

@@ -9,8 +9,8 @@ import pytest
 
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook.session import Session
-from swiftai_nb.notebook.widget import ImagineWidget
-from swiftai_nb.notebook.widget_keepsake import Keepsake
+from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
+from swiftai_nb.notebook.widget.static_output import StaticOutput
 from swiftai_nb.testing import FakeGenerator
 
 
@@ -48,7 +48,7 @@ def picture(side: int) -> GeneratedImage:
 @pytest.mark.parametrize("side", range(1, 10))
 def test_tail_is_the_end_of_the_whole_files_base64(side: int) -> None:
     image = picture(side)
-    tail = Keepsake().tail(image)
+    tail = StaticOutput().tail(image)
     assert base64.b64encode(image.data).decode().endswith(tail)
     assert len(tail) >= 60
 
@@ -75,13 +75,13 @@ def test_newest_picture_becomes_the_output_under_the_widget(publisher: Publisher
 
 
 def test_widget_inside_another_widget_leaves_no_copy(publisher: Publisher) -> None:
-    keepsake = Keepsake()
+    keepsake = StaticOutput()
     keepsake.keep(picture(4))
     assert publisher.outputs == {}
 
 
 def test_widget_displayed_twice_has_its_copy_under_each(publisher: Publisher) -> None:
-    keepsake = Keepsake()
+    keepsake = StaticOutput()
     keepsake.display({"text/plain": "ImagineWidget"})
     keepsake.keep(picture(4))
     keepsake.display({"text/plain": "ImagineWidget"})

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from swiftai_nb.core.errors import AIError, ProviderUnavailableError
+from swiftai_nb.downloads.downloader import DiffusionModelDownloader, DownloadOptions
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.notebook.session import Session
-from swiftai_nb.notebook.widget_models import ModelShelf
-from swiftai_nb.registry.downloader import DiffusionModelDownloader, DownloadOptions
+from swiftai_nb.notebook.widget.model_picker import ModelPicker
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from swiftai_nb.registry.variants import DiffusionVariant
 from swiftai_nb.testing import FakeGenerator
 from tests.registry.fake_hub import FakeHub, tiny_repository
 
@@ -61,7 +61,7 @@ class Shelf:
     def __init__(self, session: Session, **options: Any) -> None:
         self.changes = 0
         self.errors: list[AIError] = []
-        self.shelf = ModelShelf(session, changed=self.on_change, on_error=self.errors.append, **options)
+        self.shelf = ModelPicker(session, changed=self.on_change, on_error=self.errors.append, **options)
 
     def on_change(self) -> None:
         self.changes += 1
@@ -82,7 +82,7 @@ def test_rows_tell_the_truth_about_every_model(session: Session) -> None:
     assert shelf.row("emoji-mini")["state"] == "ready"
     assert shelf.row("emoji-mini")["size_bytes"] > 1_000_000
     assert shelf.row("sd-1.5")["state_text"] == "download 2.1 GB"
-    assert "icence" in shelf.row("sd-1.5")["how"]
+    assert "icense" in shelf.row("sd-1.5")["how"]
     assert shelf.row("flux-schnell-4bit")["state_text"] == "needs 16 GB, this machine has 8"
     assert shelf.row("sd-1.5")["free_disk_bytes"] > 0
     assert not shelf.row("sdxl-turbo")["uses_negative_prompt"]

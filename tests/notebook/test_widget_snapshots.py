@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.notebook.arguments import parse
-from swiftai_nb.notebook.widget_snapshots import cell_text
+from swiftai_nb.notebook.magic.parser import parse
+from swiftai_nb.notebook.widget.snapshots import cell_text
 
 RECIPES = [
     Recipe(prompt="a fox"),

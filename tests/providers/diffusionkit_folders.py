@@ -16,7 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY))
 
-from swiftai_nb.engine.diffusionkit.compatibility import byte_alphabet, import_diffusionkit  # noqa: E402
+from swiftai_nb.guests.diffusionkit.child.compatibility import byte_alphabet, import_diffusionkit  # noqa: E402
 
 dk = import_diffusionkit()
 

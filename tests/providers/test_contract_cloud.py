@@ -10,7 +10,7 @@ from tests.providers.cloud_server import CloudServer
 
 
 class TestHuggingFaceProvider(ImageGeneratorContract):
-    is_deterministic = False  # a cloud seed may not be honoured
+    is_deterministic = False  # a cloud seed may not be honored
     has_steps = False  # providers do not tell their steps
 
     @pytest.fixture

@@ -23,9 +23,9 @@ from swiftai_nb.core.errors import (
     ProviderUnavailableError,
 )
 from swiftai_nb.core.progress import GenerationStage
-from swiftai_nb.engine.diffusionkit.process import ask_environment, diffusionkit_client
-from swiftai_nb.providers.diffusionkit import DiffusionKitImageProvider
-from swiftai_nb.providers.diffusionkit.environment import PYTHON_VARIABLE
+from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider
+from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE
+from swiftai_nb.guests.diffusionkit.process import ask_environment, diffusionkit_client
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from tests.contract_suite.image_generator import ImageGeneratorContract
 

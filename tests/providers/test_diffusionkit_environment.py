@@ -20,9 +20,9 @@ from swiftai_nb.core.errors import (
     ProviderUnavailableError,
     UnsupportedPlatformError,
 )
-from swiftai_nb.engine.diffusionkit.environment import PACKAGES, EnvironmentFacts, facts_here, obstacle_in
-from swiftai_nb.providers.diffusionkit import DiffusionKitImageProvider, commands, installation
-from swiftai_nb.providers.diffusionkit.environment import PYTHON_VARIABLE, environment_folder, interpreter_in
+from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider, commands, installation
+from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE, environment_folder, interpreter_in
+from swiftai_nb.guests.diffusionkit.probe import PACKAGES, EnvironmentFacts, facts_here, obstacle_in
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 GOOD = {"executable": "/somewhere/python", "python": "3.11.7", "versions": {"diffusionkit": "0.5.2"}}
@@ -158,8 +158,8 @@ def test_modules_of_the_worker_need_nothing_but_the_standard_library_before_it_i
     code = (
         "import sys\n"
         "for name in ('numpy', 'PIL', 'mlx', 'tokenizers', 'huggingface_hub'): sys.modules[name] = None\n"
-        "import swiftai_nb.engine.diffusionkit.environment, swiftai_nb.engine.diffusionkit.checkpoint\n"
-        "import swiftai_nb.engine.worker, swiftai_nb.engine.channel, swiftai_nb.engine.__main__\n"
+        "import swiftai_nb.guests.diffusionkit.probe, swiftai_nb.guests.diffusionkit.checkpoint\n"
+        "import swiftai_nb.engine.child.serve, swiftai_nb.engine.channel, swiftai_nb.engine.child.__main__\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

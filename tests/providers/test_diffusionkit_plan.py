@@ -15,15 +15,15 @@ from swiftai_nb.core.errors import (
     ModelNotDownloadedError,
     UnsupportedModelError,
 )
-from swiftai_nb.engine.diffusionkit.checkpoint import CHECKPOINTS, locate
-from swiftai_nb.engine.diffusionkit.compatibility import byte_alphabet
+from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider
+from swiftai_nb.guests.diffusionkit.checkpoint import CHECKPOINTS, locate
+from swiftai_nb.guests.diffusionkit.child.compatibility import byte_alphabet
+from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE
+from swiftai_nb.model_files.layouts import SD3_FILES, detect_variant, select_files
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.notebook.session import Session
-from swiftai_nb.providers.diffusionkit import DiffusionKitImageProvider
-from swiftai_nb.providers.diffusionkit.environment import PYTHON_VARIABLE
 from swiftai_nb.providers.mlx import MLXImageProvider
-from swiftai_nb.registry.layout import SD3_FILES, detect_variant, select_files
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from swiftai_nb.registry.variants import DiffusionVariant
 from tests.providers.test_diffusionkit_environment import GOOD, says
 
 
@@ -155,7 +155,7 @@ def test_model_that_is_not_here_says_all_that_would_be_fetched(provider):
     with pytest.raises(ModelNotDownloadedError) as caught:
         provider.plan("a cat")
     assert "sd3-medium is not downloaded (4.3 GB + 11.4 GB of sd3-text-encoders" in caught.value.message
-    assert "accept its licence" in caught.value.message
+    assert "accept its license" in caught.value.message
 
 
 def test_registry_knows_a_folder_of_stable_diffusion_3(folder):

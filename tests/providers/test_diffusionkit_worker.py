@@ -13,10 +13,10 @@ import pytest
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import EngineDiedError, GenerationCancelledError, ProviderUnavailableError
 from swiftai_nb.core.progress import GenerationStage
-from swiftai_nb.engine.diffusionkit.process import diffusionkit_client
 from swiftai_nb.engine.protocol import AskStatus, Generate, ModelFiles, Stage
-from swiftai_nb.providers.diffusionkit import DiffusionKitImageProvider
-from swiftai_nb.providers.diffusionkit.environment import PYTHON_VARIABLE
+from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider
+from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE
+from swiftai_nb.guests.diffusionkit.process import diffusionkit_client
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from tests.providers.diffusionkit_stand_in import write_environment
 from tests.providers.test_diffusionkit_plan import write_layout

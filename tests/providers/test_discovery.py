@@ -16,7 +16,7 @@ PLUGIN = """
 from swiftai_nb.testing import FakeGenerator
 def make(**options): return FakeGenerator(**options)
 def make_nothing(): return 42
-def make_trouble(): raise RuntimeError("no licence file")
+def make_trouble(): raise RuntimeError("no license file")
 """
 ENTRY_POINTS = """[swiftai_nb.providers]
 fake = fake_plugin:make
@@ -65,9 +65,9 @@ def test_a_third_partys_provider_is_made_with_options(plugin):
     ("name", "options", "kind", "words"),
     [
         ("mlz", {}, InvalidInputError, "no provider named 'mlz'"),
-        ("fake", {"colour": 1}, InvalidInputError, "colour"),
+        ("fake", {"color": 1}, InvalidInputError, "color"),
         ("nothing", {}, ProviderUnavailableError, "int, which is no ImageGenerator"),
-        ("trouble", {}, ProviderUnavailableError, "no licence file"),
+        ("trouble", {}, ProviderUnavailableError, "no license file"),
         ("gone", {}, ProviderUnavailableError, "cannot be imported"),
     ],
 )

@@ -32,7 +32,8 @@ from swiftai_nb.core.errors import (
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.engine import memory_plan, platform_check
+from swiftai_nb.engine.kernel import memory_plan
+from swiftai_nb.engine.kernel import platform as platform_check
 from swiftai_nb.jobs.job import GenerationRequest, JobState
 from swiftai_nb.jobs.queue import JobQueue
 from swiftai_nb.providers.mlx import MLXImageProvider
@@ -135,9 +136,9 @@ def test_settings_left_open_are_the_models_own(provider):
 
 def test_the_plan_knows_what_the_pipeline_knows():
     from swiftai_nb.diffusion import load_pipeline
-    from swiftai_nb.engine.model_facts import read_model_facts
+    from swiftai_nb.model_files.folder import open_model
 
-    pipeline, facts = load_pipeline(MODEL), read_model_facts(MODEL)
+    pipeline, facts = load_pipeline(MODEL), open_model(MODEL)
     assert facts.size_multiple == pipeline.size_multiple
     assert facts.given["width"] == pipeline.defaults.width
     assert facts.given["steps"] == pipeline.defaults.steps

@@ -18,11 +18,11 @@ from swiftai_nb.core.errors import (
     ModelNotDownloadedError,
     ModelNotFoundError,
 )
-from swiftai_nb.providers import quantised_copy
+from swiftai_nb.downloads import commands
+from swiftai_nb.downloads.commands import ModelCommands
+from swiftai_nb.providers import quantized_model as quantized_copy
 from swiftai_nb.providers.mlx import MLXImageProvider
-from swiftai_nb.providers.quantised_copy import quantise_model
-from swiftai_nb.registry import commands
-from swiftai_nb.registry.commands import Verbs
+from swiftai_nb.providers.quantized_model import quantize_model
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from tests.diffusion.sd_folders import write_folder
 
@@ -43,7 +43,7 @@ def registry(tmp_path, folder):
 
 def test_a_copy_draws_what_packing_on_load_draws_and_is_listed_and_deleted(registry, folder):
     said = []
-    verbs = Verbs(registry=registry, say=said.append, quantise=quantise_model)
+    verbs = ModelCommands(registry=registry, say=said.append, quantize=quantize_model)
 
     def show(line):
         return repr(verbs.run(line.split())[0])
@@ -75,9 +75,9 @@ def test_a_copy_draws_what_packing_on_load_draws_and_is_listed_and_deleted(regis
     assert not np.array_equal(packed, plain)
     assert images[1].recipe.model == "small-q4"
     with pytest.raises(InvalidInputError, match="small-q4 is there already"):
-        show("quantise small --bits 4")
+        show("quantize small --bits 4")
     with pytest.raises(InvalidInputError, match="packed already"):
-        show("quantise small-q4 --bits 4 --id again")
+        show("quantize small-q4 --bits 4 --id again")
     assert show("delete small-q4") == f"small-q4: {size} freed"
     assert not Path(copy.local_folder).exists()
     with pytest.raises(ModelNotFoundError):
@@ -88,16 +88,16 @@ def test_a_copy_draws_what_packing_on_load_draws_and_is_listed_and_deleted(regis
 @pytest.mark.parametrize(
     ("line", "error", "words"),
     [
-        ("quantise small --bits 3", InvalidInputError, "bits 3 is not 4 or 8"),
-        ("quantise small", InvalidInputError, "--bits"),
-        ("quantise nobody --bits 4", ModelNotFoundError, "nobody"),
-        ("quantise sd-1.5 --bits 8", ModelNotDownloadedError, "not downloaded"),
-        ("quantise small --bits 4 --id ../out", InvalidInputError, "folder's name"),
-        ("quantise small --bits 4 --id sdxl-turbo", InvalidInputError, "there already"),
+        ("quantize small --bits 3", InvalidInputError, "bits 3 is not 4 or 8"),
+        ("quantize small", InvalidInputError, "--bits"),
+        ("quantize nobody --bits 4", ModelNotFoundError, "nobody"),
+        ("quantize sd-1.5 --bits 8", ModelNotDownloadedError, "not downloaded"),
+        ("quantize small --bits 4 --id ../out", InvalidInputError, "folder's name"),
+        ("quantize small --bits 4 --id sdxl-turbo", InvalidInputError, "there already"),
     ],
 )
 def test_what_cannot_be_packed_is_refused_before_any_work(registry, line, error, words):
-    verbs = Verbs(registry=registry, quantise=quantise_model)
+    verbs = ModelCommands(registry=registry, quantize=quantize_model)
     with pytest.raises(error, match=words):
         verbs.run(line.split())
     assert not (registry.home / "models").exists()
@@ -105,9 +105,9 @@ def test_what_cannot_be_packed_is_refused_before_any_work(registry, line, error,
 
 def test_too_little_room_is_told_before_any_work(registry, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(quantised_copy.shutil, "disk_usage", lambda _folder: usage)
+    monkeypatch.setattr(quantized_copy.shutil, "disk_usage", lambda _folder: usage)
     with pytest.raises(InsufficientDiskSpaceError, match="the copy takes"):
-        quantise_model(registry, "small", bits=8)
+        quantize_model(registry, "small", bits=8)
 
 
 def test_broken_weights_leave_nothing_behind(registry, tmp_path):
@@ -117,7 +117,7 @@ def test_broken_weights_leave_nothing_behind(registry, tmp_path):
     path.write_text(json.dumps({**config, "layers_per_block": config["layers_per_block"] + 1}))
     registry.add_folder(broken, id="broken")
     with pytest.raises(InvalidModelFilesError, match="unet"):
-        quantise_model(registry, "broken", bits=8)
+        quantize_model(registry, "broken", bits=8)
     assert list(registry.home.rglob("*.safetensors")) == []
     assert "broken-q8" not in [info.id for info in registry.available_models]
 
@@ -128,14 +128,14 @@ def test_an_interrupt_ends_the_process_and_leaves_nothing(registry):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quantise_model(registry, "small", bits=8, say=interrupt)
+        quantize_model(registry, "small", bits=8, say=interrupt)
     assert list((registry.home / "models").iterdir()) == []
 
 
 def test_the_terminal_tells_the_size(tmp_path, folder, monkeypatch):
     monkeypatch.setenv("SWIFTAI_HOME", str(tmp_path / "home"))
     out = io.StringIO()
-    words = ["quantise", str(folder), "--bits", "8", "--id", "mine"]
-    assert commands.run(words, out, quantise=quantise_model) == 0
+    words = ["quantize", str(folder), "--bits", "8", "--id", "mine"]
+    assert commands.run(words, out, quantize=quantize_model) == 0
     assert "mine is ready" in out.getvalue()
     assert "packing small to 8 bits" in out.getvalue()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from swiftai_nb.registry.downloader import DiffusionModelDownloader, DownloadOptions
+from swiftai_nb.downloads.downloader import DiffusionModelDownloader, DownloadOptions
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from swiftai_nb.registry.variants import DiffusionVariant
 from tests.registry.fake_hub import FakeHub, tiny_repository
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"

@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from swiftai_nb.core.errors import ModelNotFoundError
+from swiftai_nb.model_files.layouts import select_files
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import CATALOG, find
-from swiftai_nb.registry.layout import select_files
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes, info_from_dict
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from swiftai_nb.registry.variants import DiffusionVariant
 
 DOWNLOADABLE = [info for info in CATALOG if info.is_downloadable]
 
@@ -28,7 +28,7 @@ def test_ids_and_aliases_are_unique():
 
 
 @pytest.mark.parametrize("info", DOWNLOADABLE, ids=lambda i: i.id)
-def test_every_entry_says_size_licence_memory_and_files(info):
+def test_every_entry_says_size_license_memory_and_files(info):
     assert info.license != "unknown"
     assert info.license_summary
     assert info.min_memory_bytes > 0
@@ -84,10 +84,10 @@ def test_preview_decoders_exist_for_every_model_that_names_one():
 
 
 @pytest.mark.parametrize("name", ["sd3-medium", "sd3.5-large", "sd3.5-large-4bit"])
-def test_stable_diffusion_3_says_its_engine_its_gate_its_licence_and_the_parts_it_needs(name):
+def test_stable_diffusion_3_says_its_engine_its_gate_its_license_and_the_parts_it_needs(name):
     info = find(name)
     assert info.engine == "diffusionkit"
-    assert "accept its licence" in info.gated
+    assert "accept its license" in info.gated
     assert "stabilityai" in info.license
     parts = [find(part) for part in info.requires]
     assert {part.kind for part in parts} == {"part"}
@@ -139,7 +139,7 @@ def test_looking_at_the_catalog_imports_nothing_heavy():
     code = (
         "import sys; from swiftai_nb.registry.registry import DiffusionModelRegistry as R\n"
         "R.shared.resolve(None); R.shared.all_downloaded_models\n"
-        "import swiftai_nb.registry.downloader, swiftai_nb.registry.commands\n"
+        "import swiftai_nb.downloads.downloader, swiftai_nb.downloads.commands\n"
         "heavy = {'mlx', 'huggingface_hub', 'httpx', 'httpx2', 'IPython'}\n"
         "print(sorted({m.split('.')[0] for m in sys.modules} & heavy))"
     )

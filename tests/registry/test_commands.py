@@ -14,20 +14,20 @@ from swiftai_nb.core.errors import (
     ModelNotDownloadedError,
     NetworkError,
 )
-from swiftai_nb.registry import commands
-from swiftai_nb.registry.commands import Verbs
-from swiftai_nb.registry.file_lock import FileLock
+from swiftai_nb.downloads import commands
+from swiftai_nb.downloads.commands import ModelCommands
+from swiftai_nb.downloads.file_lock import FileLock
+from swiftai_nb.downloads.hub_check import check_catalog
+from swiftai_nb.downloads.verification import verify_files
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.hub_cache import locks_folder
-from swiftai_nb.registry.hub_check import check_catalog
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
-from swiftai_nb.registry.variants import DiffusionVariant
-from swiftai_nb.registry.verification import verify_files
 from tests.registry.conftest import REPOSITORY, UNET, VAE, assert_complete, partial_files, until
 
 
 @pytest.fixture
 def verbs(registry, downloader, hub):
-    return Verbs(registry=registry, downloader=downloader, endpoint=hub.url)
+    return ModelCommands(registry=registry, downloader=downloader, endpoint=hub.url)
 
 
 def show(verbs, line):
@@ -167,7 +167,7 @@ def test_catalog_check_finds_every_kind_of_difference(hub):
     wrong = {
         "the table says 5 bytes": entry(hub, files=off, size_bytes=0),
         "in all": entry(hub, size_bytes=right.size_bytes * 2),
-        "licence": entry(hub, license="apache-2.0"),
+        "license": entry(hub, license="apache-2.0"),
         "gating": entry(hub, gated="accept the terms first"),
         "does not have unet/none.json": entry(hub, files=(ModelFile("unet/none.json"),)),
         "not on the Hub": entry(hub, repository="org/nope"),
@@ -181,7 +181,7 @@ def test_catalog_check_finds_every_kind_of_difference(hub):
 
 def test_verify_without_a_model_checks_the_whole_table(hub, registry, downloader):
     said = []
-    verbs = Verbs(registry=registry, downloader=downloader, endpoint=hub.url, say=said.append)
+    verbs = ModelCommands(registry=registry, downloader=downloader, endpoint=hub.url, say=said.append)
     result, is_good = verbs.run(["verify"])
     assert not is_good, "none of the real repositories is on this server"
     assert any(line.startswith("DIFF  sdxl-turbo") for line in said)
@@ -207,7 +207,7 @@ def test_own_models_are_added_made_default_and_removed(verbs, registry, tmp_path
         verbs.run(["remove", "sdxl-turbo"])
 
 
-def test_info_shows_licence_access_and_what_was_not_checked(verbs):
+def test_info_shows_license_access_and_what_was_not_checked(verbs):
     card, _ = verbs.run(["info", "mlx-community/sdxl-turbo"])
     words = repr(card)
     assert "non-commercial" in words

@@ -14,9 +14,9 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
     NetworkError,
 )
-from swiftai_nb.registry.downloader import DiffusionModelDownloader
+from swiftai_nb.downloads.downloader import DiffusionModelDownloader
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from swiftai_nb.registry.variants import DiffusionVariant
 from tests.registry.conftest import (
     REPOSITORY,
     TEXT_ENCODER,
@@ -245,7 +245,7 @@ class _Measured:
     def subscribe(self, handler):
         self.listeners.append(handler)
 
-    def when_over(self, action):
+    def add_done_callback(self, action):
         self.endings.append(action)
 
 
@@ -253,8 +253,8 @@ class _Measured:
     ("received", "seconds", "kept"), [(50_000_000, 5.0, 10_000_000.0), (1_000, 5.0, None)]
 )
 def test_speed_is_kept_when_enough_came_to_measure_it(registry, monkeypatch, received, seconds, kept):
-    from swiftai_nb.registry import speed_recorder
-    from swiftai_nb.registry.download_progress import DownloadProgress
+    from swiftai_nb.downloads import speed_recorder
+    from swiftai_nb.downloads.progress import DownloadProgress
 
     download = _Measured()
     speed_recorder.SpeedRecorder(registry.choices, download)

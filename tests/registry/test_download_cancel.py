@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from swiftai_nb.core.errors import DownloadCancelledError
-from swiftai_nb.registry.download import Download
+from swiftai_nb.downloads.download import Download
 from tests.registry.conftest import (
     REPOSITORY,
     UNET,
@@ -29,7 +29,7 @@ IS_POSIX = os.name == "posix"
 # A kernel: downloads what its command line says, prints the child's process id, then the folder.
 KERNEL = """
 import json, sys
-from swiftai_nb.registry.downloader import DiffusionModelDownloader, DownloadOptions
+from swiftai_nb.downloads.downloader import DiffusionModelDownloader, DownloadOptions
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 home, cache, url, model = sys.argv[1:5]
 registry = DiffusionModelRegistry(home=home, cache_dir=cache)

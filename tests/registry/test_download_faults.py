@@ -20,8 +20,8 @@ from swiftai_nb.core.errors import (
     RateLimitedError,
     ServerError,
 )
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from swiftai_nb.registry.variants import DiffusionVariant
 from tests.registry.conftest import (
     IMPATIENT,
     REPOSITORY,

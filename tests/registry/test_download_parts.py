@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from swiftai_nb.core.errors import InvalidInputError, ModelNotDownloadedError
-from swiftai_nb.registry.commands import Verbs
+from swiftai_nb.downloads.commands import ModelCommands
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from tests.registry.conftest import make_downloader
@@ -34,7 +34,7 @@ def hub(registry):
 def test_a_model_without_its_parts_is_not_here_and_says_what_is_missing(hub, registry):
     downloader = make_downloader(hub, registry)
     downloader.start(MODEL).wait(180)
-    assert registry.look_up(registry.find(MODEL)).state is DiskState.PARTIAL
+    assert registry.disk_status(registry.find(MODEL)).state is DiskState.PARTIAL
     assert not registry.is_downloaded(MODEL)
     with pytest.raises(ModelNotDownloadedError, match=r"11\.4 GB of sd3-text-encoders"):
         registry.resolve(MODEL)
@@ -51,7 +51,9 @@ def test_downloading_fetches_the_parts_too_and_nothing_else(hub, registry):
 
 
 def test_the_verb_goes_on_until_all_is_here_and_parts_are_fetched_once(hub, registry):
-    verbs = Verbs(registry=registry, downloader=make_downloader(hub, registry), wait=lambda d, _: d.wait(180))
+    verbs = ModelCommands(
+        registry=registry, downloader=make_downloader(hub, registry), wait=lambda d, _: d.wait(180)
+    )
     said, is_good = verbs.run(["download", MODEL])
     assert is_good
     assert [line.split(" is ready")[0] for line in said.splitlines()] == [
@@ -63,7 +65,7 @@ def test_the_verb_goes_on_until_all_is_here_and_parts_are_fetched_once(hub, regi
     card = repr(verbs.run(["info", MODEL])[0])
     assert "sd3-text-encoders, t5-tokenizer" in card
     assert "--engine diffusionkit" in card
-    assert "accept its licence" in card
+    assert "accept its license" in card
 
 
 def test_a_part_is_no_model(registry):
@@ -72,5 +74,5 @@ def test_a_part_is_no_model(registry):
 
 
 def test_the_table_shows_models_before_their_parts(registry):
-    shown = repr(Verbs(registry=registry).run(["list"])[0])
+    shown = repr(ModelCommands(registry=registry).run(["list"])[0])
     assert shown.index("sd3.5-large") < shown.index("sd3-text-encoders")

@@ -16,7 +16,7 @@ from swiftai_nb.core.errors import (
     NetworkError,
     UnsupportedModelError,
 )
-from swiftai_nb.registry.commands import Verbs
+from swiftai_nb.downloads.commands import ModelCommands
 from swiftai_nb.registry.loras import (
     HubLora,
     find_lora,
@@ -175,7 +175,7 @@ def test_what_another_tool_fetched_is_found(lora_hub, registry, downloader, tmp_
 
 def test_a_lora_is_listed_told_about_verified_and_deleted_like_a_model(lora_hub, registry, downloader):
     fetch(downloader, ONE)
-    verbs = Verbs(registry=registry, downloader=downloader, endpoint=lora_hub.url)
+    verbs = ModelCommands(registry=registry, downloader=downloader, endpoint=lora_hub.url)
 
     def show(line):
         return repr(verbs.run(line.split())[0])

@@ -18,12 +18,12 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import bundled_folder, find
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.model_info import DownloadedDiffusionModel
 from swiftai_nb.registry.paths import hub_cache_dir, state_dir
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from swiftai_nb.registry.variants import DiffusionVariant
 
 COMMIT = "a" * 40
 
@@ -148,7 +148,7 @@ def test_alias_resolves_and_says_so(registry):
     assert registry.resolve("sdxl-turbo").note is None
 
 
-def test_model_that_is_not_here_says_size_licence_and_how_to_get_it(registry):
+def test_model_that_is_not_here_says_size_license_and_how_to_get_it(registry):
     with pytest.raises(ModelNotDownloadedError) as caught:
         registry.resolve("sdxl-turbo")
     assert "6.9 GB" in caught.value.message
@@ -280,7 +280,7 @@ def test_two_kernels_adding_at_once_lose_nothing(registry):
     code = (
         "import sys\n"
         "from swiftai_nb.registry.registry import DiffusionModelRegistry\n"
-        "from swiftai_nb.registry.variants import DiffusionVariant\n"
+        "from swiftai_nb.model_files.variants import DiffusionVariant\n"
         "r = DiffusionModelRegistry(home=sys.argv[1])\n"
         "for i in range(15): r.add_repository(f'org/{sys.argv[2]}{i}', variant=DiffusionVariant.SD_15)\n"
     )
@@ -325,7 +325,7 @@ def test_cache_folder_is_where_huggingface_hub_looks(monkeypatch, settings):
 def test_file_system_without_locks_does_not_wait_for_ever(tmp_path, monkeypatch):
     import errno
 
-    from swiftai_nb.registry import file_lock
+    from swiftai_nb.downloads import file_lock
 
     def refuse(_fd):
         raise OSError(errno.ENOLCK, "no locks available")
@@ -336,7 +336,7 @@ def test_file_system_without_locks_does_not_wait_for_ever(tmp_path, monkeypatch)
 
 
 def test_lock_keeps_others_out_until_it_is_given_back(tmp_path):
-    from swiftai_nb.registry.file_lock import FileLock, is_locked
+    from swiftai_nb.downloads.file_lock import FileLock, is_locked
 
     path = tmp_path / "deep" / "lock"
     assert not is_locked(path)

@@ -111,7 +111,7 @@ class CLIPLayer(nn.Module):  # type: ignore[misc]
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
         x = ops.add_into(self.self_attn(self.layer_norm1(x), mask), x)
-        return ops.block_boundary(ops.add_into(self.mlp(self.layer_norm2(x)), x))
+        return ops.checkpoint(ops.add_into(self.mlp(self.layer_norm2(x)), x))
 
 
 class CLIPTextModel(nn.Module):  # type: ignore[misc]

@@ -57,7 +57,7 @@ def token_positions(text_length: int, rows: int, columns: int) -> np.ndarray:
 
 
 def apply_rotary(x: mx.array, rotary: Rotary) -> mx.array:
-    """Rotates neighbouring pairs of features of x: [B, heads, L, D], in float32."""
+    """Rotates neighboring pairs of features of x: [B, heads, L, D], in float32."""
     cos, sin = rotary
     pairs = x.astype(mx.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
@@ -161,7 +161,7 @@ class FluxDoubleBlock(nn.Module):  # type: ignore[misc]
         text = text + t_mlp_gate * self.ff_context(_modulate(text, t_mlp_shift, t_mlp_scale))
         if text.dtype == mx.float16:
             text = mx.clip(text, -_FLOAT16_MAX, _FLOAT16_MAX)
-        return ops.block_boundary(image), text
+        return ops.checkpoint(image), text
 
 
 class FluxSingleBlock(nn.Module):  # type: ignore[misc]
@@ -182,7 +182,7 @@ class FluxSingleBlock(nn.Module):  # type: ignore[misc]
         x = x + gate * self.proj_out(y)
         if x.dtype == mx.float16:
             x = mx.clip(x, -_FLOAT16_MAX, _FLOAT16_MAX)
-        return ops.block_boundary(x)
+        return ops.checkpoint(x)
 
 
 class FluxConditionEmbedding(nn.Module):  # type: ignore[misc]

@@ -97,7 +97,7 @@ class Conv2d(nn.Module):  # type: ignore[misc]
 class GroupStatistics:
     """Mean and variance per group over several inputs, for pictures that are worked on in tiles.
 
-    Collects from every input until `freeze`; from then on normalises by what it has collected.
+    Collects from every input until `freeze`; from then on normalizes by what it has collected.
 
     Attributes:
         window: what part of the inputs to collect from: (top, bottom, left, right) within
@@ -114,8 +114,8 @@ class GroupStatistics:
         """Ends collecting."""
         self._frozen = True
 
-    def normalise(self, x: mx.array, *, groups: int, eps: float) -> mx.array | None:
-        """[B, ..., C] normalised by the collected statistics; None while collecting."""
+    def normalize(self, x: mx.array, *, groups: int, eps: float) -> mx.array | None:
+        """[B, ..., C] normalized by the collected statistics; None while collecting."""
         if not self._frozen:
             self._collect(x, groups)
             return None
@@ -140,7 +140,7 @@ class GroupStatistics:
 
 
 class GroupNorm(nn.Module):  # type: ignore[misc]
-    """Group normalisation over [B, ..., C] with PyTorch's grouping."""
+    """Group normalization over [B, ..., C] with PyTorch's grouping."""
 
     def __init__(self, groups: int, channels: int, *, eps: float) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class GroupNorm(nn.Module):  # type: ignore[misc]
 
     def __call__(self, x: mx.array, *, apply_silu: bool = False) -> mx.array:
         if self.statistics is not None:
-            shared = self.statistics.normalise(x, groups=self.groups, eps=self.eps)
+            shared = self.statistics.normalize(x, groups=self.groups, eps=self.eps)
             if shared is not None:
                 shared = shared * self.weight + self.bias
                 return ops.silu(shared) if apply_silu else shared
@@ -161,7 +161,7 @@ class GroupNorm(nn.Module):  # type: ignore[misc]
 
 
 class LayerNorm(nn.Module):  # type: ignore[misc]
-    """Layer normalisation over the last axis."""
+    """Layer normalization over the last axis."""
 
     def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class TimestepEmbedding(nn.Module):  # type: ignore[misc]
 
 
 def upsample_nearest(x: mx.array, size: tuple[int, int] | None = None) -> mx.array:
-    """Nearest-neighbour upsampling of [B, H, W, C] by two, or to `size` = (height, width)."""
+    """Nearest-neighbor upsampling of [B, H, W, C] by two, or to `size` = (height, width)."""
     height, width = x.shape[1:3]
     if size is None or tuple(size) == (2 * height, 2 * width):
         return ops.double(x)

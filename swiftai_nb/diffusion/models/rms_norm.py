@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation (Zhang and Sennrich 2019), used by T5 and FLUX."""
+"""Root-mean-square normalization (Zhang and Sennrich 2019), used by T5 and FLUX."""
 
 from __future__ import annotations
 

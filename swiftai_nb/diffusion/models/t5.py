@@ -115,7 +115,7 @@ class T5Block(nn.Module):  # type: ignore[misc]
     def __call__(self, x: mx.array, position_bias: mx.array) -> mx.array:
         attention, feed_forward = self.layer
         x = x + attention.SelfAttention(attention.layer_norm(x), position_bias)
-        return ops.block_boundary(x + feed_forward.DenseReluDense(feed_forward.layer_norm(x)))
+        return ops.checkpoint(x + feed_forward.DenseReluDense(feed_forward.layer_norm(x)))
 
 
 class T5Encoder(nn.Module):  # type: ignore[misc]

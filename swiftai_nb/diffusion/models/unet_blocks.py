@@ -49,7 +49,7 @@ class ResnetBlock(nn.Module):  # type: ignore[misc]
             h = ops.add_into(h, self.time_emb_proj(emb))
         h = self.conv2(self.norm2(h, apply_silu=True))
         shortcut = self.conv_shortcut(x) if "conv_shortcut" in self else x
-        return ops.block_boundary(ops.add_into(h, shortcut))
+        return ops.checkpoint(ops.add_into(h, shortcut))
 
 
 class CrossAttention(nn.Module):  # type: ignore[misc]
@@ -112,7 +112,7 @@ class TransformerBlock(nn.Module):  # type: ignore[misc]
     def __call__(self, x: mx.array, context: mx.array) -> mx.array:
         x = ops.add_into(self.attn1(self.norm1(x)), x)
         x = ops.add_into(self.attn2(self.norm2(x), context), x)
-        return ops.block_boundary(ops.add_into(self.ff(self.norm3(x)), x))
+        return ops.checkpoint(ops.add_into(self.ff(self.norm3(x)), x))
 
 
 class SpatialTransformer(nn.Module):  # type: ignore[misc]

@@ -82,7 +82,7 @@ class PixelAttention(nn.Module):  # type: ignore[misc]
         batch, height, width, channels = x.shape
         h = self.group_norm(x).reshape(batch, height * width, channels)
         out = self._attend(self.to_q(h), self.to_k(h), self.to_v(h))
-        return ops.block_boundary(ops.add_into(self.to_out[0](out).reshape(x.shape), x))
+        return ops.checkpoint(ops.add_into(self.to_out[0](out).reshape(x.shape), x))
 
     def _attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Some queries at a time: the scores of all would take (h w)^2 numbers."""
@@ -134,7 +134,7 @@ class VAEBlock(nn.Module):  # type: ignore[misc]
             # The encoder pads right and bottom only.
             x = self.downsamplers[0].conv(mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]))
         if "upsamplers" in self:
-            x = ops.block_boundary(self.upsamplers[0].conv(upsample_nearest(x)))
+            x = ops.checkpoint(self.upsamplers[0].conv(upsample_nearest(x)))
         return x
 
 
@@ -195,7 +195,7 @@ class Decoder(nn.Module):  # type: ignore[misc]
         return self.mid_block(self.conv_in(latents))
 
     def up(self, x: mx.array) -> mx.array:
-        """The rest, which sees only a neighbourhood: [B, h, w, D] -> [B, H, W, 3]."""
+        """The rest, which sees only a neighborhood: [B, h, w, D] -> [B, H, W, 3]."""
         for block in self.up_blocks:
             x = block(x)
         return self.conv_out(self.conv_norm_out(x, apply_silu=True))
@@ -245,7 +245,7 @@ class Autoencoder(nn.Module):  # type: ignore[misc]
         return self.decoder.middle(z)
 
     def decode_up(self, x: mx.array) -> mx.array:
-        """The rest of `decode`, which sees only a neighbourhood: [B, h, w, D] -> [B, H, W, 3]."""
+        """The rest of `decode`, which sees only a neighborhood: [B, h, w, D] -> [B, H, W, 3]."""
         return self.decoder.up(x).astype(mx.float32)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
 from swiftai_nb.diffusion.pipelines.stages import PipelineDefaults
-from swiftai_nb.diffusion.schedulers.selection import scheduler_name
 from swiftai_nb.diffusion.weights.component import read_config
+from swiftai_nb.model_files.samplers import scheduler_name
 
 
 def read_defaults(

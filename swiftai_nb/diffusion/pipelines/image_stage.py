@@ -84,7 +84,7 @@ class ImageStage:
         is_large = latents.shape[1] * latents.shape[2] * self.config.scale**2 >= _LARGE_PIXELS
         if is_large and ops.on_cpu():
             # The denoiser's pieces rarely fit the decoder's arrays.
-            ops.forget_scratch()
+            ops.clear_scratch()
             allocator.return_freed_memory()
         decoded = self.component.network.decode(mx.array(latents))
         mx.eval(decoded)

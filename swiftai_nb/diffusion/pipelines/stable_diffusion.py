@@ -17,9 +17,9 @@ from swiftai_nb.diffusion.pipelines.text_stage import (
 )
 from swiftai_nb.diffusion.pipelines.unet_pipeline import UNetPipeline
 from swiftai_nb.diffusion.preview import SD_PREVIEW
-from swiftai_nb.diffusion.schedulers.selection import is_distilled_turbo
-from swiftai_nb.diffusion.trained_words import TrainedWords
+from swiftai_nb.diffusion.training_vocabulary import TrainingVocabulary
 from swiftai_nb.diffusion.weights.component import read_config
+from swiftai_nb.model_files.samplers import is_distilled_turbo
 
 
 class StableDiffusionPipeline(UNetPipeline):
@@ -33,7 +33,7 @@ class StableDiffusionPipeline(UNetPipeline):
 
     def __init__(self, folder: Path, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
         self._text = CLIPTextStage(folder, dtype=dtype, quantization_bits=quantization_bits)
-        self._trained_words = TrainedWords.read(folder)
+        self._trained_words = TrainingVocabulary.read(folder)
         config = read_config(folder / "scheduler" / "scheduler_config.json")
         is_turbo = is_distilled_turbo(config)
         super().__init__(

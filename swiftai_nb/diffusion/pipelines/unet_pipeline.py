@@ -21,8 +21,8 @@ from swiftai_nb.diffusion.pipelines.stages import (
     Pixels,
 )
 from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
-from swiftai_nb.diffusion.schedulers.selection import canonical_name, scheduler_name
 from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.model_files.samplers import canonical_name, scheduler_name
 
 
 class UNetPipeline:

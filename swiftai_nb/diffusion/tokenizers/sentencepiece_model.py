@@ -1,7 +1,7 @@
 """Reads a SentencePiece unigram file (`spiece.model`) into a `tokenizers` tokenizer.
 
 mflux folders carry only this file, without `tokenizer.json`. The format is one protocol-buffer message
-(sentencepiece_model.proto): pieces with scores, the trainer's special ids, and the normaliser's table.
+(sentencepiece_model.proto): pieces with scores, the trainer's special ids, and the normalizer's table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SentencePieceModel:
         special: ids of control and user-defined pieces.
         unk_id: id of the unknown token.
         model_type: 1 is unigram, 2 is BPE.
-        charsmap: the compiled normalisation table; empty when text is left as it is.
+        charsmap: the compiled normalization table; empty when text is left as it is.
     """
 
     pieces: list[tuple[str, float]] = field(default_factory=list)

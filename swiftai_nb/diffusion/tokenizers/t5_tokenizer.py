@@ -18,7 +18,7 @@ _SENTENCEPIECE_NAMES = ("spiece.model", "tokenizer.model")
 
 
 class T5Tokenizer:
-    """Turns prompts into T5 token ids.
+    """FairSlots prompts into T5 token ids.
 
     Args:
         tokenizer: a unigram tokenizer of the `tokenizers` library that appends `</s>`.

@@ -1,1 +1,1 @@
-"""From files on disk to loaded modules: finding, renaming, quantising, strict loading."""
+"""From files on disk to loaded modules: finding, renaming, quantizing, strict loading."""

@@ -16,7 +16,7 @@ from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion import allocator
 from swiftai_nb.diffusion.weights.key_mapping import Rule
 from swiftai_nb.diffusion.weights.load import Assignment, plan_weights, read_weights
-from swiftai_nb.diffusion.weights.safetensors_files import WeightFiles, read_weight_files
+from swiftai_nb.model_files.safetensors_headers import WeightFiles, read_weight_files
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -11,7 +11,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
-from swiftai_nb.diffusion.cpu_math.workers import run_checkpoint
+from swiftai_nb.diffusion.cpu.workers import run_checkpoint
 from swiftai_nb.diffusion.models.layers import Conv2d, Embedding, Linear
 from swiftai_nb.diffusion.models.quantized_embedding import QuantizedEmbedding
 from swiftai_nb.diffusion.precision import storage_dtype
@@ -23,7 +23,7 @@ from swiftai_nb.diffusion.weights.quantization import (
     prepare_stored_quantization,
     quantize_weight,
 )
-from swiftai_nb.diffusion.weights.safetensors_files import StoredTensor, WeightFiles, read_header
+from swiftai_nb.model_files.safetensors_headers import StoredTensor, WeightFiles, read_header
 
 _SHOWN = 6
 

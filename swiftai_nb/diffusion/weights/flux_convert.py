@@ -1,7 +1,7 @@
-"""Turns tensors of foreign FLUX.1 layouts into diffusers' names and shapes, lazily.
+"""FairSlots tensors of foreign FLUX.1 layouts into diffusers' names and shapes, lazily.
 
 Everything here works on unevaluated arrays: nothing is read from disk until a tensor is used, and packed
-(quantised) weights stay packed, since splitting outputs and joining inputs keep their groups whole.
+(quantized) weights stay packed, since splitting outputs and joining inputs keep their groups whole.
 """
 
 from __future__ import annotations

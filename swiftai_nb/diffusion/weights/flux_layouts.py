@@ -32,7 +32,7 @@ from swiftai_nb.diffusion.weights import flux_convert
 from swiftai_nb.diffusion.weights.component import read_config
 from swiftai_nb.diffusion.weights.converted_component import open_tensors, read_headers
 from swiftai_nb.diffusion.weights.flux_convert import Convert
-from swiftai_nb.diffusion.weights.flux_parts import FOLDERS, HINT, PARTS, find_flux_files
+from swiftai_nb.model_files.flux_files import FOLDERS, HINT, PARTS, find_flux_files
 
 # (part, layout) -> what turns its tensors into the module's.
 _CONVERTERS: dict[tuple[str, str], Convert] = {

@@ -40,7 +40,7 @@ VAE_RULES = (
 )
 
 
-def normalise_key(key: str, rules: Iterable[Rule]) -> str | None:
+def normalize_key(key: str, rules: Iterable[Rule]) -> str | None:
     """The parameter path of a key name, or None when it is to be dropped."""
     for rule in rules:
         if rule.replacement is None:

@@ -2,7 +2,7 @@
 
 First a plan is made from the headers alone: every parameter needs exactly one tensor of a fitting shape,
 and every tensor a parameter; all that is wrong is one error. Then tensors are read, reshaped, cast and
-(on request) quantised one by one, so the peak stays near the size of the result.
+(on request) quantized one by one, so the peak stays near the size of the result.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.diffusion.cpu_math.workers import run_checkpoint
+from swiftai_nb.diffusion.cpu.workers import run_checkpoint
 from swiftai_nb.diffusion.models.layers import Conv2d, Linear
 from swiftai_nb.diffusion.precision import storage_dtype
-from swiftai_nb.diffusion.weights.key_mapping import Rule, normalise_key
+from swiftai_nb.diffusion.weights.key_mapping import Rule, normalize_key
 from swiftai_nb.diffusion.weights.module_paths import assign, find_module
 from swiftai_nb.diffusion.weights.quantization import prepare_stored_quantization, quantize_weight
-from swiftai_nb.diffusion.weights.safetensors_files import StoredTensor, WeightFiles
+from swiftai_nb.model_files.safetensors_headers import StoredTensor, WeightFiles
 
 _INT8_PACKING = "int8-per-output-channel"
 _SHOWN = 6
@@ -87,7 +87,7 @@ def _by_path(
     for name, tensor in files.tensors.items():
         base = name.removesuffix("_scale")
         is_scale = packed and base != name and base in files.tensors
-        path = normalise_key(base if is_scale else name, rules)
+        path = normalize_key(base if is_scale else name, rules)
         if path is None:
             continue
         target = scales if is_scale else stored

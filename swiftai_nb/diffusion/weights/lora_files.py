@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
 from swiftai_nb.diffusion.weights.component import read_config
-from swiftai_nb.diffusion.weights.safetensors_files import read_header
+from swiftai_nb.model_files.safetensors_headers import read_header
 
 # What stands behind a module's name -> the tensor's role.
 _ROLES: tuple[tuple[str, str], ...] = (

@@ -16,7 +16,7 @@ DEFAULT_GROUP_SIZE = 64
 
 
 def check_bits(bits: int | None) -> None:
-    """Refuses what cannot be quantised to.
+    """Refuses what cannot be quantized to.
 
     Raises:
         InvalidInputError: bits is neither None, 4 nor 8.

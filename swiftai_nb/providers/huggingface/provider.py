@@ -59,14 +59,14 @@ class HuggingFaceProvider:
         token: access token; None takes `HF_TOKEN`, the hub's login or Colab's secret.
         provider: "auto" or a name such as "fal-ai", "hf-inference", "together".
         model: Hub id; None is FLUX.1-schnell.
-        bill_to: organisation that pays.
+        bill_to: organization that pays.
         timeout_s: seconds to wait for one picture, in all.
         base_url: an endpoint of your own that speaks hf-inference's text-to-image; the Hub is
             then not asked, and no token is needed.
         retry_wait_s: seconds to spend at most on waiting between tries when a provider is
             busy, loading or limits the rate; 0 gives up at once.
 
-    A cloud seed may not be honoured, and providers differ in what else they take: the recipe
+    A cloud seed may not be honored, and providers differ in what else they take: the recipe
     records what was asked, and which provider and model answered. What a provider has begun
     it may bill, even when cancelled.
     """
@@ -322,7 +322,7 @@ def _pause_s(error: AIError, asked_s: float | None, backoff_s: float) -> float |
 def _recipe(request: CloudRequest, route: Route, picture: Image) -> Recipe:
     config = request.config
     ignored = [name for name in LOCAL_ONLY if getattr(config, name) not in (None, ())]
-    notes = ["made in the cloud: the seed may not have been honoured"]
+    notes = ["made in the cloud: the seed may not have been honored"]
     if ignored:
         notes.append(f"not sent, as providers do not take it: {', '.join(ignored)}")
     asked = (config.width, config.height)

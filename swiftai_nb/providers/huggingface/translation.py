@@ -176,7 +176,7 @@ BY_CLASS: dict[str, tuple[type[AIError], str, str]] = {
 
 
 def translate(error: BaseException, *, route: Route, token: str | None = None) -> AIError:
-    """Turns whatever the library raised into an AIError with a remedy; never shows the token."""
+    """FairSlots whatever the library raised into an AIError with a remedy; never shows the token."""
     if isinstance(error, AIError):
         return error
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -1,0 +1,131 @@
+"""2-D convolution on the CPU: the cheapest of four ways for each shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+
+from swiftai_nb.diffusion.cpu.arrays import float32_view, new_array, view
+from swiftai_nb.diffusion.cpu.half_precision import HALF_DTYPES, bit_view, to_float32, widen
+from swiftai_nb.diffusion.cpu.linear import multiply
+from swiftai_nb.diffusion.cpu.winograd import winograd_conv
+from swiftai_nb.diffusion.cpu.workers import Float32, for_each, scratch, shares, spans
+
+_LARGE_TILE_PIXELS = 1024
+_SMALL_TILE_PIXELS = 256
+_FEW_CHANNELS = 16
+_STRIP_PIXELS = 4096
+_MAX_PATCH_ELEMENTS = 1 << 24
+
+
+def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int, padding: int) -> mx.array:
+    """As `ops.conv2d`, for float32 x and a weight of any floating dtype."""
+    kind = (*weight.shape[1:3], stride, padding)
+    if kind == (1, 1, 1, 0):
+        return _pointwise(x, weight, bias)
+    if kind == (3, 3, 1, 1) and x.shape[1] * x.shape[2] >= _SMALL_TILE_PIXELS:
+        if min(weight.shape[0], weight.shape[3]) >= _FEW_CHANNELS:
+            return _winograd(x, weight, bias)
+        if weight.shape[0] < _FEW_CHANNELS <= weight.shape[3]:
+            return _few_outputs(x, weight, bias)
+    return _direct(x, weight, bias, stride=stride, padding=padding)
+
+
+def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int, padding: int) -> mx.array:
+    """Patches as rows, times the kernels; by MLX where the patches would take too much memory."""
+    batch, height, width, channels = x.shape
+    count, kernel_height, kernel_width, _ = weight.shape
+    rows = (height + 2 * padding - kernel_height) // stride + 1
+    columns = (width + 2 * padding - kernel_width) // stride + 1
+    patch = kernel_height * kernel_width * channels
+    if min(rows, columns) < 1 or batch * rows * columns * patch > _MAX_PATCH_ELEMENTS:
+        y = mx.conv2d(x, as_float32(weight), stride=stride, padding=padding)
+        return y if bias is None else y + bias.astype(mx.float32)
+    padded = _padded(view(x), padding)
+    step = padded.strides
+    patches = scratch("patches", (batch, rows, columns, kernel_height, kernel_width * channels))
+    strides = (step[0], stride * step[1], stride * step[2], step[1], step[3])
+    source = np.ndarray(patches.shape, padded.dtype, padded, strides=strides)
+    for_each(lambda part: np.copyto(patches[:, part], source[:, part]), shares(rows, rows))
+    result, out = new_array((batch, rows, columns, count))
+    multiply(patches.reshape(-1, patch), weight, bias, out.reshape(-1, count))
+    return result
+
+
+def _padded(x: Float32, padding: int) -> Float32:
+    """A contiguous copy with zeros around."""
+    batch, height, width, channels = x.shape
+    result = scratch("padded", (batch, height + 2 * padding, width + 2 * padding, channels))
+    if padding:
+        result[:, :padding] = result[:, -padding:] = 0
+        result[:, :, :padding] = result[:, :, -padding:] = 0
+    result[:, padding : padding + height, padding : padding + width] = x
+    return result
+
+
+def as_float32(weight: mx.array) -> mx.array:
+    """The weight itself, or a to_float32 copy of halves."""
+    if weight.dtype not in HALF_DTYPES:
+        return weight.astype(mx.float32)
+    bits = bit_view(weight)
+    bits = np.ascontiguousarray(bits).reshape(-1)
+    result, out = new_array(weight.shape)
+    flat = out.reshape(-1)
+    for_each(lambda part: widen(bits[part], weight.dtype, flat[part]), spans(bits.size, 1 << 16))
+    return result
+
+
+def _pointwise(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+    result, out = new_array((*x.shape[:3], weight.shape[0]))
+    inputs = np.ascontiguousarray(view(x)).reshape(-1, x.shape[3])
+    multiply(inputs, weight, bias, out.reshape(-1, weight.shape[0]))
+    return result
+
+
+def _winograd(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+    result, out = new_array((*x.shape[:3], weight.shape[0]))
+    offset = None if bias is None else float32_view(bias)
+    m = 4 if x.shape[1] * x.shape[2] >= _LARGE_TILE_PIXELS else 2
+    winograd_conv(view(x), _taps(weight), offset, out, m=m)
+    return result
+
+
+def _taps(weight: mx.array) -> Callable[[slice], Float32]:
+    """Kernels [O, 3, 3, C] of any floating dtype as [outputs, 9, C], float32, for a part of the outputs."""
+    count, _, _, channels = weight.shape
+    if weight.dtype in HALF_DTYPES:
+        bits = bit_view(weight).reshape(count, -1)
+        return lambda part: to_float32(bits[part], weight.dtype, "weight").reshape(-1, 9, channels)
+    values = float32_view(weight).reshape(count, 9, channels)
+    return lambda part: values[part]
+
+
+def _few_outputs(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+    """One product gives all nine taps; shifted sums of them give the outputs."""
+    height, width, channels = x.shape[1:]
+    count = weight.shape[0]
+    values = view(x)
+    taps = view(as_float32(weight)).reshape(count, 9, channels).transpose(2, 1, 0).reshape(channels, -1)
+    offset = np.float32(0) if bias is None else float32_view(bias)
+    result, out = new_array((*x.shape[:3], count))
+
+    def run(task: tuple[int, slice]) -> None:
+        batch, rows = task
+        top, bottom = max(rows.start - 1, 0), min(rows.stop + 1, height)
+        partial = scratch("taps", (bottom - top + 2, width + 2, 9 * count))
+        partial[0] = partial[-1] = 0
+        partial[:, 0] = partial[:, -1] = 0
+        products = np.matmul(values[batch, top:bottom].reshape(-1, channels), taps)
+        partial[1:-1, 1:-1] = products.reshape(bottom - top, width, -1)
+        target, first = out[batch, rows], rows.start - top
+        target[...] = offset
+        for tap in range(9):
+            dy, dx = divmod(tap, 3)
+            down = slice(first + dy, first + dy + rows.stop - rows.start)
+            target += partial[down, dx : dx + width, tap * count : (tap + 1) * count]
+
+    strips = spans(height, max(1, _STRIP_PIXELS // width))
+    for_each(run, [(b, rows) for b in range(len(values)) for rows in strips])
+    return result

@@ -1,0 +1,1 @@
+"""Getting models onto this disk, checking them and removing them."""

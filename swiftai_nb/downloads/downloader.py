@@ -1,0 +1,314 @@
+"""Gets models onto this disk: shared by all who ask, stopped at once, continued at the byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from swiftai_nb.core.errors import DownloadFailedError, InvalidInputError, ModelNotFoundError, NetworkError
+from swiftai_nb.downloads.deletion import delete_files
+from swiftai_nb.downloads.download import Download, ProgressHandler
+from swiftai_nb.downloads.progress import DownloadProgress
+from swiftai_nb.downloads.protocol import DownloadJob, DownloadOptions
+from swiftai_nb.downloads.speed_recorder import SpeedRecorder
+from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.registry.entries import is_repository_id, repository_info
+from swiftai_nb.registry.hub_cache import DiskState
+from swiftai_nb.registry.loras import KIND as LORA_KIND
+from swiftai_nb.registry.loras import find_lora, lora_info
+from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes
+from swiftai_nb.registry.paths import is_offline
+from swiftai_nb.registry.registry import DiffusionModelRegistry
+
+__all__ = ["DiffusionModelDownloader", "Download", "DownloadOptions", "DownloadProgress"]
+
+
+class DiffusionModelDownloader:
+    """Downloads, cancels and deletes models.
+
+    Args:
+        registry: None is `DiffusionModelRegistry.shared`.
+        endpoint: another Hub than huggingface_hub's own choice.
+        token: None lets huggingface_hub find the user's own.
+        options: patience and parallelism.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: DiffusionModelRegistry | None = None,
+        endpoint: str | None = None,
+        token: str | None = None,
+        options: DownloadOptions | None = None,
+    ) -> None:
+        self.registry = DiffusionModelRegistry.shared if registry is None else registry
+        self._endpoint = endpoint
+        self._token = None if token is None else token.strip()
+        self._options = DownloadOptions() if options is None else options
+        self._lock = threading.Lock()
+        self._active: dict[str, Download] = {}
+        self._askers: dict[str, int] = {}
+
+    async def download(
+        self,
+        model_id: str,
+        variant: DiffusionVariant | str | None = None,
+        progress_handler: ProgressHandler | None = None,
+    ) -> Path:
+        """The folder of a model, after fetching what of it is missing.
+
+        Args:
+            model_id: catalog id, alias, a user entry, or any Hub repository (then `variant` is needed).
+            variant: family of a repository that is not in the catalog; it is then registered.
+            progress_handler: called on this event loop, at least twice a second, never going backwards.
+
+        Raises:
+            DownloadCancelledError: `cancel_download` was called.
+            InsufficientDiskSpaceError: the disk has no room; nothing was fetched.
+            ModelNotFoundError, AuthenticationError, RateLimitedError, ServerError, NetworkError,
+            ChecksumMismatchError, DownloadFailedError: each says what to do.
+        """
+        info = self._info(model_id, variant)
+        for part in self.registry.missing_parts(info):
+            await self.download(part.id, None, progress_handler)
+        folder = self.registry.local_path(info.id) if self._is_known(info) else None
+        if folder is not None:
+            _tell_complete(info, folder, progress_handler)
+            return folder
+        download = self.start(model_id, variant)
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def relay(progress: DownloadProgress) -> None:
+            if progress_handler is not None:
+                _call_soon(loop, lambda: progress_handler(progress))
+
+        unsubscribe = download.subscribe(relay)
+        download.add_done_callback(lambda: _call_soon(loop, lambda: _settle(over)))
+        try:
+            await over
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self._leave, info.id, download)
+            raise
+        finally:
+            unsubscribe()
+        return download.result()
+
+    def start(self, model_id: str, variant: DiffusionVariant | str | None = None) -> Download:
+        """Starts a download, or joins the one that runs; the handle tells progress and can be waited for.
+
+        A model that lacks only parts it shares with others: the first of these is fetched. `start_missing`
+        goes on until all is here.
+
+        Raises:
+            ModelNotFoundError, InvalidInputError: before anything is fetched.
+            NetworkError: offline mode is on and the model is not complete.
+        """
+        return self._start(self._next_missing(self._info(model_id, variant)))
+
+    def start_lora(self, source: str) -> Download:
+        """Starts the download of a LoRA; see `start`. `loras.find_lora` then knows its file.
+
+        Args:
+            source: "owner/name", or "owner/name/file.safetensors" where a repository holds several.
+
+        Raises:
+            ModelNotFoundError, InvalidInputError: not such a name, or a model's.
+            NetworkError: offline mode is on.
+        """
+        return self._start(lora_info(self.registry, source))
+
+    async def download_lora(self, source: str, progress_handler: ProgressHandler | None = None) -> Path:
+        """The file of a LoRA, after fetching it if it is not here.
+
+        Args:
+            source: a path, or as `start_lora`.
+            progress_handler: called from another thread.
+
+        Raises:
+            AIError: as `download`; InvalidInputError names the files of a repository with several LoRAs.
+        """
+        found = find_lora(self.registry, source)
+        if found is None:
+            download = self.start_lora(source)
+            unsubscribe = download.subscribe(progress_handler) if progress_handler is not None else None
+            try:
+                await asyncio.to_thread(download.wait)
+            finally:
+                if unsubscribe is not None:
+                    unsubscribe()
+            found = find_lora(self.registry, source)
+        if found is None:
+            raise DownloadFailedError(f"{source} brought no LoRA", hint="name its file")
+        return found
+
+    def _start(self, info: DiffusionModelInfo) -> Download:
+        _check_downloadable(info)
+        if is_offline() and self.registry.disk_status(info).state is not DiskState.COMPLETE:
+            raise _offline(info, self.registry)
+        with self._lock:
+            running = self._active.get(info.id)
+            if running is None or running.is_over:
+                running = Download(self._job(info), on_plan=self._plan_recorder(info))
+                SpeedRecorder(self.registry.choices, running)
+                self._active[info.id] = running
+                self._askers[info.id] = 0
+            self._askers[info.id] += 1
+            return running
+
+    def start_missing(
+        self, model_id: str, variant: DiffusionVariant | str | None = None
+    ) -> Iterator[Download]:
+        """Downloads to be waited for one after another, until the model and all its parts are here.
+
+        Raises:
+            AIError: as `start`.
+        """
+        yield self.start(model_id, variant)
+        info = self._info(model_id, variant)
+        for part in self.registry.missing_parts(info):
+            yield self.start(part.id)
+
+    def _next_missing(self, info: DiffusionModelInfo) -> DiffusionModelInfo:
+        parts = self.registry.missing_parts(info)
+        own = replace(info, requires=())
+        return parts[0] if parts and self.registry.disk_status(own).state is DiskState.COMPLETE else info
+
+    def cancel_download(self, model_id: str) -> bool:
+        """Ends a running download within half a second, for all who wait for it; says whether one ran.
+
+        What came is kept, and the next download continues it.
+        """
+        download = self.active_download(model_id)
+        if download is None:
+            return False
+        download.cancel()
+        return True
+
+    def active_download(self, model_id: str) -> Download | None:
+        """The running download of a model or of a part it requires, or None."""
+        names: tuple[str, ...] = (model_id,)
+        with contextlib.suppress(ModelNotFoundError):
+            info = self.registry.find(model_id)
+            names = (info.id, *info.requires)
+        with self._lock:
+            found = [self._active[name] for name in names if name in self._active]
+        return next((download for download in found if not download.is_over), None)
+
+    @property
+    def active_downloads(self) -> tuple[Download, ...]:
+        """All that run now in this process."""
+        with self._lock:
+            return tuple(d for d in self._active.values() if not d.is_over)
+
+    async def delete_model(self, model_id: str) -> int:
+        """Deletes a model's files from the cache; returns the bytes that were freed.
+
+        Files that other models or other tools' snapshots share stay. A user's own folder is only forgotten.
+
+        Raises:
+            ModelNotFoundError: nobody knows the name.
+            InvalidInputError: a bundled model.
+            DownloadFailedError: another process is downloading it.
+        """
+        self.cancel_download(model_id)
+        return await asyncio.to_thread(delete_files, self.registry, model_id)
+
+    def _leave(self, name: str, download: Download) -> None:
+        with self._lock:
+            self._askers[name] -= 1
+            is_last = self._askers[name] <= 0
+        if is_last:
+            download.cancel()
+
+    def _is_known(self, info: DiffusionModelInfo) -> bool:
+        return any(info.id == known.id for known in self.registry.available_models)
+
+    def _info(self, model_id: str, variant: DiffusionVariant | str | None) -> DiffusionModelInfo:
+        try:
+            return self.registry.find(model_id)
+        except ModelNotFoundError:
+            if not is_repository_id(model_id):
+                raise
+            if variant is None:
+                raise InvalidInputError(
+                    f"{model_id} is not in the catalog, so its family must be given",
+                    hint=f"variant= one of {', '.join(v.value for v in DiffusionVariant)}",
+                ) from None
+        return repository_info(model_id, variant=parse_variant(variant))
+
+    def _job(self, info: DiffusionModelInfo) -> DownloadJob:
+        return DownloadJob(
+            model_id=info.id,
+            repositories=tuple(r for r in (info.repository, *info.fallback_repositories) if r is not None),
+            cache_dir=str(self.registry.cache_dir),
+            revision=info.revision,
+            files=info.files,
+            endpoint=self._endpoint,
+            token=self._token,
+            is_own_choice=info.is_custom,
+            kind=info.kind,
+            options=self._options,
+        )
+
+    def _plan_recorder(self, info: DiffusionModelInfo) -> Callable[[str, str, list[ModelFile]], None]:
+        def record(repository: str, commit: str, files: list[ModelFile]) -> None:
+            self.registry.choices.record_manifest(repository, commit, files)
+            if info.is_custom:
+                total = sum(f.size_bytes or 0 for f in files)
+                chosen = tuple(files) if info.kind == LORA_KIND else info.files
+                self.registry.add_custom(replace(info, size_bytes=total, files=chosen))
+
+        return record
+
+
+def parse_variant(variant: DiffusionVariant | str) -> DiffusionVariant:
+    """A variant from its name.
+
+    Raises:
+        InvalidInputError: no such family; lists them.
+    """
+    try:
+        return DiffusionVariant(variant)
+    except ValueError:
+        listed = ", ".join(v.value for v in DiffusionVariant)
+        raise InvalidInputError(f"variant {variant!r} is not one of {listed}", hint=f"use {listed}") from None
+
+
+def _check_downloadable(info: DiffusionModelInfo) -> None:
+    if not info.is_downloadable:
+        why = "ships with the package" if info.bundled else f"is your own folder, {info.local_folder}"
+        raise InvalidInputError(f"{info.id} {why}: there is nothing to download", hint="just use it")
+
+
+def _offline(info: DiffusionModelInfo, registry: DiffusionModelRegistry) -> NetworkError:
+    found = registry.disk_status(info)
+    part = f" ({format_bytes(found.size_bytes)} of it is here)" if found.state is DiskState.PARTIAL else ""
+    is_lora = info.kind == LORA_KIND
+    instead = "the path of a LoRA file" if is_lora else "a model that is here: %imagine_models list"
+    return NetworkError(
+        f"{info.id} is not complete on this disk{part} and offline mode is on (HF_HUB_OFFLINE)",
+        hint=f"unset HF_HUB_OFFLINE, or use {instead}",
+    )
+
+
+def _tell_complete(info: DiffusionModelInfo, folder: Path, handler: ProgressHandler | None) -> None:
+    if handler is not None:
+        size = max(1, info.size_bytes)
+        handler(DownloadProgress(info.id, "done", size, size, detail=str(folder)))
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], object]) -> None:
+    try:
+        loop.call_soon_threadsafe(action)
+    except RuntimeError:  # the loop was closed while the download went on for somebody else
+        return

@@ -1,0 +1,95 @@
+"""A picture to start from, and the mask on it, brought to the size that is made."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from swiftai_nb.core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels = npt.NDArray[np.uint8]
+_SAME_PROPORTIONS = 0.02  # two sides rounded to whole pixels may differ by so much
+
+
+@dataclass(frozen=True)
+class InitImage:
+    """What image to image and inpainting begin with.
+
+    Attributes:
+        pixels: [H, W, 3], uint8: the picture, cropped around its center to the wanted proportions.
+        mask: [H, W], float32 in 0..1: 1 where to paint; None paints everywhere.
+        notes: what the user should know.
+    """
+
+    pixels: Pixels
+    mask: npt.NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
+
+    def latent_mask(self, scale: int) -> npt.NDArray[np.float32] | None:
+        """The mask per latent, [1, H/scale, W/scale, 1]: 1 where any of its pixels is to be painted."""
+        if self.mask is None:
+            return None
+        h, w = (side // scale for side in self.mask.shape)
+        blocks = self.mask.reshape(h, scale, w, scale).max(axis=(1, 3))
+        return np.asarray(blocks > 0.5, dtype=np.float32)[None, :, :, None]
+
+    def composite_unmasked(self, made: Pixels) -> Pixels:
+        """The made picture [H, W, 3] with the original's own pixels where the mask is 0."""
+        if self.mask is None:
+            return made
+        weight = self.mask[:, :, None]
+        mixed = made * weight + self.pixels * (1.0 - weight)
+        return np.asarray(np.round(mixed), dtype=np.uint8)
+
+
+def read_init_image(image: bytes, mask: bytes | None, *, width: int, height: int) -> InitImage:
+    """Decodes and fits both.
+
+    Args:
+        image: an encoded picture.
+        mask: an encoded picture, white where to paint; stretched like `image`.
+        width: wanted pixels.
+        height: wanted pixels.
+
+    Raises:
+        InvalidInputError: one of them is not a picture.
+    """
+    from PIL import Image, ImageOps
+
+    picture = _open(image, "image").convert("RGB")
+    size = (width, height)
+    pixels = np.asarray(ImageOps.fit(picture, size, Image.Resampling.LANCZOS))
+    if mask is None:
+        return InitImage(pixels)
+    shade = _open(mask, "mask").convert("L")
+    notes = _shape_notes(shade.size, picture.size)
+    fitted = ImageOps.fit(
+        shade.resize(picture.size, Image.Resampling.BILINEAR), size, Image.Resampling.BILINEAR
+    )
+    return InitImage(pixels, np.asarray(fitted, dtype=np.float32) / 255.0, notes)
+
+
+def _shape_notes(mask: tuple[int, int], picture: tuple[int, int]) -> tuple[str, ...]:
+    """A word on a mask of other proportions than its picture's; both are (width, height)."""
+    across, down = mask[0] / picture[0], mask[1] / picture[1]
+    if abs(across / down - 1) <= _SAME_PROPORTIONS:
+        return ()
+    return (f"the mask of {mask[0]}x{mask[1]} was stretched over the picture of {picture[0]}x{picture[1]}",)
+
+
+def _open(data: bytes, name: str) -> Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+        raise InvalidInputError(f"{name} is not a picture", hint="give PNG, JPEG or WebP bytes") from None
+    return picture

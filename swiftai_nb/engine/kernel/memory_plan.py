@@ -1,0 +1,216 @@
+"""How much memory a picture will need, and whether this machine has it: before anything is loaded.
+
+Metal ends the process when memory runs out, and MLX's own limit is advisory: only a check beforehand
+protects the user's work.
+
+Weights are counted from the files' headers. What the networks hold besides was measured on the CPU
+and is scaled by pixels and channels: within 11 % of the peaks of whole pictures with Stable Diffusion
+1.5, SDXL Turbo and FLUX.1 (`python -m benchmarks.memory`; docs/models.md). On Metal and CUDA it was not
+measured.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftai_nb.core.errors import InsufficientMemoryError
+from swiftai_nb.diffusion.memory import MemoryPolicy, machine_memory_bytes
+from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
+
+_UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of the batch
+_DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
+_FLOW_BYTES_PER_TOKEN = 400_000
+_PROCESS_BYTES = 150_000_000
+_TOTAL_SHARE = 0.9
+_LARGE_WEIGHT = 1 << 17
+_GROUP = 64  # packed weights that share a scale
+_TABLE = re.compile(r"(embedding|shared|embed_tokens|relative_attention_bias)\.weight$")  # never packed
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that making a picture needs.
+
+    Attributes:
+        weights_bytes: by component.
+        denoising_bytes: what the steps hold besides the weights.
+        decoding_bytes: what decoding holds besides the weights.
+        is_staged: whether components are dropped as soon as they are no longer needed.
+    """
+
+    weights_bytes: dict[str, int]
+    denoising_bytes: int
+    decoding_bytes: int
+    is_staged: bool = False
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest need at any moment."""
+        parts = self.weights_bytes
+        if not self.is_staged:
+            working = max(self.denoising_bytes, self.decoding_bytes)
+            return _PROCESS_BYTES + sum(parts.values()) + working
+        text = sum(size for name, size in parts.items() if name.startswith("text_encoder"))
+        decoder = parts.get("vae", 0)
+        denoiser = sum(parts.values()) - text - decoder
+        return _PROCESS_BYTES + max(text, denoiser + self.denoising_bytes, decoder + self.decoding_bytes)
+
+
+def plan_memory(
+    facts: ModelFolder,
+    *,
+    width: int,
+    height: int,
+    guided: bool,
+    bytes_per_weight: int,
+    quantization_bits: int | None = None,
+    is_staged: bool = False,
+) -> MemoryPlan:
+    """Adds up what a picture needs.
+
+    Args:
+        facts: of the model.
+        width: pixels.
+        height: pixels.
+        guided: whether the network sees two pictures at a time.
+        bytes_per_weight: of the compute dtype.
+        quantization_bits: 4, 8 or None.
+        is_staged: see `MemoryPlan`.
+
+    Raises:
+        InvalidModelFilesError: a weights file is not what it should be; names it.
+    """
+    pixels, batch = width * height, 2 if guided else 1
+    if facts.is_flow:
+        denoising = pixels // 256 * _FLOW_BYTES_PER_TOKEN
+    else:
+        latents = pixels // facts.size_multiple**2
+        denoising = latents * batch * facts.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight
+    # Decoders compute in float32 (halves overflow there), large pictures in tiles.
+    tile_pixels = min(pixels, MemoryPolicy.for_machine().decode_side ** 2)
+    decoding = tile_pixels * facts.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
+    weights = {
+        name: _weights_bytes(paths, bytes_per_weight, None if name == "vae" else quantization_bits)
+        for name, paths in facts.weight_files.items()
+    }
+    return MemoryPlan(weights, denoising, decoding, is_staged)
+
+
+def keeps_model(plan: MemoryPlan, available_bytes: int | None) -> bool:
+    """Whether the whole model may stay loaded: it fits, and the machine's policy does not drop its parts.
+
+    Args:
+        plan: with the whole model in memory.
+        available_bytes: what there is; None where the system does not say.
+    """
+    fits = available_bytes is None or plan.peak_bytes <= available_bytes
+    return fits and not MemoryPolicy.for_machine().releases(plan.peak_bytes)
+
+
+def check_memory(plan: MemoryPlan, *, available_bytes: int | None = None) -> None:
+    """Refuses what does not fit.
+
+    Args:
+        plan: the need.
+        available_bytes: what there is; None asks the system. A system that does not say is believed
+            to have enough.
+
+    Raises:
+        InsufficientMemoryError: names need, memory and what to change.
+    """
+    available = available_memory_bytes() if available_bytes is None else available_bytes
+    if available is None or plan.peak_bytes <= available:
+        return
+    raise InsufficientMemoryError(
+        f"this picture needs about {_gb(plan.peak_bytes)}, and {_gb(available)} of memory are free",
+        hint=_advice(plan, available),
+    )
+
+
+def _advice(plan: MemoryPlan, available: int) -> str:
+    weights = sum(plan.weights_bytes.values()) + _PROCESS_BYTES
+    if weights <= available:
+        return "a smaller size, or close other programs"
+    if weights * 0.6 <= available:
+        return "quantization_bits=4 or 8, or close other programs"
+    return "a smaller model such as emoji-mini, or close other programs"
+
+
+def available_memory_bytes(engine_pid: int | None = None) -> int | None:
+    """Memory an engine can have now, never more than `machine_memory_bytes`; None where nobody says.
+
+    Args:
+        engine_pid: a running engine's process; what it holds is at the next picture's disposal.
+    """
+    found = [n for n in (_free_in_system(), _left_in_container()) if n is not None]
+    if not found:
+        return machine_memory_bytes()
+    total = machine_memory_bytes()
+    available = min(found) + _held_bytes(engine_pid)
+    return available if total is None else min(available, total)
+
+
+def _held_bytes(pid: int | None) -> int:
+    """What another process has in memory; of this one, only the model would be given back."""
+    if pid is None or pid == os.getpid():
+        return 0
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _free_in_system() -> int | None:
+    if sys.platform.startswith("linux"):
+        try:
+            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return None
+        fields = {line.split(":")[0]: line.split()[1] for line in lines if ":" in line}
+        return int(fields["MemAvailable"]) * 1024 if "MemAvailable" in fields else None
+    # macOS gives its caches and compressed pages back on demand: free pages say nothing.
+    total = machine_memory_bytes()
+    return None if total is None else int(total * _TOTAL_SHARE)
+
+
+def _left_in_container() -> int | None:
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):  # no cgroup v2 here, or "max": no limit
+        return None
+    cache = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    return max(0, limit - used + cache)
+
+
+def _weights_bytes(paths: tuple[Path, ...], bytes_per_weight: int, bits: int | None) -> int:
+    return sum(
+        _tensor_bytes(name, tensor, bytes_per_weight, bits)
+        for path in paths
+        for name, tensor in read_header(path)[0].items()
+    )
+
+
+def _tensor_bytes(name: str, tensor: StoredTensor, bytes_per_weight: int, bits: int | None) -> int:
+    count = math.prod(tensor.shape)
+    if tensor.dtype in ("U32", "U64", "I64"):  # packed already, or an index
+        return tensor.size_bytes
+    is_map = name.endswith(".weight") and len(tensor.shape) > 1 and not _TABLE.search(name)
+    if is_map and bits is not None and len(tensor.shape) == 2:
+        scales_bytes = 2 * bytes_per_weight * count // _GROUP  # a scale and a bias for each group
+        return count * bits // 8 + scales_bytes
+    if is_map and tensor.dtype in ("F16", "BF16") and count >= _LARGE_WEIGHT:
+        return count * 2  # they stay as they are (see diffusion.precision.storage_dtype)
+    return count * bytes_per_weight
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB"

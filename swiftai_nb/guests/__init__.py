@@ -1,0 +1,1 @@
+"""Engines of other libraries, each in an environment of its own."""

@@ -1,0 +1,1 @@
+"""What DiffusionKit's own interpreter runs."""

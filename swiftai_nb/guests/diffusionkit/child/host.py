@@ -1,0 +1,243 @@
+"""Runs DiffusionKit's pipelines behind the engine's protocol. Lives in the worker, under its interpreter."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swiftai_nb.core.cancellation import CancellationToken
+from swiftai_nb.core.errors import GenerationCancelledError
+from swiftai_nb.core.progress import GenerationStage
+from swiftai_nb.diffusion.preview import FLUX_PREVIEW, SD3_PREVIEW, LinearPreview
+from swiftai_nb.engine.child.previews import PreviewThrottle, to_jpeg
+from swiftai_nb.engine.child.serve import Report
+from swiftai_nb.engine.protocol import (
+    Done,
+    Generate,
+    Loaded,
+    LoadModel,
+    ModelFiles,
+    Ready,
+    Stage,
+    Status,
+    Step,
+)
+from swiftai_nb.guests.diffusionkit.checkpoint import Checkpoint, locate
+from swiftai_nb.guests.diffusionkit.child import pipeline as pipelines
+from swiftai_nb.guests.diffusionkit.child.compatibility import import_diffusionkit
+from swiftai_nb.guests.diffusionkit.probe import broken, facts_here, obstacle_in
+
+SCHEDULER = "flow-match-euler"
+
+
+class DiffusionKitHost:
+    """See `EngineHost`.
+
+    Args:
+        dk: `diffusionkit.mlx`, mended.
+        ready: the answer to "what are you".
+    """
+
+    def __init__(self, dk: Any, ready: Ready) -> None:
+        self._dk, self._ready = dk, ready
+        self._held: tuple[ModelFiles, bool] | None = None
+        self._pipeline: Any = None
+        self._checkpoint: Checkpoint | None = None
+
+    def ready(self) -> Ready:
+        """See `EngineHost.ready`."""
+        return self._ready
+
+    def load(self, command: LoadModel, report: Report, token: CancellationToken) -> Loaded:
+        """See `EngineHost.load`."""
+        started_s = time.monotonic()
+        pipeline = self._pipeline_of(command.model, report, command.job_id, low_memory=False)
+        token.raise_if_cancelled()
+        pipeline.ensure_models_are_loaded()
+        return Loaded(command.job_id, _component_bytes(pipeline), time.monotonic() - started_s)
+
+    def unload(self) -> None:
+        """See `EngineHost.unload`."""
+        self._held = self._pipeline = self._checkpoint = None
+        pipelines.give_memory_back()
+
+    def status(self) -> Status:
+        """See `EngineHost.status`."""
+        import mlx.core as mx
+
+        return Status(
+            folder="" if self._held is None else self._held[0].folder,
+            components={} if self._pipeline is None else _component_bytes(self._pipeline),
+            active_memory_bytes=int(mx.metal.get_active_memory()),
+            peak_memory_bytes=int(mx.metal.get_peak_memory()),
+        )
+
+    def generate(self, command: Generate, report: Report, token: CancellationToken) -> Done:
+        """See `EngineHost.generate`."""
+        run = _Run(command, report, token)
+        pipeline = self._pipeline_of(command.model, report, command.job_id, low_memory=command.is_staged)
+        try:
+            pipelines.reload_missing(pipeline)
+            run.loaded(self._checkpoint)
+            run.enter(GenerationStage.ENCODING_PROMPT)
+            with pipelines.watched(self._dk, pipeline, run):
+                image, log = self._draw(pipeline, command)
+        except BaseException:
+            pipelines.repair(pipeline)
+            raise
+        return run.done(np.asarray(image.convert("RGB")), dtype=_dtype(pipeline), peak_gib=log["peak_memory"])
+
+    def _draw(self, pipeline: Any, command: Generate) -> tuple[Any, dict[str, Any]]:
+        is_flux = self._checkpoint is not None and self._checkpoint.is_flux
+        # Its SD3 mixes the negative prompt into pictures without guidance: 1 means the same, done rightly.
+        guidance = 0.0 if is_flux else max(1.0, command.guidance_scale)
+        image, log = pipeline.generate_image(
+            command.prompt,
+            num_steps=command.steps,
+            cfg_weight=guidance,
+            negative_text="" if command.negative_prompt is None else command.negative_prompt,
+            latent_size=(command.height // 8, command.width // 8),
+            seed=command.seed,
+            verbose=False,  # else it asks macOS for its version after decoding, and can die of the answer
+        )
+        return image, log
+
+    def _pipeline_of(self, files: ModelFiles, report: Report, job_id: str, *, low_memory: bool) -> Any:
+        wanted = (files, low_memory)
+        if self._held != wanted:
+            report(Stage(job_id, GenerationStage.LOADING_MODEL.value, Path(files.folder).name))
+            self.unload()  # never two models in memory
+            located = locate(Path(files.folder), tuple(Path(f) for f in files.more_folders))
+            self._pipeline = pipelines.open_pipeline(
+                self._dk, located, halves=self._ready.device == "metal", low_memory=low_memory
+            )
+            self._checkpoint, self._held = located.checkpoint, wanted
+        return self._pipeline
+
+
+class _Run:
+    """One picture on its way: clock, reports, stop checks. A `LoopListener`."""
+
+    def __init__(self, command: Generate, report: Report, token: CancellationToken) -> None:
+        self._command, self._report, self._token = command, report, token
+        self._started_s = time.monotonic()
+        self._load_s = self._denoising_s = self._denoising_began_s = 0.0
+        self._steps = self._total = 0
+        self._pace = PreviewThrottle()
+        self._preview: LinearPreview | None = None
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s
+
+    def loaded(self, checkpoint: Checkpoint | None) -> None:
+        self._load_s = self.elapsed_s
+        if self._command.preview and checkpoint is not None:
+            self._preview = FLUX_PREVIEW if checkpoint.is_flux else SD3_PREVIEW
+
+    def enter(self, stage: GenerationStage) -> None:
+        self._check()
+        self._report(Stage(self._command.job_id, stage.value))
+
+    def denoising(self, total: int) -> None:
+        self._total = total
+        self._denoising_began_s = self.elapsed_s
+        self.enter(GenerationStage.DENOISING)
+
+    def between_parts(self) -> None:
+        self._check()
+
+    def denoised(self, prediction: Any) -> None:
+        import mlx.core as mx
+
+        mx.eval(prediction)  # MLX is lazy: only now the step is done
+        self._steps += 1
+        picture = None
+        if self._preview is not None and self._pace.is_due(self._steps - 1, self._total):
+            latents = np.array(prediction[:1].astype(mx.float32))
+            picture = to_jpeg(self._preview(latents)[0])
+        self._report(Step(self._command.job_id, self._steps - 1, self._total, self.elapsed_s, picture))
+        self._check()
+
+    def decoding(self) -> None:
+        self._denoising_s = self.elapsed_s - self._denoising_began_s
+        self.enter(GenerationStage.DECODING)
+
+    def _check(self) -> None:
+        if self._token.is_cancelled:
+            words = f"Cancelled at step {self._steps} of {self._total}" if self._total else "Cancelled"
+            raise GenerationCancelledError(words, completed_steps=self._steps, total_steps=self._total)
+
+    def done(self, pixels: Any, *, dtype: str, peak_gib: float) -> Done:
+        height, width, _ = pixels.shape
+        return Done(
+            self._command.job_id,
+            pixels=np.ascontiguousarray(pixels).tobytes(),
+            width=width,
+            height=height,
+            scheduler=SCHEDULER,
+            dtype=dtype,
+            load_s=self._load_s,
+            denoising_s=self._denoising_s,
+            total_s=self.elapsed_s,
+            steps=self._steps,
+            peak_memory_bytes=round(peak_gib * 2**30),
+        )
+
+
+def make_host(*, started_s: float) -> DiffusionKitHost:
+    """Prepares DiffusionKit in the calling thread.
+
+    Args:
+        started_s: when the start began, on `time.monotonic`.
+
+    Raises:
+        ProviderUnavailableError: DiffusionKit is missing here, of another version, or broken.
+    """
+    facts = facts_here()
+    obstacle = obstacle_in(facts)
+    if obstacle is not None:
+        raise obstacle
+    try:
+        dk = import_diffusionkit()
+    except Exception as error:
+        raise broken(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    import mlx.core as mx
+
+    from swiftai_nb._version import __version__
+
+    device = "cpu" if mx.default_device() == mx.cpu else "metal" if mx.metal.is_available() else "cuda"
+    versions = {"swiftai_nb": __version__, **facts.versions}
+    ready = Ready(
+        pid=os.getpid(),
+        device=device,
+        blas="mlx's own",
+        versions=versions,
+        start_s=time.monotonic() - started_s,
+    )
+    return DiffusionKitHost(dk, ready)
+
+
+def _component_bytes(pipeline: Any) -> dict[str, int]:
+    from mlx.utils import tree_flatten
+
+    networks = {
+        "transformer": "mmdit",
+        "vae": "decoder",
+        "text_encoder": "clip_l",
+        "text_encoder_2": "clip_g",
+        "text_encoder_3": "t5_encoder",
+    }
+    return {
+        name: sum(array.nbytes for _, array in tree_flatten(getattr(pipeline, attribute).parameters()))
+        for name, attribute in networks.items()
+        if hasattr(pipeline, attribute)
+    }
+
+
+def _dtype(pipeline: Any) -> str:
+    return str(pipeline.activation_dtype).removeprefix("mlx.core.")

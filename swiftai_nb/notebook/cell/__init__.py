@@ -1,0 +1,1 @@
+"""A running cell: its live view, its Cancel, its end."""

@@ -1,0 +1,208 @@
+"""`--executor`: the pictures of one cell, made by the workers of a cluster."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from swiftai_nb.core.cancellation import CancellationToken
+from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
+from swiftai_nb.core.listeners import Listeners
+from swiftai_nb.core.progress import GenerationStage
+from swiftai_nb.notebook.cell.grid import GridPictures, labels, to_jpeg
+from swiftai_nb.notebook.cell.snapshot import Snapshot
+from swiftai_nb.notebook.magic.request import Order
+from swiftai_nb.notebook.magic.values import Axis
+from swiftai_nb.notebook.output.pictures import Pictures
+
+if TYPE_CHECKING:
+    from swiftai_nb.core.image import GeneratedImage
+    from swiftai_nb.jobs.cluster import BatchItem, SupportsSubmit
+    from swiftai_nb.notebook.session import Session
+
+# Clients of Dask and ipyparallel have a `submit` of their own kind; these give the standard library's.
+_STANDARD_FORMS = ("get_executor", "executor")
+
+
+def find_executor(name: str, variables: Mapping[str, Any]) -> SupportsSubmit:
+    """The executor that a variable holds: one of `concurrent.futures`, or a client of Dask or ipyparallel.
+
+    Raises:
+        InvalidInputError: no such variable, or nothing that takes work.
+    """
+    if name not in variables:
+        raise InvalidInputError(
+            f"--executor {name}: there is no such variable",
+            hint=f"make one first, such as {name} = dask.distributed.Client()",
+        )
+    found = variables[name]
+    for attribute in _STANDARD_FORMS:
+        form = getattr(found, attribute, None)
+        if form is not None:
+            found = form() if callable(form) else form
+            break
+    if not callable(getattr(found, "submit", None)):
+        raise InvalidInputError(
+            f"--executor {name} is a {type(found).__name__}, which takes no work",
+            hint="give a concurrent.futures executor, or a client of Dask or ipyparallel",
+        )
+    executor: SupportsSubmit = found
+    return executor
+
+
+def split_per_image(order: Order) -> list[Order]:
+    """An order of several pictures as orders of one."""
+    return [replace(order, seeds=(seed,)) for seed in order.seeds]
+
+
+class ClusterWork:
+    """See `Work`; pictures come as the workers finish them, and stay when it is cancelled.
+
+    What a worker has begun it finishes; a cancel leaves it there and takes back what has not begun.
+
+    Args:
+        orders: one picture each.
+        cells: the pictures, filled in here; what is there already is not made again.
+        executor: where.
+        session: whose history keeps them.
+        axes: of a grid; empty for plain pictures.
+
+    Raises:
+        InvalidInputError: the orders are for several engines.
+    """
+
+    def __init__(
+        self,
+        orders: Sequence[Order],
+        cells: list[GeneratedImage | None],
+        executor: SupportsSubmit,
+        *,
+        session: Session,
+        axes: tuple[Axis, ...] = (),
+        prompt: str = "",
+    ) -> None:
+        self._orders, self._cells, self._executor = orders, cells, executor
+        self._session, self._axes = session, axes
+        self._prompt = prompt or orders[0].words
+        self._waiting = [index for index, cell in enumerate(cells) if cell is None]
+        self._made_before = len(cells) - len(self._waiting)
+        self._token = CancellationToken()
+        self._error: AIError | None = None
+        self._started_s = time.monotonic()
+        self._listeners: Listeners[[]] = Listeners()
+        self._sheet: tuple[int, bytes | None] = (0, None)
+        self._ended = threading.Event()
+        _check_one_engine(orders)
+
+    def start(self) -> ClusterWork:
+        """Sends all pictures out."""
+        threading.Thread(target=self._collect, name="swiftai-cluster", daemon=True).start()
+        return self
+
+    @property
+    def is_final(self) -> bool:
+        """Whether all pictures are here, or no more will come."""
+        return self._ended.is_set()
+
+    @property
+    def error(self) -> AIError | None:
+        """The first failure, or the cancellation."""
+        return self._error
+
+    def pictures(self) -> Pictures:
+        """What has come so far."""
+        if self._axes:
+            return GridPictures(self._cells, axes=self._axes, prompt=self._prompt)
+        made = [cell for cell in self._cells if cell is not None]
+        return Pictures(made, prompt=self._prompt, wanted=len(self._cells))
+
+    def cancel(self) -> None:
+        """Takes back what no worker has begun; the cell goes on at once."""
+        self._token.cancel()
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls `callback` on every change."""
+        return self._listeners.add(callback)
+
+    def snapshot(self) -> Snapshot:
+        """How many have come, with the sheet so far as preview."""
+        made, wanted = self._made, len(self._cells)
+        elapsed_s = time.monotonic() - self._started_s
+        new = made - self._made_before
+        return Snapshot(
+            stage=str(GenerationStage.DENOISING),
+            picture=min(made + 1, wanted),
+            pictures=wanted,
+            elapsed_s=elapsed_s,
+            remaining_s=elapsed_s / new * (wanted - made) if new else None,
+            detail="on the cluster",
+            is_cancelling=self._token.is_cancelled,
+            preview=self._preview(made),
+        )
+
+    @property
+    def _made(self) -> int:
+        return sum(cell is not None for cell in self._cells)
+
+    def _collect(self) -> None:
+        from swiftai_nb.jobs.cluster import ClusterBatch
+
+        requests = [_request(self._orders[index]) for index in self._waiting]
+        try:
+            items = ClusterBatch(
+                requests, self._executor, _factory(self._orders[0]), is_ordered=False, token=self._token
+            )
+            for item in items:
+                self._take(item)
+        except GenerationCancelledError:
+            self._error = GenerationCancelledError(
+                f"Cancelled; {self._made} of {len(self._cells)} pictures are finished and kept"
+            )
+        except AIError as error:
+            self._error = error
+        finally:
+            self._ended.set()
+            self._listeners.tell()
+
+    def _take(self, item: BatchItem) -> None:
+        if item.result is None:
+            # The others are under way on the workers already: they are not thrown away for this one.
+            self._error = item.error if self._error is None else self._error
+            return
+        self._cells[self._waiting[item.index]] = item.result
+        self._session.history.append(item.result)
+        self._listeners.tell()
+
+    def _preview(self, made: int) -> bytes | None:
+        if made != self._sheet[0]:
+            from swiftai_nb.notebook.output.contact_sheet import contact_sheet
+
+            sheet = contact_sheet(self._cells, labels=labels(self._axes) if self._axes else None)
+            self._sheet = (made, to_jpeg(sheet))
+        return self._sheet[1]
+
+
+def _request(order: Order) -> Any:
+    from swiftai_nb.jobs.cluster import BatchRequest
+
+    return BatchRequest(order.prompt, order.negative, order.config.replace(seed=order.seeds[0]))
+
+
+def _factory(order: Order) -> Any:
+    from swiftai_nb.jobs.cluster import GeneratorFactory
+    from swiftai_nb.providers.batch import CREATE
+
+    options = {} if order.provider is None else {"provider": order.provider}
+    return GeneratorFactory.of(CREATE, order.engine, **options)
+
+
+def _check_one_engine(orders: Sequence[Order]) -> None:
+    engines = sorted({order.engine for order in orders} | {order.provider or "" for order in orders} - {""})
+    if len({(order.engine, order.provider) for order in orders}) > 1:
+        raise InvalidInputError(
+            f"--executor makes the pictures of one engine, not of {', '.join(engines)}",
+            hint="name one with --engine",
+        )

@@ -1,0 +1,71 @@
+"""A model's download as something a cell waits for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from swiftai_nb.core.errors import AIError
+from swiftai_nb.notebook.cell.snapshot import Snapshot
+from swiftai_nb.notebook.output.pictures import Pictures
+
+if TYPE_CHECKING:
+    from swiftai_nb.downloads.download import Download
+
+
+class DownloadWork:
+    """A running download, seen as a cell sees a job.
+
+    Args:
+        download: the shared download.
+    """
+
+    def __init__(self, download: Download) -> None:
+        self._download = download
+        self._started_at = time.monotonic()
+        self._cancelling = False
+        self.id = f"download-{download.progress.model_id}"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended."""
+        return self._download.is_over
+
+    @property
+    def error(self) -> AIError | None:
+        """Why it ended without the model."""
+        try:
+            self._download.result()
+        except AIError as error:
+            return error
+        return None
+
+    def snapshot(self) -> Snapshot:
+        """How far it is; the bar counts bytes."""
+        progress = self._download.progress
+        words = str(progress).partition(": ")[2] or progress.phase
+        return Snapshot(
+            stage=f"downloading {progress.model_id}",
+            step=0,
+            picture=1,
+            elapsed_s=time.monotonic() - self._started_at,
+            remaining_s=progress.eta_s,
+            detail=words,
+            fraction_of_this=progress.fraction_completed,
+            is_cancelling=self._cancelling,
+        )
+
+    def pictures(self) -> Pictures:
+        """None."""
+        return Pictures([])
+
+    def cancel(self) -> None:
+        """Ends it, for all who wait; what came is kept."""
+        self._cancelling = True
+        self._download.cancel()
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls `callback` on every report and at the end."""
+        self._download.add_done_callback(callback)
+        return self._download.subscribe(lambda _progress: callback())

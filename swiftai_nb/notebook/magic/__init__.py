@@ -1,0 +1,1 @@
+"""The magics: parsing, requests, completion and the commands beside `%imagine`."""

@@ -1,0 +1,170 @@
+"""`%imagine_doctor`: what this machine and kernel can do, and what to do about the rest."""
+
+from __future__ import annotations
+
+import html
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from swiftai_nb._version import __version__
+from swiftai_nb.core.errors import AIError, InvalidInputError
+from swiftai_nb.notebook.cell.cancel import ways_to_cancel
+from swiftai_nb.notebook.session import Session, get_session
+
+PACKAGES = ("mlx", "scipy-openblas32", "huggingface_hub", "ipython", "ipykernel", "ipywidgets", "anywidget")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Args:
+        topic: what was looked at.
+        words: what was found.
+        remedy: what to do about it; empty when all is well.
+    """
+
+    topic: str
+    words: str
+    remedy: str = ""
+
+
+class Report(tuple[Finding, ...]):
+    """The findings, shown as a table."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        width = max(len(finding.topic) for finding in self)
+        lines = []
+        for finding in self:
+            lines.append(f"{finding.topic:<{width}}  {finding.words}")
+            if finding.remedy:
+                lines.append(f"{'':<{width}}  -> {finding.remedy}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><th style="text-align:left">{html.escape(f.topic)}</th>'
+            f'<td style="text-align:left">{html.escape(f.words)}'
+            + (f"<br><b>Try:</b> {html.escape(f.remedy)}" if f.remedy else "")
+            + "</td></tr>"
+            for f in self
+        )
+        return f"<table>{rows}</table>"
+
+
+def imagine_doctor(line: str = "") -> Report:
+    """Looks at everything; never raises for what it finds.
+
+    Raises:
+        InvalidInputError: there is something on the line.
+    """
+    if line.strip():
+        raise InvalidInputError(f"%imagine_doctor takes no options, not {line.strip()!r}")
+    session = get_session()
+    checks: tuple[Callable[[Session], Iterator[Finding]], ...] = (
+        _software, _local_engine, _diffusionkit, _memory, _models, _cache, _cloud, _kernel,
+    )  # fmt: skip
+    return Report(finding for check in checks for finding in _guarded(check, session))
+
+
+def _guarded(check: Callable[[Session], Iterator[Finding]], session: Session) -> list[Finding]:
+    topic = check.__name__.strip("_").replace("_", " ")
+    try:
+        return list(check(session))
+    except AIError as error:
+        return [Finding(topic, error.message, error.hint or "")]
+    except Exception as error:  # noqa: BLE001 - a doctor who dies of a finding helps nobody
+        return [Finding(topic, f"could not be looked at ({type(error).__name__}: {error})")]
+
+
+def _software(_: Session) -> Iterator[Finding]:
+    yield Finding("swiftai_nb", f"{__version__} on Python {platform.python_version()}, {platform.platform()}")
+    found = {name: _version(name) for name in PACKAGES}
+    yield Finding("packages", ", ".join(f"{name} {version}" for name, version in found.items() if version))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _local_engine(session: Session) -> Iterator[Finding]:
+    generator = session.generator("mlx")
+    if not generator.is_available:
+        reason = getattr(generator, "unavailable_reason", None) or "it cannot run on this machine"
+        yield Finding("local engine", str(reason), "use the cloud: %%imagine --engine cloud")
+        return
+    yield Finding("local engine", "ready")
+    for name in ("device", "blas", "loaded_model_id"):
+        value = getattr(generator, name, None)
+        if value is not None and not callable(value):
+            yield Finding(name.replace("_", " "), str(value))
+
+
+def _diffusionkit(session: Session) -> Iterator[Finding]:
+    check = getattr(session.generator("diffusionkit"), "check_available", None)
+    if check is not None:
+        check()
+        yield Finding("diffusionkit", "ready: %%imagine --engine diffusionkit")
+
+
+def _memory(_: Session) -> Iterator[Finding]:
+    try:
+        total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return
+    remedy = "models of 8 GB and more will not fit; try --quantize 4" if total_bytes < 8e9 else ""
+    yield Finding("memory", f"{total_bytes / 1e9:.1f} GB in all", remedy)
+
+
+def _models(session: Session) -> Iterator[Finding]:
+    models = [m for m in session.registry.available_models if m.kind == "model"]
+    here = [m.id for m in models if m.bundled or session.registry.is_downloaded(m.id)]
+    yield Finding("models here", ", ".join(here) or "none", "" if here else "%imagine_models download NAME")
+    yield Finding("default model", session.registry.resolve(None).info.id)
+
+
+def _cache(session: Session) -> Iterator[Finding]:
+    folder = session.registry.cache_dir
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free_bytes = shutil.disk_usage(existing).free
+    used = session.registry.formatted_total_size
+    remedy = "free some room before a download" if free_bytes < 10e9 else ""
+    yield Finding("model cache", f"{folder}: {used} of models, {free_bytes / 1e9:.0f} GB free", remedy)
+
+
+def _cloud(session: Session) -> Iterator[Finding]:
+    if session.generator("huggingface").is_available:
+        yield Finding("cloud", "a Hugging Face token was found (it is never shown)")
+    else:
+        yield Finding("cloud", "no Hugging Face token", "set HF_TOKEN, or run huggingface_hub.login()")
+
+
+def _kernel(_: Session) -> Iterator[Finding]:
+    from IPython.core.getipython import get_ipython
+
+    from swiftai_nb.notebook.cell.views import shows_widgets
+
+    shell: Any = get_ipython()
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        yield Finding("notebook", "a terminal, or none")
+    else:
+        seen = (
+            "shows widgets" if shows_widgets(shell) else "does not show widgets: a running cell is plain HTML"
+        )
+        host = "Colab" if "google.colab" in sys.modules else f"ipykernel {_version('ipykernel')}"
+        yield Finding("notebook", f"{host}; the front end {seen}")
+    yield Finding("cancelling", f"reaches a running cell by {ways_to_cancel(kernel)}")

@@ -1,0 +1,183 @@
+"""The magics: `%imagine` (and `%%imagine`), `%imagine_models`, `_history`, `_jobs` and `_doctor`.
+
+Light to import: what makes pictures is loaded when the first one is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import (
+    Magics,
+    line_cell_magic,
+    line_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+)
+from traitlets import Dict, Enum, Float, Int, Unicode, observe
+
+from swiftai_nb.core.errors import AIError, InvalidInputError, ModelNotFoundError
+from swiftai_nb.notebook.magic.options import help_text
+from swiftai_nb.notebook.magic.parser import ImagineArguments, one_line, parse
+
+if TYPE_CHECKING:
+    from swiftai_nb.notebook.magic.request import Defaults
+
+USAGE = """Make a picture from words.
+
+    %%imagine [options] [words]          %imagine [options] words
+    more words                           img = %imagine a red fox --steps 8
+
+Options and words may be mixed; "--" ends the options; quote values of several words. {name} is
+replaced by a variable, {{name}} is not. A line "Negative prompt: ..." (or a whole block pasted from
+AUTOMATIC1111) is understood. Returns the pictures, which are also `_imagine`. Cancel, the stop
+button or Ctrl-C end the work within one step and keep what is finished.
+"""
+
+
+@magics_class
+class Imagine(Magics):  # type: ignore[misc]
+    """Words to pictures, in a cell. `%imagine --help` lists the options; these are the defaults."""
+
+    model = Unicode(None, allow_none=True, help="Model when the line names none.").tag(config=True)
+    engine = Unicode("auto", help="auto, local, cloud, or a provider's name.").tag(config=True)
+    provider = Unicode(None, allow_none=True, help="Cloud provider, such as fal-ai.").tag(config=True)
+    steps = Int(None, allow_none=True, help="Denoising steps.").tag(config=True)
+    guidance = Float(None, allow_none=True, help="Weight of the prompt.").tag(config=True)
+    size = Unicode(None, allow_none=True, help="WxH, square, portrait, landscape or wide.").tag(config=True)
+    negative = Unicode(None, allow_none=True, help="What to avoid, always.").tag(config=True)
+    preview = Enum(["auto", "rgb", "taesd", "off"], "auto", help="The picture while it forms.").tag(
+        config=True
+    )
+    preview_every = Int(1, min=1, help="A preview each so many steps.").tag(config=True)
+    styles = Dict(
+        value_trait=Unicode(), key_trait=Unicode(), help='Own styles: {"mine": "a sketch of {prompt}"}.'
+    ).tag(config=True)
+    save = Unicode(None, allow_none=True, help="Also save every picture: a path with {seed}, {n}, ...").tag(
+        config=True
+    )
+    embed_limit_mb = Float(8.0, min=0.0, help="Larger pictures become files beside the notebook.").tag(
+        config=True
+    )
+    history_folder = Unicode(
+        None, allow_none=True, help="Keep the history in this folder, across kernels."
+    ).tag(config=True)
+    display = Enum(["auto", "widget", "html", "text"], "auto", help="How a running cell looks.").tag(
+        config=True
+    )
+
+    def __init__(self, shell: Any = None, **options: Any) -> None:
+        super().__init__(shell=shell, **options)
+        self._runner: Any = None
+
+    @needs_local_scope  # type: ignore[untyped-decorator]
+    @no_var_expand  # type: ignore[untyped-decorator]
+    @line_cell_magic  # type: ignore[untyped-decorator]
+    def imagine(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Any:
+        """Makes a picture from words; the options follow."""
+        variables = ChainMap(local_ns or {}, self.shell.user_ns)
+        arguments = self._parse(line, cell or "", variables)
+        if arguments.help:
+            self._show_text(f"{USAGE}\n{help_text()}")
+            return None
+        if arguments.widget:
+            from swiftai_nb.notebook.magic.open_widget import open_widget
+
+            return open_widget(arguments, self.defaults())
+        try:
+            return self.runner.run(arguments, variables=variables, source=(line, cell or ""))
+        except (InvalidInputError, ModelNotFoundError) as error:
+            raise UsageError(one_line(error)) from None
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def imagine_models(self, line: str) -> Any:
+        """Models: list, info, download, delete, verify, clean. `%imagine_models --help` says more."""
+        from swiftai_nb.notebook.magic import models as models_magic
+
+        return self._lazily(models_magic.imagine_models, line)
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def imagine_history(self, line: str) -> Any:
+        """The pictures made so far, newest first: `%imagine_history [words | --recall ID | --count N]`."""
+        from swiftai_nb.notebook.magic import history as history_magic
+
+        return self._lazily(history_magic.imagine_history, line)
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def imagine_jobs(self, line: str) -> Any:
+        """The jobs of this kernel: `%imagine_jobs [cancel [ID ...]]`."""
+        from swiftai_nb.notebook.magic import jobs as jobs_magic
+
+        return self._lazily(jobs_magic.imagine_jobs, line)
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def imagine_doctor(self, line: str) -> Any:
+        """What this machine and kernel can do, and what to do about the rest."""
+        from swiftai_nb.notebook.magic import doctor
+
+        return self._lazily(doctor.imagine_doctor, line)
+
+    @property
+    def runner(self) -> Any:
+        """Runs what was parsed; loaded on first use."""
+        if self._runner is None:
+            from swiftai_nb.notebook.magic.runner import Runner
+
+            self._runner = Runner(self)
+        return self._runner
+
+    def defaults(self) -> Defaults:
+        """The traits as the defaults of an order."""
+        from swiftai_nb.notebook.magic.options import BY_NAME
+        from swiftai_nb.notebook.magic.request import Defaults
+        from swiftai_nb.notebook.magic.values import convert
+
+        return Defaults(
+            model=self.model,
+            engine=self.engine,
+            provider=self.provider,
+            steps=self.steps,
+            guidance=self.guidance,
+            size=None if self.size is None else convert(BY_NAME["--size"], self.size),
+            negative=self.negative,
+            preview=None if self.preview == "auto" else self.preview,
+            styles=self.styles,
+        )
+
+    def _parse(self, line: str, cell: str, variables: Mapping[str, Any]) -> ImagineArguments:
+        try:
+            return parse(line, cell, variables=variables)
+        except InvalidInputError as error:
+            raise UsageError(one_line(error)) from None
+
+    def _lazily(self, function: Any, line: str) -> Any:
+        try:
+            return function(line)
+        except (InvalidInputError, ModelNotFoundError) as error:
+            raise UsageError(one_line(error)) from None
+
+    @observe("history_folder")  # type: ignore[untyped-decorator]
+    def _move_history(self, change: Any) -> None:
+        from swiftai_nb.notebook.session import get_session
+
+        try:
+            get_session().keep_history_in(change.new)
+        except AIError as error:
+            raise UsageError(one_line(error)) from None
+
+    def _show_text(self, text: str) -> None:
+        from IPython.display import display
+
+        display({"text/plain": text}, raw=True)
+
+
+def documented() -> str:
+    """The docstring of `%imagine`, which `%imagine?` shows."""
+    return f"{USAGE}\n{help_text()}\n"
+
+
+Imagine.imagine.__doc__ = documented()

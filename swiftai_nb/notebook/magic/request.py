@@ -1,0 +1,323 @@
+"""From parsed arguments to what is made: recipe, defaults and options laid over one another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.errors import AIError, InvalidInputError, ModelNotFoundError
+from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.notebook.magic.parser import ImagineArguments
+from swiftai_nb.notebook.magic.styles import find_style
+from swiftai_nb.notebook.magic.values import Size
+from swiftai_nb.notebook.session import CLOUD_ENGINES, LOCAL_ENGINES, Session, concrete_seeds
+
+if TYPE_CHECKING:
+    from swiftai_nb.jobs.job import GenerationJob
+
+FALLBACK_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds when neither the line nor a recipe says it: `%config Imagine.…`.
+
+    Args:
+        model: catalog id; None is the registry's choice.
+        engine: "auto", "local", "cloud" or a provider's name.
+        provider: the cloud provider.
+        steps: None is the model's own.
+        guidance: None is the model's own.
+        size: "WxH" or a word, parsed; None is the model's own.
+        negative: what to avoid always.
+        preview: "rgb", "taesd", "off" or None.
+        styles: the user's own styles, name -> template.
+    """
+
+    model: str | None = None
+    engine: str = "auto"
+    provider: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    size: Size | None = None
+    negative: str | None = None
+    preview: str | None = None
+    styles: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One job, ready to submit: every value that the user may choose is here.
+
+    Args:
+        words: the prompt as the user gave it, for texts.
+        prompt: with the style around it.
+        negative: what to avoid, or None.
+        config: the settings, pictures included.
+        seeds: one for each picture.
+        engine: a provider's name.
+        provider: the cloud provider, or None.
+        notes: what the user should know.
+    """
+
+    words: str
+    prompt: str
+    negative: str | None
+    config: ImageGenerationConfig
+    seeds: tuple[int, ...]
+    engine: str
+    provider: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def submit(self, session: Session, *, is_background: bool = False) -> GenerationJob:
+        """Checks and queues it; jobs in the background let others go first.
+
+        Raises:
+            AIError: what stands in the way, before any work.
+        """
+        return session.submit(
+            self.prompt,
+            negative_prompt=self.negative,
+            config=self.config,
+            seeds=self.seeds,
+            engine=self.engine,
+            provider=self.provider,
+            is_background=is_background,
+        )
+
+    def size(self, session: Session) -> tuple[int, int]:
+        """The picture's size in pixels, as far as it is known before (else 512x512)."""
+        width, height = native_size(self.config.model, self.engine, session)
+        config = self.config
+        return (
+            width if config.width is None else config.width,
+            height if config.height is None else config.height,
+        )
+
+
+def build_request(
+    arguments: ImagineArguments, *, defaults: Defaults, variables: Mapping[str, Any], session: Session
+) -> Order:
+    """Lays the options over the recipe over the defaults.
+
+    Raises:
+        InvalidInputError: no such style, picture or variable; a value outside its limits.
+        ModelNotFoundError: no such model.
+        ProviderUnavailableError: no engine can work here.
+    """
+    recipe = _recipe(arguments, variables)
+    engine_word = arguments.engine or _engine_of_recipe(recipe) or defaults.engine
+    provider = arguments.provider or (None if arguments.engine == "local" else defaults.provider)
+    named = next((m for m in (arguments.model, recipe and recipe.model, defaults.model) if m), None)
+    engine = session.choose_engine(engine_word, provider=provider, model=named)
+    prompt, negative = _words(arguments, recipe, defaults)
+    model, notes = _model(arguments, recipe, defaults, engine=engine, session=session)
+    config = _config(arguments, recipe, defaults).replace(model=model)
+    config = _with_size(config, arguments, recipe, defaults, engine=engine, session=session)
+    config = _with_pictures(config, arguments, variables)
+    _check_start_picture(config, recipe, arguments)
+    if recipe is not None and arguments.recipe_from is not None:
+        notes += _inexactness(recipe, config, session=session)
+    return Order(
+        words=arguments.prompt or prompt,
+        prompt=prompt,
+        negative=negative,
+        config=config,
+        seeds=_seeds(arguments, recipe),
+        engine=engine,
+        provider=provider if engine in CLOUD_ENGINES else None,
+        notes=notes,
+    )
+
+
+def _engine_of_recipe(recipe: Recipe | None) -> str | None:
+    """DiffusionKit's pictures are remade by DiffusionKit, whose models have no other engine here."""
+    return recipe.engine if recipe is not None and recipe.engine == "diffusionkit" else None
+
+
+def _recipe(arguments: ImagineArguments, variables: Mapping[str, Any]) -> Recipe | None:
+    if arguments.recipe_from is None:
+        return arguments.settings
+    source = _named(arguments.recipe_from, variables, option="from")
+    if isinstance(source, Recipe):
+        return source
+    only = getattr(source, "only", source)
+    return Recipe.from_image(only)
+
+
+def _named(text: str, variables: Mapping[str, Any], *, option: str) -> Any:
+    """A variable of that name, else the text as a path."""
+    if not text.isidentifier():
+        return text
+    if text in variables:
+        return variables[text]
+    from pathlib import Path
+
+    if Path(text).exists():
+        return text
+    raise InvalidInputError(f"--{option} {text}: there is neither a variable nor a file of that name")
+
+
+def _words(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults) -> tuple[str, str | None]:
+    prompt, negative = arguments.prompt, arguments.negative
+    if recipe is not None:
+        prompt = prompt or recipe.prompt
+        negative = recipe.negative_prompt if negative is None else negative
+    negative = defaults.negative if negative is None else negative
+    if arguments.style is not None:
+        prompt, negative = find_style(arguments.style, defaults.styles).apply(prompt, negative)
+    return prompt, negative
+
+
+def _model(
+    arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults, *, engine: str, session: Session
+) -> tuple[str | None, tuple[str, ...]]:
+    if arguments.model is not None:
+        return arguments.model, ()
+    wanted = None if recipe is None else recipe.model
+    if wanted is None:
+        return defaults.model, ()
+    if engine not in LOCAL_ENGINES or _is_known(wanted, session):
+        return wanted, ()
+    used = defaults.model or session.registry.resolve(None).info.id
+    return defaults.model, (f"the recipe's model {wanted} is not known here; {used} is used instead",)
+
+
+def _is_known(model: str, session: Session) -> bool:
+    from pathlib import Path
+
+    try:
+        session.registry.find(model)
+    except ModelNotFoundError:
+        return Path(model).expanduser().is_dir()
+    return True
+
+
+def _config(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults) -> ImageGenerationConfig:
+    config = ImageGenerationConfig(
+        steps=defaults.steps, guidance_scale=defaults.guidance, preview=defaults.preview
+    )
+    if recipe is not None:
+        config = config.replace(**_set_values(recipe.to_config()))
+    return config.replace(**_set_values(arguments.config()))
+
+
+def _set_values(config: ImageGenerationConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.to_dict().items() if name not in ("seed", "model")}
+
+
+def _with_size(
+    config: ImageGenerationConfig,
+    arguments: ImagineArguments,
+    recipe: Recipe | None,
+    defaults: Defaults,
+    *,
+    engine: str,
+    session: Session,
+) -> ImageGenerationConfig:
+    from_recipe = None if recipe is None or recipe.width is None else Size(recipe.width, recipe.height)
+    size = arguments.size or from_recipe or (None if arguments.image is not None else defaults.size)
+    if size is None:
+        return config
+    width, height = size.resolve(*native_size(config.model, engine, session))
+    return config.replace(width=width, height=height)
+
+
+def native_size(model: str | None, engine: str, session: Session) -> tuple[int, int]:
+    """The model's own (width, height) in pixels; 512x512 where nobody knows."""
+    if engine == "mlx" or (engine in LOCAL_ENGINES and model is not None):
+        try:
+            return session.registry.resolve(model).info.default_resolution
+        except AIError:
+            return FALLBACK_SIDE, FALLBACK_SIDE
+    return FALLBACK_SIDE, FALLBACK_SIDE
+
+
+def _with_pictures(
+    config: ImageGenerationConfig, arguments: ImagineArguments, variables: Mapping[str, Any]
+) -> ImageGenerationConfig:
+    pictures = {
+        name: _png(getattr(arguments, name), variables, option=name)
+        for name in ("image", "mask")
+        if getattr(arguments, name) is not None
+    }
+    return config.replace(**pictures) if pictures else config
+
+
+def _check_start_picture(
+    config: ImageGenerationConfig, recipe: Recipe | None, arguments: ImagineArguments
+) -> None:
+    if config.strength is None or config.image is not None:
+        return
+    if recipe is not None and recipe.image_sha256 is not None:
+        raise InvalidInputError(
+            "this recipe starts from a picture that is not in it", hint="give it with --image"
+        )
+    if arguments.strength is not None:
+        raise InvalidInputError("--strength needs --image")
+
+
+def _png(text: str, variables: Mapping[str, Any], *, option: str) -> bytes:
+    from swiftai_nb.core.image_input import to_png_bytes
+
+    return to_png_bytes(_named(text, variables, option=option))
+
+
+def _seeds(arguments: ImagineArguments, recipe: Recipe | None) -> tuple[int, ...]:
+    if arguments.seeds:
+        return arguments.seeds
+    first = arguments.seed
+    if first is None and recipe is not None:
+        first = recipe.seed
+    return concrete_seeds(first, count=arguments.count or 1)
+
+
+def _inexactness(recipe: Recipe, config: ImageGenerationConfig, *, session: Session) -> tuple[str, ...]:
+    """Why the picture may differ from the recipe's, as far as can be told before."""
+    reasons = []
+    if recipe.seed is None:
+        reasons.append("it has no seed")
+    if recipe.engine not in (*LOCAL_ENGINES, "fake"):
+        reasons.append(f"it was made by {recipe.engine or 'another program'}")
+    reasons += [
+        f"it was made with {name} {version}, here is {here}"
+        for name, version in recipe.versions.items()
+        if recipe.engine != "diffusionkit"  # its versions are those of another environment
+        and (here := _version_of(name)) not in (None, version)
+    ]
+    for name in ("image", "mask"):
+        expected = getattr(recipe, f"{name}_sha256")
+        given = getattr(config, name)
+        if expected is not None and (given is None or hashlib.sha256(given).hexdigest() != expected):
+            reasons.append(f"its --{name} is " + ("missing" if given is None else "another one"))
+    reasons += _other_revision(recipe, session)
+    return tuple(f"not exactly the same picture: {reason}" for reason in reasons)
+
+
+def _version_of(name: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(name.replace("_", "-"))
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _other_revision(recipe: Recipe, session: Session) -> list[str]:
+    if recipe.model is None or recipe.model_revision is None:
+        return []
+    try:
+        here = session.registry.resolve(recipe.model).revision
+    except AIError:
+        return []
+    if here is None or here == recipe.model_revision:
+        return []
+    return [f"the model's revision was {recipe.model_revision[:12]}, here is {here[:12]}"]
+
+
+def with_seed(order: Order, seed: int) -> Order:
+    """The same order for another single picture."""
+    return replace(order, seeds=(seed,))

@@ -1,0 +1,1 @@
+"""What a cell returns: pictures, contact sheets, files."""

@@ -1,0 +1,199 @@
+"""What `%imagine` returns: its pictures, in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import shortened
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from swiftai_nb.core.image import GeneratedImage
+    from swiftai_nb.core.recipe import Recipe
+
+LONGEST_ALT = 400
+
+
+class Pictures(Sequence["GeneratedImage"]):
+    """The pictures of one `%imagine`, a sequence of GeneratedImage.
+
+    With a single picture it also answers for it: `.save`, `.pil`, `.recipe`, `.seed`, `.data`,
+    `.width` and `.height` are that picture's.
+
+    Args:
+        images: in order of their seeds.
+        prompt: the words they were made from.
+        wanted: how many were asked for; more than there are when the job was cancelled.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[GeneratedImage],
+        *,
+        prompt: str = "",
+        wanted: int | None = None,
+    ) -> None:
+        self._images = tuple(images)
+        self.prompt = prompt
+        self.wanted = len(self._images) if wanted is None else wanted
+        self._shown_in: int | None = None
+
+    @overload
+    def __getitem__(self, index: int) -> GeneratedImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pictures: ...
+    def __getitem__(self, index: int | slice) -> GeneratedImage | Pictures:
+        if isinstance(index, slice):
+            return Pictures(self._images[index], prompt=self.prompt)
+        return self._images[index]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[GeneratedImage]:
+        return iter(self._images)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pictures) and self._images == other._images
+
+    def __hash__(self) -> int:
+        return hash(self._images)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all pictures asked for are here."""
+        return len(self._images) >= self.wanted
+
+    @property
+    def seeds(self) -> tuple[int | None, ...]:
+        """The seed of each picture."""
+        return tuple(image.seed for image in self._images)
+
+    @property
+    def recipes(self) -> tuple[Recipe | None, ...]:
+        """The recipe of each picture."""
+        return tuple(image.recipe for image in self._images)
+
+    @property
+    def seed(self) -> int | None:
+        """The only picture's seed."""
+        return self.only.seed
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The only picture's recipe."""
+        return self.only.recipe
+
+    @property
+    def pil(self) -> Image:
+        """The only picture as a PIL image, RGB."""
+        return self.only.pil
+
+    @property
+    def data(self) -> bytes:
+        """The only picture's PNG file."""
+        return self.only.data
+
+    @property
+    def width(self) -> int:
+        """The only picture's width in pixels."""
+        return self.only.width
+
+    @property
+    def height(self) -> int:
+        """The only picture's height in pixels."""
+        return self.only.height
+
+    @property
+    def only(self) -> GeneratedImage:
+        """The picture, when there is exactly one.
+
+        Raises:
+            InvalidInputError: there are none or several.
+        """
+        if len(self._images) != 1:
+            raise InvalidInputError(
+                f"there are {len(self._images)} pictures, not one", hint="choose one: result[0]"
+            )
+        return self._images[0]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the only picture; `save_all` writes several."""
+        return self.only.save(path)
+
+    def save_all(self, template: str | os.PathLike[str] = "picture-{n}.png") -> list[Path]:
+        """Writes every picture to the path that `template` gives it.
+
+        Args:
+            template: `{n}` (from 1), `{seed}`, `{model}`, `{date}` and `{prompt}` are filled in; a
+                format may follow, as in `{n:03d}`. A template without any gets "-1", "-2", ... added.
+                A folder gets "picture-{n}.png" added.
+
+        Raises:
+            InvalidInputError: a field or extension is unknown, or a file cannot be written.
+        """
+        from swiftai_nb.notebook.output.saving import save_images
+
+        return save_images(self._images, os.fspath(template))
+
+    def grid(self, columns: int | None = None) -> GeneratedImage:
+        """All pictures on one sheet.
+
+        Args:
+            columns: pictures in a row; None makes the sheet about square.
+        """
+        from swiftai_nb.notebook.output.contact_sheet import contact_sheet
+
+        return contact_sheet(self._images, columns=columns)
+
+    def __repr__(self) -> str:
+        # The same for every seed and run: saved notebooks must compare equal.
+        return describe(self.prompt, len(self._images))
+
+    def mark_shown(self) -> Pictures:
+        """For the magic: the cell shows it already, so the same cell's value is not shown again."""
+        self._shown_in = _cell_number()
+        return self
+
+    def _ipython_display_(self) -> None:
+        from IPython.core.getipython import get_ipython
+        from IPython.display import display
+
+        hook = getattr(get_ipython(), "displayhook", None)
+        # Only in the very cell that made it: `x = %imagine ...` shows no value, and `x` later must.
+        if self._shown_in is not None and self._shown_in == _cell_number() and _is_active(hook):
+            return
+        data, metadata = self._repr_mimebundle_()
+        display(data, metadata=metadata, raw=True)
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        if not self._images:
+            return {"text/plain": repr(self)}, {}
+        picture = self._images[0] if len(self._images) == 1 else self.grid()
+        data, metadata = picture._repr_mimebundle_()
+        metadata["image/png"]["alt"] = shortened(self.prompt, LONGEST_ALT)
+        return {**data, "text/plain": repr(self)}, metadata
+
+
+def _cell_number() -> int | None:
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()
+    return None if shell is None else int(shell.execution_count)
+
+
+def _is_active(hook: Any) -> bool:
+    # ipykernel's hook has a message while it shows a cell's value; the terminal's has a flag.
+    return getattr(hook, "msg", None) is not None or bool(getattr(hook, "is_active", False))
+
+
+def describe(prompt: str, count: int) -> str:
+    """Such as "1 picture: a red fox": the text that stands for pictures, before and after they are made."""
+    words = shortened(prompt)
+    number = "1 picture" if count == 1 else f"{count} pictures"
+    return f"{number}: {words}" if words else number

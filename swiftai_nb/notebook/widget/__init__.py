@@ -1,0 +1,1 @@
+"""`ImagineWidget`, the kernel's half; js/ holds the page's."""

@@ -1,0 +1,312 @@
+"""`ImagineWidget`: make pictures by looking. Thin over the session's queue, history and models."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
+
+from swiftai_nb.core.config import ImageGenerationConfig, checked_int
+from swiftai_nb.core.errors import AIError, InvalidInputError
+from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.notebook.widget import wire
+from swiftai_nb.notebook.widget.file_names import free_path
+from swiftai_nb.notebook.widget.job_tracker import JobTracker, Throttle
+from swiftai_nb.notebook.widget.model_picker import ModelPicker
+from swiftai_nb.notebook.widget.snapshots import job_snapshot, picture_snapshot
+from swiftai_nb.notebook.widget.static_output import StaticOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from swiftai_nb.jobs.job import GenerationJob
+
+_log = logging.getLogger(__name__)
+_STATIC = Path(__file__).parents[2] / "static"
+SHOWN_PICTURES = 60
+SHOWN_JOBS = 100
+MODELS_INTERVAL_S = 0.4
+
+
+class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
+    """A card with a stage, a form and every picture of this session.
+
+    Settings are traits: set them, observe them, link them to other widgets. What is None is the
+    model's own default; a `seed` of None draws a new one for each picture.
+
+        widget = ImagineWidget(prompt="a fox in the snow", steps=8)
+        widget                              # shows it
+        pictures = await widget.generate()  # as a click on Imagine
+        widget.images[-1].save("fox.png")
+
+    Args:
+        prompt: what to draw.
+        session: the kernel's session; None is the shared one, so that pictures made by `%%imagine`
+            show here and the other way round.
+        settings: any of the traits below.
+
+    Attributes:
+        prompt, negative_prompt, model, engine ("local" or "cloud"), width, height, steps,
+        guidance_scale, seed, count: the form.
+        images: the pictures made by this widget, oldest first; may be observed.
+        jobs, pictures, models: what the page shows; set by the kernel.
+    """
+
+    _esm = _STATIC / "widget.js"
+    _css = _STATIC / "widget.css"
+
+    prompt = traitlets.Unicode("").tag(sync=True)
+    negative_prompt = traitlets.Unicode("").tag(sync=True)
+    model = traitlets.Unicode("").tag(sync=True)
+    engine = traitlets.Enum(("local", "cloud"), "local").tag(sync=True)
+    width = traitlets.Int(None, allow_none=True).tag(sync=True)
+    height = traitlets.Int(None, allow_none=True).tag(sync=True)
+    steps = traitlets.Int(None, allow_none=True).tag(sync=True)
+    guidance_scale = traitlets.Float(None, allow_none=True).tag(sync=True)
+    seed = traitlets.Int(None, allow_none=True).tag(sync=True)
+    count = traitlets.Int(1).tag(sync=True)
+
+    models = traitlets.List(traitlets.Dict()).tag(sync=True)
+    jobs = traitlets.List(traitlets.Dict()).tag(sync=True)
+    pictures = traitlets.List(traitlets.Dict()).tag(sync=True)
+    picture_count = traitlets.Int(0).tag(sync=True)
+    keepsake = traitlets.Unicode("").tag(sync=True)
+
+    images = traitlets.Tuple()
+
+    def __init__(self, prompt: str = "", *, session: Any = None, **settings: Any) -> None:
+        # Traits are set from the job's thread, the page's subshell and the user's cell alike.
+        self._traits_lock = threading.RLock()
+        super().__init__(prompt=prompt, **settings)
+        if session is None:
+            from swiftai_nb.notebook.session import get_session
+
+            session = get_session()
+        self._session = session
+        self._keepsake = StaticOutput()
+        self._own_jobs: dict[str, int] = {}
+        self._shown_pictures = SHOWN_PICTURES
+        self._shelf = ModelPicker(session, changed=self._on_models, on_error=self._refuse)
+        self._models_throttle = Throttle(self._publish_models, interval_s=MODELS_INTERVAL_S)
+        self._feed = JobTracker(
+            session,
+            publish=self._publish_jobs,
+            on_preview=self._send_preview,
+            on_images=self._on_images,
+        )
+        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "hello": self._on_hello,
+            "generate": self._on_generate,
+            "cancel": self._on_cancel,
+            "picture": self._on_picture,
+            "older": self._on_older,
+            "save": self._on_save,
+            "download": lambda content: self._shelf.download(content["model"]),
+            "cancel_download": lambda content: self._shelf.cancel_download(content["model"]),
+            "delete_model": lambda content: self._shelf.delete(content["model"]),
+        }
+        self.models = self._shelf.entries()
+        self._choose_engine()
+        self._feed.start()
+        self._publish_pictures()
+        self.on_msg(self._on_message)
+        if self.comm is not None:
+            session.subshell_route.route(self.comm)
+
+    def generate(self, **settings: Any) -> GenerationJob:
+        """Queues what the form asks for, as Imagine does; `await` the job for its pictures.
+
+        Args:
+            settings: traits to set first, such as `steps=4`.
+
+        Raises:
+            AIError: bad input, unknown or missing model, too little memory.
+        """
+        for name, value in settings.items():
+            if name not in wire.SETTINGS:
+                listed = ", ".join(wire.SETTINGS)
+                raise InvalidInputError(f"no setting named {name!r}", hint=f"use {listed}")
+            setattr(self, name, value)
+        return self._submit({name: getattr(self, name) for name in wire.SETTINGS}, request_id="")
+
+    def cancel(self) -> None:
+        """Cancels every unfinished job of this widget."""
+        for job, _ in self._feed.jobs:
+            if job.id in self._own_jobs:
+                job.cancel()
+
+    def link(self, name: str, other: Any, other_name: str | None = None) -> Any:
+        """Keeps trait `name` and a trait of another widget equal; returns the link, which has `unlink()`.
+
+        Args:
+            name: a trait of this widget, such as "steps".
+            other: the other widget.
+            other_name: its trait; None is "value".
+        """
+        return traitlets.link((self, name), (other, "value" if other_name is None else other_name))
+
+    def close(self) -> None:
+        """Takes the widget away; its jobs go on."""
+        feed = getattr(self, "_feed", None)
+        if feed is not None:
+            feed.close()
+            self._models_throttle.close()
+        super().close()
+
+    def _ipython_display_(self, **_: Any) -> None:
+        data, _metadata = self._repr_mimebundle_()
+        self._keepsake.display({**data, "text/plain": "ImagineWidget"})
+
+    def _submit(self, settings: dict[str, Any], *, request_id: str) -> GenerationJob:
+        values = {name: settings.get(name) for name in wire.SETTINGS}
+        config = ImageGenerationConfig(
+            width=values["width"],
+            height=values["height"],
+            steps=values["steps"],
+            guidance_scale=values["guidance_scale"],
+            seed=values["seed"],
+            model=values["model"] or None,
+        )
+        count = checked_int("count", values["count"], low=1, high=SHOWN_JOBS)
+        job = self._feed.submit(
+            request_id,
+            lambda: self._session.submit(
+                str(values["prompt"] or ""),
+                negative_prompt=values["negative_prompt"] or None,
+                config=config,
+                count=count,
+                engine=values["engine"] or "local",
+            ),
+        )
+        self._own_jobs.setdefault(job.id, 0)
+        self._on_images(job)
+        return job
+
+    def _choose_engine(self) -> None:
+        default = self._session.registry.default_model
+        if not self.model and default is not None and self._session.registry.is_downloaded(default):
+            self.model = default
+        states = {(row["engine"], row["state"]) for row in self.models}
+        if not self.model and ("local", "ready") not in states and ("cloud", "cloud") in states:
+            self.engine = "cloud"
+
+    # Messages from the page
+
+    def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
+        handler = self._handlers.get(str(content.get("kind")))
+        if handler is None:
+            return
+        try:
+            handler(content)
+        except AIError as error:
+            self._refuse(error, request_id=str(content.get("request_id", "")))
+        except Exception as error:  # noqa: BLE001 - the page must hear of it, whatever it is
+            _log.exception("the widget could not handle a %s message", content.get("kind"))
+            unexpected = AIError(f"something unexpected happened ({type(error).__name__}: {error})")
+            self._refuse(unexpected, request_id=str(content.get("request_id", "")))
+
+    def _on_hello(self, _content: dict[str, Any]) -> None:
+        self.send({"kind": "welcome"})
+        for job, _ in self._feed.jobs:
+            if job.last_preview is not None:
+                self._send_preview(job, job.last_preview)
+
+    def _on_generate(self, content: dict[str, Any]) -> None:
+        self._submit(content["settings"], request_id=content["request_id"])
+
+    def _on_cancel(self, content: dict[str, Any]) -> None:
+        job = self._feed.find(job_id=content.get("job_id", ""), request_id=content.get("request_id", ""))
+        if job is not None:
+            job.cancel()
+
+    def _on_picture(self, content: dict[str, Any]) -> None:
+        entry = self._session.history.find(content["picture_id"])
+        is_small = content["size"] == "thumbnail"
+        data = entry.thumbnail if is_small else entry.image.data
+        about = {"kind": "picture", "picture_id": entry.id, "size": content["size"]}
+        self._send_picture(about, data, "image/jpeg" if is_small else "image/png")
+
+    def _on_older(self, _content: dict[str, Any]) -> None:
+        self._shown_pictures += SHOWN_PICTURES
+        self._publish_pictures()
+
+    def _on_save(self, content: dict[str, Any]) -> None:
+        image = self._session.history.find(content["picture_id"]).image
+        path = image.save(free_path(Path.cwd(), image))
+        self.send({"kind": "saved", "picture_id": content["picture_id"], "path": path.name})
+
+    # Reports to the page
+
+    def _publish_jobs(self) -> None:
+        snapshots = [
+            job_snapshot(
+                job,
+                request_id=request_id,
+                default_size=self._shelf.default_size(job.request.config.model or ""),
+            )
+            for job, request_id in self._feed.jobs[:SHOWN_JOBS]
+        ]
+        with self._traits_lock:
+            self.jobs = snapshots
+
+    def _publish_pictures(self) -> None:
+        entries = self._session.history.newest(self._shown_pictures)
+        known = {picture["id"]: picture for picture in self.pictures}
+        with self._traits_lock:
+            self.picture_count = len(self._session.history)
+            self.pictures = [known.get(e.id) or picture_snapshot(e) for e in reversed(entries)]
+
+    def _on_models(self) -> None:
+        self._models_throttle()
+
+    def _publish_models(self) -> None:
+        rows = self._shelf.entries()
+        with self._traits_lock:
+            self.models = rows
+
+    def _on_images(self, job: GenerationJob) -> None:
+        with self._traits_lock:
+            if job.id in self._own_jobs:
+                new = job.images[self._own_jobs[job.id] :]
+                self._own_jobs[job.id] = len(job.images)
+                if new:
+                    self.images = (*self.images, *new)
+                    self._keep(new[-1])
+        self._publish_pictures()
+
+    def _keep(self, image: GeneratedImage) -> None:
+        # The page must know the copy before it appears, so that it is never seen twice.
+        self.keepsake = self._keepsake.tail(image)
+        self._keepsake.keep(image)
+
+    def _send_preview(self, job: GenerationJob, preview: bytes) -> None:
+        progress = job.progress
+        step = 0 if progress is None else progress.current_step
+        self._send_picture({"kind": "preview", "job_id": job.id, "step": step}, preview, "image/jpeg")
+
+    def _send_picture(self, about: dict[str, Any], data: bytes, media_type: str) -> None:
+        content, buffers = wire.with_picture(about, data, media_type)
+        self.send(content, buffers)
+
+    def _refuse(self, error: AIError, *, request_id: str = "") -> None:
+        hint = "" if error.hint is None else error.hint
+        self.send({"kind": "refused", "request_id": request_id, "message": error.message, "hint": hint})
+
+    # traitlets is not made for threads: while a message from the page is applied, an assignment in
+    # another thread would land in the page's transaction and could be lost.
+
+    @contextlib.contextmanager
+    def hold_trait_notifications(self) -> Iterator[Any]:
+        """See traitlets; one thread at a time."""
+        with self._traits_lock, super().hold_trait_notifications():
+            yield
+
+    def _notify_trait(self, name: str, old_value: Any, new_value: Any) -> None:
+        with self._traits_lock:
+            super()._notify_trait(name, old_value, new_value)

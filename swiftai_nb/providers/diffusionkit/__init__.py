@@ -1,5 +1,0 @@
-"""Pictures made on this machine by DiffusionKit, in an environment of its own."""
-
-from swiftai_nb.providers.diffusionkit.provider import DiffusionKitImageProvider
-
-__all__ = ["DiffusionKitImageProvider"]
