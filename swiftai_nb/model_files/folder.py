@@ -14,10 +14,10 @@ from swiftai_nb.model_files.flux_files import PARTS, find_flux_files
 from swiftai_nb.model_files.json_file import read_json_file
 from swiftai_nb.model_files.safetensors_headers import find_weight_files, read_header
 from swiftai_nb.model_files.samplers import (
-    CLASS_NAMES,
-    SAMPLERS,
     canonical_name,
+    fitting_samplers,
     is_distilled_turbo,
+    scheduler_name,
 )
 
 FLOW_SCHEDULER = "flow-match-euler"
@@ -67,7 +67,7 @@ class ModelFolder:
     @property
     def schedulers(self) -> tuple[str, ...]:
         """The samplers that fit it."""
-        return (FLOW_SCHEDULER,) if self.is_flow else tuple(n for n in SAMPLERS if n != FLOW_SCHEDULER)
+        return fitting_samplers(is_flow=self.is_flow)
 
     def check_scheduler(self, name: str) -> str:
         """The short name of a sampler that fits.
@@ -122,8 +122,7 @@ def open_model(folder: Path, *, prefer_half: bool = False) -> ModelFolder:
         return ModelFolder(
             folder, True, 2 * scale, given=given, scheduler=FLOW_SCHEDULER, weight_files=weight_files
         )
-    own = CLASS_NAMES.get(str(scheduler.get("_class_name")), str(scheduler.get("_class_name", "")))
-    karras = f"{own}-karras" if scheduler.get("use_karras_sigmas") else ""
+    own = scheduler_name(scheduler)
     sample_size = unet.get("sample_size")
     return ModelFolder(
         folder,
@@ -133,7 +132,7 @@ def open_model(folder: Path, *, prefer_half: bool = False) -> ModelFolder:
         is_consistency=unet.get("time_cond_proj_dim") is not None or own == "lcm",
         is_turbo=is_distilled_turbo(scheduler),
         given={name: value for name, value in given.items() if value is not None},
-        scheduler=karras if karras in SAMPLERS else own,
+        scheduler=own,
         weight_files=weight_files,
         unet_channels=int((unet.get("block_out_channels") or (320,))[0]),
         decoder_channels=int(levels[0]),

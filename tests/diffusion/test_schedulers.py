@@ -6,12 +6,12 @@ import pytest
 
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.diffusion.schedulers import noise_schedule as schedule
+from swiftai_nb.diffusion.schedulers.factory import make_scheduler
 from swiftai_nb.diffusion.schedulers.lms import lms_coefficient
 from swiftai_nb.model_files.samplers import (
     CLASS_NAMES,
     SAMPLERS,
     canonical_name,
-    make_scheduler,
     scheduler_name,
 )
 

@@ -22,10 +22,10 @@ from swiftai_nb.diffusion.pipelines.stages import (
     NoiseSource,
     run_denoising,
 )
+from swiftai_nb.diffusion.schedulers.factory import make_scheduler
 from swiftai_nb.diffusion.schedulers.scheduler import Scheduler
 from swiftai_nb.diffusion.weights.component import Component, read_config
 from swiftai_nb.diffusion.weights.key_mapping import UNET_RULES
-from swiftai_nb.model_files.samplers import make_scheduler
 
 
 @dataclass(frozen=True)

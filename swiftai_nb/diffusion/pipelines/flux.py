@@ -25,11 +25,12 @@ from swiftai_nb.diffusion.pipelines.stages import (
     Pixels,
 )
 from swiftai_nb.diffusion.pipelines.text_stage import prompt_list
+from swiftai_nb.diffusion.schedulers.factory import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component, read_config
 from swiftai_nb.diffusion.weights.converted_component import ConvertedComponent
 from swiftai_nb.diffusion.weights.flux_configs import flux_config_from_tensors, flux_scheduler_config
 from swiftai_nb.diffusion.weights.flux_layouts import find_flux_folder
-from swiftai_nb.model_files.samplers import canonical_name, make_scheduler
+from swiftai_nb.model_files.samplers import canonical_name
 
 _SCHEDULER = "flow-match-euler"
 # Of T5, with its final </s>; what the two models were trained with.
