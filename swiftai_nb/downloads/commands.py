@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.table import Table
 from swiftai_nb.downloads.deletion import delete_files
 from swiftai_nb.downloads.download import Download
 from swiftai_nb.downloads.downloader import DiffusionModelDownloader, parse_variant
@@ -21,7 +22,7 @@ from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import CATALOG
 from swiftai_nb.registry.model_card import ModelCard
 from swiftai_nb.registry.model_info import DiffusionModelInfo, format_bytes
-from swiftai_nb.registry.model_table import ModelTable, make_table
+from swiftai_nb.registry.model_table import ModelRow, make_table
 from swiftai_nb.registry.quantized_models import folder_bytes
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
@@ -106,7 +107,7 @@ class ModelCommands:
         """How to use the verbs."""
         return Text(USAGE)
 
-    def list(self, _chosen: Any) -> ModelTable:
+    def list(self, _chosen: Any) -> Table[ModelRow]:
         """The table."""
         return make_table(self.registry)
 

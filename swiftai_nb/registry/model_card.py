@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import html
-from dataclasses import dataclass
+from collections.abc import Iterable
 
+from swiftai_nb.core.table import Table
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, format_bytes
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 
-@dataclass(frozen=True, repr=False)
-class ModelCard:
-    """One model, as lines of a name and a value.
+class ModelCard(Table[tuple[str, str]]):
+    """One model, as a table of names and values.
 
-    Args:
+    Attributes:
         info: the entry.
-        lines: (name, value) in order.
     """
 
-    info: DiffusionModelInfo
-    lines: tuple[tuple[str, str], ...]
+    def __init__(self, info: DiffusionModelInfo, lines: Iterable[tuple[str, str]]) -> None:
+        super().__init__(lines, cells=lambda line: line, title=(info.id, info.name))
+        self.info = info
 
     @classmethod
     def of(cls, registry: DiffusionModelRegistry, name: str) -> ModelCard:
@@ -31,24 +30,7 @@ class ModelCard:
         """
         info = registry.find(name)
         lines = [*_what(info), *_where(registry, info)]
-        return cls(info, tuple((label, value) for label, value in lines if value))
-
-    def __repr__(self) -> str:
-        width = max(len(label) for label, _ in self.lines)
-        return "\n".join(
-            [f"{self.info.id}: {self.info.name}", *(f"  {k:<{width}}  {v}" for k, v in self.lines)]
-        )
-
-    def _repr_html_(self) -> str:
-        rows = "".join(_html_row(label, value) for label, value in self.lines)
-        title = f"<b>{html.escape(self.info.id)}</b>: {html.escape(self.info.name)}"
-        return f"{title}<table><tbody>{rows}</tbody></table>"
-
-
-def _html_row(label: str, value: str) -> str:
-    left = "text-align:left;vertical-align:top"
-    cell = f'<td style="{left};opacity:.7">{html.escape(label)}</td>'
-    return f'<tr>{cell}<td style="{left}">{html.escape(value)}</td></tr>'
+        return cls(info, [(label, value) for label, value in lines if value])
 
 
 def _what(info: DiffusionModelInfo) -> list[tuple[str, str]]:

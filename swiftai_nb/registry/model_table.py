@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from swiftai_nb.core.table import Cell, Row, Table
 from swiftai_nb.downloads.reclaimable import find_reclaimable
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, format_bytes
@@ -14,7 +13,6 @@ from swiftai_nb.registry.quantized_models import is_copy
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 COLUMNS = ("model", "download", "here", "memory", "license", "what it is")
-_NUMBERS = frozenset({"download", "memory"})
 
 
 @dataclass(frozen=True)
@@ -32,55 +30,37 @@ class ModelRow:
     is_default: bool
 
     @property
-    def cells(self) -> tuple[str, ...]:
+    def cells(self) -> Row:
         """In the order of `COLUMNS`."""
         info = self.info
         name = f"{info.id} (default)" if self.is_default else info.id
         size = info.formatted_size if info.is_downloadable else ""
         memory = f"{info.min_memory_bytes / GB:.0f} GB" if info.kind == "model" else ""
-        return (name, size, self.here, memory, info.license, info.description)
+        cells = (
+            Cell(name, url=info.hugging_face_url),
+            size,
+            Cell(self.here, is_bold=self.here in ("yes", "bundled", "your folder")),
+            memory,
+            Cell(info.license, title=info.license_summary),
+            info.description,
+        )
+        return Row(cells, is_dim=info.kind != "model")
 
 
-class ModelTable(Sequence[ModelRow]):
-    """What there is and what is on this disk.
-
-    Args:
-        rows: models first, preview decoders last.
-        foot: sentences under the table.
-    """
-
-    def __init__(self, rows: Sequence[ModelRow], *, foot: Sequence[str] = ()) -> None:
-        self._rows = tuple(rows)
-        self.foot = tuple(foot)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
-        return self._rows[index]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __repr__(self) -> str:
-        lines = [COLUMNS, *(row.cells for row in self._rows)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-        body = ["  ".join(_padded(t, w, c) for t, w, c in zip(line, widths, COLUMNS, strict=True)).rstrip()
-                for line in lines]  # fmt: skip
-        return "\n".join([body[0], "-" * min(100, len(body[0])), *body[1:], "", *self.foot])
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th {_style(c)}>{c}</th>" for c in COLUMNS)
-        body = "".join(_html_row(row) for row in self._rows)
-        foot = "".join(f"<div>{html.escape(line)}</div>" for line in self.foot)
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f'{table}<div style="opacity:.75">{foot}</div>'
-
-
-def make_table(registry: DiffusionModelRegistry) -> ModelTable:
-    """The table of a registry."""
+def make_table(registry: DiffusionModelRegistry) -> Table[ModelRow]:
+    """The models of a registry, preview decoders last."""
     default = registry.resolve(None).info.id
     infos = [registry.find(info.id) for info in registry.available_models]
     ordered = sorted(infos, key=lambda info: info.kind != "model")
     rows = [ModelRow(info, _here(registry, info), info.id == default) for info in ordered]
-    return ModelTable(rows, foot=_foot(registry))
+    return Table(
+        rows,
+        cells=lambda row: row.cells,
+        columns=COLUMNS,
+        numeric=("download", "memory"),
+        wrapped=COLUMNS[-1:],
+        notes=_foot(registry),
+    )
 
 
 def _here(registry: DiffusionModelRegistry, info: DiffusionModelInfo) -> str:
@@ -113,30 +93,3 @@ def _short(path: Path) -> str:
         return f"~/{path.relative_to(Path.home())}"
     except ValueError:
         return str(path)
-
-
-def _padded(text: str, width: int, column: str) -> str:
-    return f"{text:>{width}}" if column in _NUMBERS else f"{text:<{width}}"
-
-
-def _style(column: str) -> str:
-    side = "right" if column in _NUMBERS else "left"
-    wrap = "normal" if column == COLUMNS[-1] else "nowrap"
-    return f'style="text-align:{side};vertical-align:top;white-space:{wrap}"'
-
-
-def _html_row(row: ModelRow) -> str:
-    cells = [html.escape(text) for text in row.cells]
-    if row.info.hugging_face_url is not None:
-        url = html.escape(row.info.hugging_face_url, quote=True)
-        cells[0] = f'<a href="{url}" target="_blank" rel="noreferrer">{cells[0]}</a>'
-    if row.info.license_summary:
-        cells[4] = f'<span title="{html.escape(row.info.license_summary, quote=True)}">{cells[4]}</span>'
-    weight = ' style="font-weight:600"' if row.here in ("yes", "bundled", "your folder") else ""
-    cells[2] = f"<span{weight}>{cells[2]}</span>"
-    dim = "" if row.info.kind == "model" else ' style="opacity:.65"'
-    return (
-        f"<tr{dim}>"
-        + "".join(f"<td {_style(c)}>{t}</td>" for c, t in zip(COLUMNS, cells, strict=True))
-        + "</tr>"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import platform
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 
 from swiftai_nb._version import __version__
 from swiftai_nb.core.errors import AIError, InvalidInputError
+from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.cell.cancel import ways_to_cancel
 from swiftai_nb.notebook.session import Session, get_session
 
@@ -35,32 +35,12 @@ class Finding:
     remedy: str = ""
 
 
-class Report(tuple[Finding, ...]):
-    """The findings, shown as a table."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        width = max(len(finding.topic) for finding in self)
-        lines = []
-        for finding in self:
-            lines.append(f"{finding.topic:<{width}}  {finding.words}")
-            if finding.remedy:
-                lines.append(f"{'':<{width}}  -> {finding.remedy}")
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><th style="text-align:left">{html.escape(f.topic)}</th>'
-            f'<td style="text-align:left">{html.escape(f.words)}'
-            + (f"<br><b>Try:</b> {html.escape(f.remedy)}" if f.remedy else "")
-            + "</td></tr>"
-            for f in self
-        )
-        return f"<table>{rows}</table>"
+def _cells(finding: Finding) -> tuple[str, str]:
+    remedy = f"\nTry: {finding.remedy}" if finding.remedy else ""
+    return finding.topic, finding.words + remedy
 
 
-def imagine_doctor(line: str = "") -> Report:
+def imagine_doctor(line: str = "") -> Table[Finding]:
     """Looks at everything; never raises for what it finds.
 
     Raises:
@@ -72,7 +52,8 @@ def imagine_doctor(line: str = "") -> Report:
     checks: tuple[Callable[[Session], Iterator[Finding]], ...] = (
         _software, _local_engine, _diffusionkit, _memory, _models, _cache, _cloud, _kernel,
     )  # fmt: skip
-    return Report(finding for check in checks for finding in _guarded(check, session))
+    findings = [finding for check in checks for finding in _guarded(check, session)]
+    return Table(findings, cells=_cells)
 
 
 def _guarded(check: Callable[[Session], Iterator[Finding]], session: Session) -> list[Finding]:

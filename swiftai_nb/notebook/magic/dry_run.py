@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, ModelNotDownloadedError
+from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.cell.snapshot import duration
 from swiftai_nb.notebook.magic.request import Order
 from swiftai_nb.notebook.session import LOCAL_ENGINES, Session
@@ -16,15 +15,8 @@ if TYPE_CHECKING:
     from swiftai_nb.registry.model_info import DiffusionModelInfo
 
 
-@dataclass(frozen=True)
-class DryRun:
-    """Lines of (what, value), shown as a small table.
-
-    Args:
-        lines: in order.
-    """
-
-    lines: tuple[tuple[str, str], ...]
+class DryRun(Table[tuple[str, str]]):
+    """What would be made, as a table of names and values; `plan["size"]` is the value of a name."""
 
     @classmethod
     def of(cls, orders: Sequence[Order], session: Session) -> DryRun:
@@ -39,22 +31,10 @@ class DryRun:
         lines += [("pictures", str(count)), ("seeds", _seeds(orders))]
         lines += _plan_lines(order, session, count)
         lines += [("note", note) for note in order.notes]
-        return cls(tuple((name, value) for name, value in lines if value))
+        return cls([(name, value) for name, value in lines if value], cells=lambda line: line)
 
-    def __getitem__(self, name: str) -> str:
-        return dict(self.lines)[name]
-
-    def __repr__(self) -> str:
-        width = max(len(name) for name, _ in self.lines)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.lines)
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><th style="text-align:left">{html.escape(name)}</th>'
-            f'<td style="text-align:left">{html.escape(value)}</td></tr>'
-            for name, value in self.lines
-        )
-        return f"<table>{rows}</table>"
+    def __getitem__(self, key: Any) -> Any:
+        return dict(self)[key] if isinstance(key, str) else super().__getitem__(key)
 
 
 def _model_lines(order: Order, session: Session) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import shortened
+from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.magic.tokens import split
 from swiftai_nb.notebook.output.pictures import Pictures
 from swiftai_nb.notebook.session import get_session
@@ -38,7 +40,7 @@ class HistoryPage(Sequence["HistoryEntry"]):
     def __repr__(self) -> str:
         if not self._entries:
             return f"no pictures{f' with {self._words!r}' if self._words else ' yet'}"
-        return "\n".join(f"{entry.id:>6}  {_settings(entry)}  {entry.prompt[:70]}" for entry in self._entries)
+        return repr(Table(self._entries, cells=_row))
 
     def _repr_html_(self) -> str:
         if not self._entries:
@@ -67,6 +69,10 @@ def _card(entry: HistoryEntry) -> str:
         f"<b>{entry.id}</b> <span style='opacity:.7'>{when:%H:%M}</span><br>{words[:80]}"
         f"<br><span style='opacity:.7'>{html.escape(_settings(entry))}</span></figcaption></figure>"
     )
+
+
+def _row(entry: HistoryEntry) -> tuple[str, ...]:
+    return str(entry.id), _settings(entry), shortened(entry.prompt, 70)
 
 
 def _settings(entry: HistoryEntry) -> str:

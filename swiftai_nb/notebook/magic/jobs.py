@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import shortened
+from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.cell.snapshot import of_job
 from swiftai_nb.notebook.session import get_session
 
@@ -16,52 +17,15 @@ if TYPE_CHECKING:
 COLUMNS = ("job", "state", "pictures", "progress", "prompt")
 
 
-class JobTable(Sequence["GenerationJob"]):
-    """The jobs of a kernel, oldest first, shown as a table."""
-
-    def __init__(self, jobs: Sequence[GenerationJob]) -> None:
-        self._jobs = tuple(jobs)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._jobs[index]
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """One tuple of texts for each job, in the order of `COLUMNS`."""
-        return [_row(job) for job in self._jobs]
-
-    def __repr__(self) -> str:
-        if not self._jobs:
-            return "no jobs"
-        rows = [COLUMNS, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-        return "\n".join(
-            "  ".join(f"{t:<{w}}" for t, w in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
-
-    def _repr_html_(self) -> str:
-        if not self._jobs:
-            return "<p>no jobs</p>"
-        head = "".join(f'<th style="text-align:left">{name}</th>' for name in COLUMNS)
-        body = "".join(
-            "<tr>" + "".join(f'<td style="text-align:left">{html.escape(t)}</td>' for t in row) + "</tr>"
-            for row in self.rows()
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
 def _row(job: GenerationJob) -> tuple[str, ...]:
-    words = " ".join(job.request.prompt.split())
     made = f"{len(job.images)} of {len(job.request.seeds)}"
     progress = of_job(job).line() if not job.state.is_final else f"{job.elapsed_s:.1f} s"
     if job.error is not None:
         progress = job.error.message
-    return job.id, str(job.state), made, progress, words if len(words) <= 60 else words[:59] + "…"
+    return job.id, str(job.state), made, progress, shortened(job.request.prompt, 60)
 
 
-def imagine_jobs(line: str) -> JobTable:
+def imagine_jobs(line: str) -> Table[GenerationJob]:
     """Lists the jobs; `cancel` stops all unfinished ones, `cancel ID ...` those.
 
     Raises:
@@ -74,7 +38,7 @@ def imagine_jobs(line: str) -> JobTable:
             job.cancel()
     elif verb:
         raise InvalidInputError(f"%imagine_jobs does not know {verb!r}; use %imagine_jobs [cancel [ID ...]]")
-    return JobTable(jobs)
+    return Table(jobs, cells=_row, columns=COLUMNS, wrapped=("progress", "prompt"), empty="no jobs")
 
 
 def _chosen(jobs: Sequence[GenerationJob], ids: list[str]) -> list[GenerationJob]:
