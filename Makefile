@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := build/venv
 BIN := $(VENV)/bin
 
-.PHONY: demo lab test lint js parity bench diffusionkit docs clean
+.PHONY: demo lab test coverage lint js parity bench diffusionkit docs clean
 
 demo: $(VENV)/.lab
 	$(BIN)/python tools/demo.py notebooks/01_first_picture.ipynb build/demo
@@ -15,6 +15,13 @@ lab: $(VENV)/.lab
 test: $(VENV)/.test lint js
 	$(BIN)/python -m pytest tests --nbval notebooks
 
+# The same tests, with the lines they run; the report is printed and written to build/coverage/.
+coverage: $(VENV)/.test
+	$(BIN)/python -m coverage run -m pytest tests --nbval notebooks
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage html --quiet
+	$(BIN)/python -m coverage report --skip-covered
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -22,7 +29,7 @@ lint: $(VENV)/.test
 
 # Node is for developers: without it the committed bundle is used as it is.
 js:
-	@if command -v npm >/dev/null; then cd js && npm install --no-audit --no-fund --silent && npm test --silent; \
+	@if command -v npm >/dev/null; then cd js && npm ci --no-audit --no-fund --silent && npm test --silent; \
 	else echo "npm not found: the widget's own tests are skipped"; fi
 
 parity: $(VENV)/.test
