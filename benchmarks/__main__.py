@@ -82,7 +82,7 @@ def peers(
     if python is not None:
         found += [diffusers(python, task, folder, size, mode) for mode in ("fp32", "bf16")]
     if options.plain:
-        found.append(ours("MLX and OpenBLAS, no fast paths", task, folder, size, "plain"))
+        found.append(ours("MLX, no fast paths", task, folder, size, "plain"))
     return found
 
 

@@ -19,7 +19,7 @@ asyncio.run(provider.generate_image("a red apple"))
 provider.close()
 """
 OUR_NEEDS = (
-    "mlx", "mlx-cpu", "scipy-openblas32", "numpy", "pillow", "tokenizers", "huggingface_hub", "hf-xet",
+    "mlx", "mlx-cpu", "numpy", "pillow", "tokenizers", "huggingface_hub", "hf-xet",
     "anywidget", "ipywidgets",
 )  # fmt: skip
 TORCH_NEEDS = (
@@ -101,4 +101,4 @@ def cpu_name() -> str:
 
 
 def versions() -> str:
-    return ", ".join(f"{name} {metadata.version(name)}" for name in ("mlx", "scipy-openblas32", "numpy"))
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("mlx", "numpy"))

@@ -27,7 +27,7 @@ _fast = True
 
 
 def configure(*, fast: bool = True) -> None:
-    """FairSlots the CPU fast paths on or off for this process; values stay within 1e-5 relative."""
+    """Turns the CPU fast paths on or off for this process; values stay within 1e-5 relative."""
     global _fast  # noqa: PLW0603 - one switch per process, set by the engine before its first job
     _fast = fast
 
@@ -65,7 +65,7 @@ def _use_cpu_math(x: mx.array) -> bool:
 def checkpoint(x: mx.array) -> mx.array:
     """Marks the end of a network block; returns `x` unchanged.
 
-    On the CPU it evaluates `x` and calls the registered callback, so that a cancel is heard within one
+    On the CPU it evaluates `x` and calls the registered callback, so that a cancel takes effect within one
     block instead of one step. On a GPU it does nothing: the graph stays whole.
     """
     if not on_cpu():
@@ -290,6 +290,11 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     if _use_cpu_math(x):
         return cpu_math.linear(x, weight, bias)
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+
+
+def matmul(a: mx.array, b: mx.array) -> mx.array:
+    """Product of two matrices, [n, k] and [k, m]: [n, m]."""
+    return cpu_math.matmul(a, b) if a.dtype == b.dtype and _use_cpu_math(a) else a @ b
 
 
 def quantized_linear(

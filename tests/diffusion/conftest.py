@@ -4,13 +4,13 @@ import shutil
 
 import pytest
 
-from swiftai_nb.diffusion import blas
+from swiftai_nb.diffusion.cpu.workers import limit_numpy_threads
 from tests.diffusion.sd_folders import write_folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _fast_products():
-    blas.install_fast_blas()
+def _one_numpy_thread():
+    limit_numpy_threads(1)  # as in the engine's process
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import threading
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -54,6 +55,38 @@ def test_a_new_weight_in_the_place_of_an_old_one_is_seen():
         for _ in range(3):
             assert np.abs(np.array(ops.conv2d(x, weight)) - expected).max() <= 1e-4
         del weight
+
+
+@pytest.mark.parametrize("limit", [1, 3000])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "geometry"),
+    [
+        ((2, 17, 13, 20), (7, 3, 3, 20), {"stride": 2, "padding": 1}),
+        ((1, 33, 33, 24), (24, 3, 3, 24), {"stride": 2, "padding": 0}),
+        ((3, 20, 21, 3), (24, 3, 3, 3), {"stride": 1, "padding": 1}),
+        ((2, 9, 9, 8), (4, 5, 5, 8), {"stride": 1, "padding": 2}),
+    ],
+    ids=str,
+)
+def test_convolutions_of_large_pictures_in_strips_are_the_same(shape, kernel, geometry, limit, monkeypatch):
+    module = importlib.import_module("swiftai_nb.diffusion.cpu.convolution")
+    x, weight, bias = random(*shape), random(*kernel, seed=1), random(kernel[0], seed=2)
+    whole = np.array(ops.conv2d(x, weight, bias, **geometry))
+    monkeypatch.setattr(module, "_MAX_PATCH_ELEMENTS", limit)
+    strips = np.array(ops.conv2d(x, weight, bias, **geometry))
+    assert np.abs(strips - whole).max() <= 1e-5 * np.abs(whole).max()
+
+
+def test_usable_cpus_heeds_a_container_quota(monkeypatch):
+    assert workers.usable_cpus() >= 1
+    monkeypatch.setattr(workers, "_cgroup_cpus", lambda: 1)
+    assert workers.usable_cpus() == 1
+
+
+def test_numpys_own_threads_can_be_limited():
+    package = Path(np.__file__).parent
+    bundled = [*package.with_name("numpy.libs").glob("*openblas*"), *package.glob(".dylibs/*openblas*")]
+    assert workers.limit_numpy_threads(1) == bool(bundled)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import swiftai_nb
-from swiftai_nb.diffusion import blas, load_pipeline, ops
+from swiftai_nb.diffusion import load_pipeline, ops
 from swiftai_nb.diffusion.cpu import workers
 
 BUNDLED = Path(swiftai_nb.__file__).parent / "assets" / "emoji-mini"
@@ -16,10 +16,7 @@ BUNDLED = Path(swiftai_nb.__file__).parent / "assets" / "emoji-mini"
 
 @pytest.fixture(autouse=True)
 def _defaults():
-    before = blas.threads()
-    blas.set_threads(1)  # threads that wait for each other stand still on a busy machine
     yield
-    blas.set_threads(before)
     ops.configure(fast=True)
 
 

@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 
 from swiftai_nb.core.errors import GenerationCancelledError
-from swiftai_nb.diffusion import blas, ops
+from swiftai_nb.diffusion import ops
 
 RELATIVE = 1e-5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast_blas():
-    blas.install_fast_blas()
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +41,11 @@ def assert_agree(fast, plain, relative=RELATIVE):
     largest = np.abs(plain).max(initial=0)
     assert np.abs(fast - plain).max(initial=0) <= relative * largest + 1e-30
     assert np.sqrt(np.mean((fast - plain) ** 2)) <= relative * np.sqrt(np.mean(plain**2)) + 1e-30
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(300, 16, 700), (1, 5, 3), (64, 1, 64)])
+def test_matmul(rows, inner, columns):
+    assert_agree(*both(ops.matmul, random(rows, inner), random(inner, columns, seed=1)))
 
 
 ATTENTION = [

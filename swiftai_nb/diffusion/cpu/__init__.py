@@ -7,7 +7,7 @@ from swiftai_nb.diffusion.cpu.activations import geglu, gelu, gelu_tanh, quick_g
 from swiftai_nb.diffusion.cpu.attention import attention, multi_head_attention
 from swiftai_nb.diffusion.cpu.convolution import conv2d
 from swiftai_nb.diffusion.cpu.feature_maps import add_into, concatenate_channels, double
-from swiftai_nb.diffusion.cpu.linear import linear, quantized_linear
+from swiftai_nb.diffusion.cpu.linear import linear, matmul, quantized_linear
 from swiftai_nb.diffusion.cpu.normalization import group_norm, layer_norm
 from swiftai_nb.diffusion.cpu.workers import clear_scratch
 
@@ -24,6 +24,7 @@ __all__ = [
     "group_norm",
     "layer_norm",
     "linear",
+    "matmul",
     "multi_head_attention",
     "quantized_linear",
     "quick_gelu",

@@ -34,39 +34,55 @@ def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int,
 
 
 def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int, padding: int) -> mx.array:
-    """Patches as rows, times the kernels; by MLX where the patches would take too much memory."""
+    """Patches as rows, times the kernels; in strips where all patches would take too much memory."""
     batch, height, width, channels = x.shape
     count, kernel_height, kernel_width, _ = weight.shape
     rows = (height + 2 * padding - kernel_height) // stride + 1
     columns = (width + 2 * padding - kernel_width) // stride + 1
-    patch = kernel_height * kernel_width * channels
-    if min(rows, columns) < 1 or batch * rows * columns * patch > _MAX_PATCH_ELEMENTS:
-        y = mx.conv2d(x, as_float32(weight), stride=stride, padding=padding)
-        return y if bias is None else y + bias.astype(mx.float32)
-    padded = _padded(view(x), padding)
-    step = padded.strides
-    patches = scratch("patches", (batch, rows, columns, kernel_height, kernel_width * channels))
-    strides = (step[0], stride * step[1], stride * step[2], step[1], step[3])
-    source = np.ndarray(patches.shape, padded.dtype, padded, strides=strides)
-    for_each(lambda part: np.copyto(patches[:, part], source[:, part]), shares(rows, rows))
+    if min(rows, columns) < 1:
+        raise ValueError(f"a picture of {height}x{width} is smaller than the kernel")
+    row_elements = columns * kernel_height * kernel_width * channels
     result, out = new_array((batch, rows, columns, count))
-    multiply(patches.reshape(-1, patch), weight, bias, out.reshape(-1, count))
+    values = view(x)
+
+    def convolve(pictures: slice, strip: slice) -> None:
+        shape = (strip.stop - strip.start, columns, kernel_height, kernel_width * channels)
+        padded = _padded(values[pictures], strip, (kernel_height, stride, padding))
+        step = padded.strides
+        patches = scratch("patches", (len(padded), *shape))
+        strides = (step[0], stride * step[1], stride * step[2], step[1], step[3])
+        source = np.ndarray(patches.shape, padded.dtype, padded, strides=strides)
+        for_each(lambda part: np.copyto(patches[:, part], source[:, part]), shares(shape[0], shape[0]))
+        inputs = patches.reshape(-1, kernel_height * kernel_width * channels)
+        multiply(inputs, weight, bias, out[pictures, strip].reshape(-1, count))
+
+    if batch * rows * row_elements <= _MAX_PATCH_ELEMENTS:
+        convolve(slice(0, batch), slice(0, rows))
+        return result
+    for index in range(batch):
+        for strip in spans(rows, max(1, _MAX_PATCH_ELEMENTS // row_elements)):
+            convolve(slice(index, index + 1), strip)
     return result
 
 
-def _padded(x: Float32, padding: int) -> Float32:
-    """A contiguous copy with zeros around."""
+def _padded(x: Float32, strip: slice, geometry: tuple[int, int, int]) -> Float32:
+    """The input rows of a strip of output rows, zeros around; geometry: kernel height, stride, padding."""
+    kernel_height, stride, padding = geometry
     batch, height, width, channels = x.shape
-    result = scratch("padded", (batch, height + 2 * padding, width + 2 * padding, channels))
+    first = strip.start * stride - padding
+    count = (strip.stop - 1 - strip.start) * stride + kernel_height
+    top, bottom = max(first, 0), min(first + count, height)
+    padded = scratch("padded", (batch, count, width + 2 * padding, channels))
+    padded[:, : top - first] = 0
+    padded[:, bottom - first :] = 0
     if padding:
-        result[:, :padding] = result[:, -padding:] = 0
-        result[:, :, :padding] = result[:, :, -padding:] = 0
-    result[:, padding : padding + height, padding : padding + width] = x
-    return result
+        padded[:, :, :padding] = padded[:, :, -padding:] = 0
+    padded[:, top - first : bottom - first, padding : padding + width] = x[:, top:bottom]
+    return padded
 
 
 def as_float32(weight: mx.array) -> mx.array:
-    """The weight itself, or a to_float32 copy of halves."""
+    """The weight itself, or a float32 copy of 16-bit values."""
     if weight.dtype not in HALF_DTYPES:
         return weight.astype(mx.float32)
     bits = bit_view(weight)

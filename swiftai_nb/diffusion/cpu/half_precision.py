@@ -1,6 +1,6 @@
-"""Weights kept in 16 bits and to_float32 block by block where they are used.
+"""Weights kept in 16 bits and widened to float32 block by block where they are used.
 
-Half the memory and half the traffic; a to_float32 block stays in the cache until its product is done.
+Half the memory and half the traffic; a widened block stays in the cache until its product is done.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dense layers: large products shared among the workers, 16-bit weights to_float32 by blocks."""
+"""Dense layers: large products shared among the workers, 16-bit weights widened block by block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from swiftai_nb.diffusion.cpu.half_precision import HALF_DTYPES, bit_view, to_fl
 from swiftai_nb.diffusion.cpu.transposed_weight_cache import TransposedWeightCache
 from swiftai_nb.diffusion.cpu.workers import Float32, for_each, shares, spans, worker_count
 
-# Of a weight that is to_float32: the more rows it is multiplied with, the dearer it is to read those again.
+# Of a weight that is widened: the more rows it is multiplied with, the dearer it is to read those again.
 _BLOCK_ELEMENTS_PER_ROW = 1 << 12
 _MAX_BLOCK_ELEMENTS = 1 << 22
 _PART_PRODUCTS = 1 << 23  # multiplications worth another thread
@@ -27,6 +27,18 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
     result, out = new_array((*x.shape[:-1], weight.shape[0]))
     inputs = np.ascontiguousarray(view(x)).reshape(-1, x.shape[-1])
     multiply(inputs, weight, bias, out.reshape(-1, weight.shape[0]))
+    return result
+
+
+def matmul(a: mx.array, b: mx.array) -> mx.array:
+    """As `ops.matmul`, for float32 matrices."""
+    result, out = new_array((a.shape[0], b.shape[1]))
+    left, right = view(a), view(b)
+
+    def run(part: slice) -> None:
+        np.matmul(left[part], right, out=out[part])
+
+    for_each(run, shares(len(left), len(left)))
     return result
 
 

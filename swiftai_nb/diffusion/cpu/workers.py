@@ -6,8 +6,11 @@ thread that is itself one of several runs its items alone: see `sequential`.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-from swiftai_nb.diffusion.blas import usable_cpus
 
 Item = TypeVar("Item")
 Float32 = NDArray[np.float32]
@@ -32,6 +34,43 @@ checkpoint: ContextVar[Callable[[], None] | None] = ContextVar("checkpoint", def
 @cache
 def _pool(extra_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(extra_threads, thread_name_prefix="cpu_math")
+
+
+def usable_cpus() -> int:
+    """Processors this process may use: its affinity, and the CPU quota of its container if there is one."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = len(affinity(0)) if affinity is not None else os.cpu_count()
+    return max(1, min(count if count is not None else 1, _cgroup_cpus()))
+
+
+@cache
+def _cgroup_cpus() -> int:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
+        return sys.maxsize
+
+
+def limit_numpy_threads(count: int = 1) -> bool:
+    """Sets the number of threads of the OpenBLAS in NumPy's wheel, for the whole process.
+
+    `for_each` calls NumPy's products from threads of its own: two pools would compete for the cores, and
+    a picture takes several times as long.
+
+    Returns:
+        False where NumPy brings no OpenBLAS (macOS with Accelerate, a distribution's build).
+    """
+    package = Path(np.__file__).parent
+    folders = (package.with_name("numpy.libs"), package / ".dylibs")
+    for path in (path for folder in folders for path in folder.glob("*openblas*")):
+        library = ctypes.CDLL(str(path))  # the one that is loaded already
+        for suffix in ("64_", ""):
+            set_threads = getattr(library, f"scipy_openblas_set_num_threads{suffix}", None)
+            if set_threads is not None:
+                set_threads(ctypes.c_int(count))
+                return True
+    return False
 
 
 def worker_count() -> int:

@@ -1,4 +1,4 @@
-"""FairSlots tensors of foreign FLUX.1 layouts into diffusers' names and shapes, lazily.
+"""Turns tensors of foreign FLUX.1 layouts into diffusers' names and shapes, lazily.
 
 Everything here works on unevaluated arrays: nothing is read from disk until a tensor is used, and packed
 (quantized) weights stay packed, since splitting outputs and joining inputs keep their groups whole.

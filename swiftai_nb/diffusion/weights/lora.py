@@ -18,6 +18,7 @@ import mlx.core as mx
 from mlx import nn
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
+from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.layers import Linear, QuantizedLinear
 from swiftai_nb.diffusion.models.low_rank import AdaptedQuantizedLinear
 from swiftai_nb.diffusion.weights.component import Component
@@ -192,7 +193,7 @@ def _merged(layer: Any, update: LoraUpdate, scale: float) -> mx.array:
     down = update.down.astype(mx.float32)
     if not isinstance(layer, Linear) and down.ndim == 4:
         down = down.transpose(0, 2, 3, 1)
-    delta = (up @ down.reshape(rank, -1)).reshape(weight.shape)
+    delta = ops.matmul(up, down.reshape(rank, -1)).reshape(weight.shape)
     merged = (weight.astype(mx.float32) + scale * update.factor * delta).astype(weight.dtype)
     mx.eval(merged)
     return merged

@@ -1,4 +1,4 @@
-"""What an engine does before its first command: MLX, a fast BLAS, the switches of the environment."""
+"""What an engine does before its first command: MLX, NumPy's threads, the switches of the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OFF = {"off", "0", "no", "false"}
 def make_model_host(*, own_process: bool, started_s: float | None = None) -> ModelHost:
     """Prepares MLX in the calling thread and returns the host that computes with it.
 
-    SWIFTAI_BLAS=off leaves MLX's own BLAS in place, SWIFTAI_FAST_MATH=off its own functions.
+    SWIFTAI_FAST_MATH=off computes with MLX's own functions only, on the CPU too.
 
     Args:
         own_process: whether this process belongs to the engine, so that its thread pools may be set.
@@ -31,26 +31,22 @@ def make_model_host(*, own_process: bool, started_s: float | None = None) -> Mod
         raise UnsupportedPlatformError(
             f"MLX cannot be loaded: {error}", hint="reinstall it: pip install --force-reinstall mlx"
         ) from error
-    from swiftai_nb.diffusion import allocator, blas, ops
+    from swiftai_nb.diffusion import allocator, ops
+    from swiftai_nb.diffusion.cpu.workers import limit_numpy_threads
     from swiftai_nb.diffusion.memory import MemoryPolicy
 
     ops.configure(fast=not _switched_off("SWIFTAI_FAST_MATH"))
-    status = blas.install_fast_blas(enabled=not _switched_off("SWIFTAI_BLAS"))
-    if ops.fast_paths_enabled():
-        # The fast paths bring their own threads; a pool that spins beside them costs more than it gives.
-        blas.set_threads(1)
     if own_process:
         MemoryPolicy.for_machine().apply()
         if ops.on_cpu():
             allocator.retain_freed_memory()
-            if status.active and ops.fast_paths_enabled():
-                blas.limit_numpy_threads(1)
+            if ops.fast_paths_enabled():
+                limit_numpy_threads(1)
     return ModelHost(
         Ready(
             pid=os.getpid(),
             device=_device(),
-            blas=status.reason if status.library is None else status.library,
-            versions=_versions(status.library),
+            versions=_versions(),
             start_s=time.monotonic() - began_s,
         )
     )
@@ -68,15 +64,12 @@ def _device() -> str:
     return "metal" if mx.metal.is_available() else "cuda"
 
 
-def _versions(blas_library: str | None) -> dict[str, str]:
+def _versions() -> dict[str, str]:
     import numpy as np
 
     from swiftai_nb._version import __version__
 
-    versions = {"swiftai_nb": __version__, "mlx": _mlx_version(), "numpy": np.__version__}
-    if blas_library is not None:
-        versions["openblas"] = blas_library.removeprefix("OpenBLAS").strip()
-    return versions
+    return {"swiftai_nb": __version__, "mlx": _mlx_version(), "numpy": np.__version__}
 
 
 def _mlx_version() -> str:

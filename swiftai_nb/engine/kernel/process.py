@@ -220,8 +220,14 @@ _SMALLER = "a smaller size, quantization_bits=8 or a smaller model; the next job
 _SIGNALS = {
     "SIGKILL": (" (killed by someone, or by the system for want of memory)", _SMALLER),
     "SIGABRT": (" (MLX gave up, mostly for want of memory)", _SMALLER),
-    "SIGSEGV": (" (a fault inside a library)", "run the cell again; if it stays, set SWIFTAI_BLAS=off"),
-    "SIGILL": (" (an instruction this processor lacks)", "set SWIFTAI_BLAS=off and restart the kernel"),
+    "SIGSEGV": (
+        " (a fault inside a library)",
+        "run the cell again to start a new engine",
+    ),
+    "SIGILL": (
+        " (an instruction this processor lacks)",
+        "MLX or NumPy needs a newer processor",
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.cell.cancel import ways_to_cancel
 from swiftai_nb.notebook.session import Session, get_session
 
-PACKAGES = ("mlx", "scipy-openblas32", "huggingface_hub", "ipython", "ipykernel", "ipywidgets", "anywidget")
+PACKAGES = ("mlx", "huggingface_hub", "ipython", "ipykernel", "ipywidgets", "anywidget")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _local_engine(session: Session) -> Iterator[Finding]:
         yield Finding("local engine", str(reason), "use the cloud: %%imagine --engine cloud")
         return
     yield Finding("local engine", "ready")
-    for name in ("device", "blas", "loaded_model_id"):
+    for name in ("device", "loaded_model_id"):
         value = getattr(generator, name, None)
         if value is not None and not callable(value):
             yield Finding(name.replace("_", " "), str(value))
