@@ -41,7 +41,7 @@ bench: $(VENV)/.test
 # The real DiffusionKit, in an environment that our own installer makes. Not part of CI: it takes minutes.
 diffusionkit: $(VENV)/.test build/home/diffusionkit
 	SWIFTAI_DIFFUSIONKIT_PYTHON=$(CURDIR)/build/home/diffusionkit/bin/python \
-	$(BIN)/python -m pytest tests/providers -m diffusionkit
+	$(BIN)/python -m pytest tests/guests -m diffusionkit
 
 build/home/diffusionkit: | $(VENV)/.test
 	SWIFTAI_HOME=build/home $(BIN)/python -m swiftai_nb diffusionkit install --yes

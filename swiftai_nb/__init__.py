@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb._version import __version__
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from IPython.core.interactiveshell import InteractiveShell
 
     from swiftai_nb.core.cancellation import CancellationToken
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
     from swiftai_nb.core.recipe import Recipe
     from swiftai_nb.downloads.downloader import DiffusionModelDownloader
-    from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider
     from swiftai_nb.model_files.variants import DiffusionVariant
     from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
     from swiftai_nb.providers.batch import imagine_batch
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 _HOMES = {
     "AIError": "swiftai_nb.core.errors",
     "CancellationToken": "swiftai_nb.core.cancellation",
-    "DiffusionKitImageProvider": "swiftai_nb.guests.diffusionkit",
     "DiffusionModelDownloader": "swiftai_nb.downloads.downloader",
     "DiffusionModelInfo": "swiftai_nb.registry.model_info",
     "DiffusionModelRegistry": "swiftai_nb.registry.registry",
@@ -56,7 +56,6 @@ _HOMES = {
 __all__ = [
     "AIError",
     "CancellationToken",
-    "DiffusionKitImageProvider",
     "DiffusionModelDownloader",
     "DiffusionModelInfo",
     "DiffusionModelRegistry",
@@ -80,15 +79,26 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif not name.startswith("_") and name in (classes := _plugin_classes()):
+        value = classes[name].load()
+    else:
         raise AttributeError(f"module 'swiftai_nb' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_plugin_classes()})
+
+
+def _plugin_classes() -> dict[str, EntryPoint]:
+    """Provider classes of other packages by class name; as public as the built-in ones, loaded on use."""
+    from swiftai_nb.core.plugins import PROVIDERS, find_plugins
+
+    points = find_plugins(PROVIDERS).values()
+    return {point.attr: point for point in points if point.attr[:1].isupper() and point.attr.isidentifier()}
 
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:

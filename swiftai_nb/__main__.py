@@ -25,20 +25,20 @@ USAGE = """usage: python -m swiftai_nb VERB …
   models list|info|download|delete|verify|quantize|clean …
                                        which models there are, and getting them
   doctor                               what this machine can do, and what stands in the way
-  diffusionkit install|check|remove …  an environment for DiffusionKit (Stable Diffusion 3)
 """
 DEFAULT_FILE = "{prompt}-{seed}.png"
 OUTPUT_OPTIONS = ("-o", "--out", "--output")
 FAILED, MISUSED, CANCELLED = 1, 2, 130
+Command = Callable[[list[str], TextIO, TextIO], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code (0 done, 1 failed, 2 misused, 130 cancelled)."""
     words = list(sys.argv[1:] if argv is None else argv)
     verb = words.pop(0) if words else "help"
-    run = VERBS.get(verb)
+    run = COMMANDS[verb] if verb in COMMANDS else _plugin_command(verb)
     if run is None:
-        sys.stderr.write(f"unknown verb {verb!r}\n{USAGE}")
+        sys.stderr.write(f"unknown command {verb!r}\n{_usage()}")
         return MISUSED
     try:
         return run(words, sys.stdout, sys.stderr)
@@ -145,22 +145,35 @@ def _doctor(words: list[str], out: TextIO, messages: TextIO) -> int:
     return 0
 
 
-def _diffusionkit(words: list[str], out: TextIO, messages: TextIO) -> int:
-    from swiftai_nb.guests.diffusionkit import commands
-
-    return commands.run(words, out)
-
-
 def _help(words: list[str], out: TextIO, messages: TextIO) -> int:
-    out.write(USAGE)
+    out.write(_usage())
     return 0
 
 
-VERBS: dict[str, Callable[[list[str], TextIO, TextIO], int]] = {
+def _plugin_command(name: str) -> Command | None:
+    """The command of an installed package: an entry point of the group `swiftai_nb.commands`."""
+    from swiftai_nb.core.plugins import COMMANDS as GROUP
+    from swiftai_nb.core.plugins import load_plugins
+
+    run = load_plugins(GROUP).get(name)
+    return None if run is None else lambda words, out, messages: int(run(words, out))
+
+
+def _usage() -> str:
+    from swiftai_nb.core.plugins import COMMANDS as GROUP
+    from swiftai_nb.core.plugins import load_plugins
+
+    lines = []
+    for name, run in load_plugins(GROUP).items():
+        summary = (run.__doc__ or "").strip().partition("\n")[0]
+        lines.append(f"  {name + ' …':<35}  {summary}\n")
+    return USAGE + "".join(lines)
+
+
+COMMANDS: dict[str, Command] = {
     "imagine": _imagine,
     "models": _models,
     "doctor": _doctor,
-    "diffusionkit": _diffusionkit,
     "help": _help,
     "-h": _help,
     "--help": _help,

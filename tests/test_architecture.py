@@ -20,11 +20,23 @@ ALLOWED = {
     "engine": {"core", "model_files", "diffusion", "engine"},
     "jobs": {"core", "jobs"},
     "providers": {"core", "model_files", "engine", "registry", "downloads", "jobs", "providers"},
+    # An engine of another library: what providers may know, and in its child the engine's own tools.
+    "guests": {
+        "core",
+        "model_files",
+        "registry",
+        "downloads",
+        "jobs",
+        "providers",
+        "engine",
+        "diffusion",
+        "guests",
+    },
     "notebook": {"core", "model_files", "registry", "downloads", "jobs", "providers", "notebook"},
 }
 # Foreign packages that only one floor may know.
 FOREIGN = {
-    "mlx": {"diffusion", "engine"},
+    "mlx": {"diffusion", "engine", "guests"},
     "IPython": {"notebook"},
     "ipywidgets": {"notebook"},
     "anywidget": {"notebook"},

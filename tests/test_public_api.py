@@ -85,7 +85,13 @@ def test_a_star_import_and_dir_give_the_public_names() -> None:
     namespace: dict[str, object] = {}
     exec("from swiftai_nb import *", namespace)
     assert set(swiftai_nb.__all__) <= set(namespace)
-    assert dir(swiftai_nb) == sorted(swiftai_nb.__all__)
+    assert dir(swiftai_nb) == sorted([*swiftai_nb.__all__, "DiffusionKitImageProvider"])
+
+
+def test_a_provider_class_of_an_entry_point_is_a_public_name() -> None:
+    from swiftai_nb import DiffusionKitImageProvider
+
+    assert isinstance(DiffusionKitImageProvider(), swiftai_nb.ImageGenerator)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

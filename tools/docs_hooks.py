@@ -58,9 +58,9 @@ def default_table() -> str:
 
 def license_table() -> str:
     """The catalog's licenses."""
-    from swiftai_nb.registry.catalog import CATALOG
+    from swiftai_nb.registry.catalog import catalog
 
-    rows = [f"| {m.id} | `{m.license}` | {_escaped(m.license_summary)} |" for m in CATALOG]
+    rows = [f"| {m.id} | `{m.license}` | {_escaped(m.license_summary)} |" for m in catalog()]
     return "\n".join(["| Model | License | In plain words |", "|---|---|---|", *rows])
 
 

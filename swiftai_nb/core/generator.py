@@ -1,4 +1,4 @@
-"""The one interface of every back end."""
+"""The one interface of all providers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ ProgressCallback = Callable[[ImageGenerationProgress], None]
 
 @runtime_checkable
 class ImageGenerator(Protocol):
-    """FairSlots a prompt into a picture, on this machine or in the cloud.
+    """Makes a picture from a prompt, on this machine or in the cloud.
+
+    These members are all a provider needs; docs/add-a-provider.md lists the optional ones.
 
     Cancelling: `cancel_generation()` ends every running call of this generator, each with
     GenerationCancelledError. Cancelling the asyncio task that awaits one `generate_image` ends

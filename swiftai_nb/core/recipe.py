@@ -34,7 +34,7 @@ class Recipe:
         guidance_scale: weight of the prompt.
         seed: the seed of this very picture (image k of a batch has seed + k).
         scheduler: sampler name.
-        engine: "mlx", "huggingface", "diffusionkit" or a third party's name.
+        engine: the provider's name: "mlx", "huggingface" or that of another package.
         provider: the cloud provider that answered, when there was one.
         device: "metal", "cuda", "cpu" or "cloud".
         dtype: what the network computed in.

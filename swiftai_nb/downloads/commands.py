@@ -19,7 +19,7 @@ from swiftai_nb.downloads.hub_check import HubCheck, check_catalog
 from swiftai_nb.downloads.reclaimable import find_reclaimable, remove_reclaimable
 from swiftai_nb.downloads.verification import verify_files
 from swiftai_nb.model_files.variants import DiffusionVariant
-from swiftai_nb.registry.catalog import CATALOG
+from swiftai_nb.registry.catalog import catalog
 from swiftai_nb.registry.model_card import ModelCard
 from swiftai_nb.registry.model_info import DiffusionModelInfo, format_bytes
 from swiftai_nb.registry.model_table import ModelRow, make_table
@@ -157,7 +157,7 @@ class ModelCommands:
             if not as_json:
                 self._say(str(check))
 
-        checks = check_catalog(CATALOG, endpoint=self._endpoint, on_check=tell)
+        checks = check_catalog(catalog(), endpoint=self._endpoint, on_check=tell)
         wrong = sum(not c.is_good for c in checks)
         words = f"{len(checks)} repositories asked, {wrong} differ from the table"
         if as_json:

@@ -25,7 +25,7 @@ HINT = "see swiftai_nb.diffusion.weights.flux_layouts for where each part is loo
 # (part, layout, a piece of a key name that only it has); the first that matches wins.
 _MARKS: tuple[tuple[str, str, str], ...] = (
     ("transformer", "BFL", "double_blocks.0.img_attn.qkv."),
-    ("transformer", "DiffusionKit", "multimodal_transformer_blocks.0."),
+    ("transformer", "Argmax", "multimodal_transformer_blocks.0."),
     ("transformer", "mflux", "transformer_blocks.0.ff.linear1."),
     ("transformer", "diffusers", "transformer_blocks.0.ff.net."),
     ("text_encoder_2", "mflux", "t5_blocks.0."),

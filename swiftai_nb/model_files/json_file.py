@@ -1,4 +1,4 @@
-"""The JSON files of a model folder. Standard library only: DiffusionKit's interpreter reads them, too."""
+"""The JSON files of a model folder. Standard library only: guests' interpreters read them, too."""
 
 from __future__ import annotations
 

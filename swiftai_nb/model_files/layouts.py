@@ -21,8 +21,6 @@ COMPONENT_FOLDERS = (
     "unet",
     "vae",
 )
-# Single files of Stable Diffusion 3, as Argmax publishes them for DiffusionKit.
-SD3_FILES = ("sd3_medium.safetensors", "sd3.5_large.safetensors", "sd3.5_large_4bit_quantized.safetensors")
 _AGAIN = "download the model again"
 _SMALL_NAMES = re.compile(r".*\.(json|txt|model)$")
 _WEIGHT = re.compile(
@@ -50,8 +48,6 @@ def select_files(listing: Iterable[str]) -> tuple[str, ...]:
         index_names = [p for p in inside if p.endswith(".index.json")]
         small = [p for p in inside if _SMALL_NAMES.match(p) and p not in index_names]
         chosen += small + weights + [p for p in index_names if _index_fits(p, weights)]
-    if not has_weights and (single := [p for p in paths if p in SD3_FILES]):
-        return tuple(p for p in ("config.json", single[0]) if p in paths)
     if not has_weights and "diffusion_pytorch_model.safetensors" in paths:
         return tuple(p for p in ("config.json", "diffusion_pytorch_model.safetensors") if p in paths)
     if not has_weights:
@@ -89,8 +85,6 @@ def detect_variant(folder: Path) -> DiffusionVariant:
         InvalidModelFilesError: not a model folder, or its configuration cannot be read.
         UnsupportedModelError: a family the engine cannot run.
     """
-    if any((folder / name).is_file() for name in SD3_FILES):
-        return DiffusionVariant.SD_3
     index = _read_json(folder / "model_index.json")
     unet = _read_json(folder / "unet" / "config.json")
     if unet:

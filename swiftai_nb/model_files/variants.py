@@ -17,7 +17,6 @@ class VariantDefaults:
         width: native width in pixels.
         height: native height in pixels.
         size_bytes: typical download, decimal bytes.
-        engine: who runs it here: "mlx" is our own, "diffusionkit" needs an environment of its own.
     """
 
     display_name: str
@@ -26,7 +25,6 @@ class VariantDefaults:
     width: int
     height: int
     size_bytes: int
-    engine: str = "mlx"
 
 
 class DiffusionVariant(str, Enum):
@@ -81,7 +79,5 @@ _DEFAULTS = {
     DiffusionVariant.SD_15: VariantDefaults("Stable Diffusion 1.5", 20, 7.5, 512, 512, 2_130_000_000),
     DiffusionVariant.SD_21: VariantDefaults("Stable Diffusion 2.1", 20, 7.5, 512, 512, 2_580_000_000),
     DiffusionVariant.FLUX: VariantDefaults("FLUX.1 schnell", 4, 0.0, 1024, 1024, 9_850_000_000),
-    DiffusionVariant.SD_3: VariantDefaults(
-        "Stable Diffusion 3", 28, 5.0, 1024, 1024, 4_340_000_000, engine="diffusionkit"
-    ),
+    DiffusionVariant.SD_3: VariantDefaults("Stable Diffusion 3", 28, 5.0, 1024, 1024, 4_340_000_000),
 }

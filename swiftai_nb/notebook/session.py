@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 ENGINE_WORDS = {"local": "mlx", "cloud": "huggingface"}
 CLOUD_ENGINES = frozenset({"huggingface"})
-LOCAL_ENGINES = frozenset({"mlx", "diffusionkit"})
 SEED_BOUND = 2**31  # what every provider can take
 _session: Session | None = None
 _lock = threading.Lock()
@@ -145,7 +144,7 @@ class Session:
     ) -> str:
         """The engine's name for "auto": the local one where it can run, else the cloud with a token.
 
-        A catalog model that only DiffusionKit runs here chooses DiffusionKit.
+        A catalog model that another engine runs chooses that engine.
 
         Raises:
             ProviderUnavailableError: neither is possible.
@@ -154,8 +153,9 @@ class Session:
             return ENGINE_WORDS.get(engine, engine)
         if provider is not None:
             return "huggingface"
-        if self._engine_of(model) == "diffusionkit":
-            return "diffusionkit"
+        own = self._engine_of(model)
+        if own not in (None, "mlx"):
+            return str(own)
         if self.generator("mlx").is_available:
             return "mlx"
         with contextlib.suppress(AIError):
@@ -165,6 +165,10 @@ class Session:
             "the local engine cannot run here and there is no token for the cloud",
             hint="%imagine_doctor says why; for the cloud set HF_TOKEN",
         )
+
+    def runs_catalog_models(self, engine: str) -> bool:
+        """Whether an engine's models are those of the registry, on this disk."""
+        return engine in self.registry.engines
 
     def _engine_of(self, model: str | None) -> str | None:
         name = self.registry.default_model if model is None else model
@@ -223,8 +227,8 @@ class Session:
         self.check(prompt, config, engine=name, provider=provider)
         chosen = tuple(seeds) if seeds is not None else concrete_seeds(config.seed, count=count)
         request = GenerationRequest(prompt, negative_prompt, config.replace(seed=None), chosen)
-        lane = "cloud" if name in CLOUD_ENGINES else "local"
         generator = self.generator(name, provider=provider)
+        lane = "cloud" if getattr(generator, "kind", "local") == "cloud" else "local"
         job = self.queue.submit(request, generator, lane=lane, is_background=is_background)
         job.subscribe(_HistoryKeeper(self.history))
         self._listeners.tell(job)

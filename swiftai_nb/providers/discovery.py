@@ -1,4 +1,4 @@
-"""Which back ends there are: the built-in ones, and those that other packages bring.
+"""The providers: the built-in ones, and those that other packages bring.
 
 A package adds one by an entry point of the group `swiftai_nb.providers` whose object, called with
 keyword options, returns an `ImageGenerator`. Nothing is imported before it is asked for by name.
@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from swiftai_nb.core.errors import AIError, InvalidInputError, ProviderUnavailableError
 from swiftai_nb.core.generator import ImageGenerator
+from swiftai_nb.core.plugins import PROVIDERS, find_plugins
 
-GROUP = "swiftai_nb.providers"
 BUILT_IN = {
     "mlx": "swiftai_nb.providers.mlx:MLXImageProvider",
     "huggingface": "swiftai_nb.providers.huggingface:HuggingFaceProvider",
-    "diffusionkit": "swiftai_nb.guests.diffusionkit:DiffusionKitImageProvider",
 }
 
 
 def names() -> tuple[str, ...]:
     """All known names: built-in ones first, then those of other packages in alphabetical order."""
-    return (*BUILT_IN, *sorted(set(_third_party()) - set(BUILT_IN)))
+    return (*BUILT_IN, *plugin_names())
+
+
+def plugin_names() -> tuple[str, ...]:
+    """The names of the providers that entry points bring, in alphabetical order."""
+    return tuple(name for name in find_plugins(PROVIDERS) if name not in BUILT_IN)
 
 
 def create(name: str, **options: Any) -> ImageGenerator:
@@ -62,7 +65,7 @@ def _factory(name: str) -> Any:
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         return getattr(import_module(module), attribute)
-    found = _third_party().get(name)
+    found = find_plugins(PROVIDERS).get(name)
     if found is None:
         close = difflib.get_close_matches(name.casefold(), names(), n=1, cutoff=0.5)
         meant = f"did you mean {close[0]!r}? " if close else ""
@@ -73,7 +76,3 @@ def _factory(name: str) -> Any:
         raise ProviderUnavailableError(
             f"provider {name!r} ({found.value}) cannot be imported: {error}", hint="reinstall its package"
         ) from error
-
-
-def _third_party() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}

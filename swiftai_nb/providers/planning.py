@@ -113,7 +113,7 @@ def make_plan(
     check_prompt(prompt)
     if resolved.info.engine != "mlx":
         raise UnsupportedModelError(
-            f"{resolved.info.id} is run by DiffusionKit, not by the local engine",
+            f"{resolved.info.id} runs on the engine {resolved.info.engine}, not on the local one",
             hint=f"--engine {resolved.info.engine}",
         )
     facts = open_model(resolved.folder, prefer_half=device != "cpu")

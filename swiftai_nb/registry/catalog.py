@@ -15,9 +15,9 @@ from importlib import resources
 from pathlib import Path
 
 from swiftai_nb.core.errors import ModelNotFoundError
-from swiftai_nb.guests.diffusionkit.models import DIFFUSIONKIT_MODELS
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile
+from swiftai_nb.registry.model_sources import model_sources
 
 _NOT_LIVE = "sizes, license and gating come from public pages and were not checked against the live Hub"
 _OPENRAIL = "free to use, also commercially, within the use restrictions of its annex A"
@@ -241,11 +241,17 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
         preview_decoder="taef1",
         unconfirmed=f"{_NOT_LIVE}; the split into shards is that of a copy with the same layout",
     ),
-    *DIFFUSIONKIT_MODELS,
     _taesd(name="taesd", variant=DiffusionVariant.SD_15, family="SD 1.x and 2.x"),
     _taesd(name="taesdxl", variant=DiffusionVariant.SDXL, family="SDXL"),
     _taesd(name="taef1", variant=DiffusionVariant.FLUX, family="FLUX.1", size_bytes=9_850_000),
 )
+
+
+def catalog() -> tuple[DiffusionModelInfo, ...]:
+    """All models known by name: our own and those that providers of other packages bring."""
+    own = {info.id for info in CATALOG}
+    brought = (info for source in model_sources() for info in source.models if info.id not in own)
+    return (*CATALOG, *brought)
 
 
 def bundled_folder(info: DiffusionModelInfo) -> Path:
@@ -253,13 +259,17 @@ def bundled_folder(info: DiffusionModelInfo) -> Path:
     return Path(str(resources.files("swiftai_nb"))) / "assets" / info.id
 
 
-def find(name: str, *, entries: Iterable[DiffusionModelInfo] = CATALOG) -> DiffusionModelInfo:
+def find(name: str, *, entries: Iterable[DiffusionModelInfo] | None = None) -> DiffusionModelInfo:
     """The entry with this id, alias, or repository; case does not matter.
+
+    Args:
+        name: as typed.
+        entries: where to look; None is the whole catalog.
 
     Raises:
         ModelNotFoundError: none has; says what was probably meant and lists what there is.
     """
-    entries = tuple(entries)
+    entries = catalog() if entries is None else tuple(entries)
     wanted = name.strip().casefold()
     for names in (_ids, _other_names):
         for info in entries:

@@ -8,6 +8,7 @@ from swiftai_nb.core.errors import ModelNotFoundError
 from swiftai_nb.model_files.layouts import detect_variant
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.model_info import DiffusionModelInfo
+from swiftai_nb.registry.model_sources import detect_plugin_variant, engine_of
 
 
 def is_repository_id(name: str) -> bool:
@@ -39,6 +40,7 @@ def repository_info(
         default_width=width,
         default_height=height,
         is_custom=True,
+        engine=engine_of(variant),
     )
 
 
@@ -57,7 +59,8 @@ def folder_info(
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise ModelNotFoundError(f"no folder {folder}", hint="give the folder that holds unet/ and vae/")
-    family = detect_variant(folder) if variant is None else variant
+    found = detect_plugin_variant(folder) if variant is None else variant
+    family = detect_variant(folder) if found is None else found
     width, height = family.default_resolution
     return DiffusionModelInfo(
         id=folder.name if id is None else id,
@@ -71,4 +74,5 @@ def folder_info(
         default_height=height,
         local_folder=str(folder),
         is_custom=True,
+        engine=engine_of(family),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from swiftai_nb.model_files.variants import DiffusionVariant
 
 GB = 1_000_000_000
+DEFAULT_ENGINE = "mlx"
 
 
 def format_bytes(size_bytes: int | float) -> str:
@@ -74,6 +75,7 @@ class DiffusionModelInfo:
         local_folder: where a user's local entry lies.
         is_custom: registered by the user.
         unconfirmed: what about this entry was not checked against the live Hub, in words.
+        engine: name of the provider that runs it on this machine.
     """
 
     id: str
@@ -104,11 +106,7 @@ class DiffusionModelInfo:
     local_folder: str | None = None
     is_custom: bool = False
     unconfirmed: str | None = None
-
-    @property
-    def engine(self) -> str:
-        """Who runs it on this machine: "mlx" or "diffusionkit"."""
-        return self.variant.defaults.engine
+    engine: str = DEFAULT_ENGINE
 
     @property
     def size_gb(self) -> float:

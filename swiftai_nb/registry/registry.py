@@ -16,7 +16,7 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.downloads.progress import format_duration
 from swiftai_nb.model_files.variants import DiffusionVariant
-from swiftai_nb.registry.catalog import CATALOG, bundled_folder, find
+from swiftai_nb.registry.catalog import bundled_folder, catalog, find
 from swiftai_nb.registry.entries import folder_info, is_repository_id, repository_info
 from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, find_on_disk
 from swiftai_nb.registry.model_info import (
@@ -46,7 +46,7 @@ class _AvailableModels:
     def __get__(
         self, instance: DiffusionModelRegistry | None, owner: type[DiffusionModelRegistry]
     ) -> tuple[DiffusionModelInfo, ...]:
-        return CATALOG if instance is None else (*CATALOG, *instance.custom_models)
+        return catalog() if instance is None else (*catalog(), *instance.custom_models)
 
 
 class DiffusionModelRegistry:
@@ -88,13 +88,18 @@ class DiffusionModelRegistry:
         """Entries the user registered, in the order they were added."""
         return tuple(self.choices.read().entries.values())
 
+    @property
+    def engines(self) -> frozenset[str]:
+        """Names of the engines that run models of the catalog on this machine."""
+        return frozenset(info.engine for info in catalog())
+
     def find(self, name: str) -> DiffusionModelInfo:
         """The entry of this id, alias or repository, the user's own ones first.
 
         Raises:
             ModelNotFoundError: there is none; says what was probably meant and lists what there is.
         """
-        return find(name, entries=(*self.custom_models, *CATALOG))
+        return find(name, entries=(*self.custom_models, *catalog()))
 
     def on_disk(self, name: str) -> ModelOnDisk:
         """What of a model is on this disk, complete or partial.

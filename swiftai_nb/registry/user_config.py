@@ -10,13 +10,14 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import AIError
 from swiftai_nb.downloads.file_lock import FileLock
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, info_from_dict
+from swiftai_nb.registry.model_sources import engine_of
 
 _VERSION = 1
 
@@ -131,6 +132,8 @@ def _parse(data: dict[str, Any] | None) -> Choices:
     for entry in entries if isinstance(entries, list) else ():
         try:
             info = info_from_dict(entry)
+            if "engine" not in entry:  # written before entries named it
+                info = replace(info, engine=engine_of(info.variant))
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
         choices.entries[info.id] = info

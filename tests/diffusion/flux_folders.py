@@ -222,8 +222,8 @@ def bfl_transformer(arrays: Arrays) -> Arrays:
     return out
 
 
-def diffusionkit_transformer(arrays: Arrays) -> Arrays:
-    """diffusers' transformer -> DiffusionKit's module tree (no key bias, proj_out in two)."""
+def argmax_transformer(arrays: Arrays) -> Arrays:
+    """diffusers' transformer -> Argmax's module tree (no key bias, proj_out in two)."""
     w, out = arrays, {}
 
     def put(target: str, source: str) -> None:
@@ -271,7 +271,7 @@ def diffusionkit_transformer(arrays: Arrays) -> Arrays:
 
 
 def without_key_bias(arrays: Arrays) -> Arrays:
-    """The transformer as DiffusionKit sees it."""
+    """The transformer as Argmax sees it."""
     lacks = re.compile(r"\.(to_k|add_k_proj)\.bias$")
     return {n: np.zeros_like(v) if lacks.search(n) else v for n, v in arrays.items()}
 

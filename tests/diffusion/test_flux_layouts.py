@@ -164,14 +164,14 @@ def test_newer_mflux_folder_lacks_one_bias(weights, tmp_path):
     assert_same(run(load_pipeline(folder)), expected, atol=1e-5)
 
 
-def test_diffusionkit_four_bit_file(weights, tmp_path):
+def test_argmax_four_bit_file(weights, tmp_path):
     rounded = dict(weights[False])
     skip = r"^x_embedder\.weight"
     rounded["transformer"] = folders.dequantized(
         folders.without_key_bias(weights[False]["transformer"]), bits=4, skip=skip
     )
     expected = run(load_pipeline(folders.write_diffusers(tmp_path / "a", weights=rounded)))
-    stored = folders.quantized(folders.diffusionkit_transformer(weights[False]["transformer"]), bits=4)
+    stored = folders.quantized(folders.argmax_transformer(weights[False]["transformer"]), bits=4)
     folder = folders.write_single_files(
         tmp_path / "b", stored, weights[False], name="flux-schnell-4bit-quantized.safetensors"
     )
@@ -181,7 +181,7 @@ def test_diffusionkit_four_bit_file(weights, tmp_path):
     assert isinstance(layer, QuantizedLinear)
 
 
-def test_diffusionkit_folder_names(weights, plain, tmp_path):
+def test_argmax_folder_names(weights, plain, tmp_path):
     folder = folders.write_single_files(
         tmp_path, folders.bfl_transformer(weights[False]["transformer"]), weights[False]
     )

@@ -18,7 +18,7 @@ import swiftai_nb
 from swiftai_nb.notebook.magic.magics import Imagine
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS
 from swiftai_nb.notebook.magic.parser import parse
-from swiftai_nb.registry.catalog import CATALOG
+from swiftai_nb.registry.catalog import catalog
 from tests.docs.pages import (
     CONTRIBUTING,
     DOCS,
@@ -142,16 +142,16 @@ def test_files_and_settings_on_a_page_exist(page: Path) -> None:
 def test_the_license_page_is_the_catalog(hooks: ModuleType) -> None:
     page = hooks.on_page_markdown((DOCS / "licenses.md").read_text("utf-8"))
     said = {row[0]: row[1].strip("`") for row in table_rows(page) if len(row) == 3}
-    assert {info.id: info.license for info in CATALOG}.items() <= said.items()
+    assert {info.id: info.license for info in catalog()}.items() <= said.items()
 
 
 def test_the_readmes_models_are_the_catalogs() -> None:
     rows = {row[0]: row for row in table_rows(README.read_text("utf-8")) if len(row) == 4}
-    for info in CATALOG:
+    for info in catalog():
         row = rows.get(info.id)
         if row is not None and not info.bundled:
             assert row[1:3] == [info.formatted_size, f"{info.min_memory_bytes / 1e9:.0f} GB"], info.id
-    assert len(set(rows) & {info.id for info in CATALOG}) >= 5
+    assert len(set(rows) & {info.id for info in catalog()}) >= 5
 
 
 def test_the_conda_environment_has_the_packages_own_bounds() -> None:

@@ -38,6 +38,7 @@ def plugin(tmp_path, monkeypatch):
 
 def test_the_built_in_names_come_first(plugin):
     assert discovery.names() == ("mlx", "huggingface", "diffusionkit", "fake", "gone", "nothing", "trouble")
+    assert discovery.plugin_names() == discovery.names()[2:]
 
 
 def test_listing_names_imports_no_provider():

@@ -36,7 +36,7 @@ TINY = {
     "sd-turbo": ("sd21_v", {**_TRAILING, "_class_name": "EulerDiscreteScheduler"}),
     "lcm-dreamshaper": ("lcm", None),
 }
-# DiffusionKit's are run by DiffusionKit: tests/providers/test_diffusionkit.py
+# DiffusionKit's are run by DiffusionKit: tests/guests/diffusionkit
 ENTRIES = [info for info in CATALOG if info.is_downloadable and info.engine == "mlx"]
 MODELS = [info for info in ENTRIES if info.kind == "model"]
 

@@ -42,7 +42,7 @@ def load_pipeline(
 
     Args:
         folder: diffusers layout with `model_index.json`, or FLUX.1 in a layout of
-            `weights.flux_layouts` (mflux, DiffusionKit, Black Forest Labs' single files).
+            `weights.flux_layouts` (mflux, Argmax, Black Forest Labs' single files).
         dtype: "float32", "float16" or "bfloat16"; None is float32 on the CPU, float16 on a GPU.
         quantization_bits: 4 or 8 packs the linear maps of text encoders and denoiser on load.
 

@@ -13,9 +13,9 @@ import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.weights.flux_names import (
+    ARGMAX_RULES,
+    ARGMAX_SPLIT_OUT,
     BFL_RULES,
-    DIFFUSIONKIT_RULES,
-    DIFFUSIONKIT_SPLIT_OUT,
     LDM_VAE_RULES,
     MFLUX_T5_RULES,
     MFLUX_TRANSFORMER_RULES,
@@ -41,15 +41,15 @@ def convert_bfl_transformer(tensors: Mapping[str, mx.array]) -> Tensors:
     return _rename_modules(bare, BFL_RULES, width=width)
 
 
-def convert_diffusionkit_transformer(tensors: Mapping[str, mx.array]) -> Tensors:
-    """DiffusionKit's names -> diffusers'.
+def convert_argmax_transformer(tensors: Mapping[str, mx.array]) -> Tensors:
+    """Argmax's names -> diffusers'.
 
     Its attention has no key bias (zeros stand in; the file's makers dropped it), and both halves of a
     split proj_out carry the same bias, which counts once.
     """
     rest, joined = _join_split_outputs(tensors)
     width = _width(tensors, "x_embedder.proj.bias")
-    result = _rename_modules(rest, DIFFUSIONKIT_RULES, width=width) | joined
+    result = _rename_modules(rest, ARGMAX_RULES, width=width) | joined
     for name in [n for n in result if re.search(r"\.attn\.(to_k|add_k_proj)\.weight$", n)]:
         result.setdefault(name.removesuffix("weight") + "bias", mx.zeros((width,)))
     return result
@@ -161,7 +161,7 @@ def _as_matrix(value: mx.array) -> mx.array:
 
 
 def _join_split_outputs(tensors: Mapping[str, mx.array]) -> tuple[Tensors, Tensors]:
-    attention, _, target = DIFFUSIONKIT_SPLIT_OUT
+    attention, _, target = ARGMAX_SPLIT_OUT
     rest, joined = dict(tensors), {}
     for name in tensors:
         module, _, parameter = name.rpartition(".")

@@ -6,7 +6,7 @@ the top; contents decide which layout a file has, so layouts may be mixed:
 =============== ============================== =======================================================
 part            subfolders                     single files at the top, told by their key names
 =============== ============================== =======================================================
-transformer     transformer                    BFL (`flux1-schnell.safetensors`) or DiffusionKit
+transformer     transformer                    BFL (`flux1-schnell.safetensors`) or Argmax
                                                (`flux-schnell-4bit-quantized.safetensors`)
 text_encoder    text_encoder, clip_l           CLIP-L (`clip_l.safetensors`)
 text_encoder_2  text_encoder_2, t5             T5 (`t5xxl_fp16.safetensors`)
@@ -15,7 +15,7 @@ tokenizer       tokenizer, tokenizer_l, clip_l
 tokenizer_2     tokenizer_2, t5
 =============== ============================== =======================================================
 
-So for DiffusionKit's file, or a BFL file alone, put (or link) `ae.safetensors` next to it, and the
+So for Argmax's file, or a BFL file alone, put (or link) `ae.safetensors` next to it, and the
 `text_encoder`, `text_encoder_2`, `tokenizer` and `tokenizer_2` folders of any FLUX.1 or mflux copy.
 A `config.json` in a subfolder is used; where there is none, shapes are read off the tensors.
 """
@@ -37,7 +37,7 @@ from swiftai_nb.model_files.flux_files import FOLDERS, HINT, PARTS, find_flux_fi
 # (part, layout) -> what turns its tensors into the module's.
 _CONVERTERS: dict[tuple[str, str], Convert] = {
     ("transformer", "BFL"): flux_convert.convert_bfl_transformer,
-    ("transformer", "DiffusionKit"): flux_convert.convert_diffusionkit_transformer,
+    ("transformer", "Argmax"): flux_convert.convert_argmax_transformer,
     ("transformer", "mflux"): flux_convert.convert_mflux_transformer,
     ("transformer", "diffusers"): flux_convert.as_diffusers,
     ("text_encoder_2", "mflux"): flux_convert.convert_mflux_t5,

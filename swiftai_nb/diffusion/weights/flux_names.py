@@ -79,7 +79,7 @@ BFL_RULES: tuple[ModuleRule, ...] = (
 )
 
 
-def _diffusionkit_double_rules() -> list[ModuleRule]:
+def _argmax_double_rules() -> list[ModuleRule]:
     rules = []
     for stream, (suffix, *attention, norm_q, norm_k) in _STREAMS.items():
         name = {"img": "image", "txt": "text"}[stream]
@@ -101,14 +101,14 @@ def _diffusionkit_double_rules() -> list[ModuleRule]:
 
 _DK_SINGLE = r"unified_transformer_blocks\.(\d+)\.transformer_block"
 _OWN_SINGLE = "single_transformer_blocks.{}"
-# DiffusionKit's MLX module tree. Its single blocks cut proj_out in two: see `DIFFUSIONKIT_SPLIT_OUT`.
-DIFFUSIONKIT_RULES: tuple[ModuleRule, ...] = (
+# Argmax's MLX module tree. Its single blocks cut proj_out in two: see `ARGMAX_SPLIT_OUT`.
+ARGMAX_RULES: tuple[ModuleRule, ...] = (
     ModuleRule(r"x_embedder\.proj", ("x_embedder",)),
     ModuleRule("context_embedder", ("context_embedder",)),
     *_mlp_rules("t_embedder", "time_text_embed.timestep_embedder", r"mlp\.layers\.0", r"mlp\.layers\.2"),
     *_mlp_rules("y_embedder", "time_text_embed.text_embedder", r"mlp\.layers\.0", r"mlp\.layers\.2"),
     *_mlp_rules("guidance_in", "time_text_embed.guidance_embedder", r"mlp\.layers\.0", r"mlp\.layers\.2"),
-    *_diffusionkit_double_rules(),
+    *_argmax_double_rules(),
     *(ModuleRule(rf"{_DK_SINGLE}\.attn\.{x}_proj", (f"{_OWN_SINGLE}.attn.to_{x}",)) for x in "qkv"),
     ModuleRule(rf"{_DK_SINGLE}\.mlp\.fc1", (f"{_OWN_SINGLE}.proj_mlp",)),
     ModuleRule(rf"{_DK_SINGLE}\.qk_norm\.q_norm", (f"{_OWN_SINGLE}.attn.norm_q",)),
@@ -118,7 +118,7 @@ DIFFUSIONKIT_RULES: tuple[ModuleRule, ...] = (
     ModuleRule(r"final_layer\.adaLN_modulation\.layers\.1", ("norm_out.linear",), swaps_halves=True),
 )
 # The two halves of proj_out, side by side along its inputs: attention first.
-DIFFUSIONKIT_SPLIT_OUT = (
+ARGMAX_SPLIT_OUT = (
     rf"{_DK_SINGLE}\.attn\.o_proj",
     rf"{_DK_SINGLE}\.mlp\.fc2",
     f"{_OWN_SINGLE}.proj_out",

@@ -14,6 +14,7 @@ from swiftai_nb.model_files.layouts import select_files
 from swiftai_nb.registry.loras import KIND as LORA_KIND
 from swiftai_nb.registry.loras import select_lora
 from swiftai_nb.registry.model_info import ModelFile
+from swiftai_nb.registry.model_sources import select_plugin_files
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ def _check_name(name: str | None, repository: str) -> None:
 
 def _wanted(job: DownloadJob, repository: str, listed: dict[str, ModelFile]) -> tuple[str, ...]:
     if not job.files:
-        return select_lora(repository, listed) if job.kind == LORA_KIND else select_files(listed)
+        if job.kind == LORA_KIND:
+            return select_lora(repository, listed)
+        files = select_plugin_files(listed)
+        return select_files(listed) if files is None else files
     groups = {f.group for f in job.files} - {f.group for f in job.files if f.path in listed}
     missing = [
         f.path for f in job.files if f.path not in listed and (f.is_required or f.group in groups - {None})

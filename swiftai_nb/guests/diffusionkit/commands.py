@@ -32,7 +32,10 @@ _YES = {"y", "yes"}
 
 
 def run(argv: Sequence[str], out: TextIO, *, home: Path | None = None, answers: TextIO | None = None) -> int:
-    """Runs one verb; 0 when all is well, else 1.
+    """An environment for DiffusionKit (Stable Diffusion 3): install, check, remove.
+
+    Returns:
+        0 when all is well, else 1.
 
     Args:
         argv: the words after `diffusionkit`.

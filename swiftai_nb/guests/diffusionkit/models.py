@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile
+from swiftai_nb.registry.model_sources import ModelSource
 
+ENGINE = "diffusionkit"
 _NOT_LIVE = "sizes, license and gating come from public pages and were not checked against the live Hub"
 _PARTS = ("sd3-text-encoders", "t5-tokenizer")
 _LICENSES = {
@@ -57,6 +59,7 @@ def _sd3(
         aliases=aliases,
         requires=_PARTS,
         unconfirmed=_NOT_LIVE,
+        engine=ENGINE,
     )
 
 
@@ -68,7 +71,7 @@ def _tokenizer(folder: str) -> tuple[ModelFile, ...]:
     return (ModelFile(f"{folder}/vocab.json"), ModelFile(f"{folder}/merges.txt"))
 
 
-DIFFUSIONKIT_MODELS: tuple[DiffusionModelInfo, ...] = (
+_ROWS: tuple[DiffusionModelInfo, ...] = (
     _sd3(
         "Stable Diffusion 3 medium",
         model_id="sd3-medium",
@@ -123,6 +126,7 @@ DIFFUSIONKIT_MODELS: tuple[DiffusionModelInfo, ...] = (
         license_summary="its page names none; CLIP was published under MIT, T5 under Apache-2.0",
         kind="part",
         unconfirmed=_NOT_LIVE,
+        engine=ENGINE,
     ),
     DiffusionModelInfo(
         id="t5-tokenizer",
@@ -142,5 +146,16 @@ DIFFUSIONKIT_MODELS: tuple[DiffusionModelInfo, ...] = (
         license_summary="free to use, also commercially",
         kind="part",
         unconfirmed=_NOT_LIVE,
+        engine=ENGINE,
     ),
+)
+
+MODELS = ModelSource(
+    engine=ENGINE,
+    models=_ROWS,
+    weight_files={
+        "sd3_medium.safetensors": DiffusionVariant.SD_3,
+        "sd3.5_large.safetensors": DiffusionVariant.SD_3,
+        "sd3.5_large_4bit_quantized.safetensors": DiffusionVariant.SD_3,
+    },
 )

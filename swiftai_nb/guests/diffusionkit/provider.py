@@ -20,6 +20,7 @@ from swiftai_nb.engine.kernel.platform import expected_device
 from swiftai_nb.engine.protocol import AskStatus, Done, Generate, LoadModel, Status, Unload
 from swiftai_nb.guests.diffusionkit.checkpoint import find_checkpoint
 from swiftai_nb.guests.diffusionkit.environment import CheckedInterpreters, find_interpreter
+from swiftai_nb.guests.diffusionkit.models import ENGINE
 from swiftai_nb.guests.diffusionkit.plan import make_command, make_plan
 from swiftai_nb.guests.diffusionkit.process import diffusionkit_client
 from swiftai_nb.jobs.timings import TimingKey, Timings
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from swiftai_nb.registry.model_info import DiffusionModelInfo, ResolvedModel
     from swiftai_nb.registry.registry import DiffusionModelRegistry
 
-ENGINE = "diffusionkit"
 DEFAULT_MODEL = "sd3-medium"
 _TIMINGS_FILE = "timings.sqlite"
 
@@ -269,6 +269,7 @@ def _own_folder(folder: Path) -> ResolvedModel:
         default_height=height,
         local_folder=str(folder),
         is_custom=True,
+        engine=ENGINE,
     )
     return ResolvedModel(info, folder)
 

@@ -14,7 +14,7 @@ SCHEDULERS = (
     "ddim", "pndm", "euler", "euler-karras", "euler-a", "dpm++2m", "dpm++2m-karras", "lms", "lms-karras",
     "lcm", "flow-match-euler",
 )  # fmt: skip
-ENGINES = ("auto", "local", "cloud", "diffusionkit")
+ENGINES = ("auto", "local", "cloud")
 _MAGIC = re.compile(r"(?:.*=\s*)?%{1,2}imagine\s")
 _PICTURE_TYPES = ("GeneratedImage", "Pictures", "GridPictures", "Recipe")
 
@@ -73,7 +73,7 @@ class Completer:
             "model": self._models,
             "style": self._styles,
             "scheduler": lambda: SCHEDULERS,
-            "engine": lambda: ENGINES,
+            "engine": self._engines,
             "size": lambda: SIZE_WORDS,
             "image": self._picture_names,
             "mask": self._picture_names,
@@ -87,6 +87,11 @@ class Completer:
         from swiftai_nb.registry.registry import DiffusionModelRegistry
 
         return [m.id for m in DiffusionModelRegistry.shared.available_models if m.kind == "model"]
+
+    def _engines(self) -> Iterable[str]:
+        from swiftai_nb.providers.discovery import plugin_names
+
+        return [*ENGINES, *plugin_names()]
 
     def _styles(self) -> Iterable[str]:
         own = [m.styles for m in self._shell.configurables if type(m).__name__ == "Imagine"]

@@ -50,7 +50,7 @@ def imagine_doctor(line: str = "") -> Table[Finding]:
         raise InvalidInputError(f"%imagine_doctor takes no options, not {line.strip()!r}")
     session = get_session()
     checks: tuple[Callable[[Session], Iterator[Finding]], ...] = (
-        _software, _local_engine, _diffusionkit, _memory, _models, _cache, _cloud, _kernel,
+        _software, _local_engine, _other_engines, _memory, _models, _cache, _cloud, _kernel,
     )  # fmt: skip
     findings = [finding for check in checks for finding in _guarded(check, session)]
     return Table(findings, cells=_cells)
@@ -92,11 +92,21 @@ def _local_engine(session: Session) -> Iterator[Finding]:
             yield Finding(name.replace("_", " "), str(value))
 
 
-def _diffusionkit(session: Session) -> Iterator[Finding]:
-    check = getattr(session.generator("diffusionkit"), "check_available", None)
-    if check is not None:
-        check()
-        yield Finding("diffusionkit", "ready: %%imagine --engine diffusionkit")
+def _other_engines(session: Session) -> Iterator[Finding]:
+    from swiftai_nb.providers.discovery import plugin_names
+
+    for name in plugin_names():
+        try:
+            generator = session.generator(name)
+            check = getattr(generator, "check_available", None)
+            if check is not None:
+                check()
+            if generator.is_available:
+                yield Finding(name, f"ready: %%imagine --engine {name}")
+            else:
+                yield Finding(name, "not available", "see the documentation of its package")
+        except AIError as error:
+            yield Finding(name, error.message, error.hint or "")
 
 
 def _memory(_: Session) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from swiftai_nb.core.errors import AIError, ModelNotDownloadedError
 from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.cell.snapshot import duration
 from swiftai_nb.notebook.magic.request import Order
-from swiftai_nb.notebook.session import LOCAL_ENGINES, Session
+from swiftai_nb.notebook.session import Session
 
 if TYPE_CHECKING:
     from swiftai_nb.registry.model_info import DiffusionModelInfo
@@ -38,7 +38,8 @@ class DryRun(Table[tuple[str, str]]):
 
 
 def _model_lines(order: Order, session: Session) -> list[tuple[str, str]]:
-    if order.engine not in LOCAL_ENGINES or (order.config.model is None and order.engine != "mlx"):
+    is_catalog = session.runs_catalog_models(order.engine)
+    if not is_catalog or (order.config.model is None and order.engine != "mlx"):
         return [("model", order.config.model or "the engine's own")]
     try:
         resolved = session.registry.resolve(order.config.model)
@@ -51,7 +52,7 @@ def _model_lines(order: Order, session: Session) -> list[tuple[str, str]]:
 
 def _info(order: Order, session: Session) -> DiffusionModelInfo | None:
     try:
-        is_local = order.engine in LOCAL_ENGINES
+        is_local = session.runs_catalog_models(order.engine)
         return session.registry.resolve(order.config.model).info if is_local else None
     except AIError:
         return None

@@ -58,7 +58,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     ),
     "How": (
         Option("model", "word", "catalog name, Hub id or folder", "m", "NAME"),
-        Option("engine", "word", "auto, local, cloud, diffusionkit or a provider's name", "e", "NAME"),
+        Option("engine", "word", "auto, local, cloud or a provider's name", "e", "NAME"),
         Option("provider", "word", "the cloud provider to ask", "p", "NAME"),
         Option("steps", "int", "denoising steps", metavar="N"),
         Option("guidance", "float", "weight of the prompt; 1 or less turns it off", metavar="F"),

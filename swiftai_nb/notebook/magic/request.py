@@ -13,7 +13,7 @@ from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.styles import find_style
 from swiftai_nb.notebook.magic.values import Size
-from swiftai_nb.notebook.session import CLOUD_ENGINES, LOCAL_ENGINES, Session, concrete_seeds
+from swiftai_nb.notebook.session import CLOUD_ENGINES, Session, concrete_seeds
 
 if TYPE_CHECKING:
     from swiftai_nb.jobs.job import GenerationJob
@@ -109,7 +109,7 @@ def build_request(
         ProviderUnavailableError: no engine can work here.
     """
     recipe = _recipe(arguments, variables)
-    engine_word = arguments.engine or _engine_of_recipe(recipe) or defaults.engine
+    engine_word = arguments.engine or _engine_of_recipe(recipe, session) or defaults.engine
     provider = arguments.provider or (None if arguments.engine == "local" else defaults.provider)
     named = next((m for m in (arguments.model, recipe and recipe.model, defaults.model) if m), None)
     engine = session.choose_engine(engine_word, provider=provider, model=named)
@@ -133,9 +133,11 @@ def build_request(
     )
 
 
-def _engine_of_recipe(recipe: Recipe | None) -> str | None:
-    """DiffusionKit's pictures are remade by DiffusionKit, whose models have no other engine here."""
-    return recipe.engine if recipe is not None and recipe.engine == "diffusionkit" else None
+def _engine_of_recipe(recipe: Recipe | None, session: Session) -> str | None:
+    """A picture of another engine's catalog model is remade by that engine: no other runs the model."""
+    if recipe is None or recipe.engine in (None, "mlx"):
+        return None
+    return recipe.engine if session.runs_catalog_models(str(recipe.engine)) else None
 
 
 def _recipe(arguments: ImagineArguments, variables: Mapping[str, Any]) -> Recipe | None:
@@ -180,7 +182,7 @@ def _model(
     wanted = None if recipe is None else recipe.model
     if wanted is None:
         return defaults.model, ()
-    if engine not in LOCAL_ENGINES or _is_known(wanted, session):
+    if not session.runs_catalog_models(engine) or _is_known(wanted, session):
         return wanted, ()
     used = defaults.model or session.registry.resolve(None).info.id
     return defaults.model, (f"the recipe's model {wanted} is not known here; {used} is used instead",)
@@ -228,7 +230,7 @@ def _with_size(
 
 def native_size(model: str | None, engine: str, session: Session) -> tuple[int, int]:
     """The model's own (width, height) in pixels; 512x512 where nobody knows."""
-    if engine == "mlx" or (engine in LOCAL_ENGINES and model is not None):
+    if engine == "mlx" or (model is not None and session.runs_catalog_models(engine)):
         try:
             return session.registry.resolve(model).info.default_resolution
         except AIError:
@@ -280,12 +282,12 @@ def _inexactness(recipe: Recipe, config: ImageGenerationConfig, *, session: Sess
     reasons = []
     if recipe.seed is None:
         reasons.append("it has no seed")
-    if recipe.engine not in (*LOCAL_ENGINES, "fake"):
+    if recipe.engine not in (*session.registry.engines, "fake"):
         reasons.append(f"it was made by {recipe.engine or 'another program'}")
     reasons += [
         f"it was made with {name} {version}, here is {here}"
         for name, version in recipe.versions.items()
-        if recipe.engine != "diffusionkit"  # its versions are those of another environment
+        if not _engine_of_recipe(recipe, session)  # those may be versions of another environment
         and (here := _version_of(name)) not in (None, version)
     ]
     for name in ("image", "mask"):

@@ -14,7 +14,7 @@ from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.request import Order, build_request
 from swiftai_nb.notebook.output import saving
 from swiftai_nb.notebook.output.pictures import LONGEST_ALT, Pictures, describe
-from swiftai_nb.notebook.session import LOCAL_ENGINES, Session, get_session
+from swiftai_nb.notebook.session import Session, get_session
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
@@ -251,7 +251,9 @@ class Runner:
         return result
 
     def _download(self, order: Order, arguments: ImagineArguments, session: Session) -> None:
-        if not arguments.download or order.engine not in LOCAL_ENGINES or order.config.model is None:
+        if not arguments.download or order.config.model is None:
+            return
+        if not session.runs_catalog_models(order.engine):
             return
         try:
             session.registry.resolve(order.config.model)

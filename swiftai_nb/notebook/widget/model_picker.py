@@ -78,7 +78,7 @@ class ModelPicker:
     def _read(self) -> list[ModelEntry]:
         registry = self._session.registry
         problem = self._local_problem()
-        # DiffusionKit's models need an environment of their own; the picker shows what runs at a click.
+        # Other engines may need an environment of their own; the picker shows what runs at a click.
         infos = [i for i in registry.available_models if i.kind == "model" and i.engine == "mlx"]
         local = [self._local_entry(registry.find(info.id), problem) for info in infos]
         return [*local, *self._cloud_entries()]

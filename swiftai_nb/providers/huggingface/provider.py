@@ -71,6 +71,8 @@ class HuggingFaceProvider:
     it may bill, even when cancelled.
     """
 
+    kind = "cloud"
+
     def __init__(
         self,
         token: str | None = None,

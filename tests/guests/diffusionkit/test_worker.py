@@ -18,8 +18,8 @@ from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider
 from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE
 from swiftai_nb.guests.diffusionkit.process import diffusionkit_client
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from tests.providers.diffusionkit_stand_in import write_environment
-from tests.providers.test_diffusionkit_plan import write_layout
+from tests.guests.diffusionkit.stand_in import write_environment
+from tests.guests.diffusionkit.test_plan import write_layout
 
 pytest.importorskip("mlx.core")
 LIMIT_S = 200

@@ -19,12 +19,14 @@ from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider
 from swiftai_nb.guests.diffusionkit.checkpoint import CHECKPOINTS, locate
 from swiftai_nb.guests.diffusionkit.child.compatibility import byte_alphabet
 from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE
-from swiftai_nb.model_files.layouts import SD3_FILES, detect_variant, select_files
+from swiftai_nb.guests.diffusionkit.models import MODELS
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.notebook.session import Session
 from swiftai_nb.providers.mlx import MLXImageProvider
+from swiftai_nb.registry.entries import folder_info
+from swiftai_nb.registry.model_sources import select_plugin_files
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from tests.providers.test_diffusionkit_environment import GOOD, says
+from tests.guests.diffusionkit.test_environment import GOOD, says
 
 
 def write_layout(folder: Path, *, weights: str = "sd3_medium.safetensors") -> Path:
@@ -132,7 +134,7 @@ def test_models_of_our_own_engine_are_left_to_it(provider):
 
 def test_our_own_engine_leaves_its_models_to_it(provider, folder):
     own = MLXImageProvider("process", provider.registry)
-    with pytest.raises(UnsupportedModelError, match="run by DiffusionKit") as caught:
+    with pytest.raises(UnsupportedModelError, match="engine diffusionkit") as caught:
         own.plan("a cat", ImageGenerationConfig(model=str(folder)))
     assert caught.value.hint == "--engine diffusionkit"
 
@@ -159,9 +161,10 @@ def test_model_that_is_not_here_says_all_that_would_be_fetched(provider):
 
 
 def test_registry_knows_a_folder_of_stable_diffusion_3(folder):
-    assert detect_variant(folder) is DiffusionVariant.SD_3
-    assert set(SD3_FILES) < {c.weights for c in CHECKPOINTS}
-    assert select_files(["README.md", "config.json", "sd3.5_large.safetensors"]) == (
+    info = folder_info(folder)
+    assert (info.variant, info.engine) == (DiffusionVariant.SD_3, "diffusionkit")
+    assert set(MODELS.weight_files) < {c.weights for c in CHECKPOINTS}
+    assert select_plugin_files(["README.md", "config.json", "sd3.5_large.safetensors"]) == (
         "config.json",
         "sd3.5_large.safetensors",
     )

@@ -38,7 +38,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 MODELS = ("sd3-medium", "sd3.5-large-4bit", "flux-schnell-4bit")
-WRITER = Path(__file__).with_name("diffusionkit_folders.py")
+WRITER = Path(__file__).with_name("folders.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Writes tiny random DiffusionKit models in its own key layouts. A script for DiffusionKit's interpreter.
 
-python diffusionkit_folders.py FOLDER makes FOLDER/{sd3-medium,sd3.5-large-4bit,flux-schnell-4bit}.
+python folders.py FOLDER makes FOLDER/{sd3-medium,sd3.5-large-4bit,flux-schnell-4bit}.
 
 Stable Diffusion 3 medium is spelled as Stability published it; the packed ones are DiffusionKit's own
 module trees, as Argmax published them. Sizes other than the published ones stand in config.json.
@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 sys.path.append(str(REPOSITORY))
 
 from swiftai_nb.guests.diffusionkit.child.compatibility import byte_alphabet, import_diffusionkit  # noqa: E402

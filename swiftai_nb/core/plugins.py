@@ -1,0 +1,41 @@
+"""Entry points: what installed packages add to this one. Each group is described in docs/add-a-provider.md.
+
+Nothing is imported before it is needed, and a package that cannot be imported costs only its own addition.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+PROVIDERS = "swiftai_nb.providers"
+MODELS = "swiftai_nb.models"
+COMMANDS = "swiftai_nb.commands"
+_log = logging.getLogger(__name__)
+
+
+def find_plugins(group: str) -> dict[str, EntryPoint]:
+    """The entry points of a group by name, sorted; read again at every call, nothing is imported."""
+    return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
+
+
+def load_plugins(group: str) -> dict[str, Any]:
+    """The objects of a group by name; each is loaded once per process.
+
+    One that cannot be imported is left out with a warning in the log.
+    """
+    return dict(_load(group, tuple(sys.path)))
+
+
+@lru_cache(maxsize=32)
+def _load(group: str, _search_path: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    loaded = []
+    for name, point in find_plugins(group).items():
+        try:
+            loaded.append((name, point.load()))
+        except Exception as error:  # noqa: BLE001 - code of another package
+            _log.warning("entry point %s of %s cannot be loaded: %s", name, group, error)
+    return tuple(loaded)
