@@ -148,7 +148,7 @@ def read_structure(root: Path) -> dict[str, Any]:
     for name, count in lines.items():
         parts = name.split(".")
         package = (
-            parts[1] if len(parts) > 2 or known[name].name == "__init__.py" and len(parts) > 1 else "(top)"
+            parts[1] if len(parts) > 2 or (known[name].name == "__init__.py" and len(parts) > 1) else "(top)"
         )
         packages.setdefault(package, []).append(count)
     code = [name for name in known if known[name].name not in ("__init__.py", "__main__.py")]
