@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
-    from swiftai_nb.core.cancellation import CancellationToken
     from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
     from swiftai_nb.core.errors import AIError
     from swiftai_nb.core.generator import ImageGenerator
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
     from swiftai_nb.core.recipe import Recipe
+    from swiftai_nb.core.task import CancellationToken
     from swiftai_nb.downloads.downloader import DiffusionModelDownloader
     from swiftai_nb.model_files.variants import DiffusionVariant
     from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AIError": "swiftai_nb.core.errors",
-    "CancellationToken": "swiftai_nb.core.cancellation",
+    "CancellationToken": "swiftai_nb.core.task",
     "DiffusionModelDownloader": "swiftai_nb.downloads.downloader",
     "DiffusionModelInfo": "swiftai_nb.registry.model_info",
     "DiffusionModelRegistry": "swiftai_nb.registry.registry",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.foreign_recipes import EXIF_SUB_IFD, EXIF_USER_COMMENT
-from swiftai_nb.core.format import shortened
+from swiftai_nb.core.format import shorten
 from swiftai_nb.core.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class GeneratedImage:
 
     def __repr__(self) -> str:
         # The same for every seed and every run: saved notebooks must compare equal.
-        words = f": {shortened(self.prompt)}" if self.prompt else ""
+        words = f": {shorten(self.prompt)}" if self.prompt else ""
         return f"<GeneratedImage {self.width}x{self.height}{words}>"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import AIError, DownloadCancelledError, DownloadFailedError, error_from_dict
-from swiftai_nb.core.listeners import Listeners
+from swiftai_nb.core.task import CallbackList
 from swiftai_nb.downloads.progress import DownloadProgress
 from swiftai_nb.downloads.protocol import DownloadJob
 from swiftai_nb.downloads.worker.cache_writer import drop_abandoned_partials
@@ -46,7 +46,7 @@ class Download:
         self._lock = threading.Lock()
         self._reporting = threading.RLock()
         self._reported_s = time.monotonic()
-        self._listeners: Listeners[[DownloadProgress]] = Listeners()
+        self._listeners: CallbackList[[DownloadProgress]] = CallbackList()
         self._done_callbacks: list[Callable[[], None]] = []
         self._progress = DownloadProgress(job.model_id)
         self._result: Path | None = None
@@ -159,11 +159,8 @@ class Download:
                 if self._error is not None:
                     return
                 self._progress = self._progress if progress is None else progress
-                listeners = self._listeners.all()
             self._reported_s = time.monotonic()
-            for listener in listeners:
-                with _logged_failure("a listener to a download"):
-                    listener(self._progress)
+            self._listeners.notify(self._progress)
 
     def _repeat_when_silent(self) -> None:
         """The child is silent while it imports and starts: a bar that stands still would look dead."""

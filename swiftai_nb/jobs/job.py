@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, GenerationTimeoutError, InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import ImageGenerationProgress
+from swiftai_nb.core.task import CancellationToken
 
 _log = logging.getLogger(__name__)
 _WAIT_SLICE_S = 0.2  # on Windows a signal is only seen between two waits

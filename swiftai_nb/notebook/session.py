@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, InvalidInputError, ProviderUnavailableError
-from swiftai_nb.core.listeners import Listeners
+from swiftai_nb.core.task import CallbackList
 
 if TYPE_CHECKING:
     from swiftai_nb.core.generator import ImageGenerator
@@ -66,7 +66,7 @@ class Session:
         self._generators: dict[str, ImageGenerator] = {}
         self._generators_lock = threading.Lock()
         self._history: History | None = None
-        self._listeners: Listeners[[GenerationJob]] = Listeners()
+        self._listeners: CallbackList[[GenerationJob]] = CallbackList()
         self.unfinished_grids: dict[tuple[str, str], Any] = {}
 
     @cached_property
@@ -231,7 +231,7 @@ class Session:
         lane = "cloud" if getattr(generator, "kind", "local") == "cloud" else "local"
         job = self.queue.submit(request, generator, lane=lane, is_background=is_background)
         job.subscribe(_HistoryKeeper(self.history))
-        self._listeners.tell(job)
+        self._listeners.notify(job)
         return job
 
     def on_submit(self, listener: Callable[[GenerationJob], None]) -> Callable[[], None]:

@@ -7,20 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from swiftai_nb.core.format import format_bytes as format_bytes  # noqa: PLC0414 - until its users import it from core
 from swiftai_nb.model_files.variants import DiffusionVariant
 
 GB = 1_000_000_000
 DEFAULT_ENGINE = "mlx"
-
-
-def format_bytes(size_bytes: int | float) -> str:
-    """Decimal units, as disks are sold: "6.9 GB", "44 MB", "9.8 MB", "512 B"."""
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value + 1e-9:.1f} GB"  # 9.85 shows as 9.9, not as the float just below it
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.core.progress import GenerationStage
+from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.init_image import InitImage, read_init_image
 from swiftai_nb.engine.child.loaded_model import LoadedModel, PipelineLoader
 from swiftai_nb.engine.child.previews import PreviewThrottle, to_jpeg

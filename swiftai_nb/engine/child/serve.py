@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import (
     AIError,
     GenerationFailedError,
     InsufficientMemoryError,
 )
+from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.channel import Channel, ChannelClosed
 from swiftai_nb.engine.protocol import (
     AskStatus,

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
-from swiftai_nb.core.listeners import Listeners
 from swiftai_nb.core.progress import GenerationStage
+from swiftai_nb.core.task import CallbackList, CancellationToken
 from swiftai_nb.notebook.cell.grid import GridPictures, labels, to_jpeg
 from swiftai_nb.notebook.cell.snapshot import Snapshot
 from swiftai_nb.notebook.magic.request import Order
@@ -92,7 +91,7 @@ class ClusterWork:
         self._token = CancellationToken()
         self._error: AIError | None = None
         self._started_s = time.monotonic()
-        self._listeners: Listeners[[]] = Listeners()
+        self._listeners: CallbackList[[]] = CallbackList()
         self._sheet: tuple[int, bytes | None] = (0, None)
         self._ended = threading.Event()
         _check_one_engine(orders)
@@ -165,7 +164,7 @@ class ClusterWork:
             self._error = error
         finally:
             self._ended.set()
-            self._listeners.tell()
+            self._listeners.notify()
 
     def _take(self, item: BatchItem) -> None:
         if item.result is None:
@@ -174,7 +173,7 @@ class ClusterWork:
             return
         self._cells[self._waiting[item.index]] = item.result
         self._session.history.append(item.result)
-        self._listeners.tell()
+        self._listeners.notify()
 
     def _preview(self, made: int) -> bytes | None:
         if made != self._sheet[0]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
-from swiftai_nb.core.format import shortened
-from swiftai_nb.core.listeners import Listeners
+from swiftai_nb.core.format import shorten
+from swiftai_nb.core.task import CallbackList
 from swiftai_nb.notebook.cell.snapshot import Snapshot, of_job
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.request import Order
@@ -83,7 +83,7 @@ class GridPictures(Pictures):
 
 def describe_grid(prompt: str, axes: tuple[Axis, ...]) -> str:
     """Such as "3 x 2 grid of steps and seed: a red fox", or "3 pictures by steps: a red fox"."""
-    words = f": {shortened(prompt)}" if prompt else ""
+    words = f": {shorten(prompt)}" if prompt else ""
     if len(axes) == 1:
         return f"{len(axes[0].values)} pictures by {axes[0].name}{words}"
     return f"{len(axes[0].values)} x {len(axes[1].values)} grid of {axes[0].name} and {axes[1].name}{words}"
@@ -181,7 +181,7 @@ class GridWork:
         self._prompt = arguments.prompt or progress.orders[0].words
         self._session = session
         self._lock = threading.RLock()
-        self._listeners: Listeners[[]] = Listeners()
+        self._listeners: CallbackList[[]] = CallbackList()
         self._running: dict[int, GenerationJob] = {}
         self._error: AIError | None = None
         self._cancelled = False
@@ -279,7 +279,7 @@ class GridWork:
                 self._submit_more()
             except AIError as error:
                 self._error = error
-        self._listeners.tell()
+        self._listeners.notify()
 
     def _take(self, index: int, job: GenerationJob) -> None:
         self._elapsed_before_s += job.elapsed_s

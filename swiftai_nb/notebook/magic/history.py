@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.format import shortened
+from swiftai_nb.core.format import shorten
 from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.magic.tokens import split
 from swiftai_nb.notebook.output.pictures import Pictures
@@ -72,7 +72,7 @@ def _card(entry: HistoryEntry) -> str:
 
 
 def _row(entry: HistoryEntry) -> tuple[str, ...]:
-    return str(entry.id), _settings(entry), shortened(entry.prompt, 70)
+    return str(entry.id), _settings(entry), shorten(entry.prompt, 70)
 
 
 def _settings(entry: HistoryEntry) -> str:

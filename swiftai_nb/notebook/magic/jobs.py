@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.format import shortened
+from swiftai_nb.core.format import shorten
 from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.cell.snapshot import of_job
 from swiftai_nb.notebook.session import get_session
@@ -22,7 +22,7 @@ def _row(job: GenerationJob) -> tuple[str, ...]:
     progress = of_job(job).line() if not job.state.is_final else f"{job.elapsed_s:.1f} s"
     if job.error is not None:
         progress = job.error.message
-    return job.id, str(job.state), made, progress, shortened(job.request.prompt, 60)
+    return job.id, str(job.state), made, progress, shorten(job.request.prompt, 60)
 
 
 def imagine_jobs(line: str) -> Table[GenerationJob]:

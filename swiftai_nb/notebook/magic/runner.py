@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import ModelNotDownloadedError
-from swiftai_nb.core.format import shortened
+from swiftai_nb.core.format import shorten
 from swiftai_nb.notebook.cell.views import CellView, HtmlView, NullView, TextView, WidgetView, shows_widgets
 from swiftai_nb.notebook.cell.wait import JobWork, Work, final_bundle, outcome, wait
 from swiftai_nb.notebook.magic.parser import ImagineArguments
@@ -190,7 +190,7 @@ class Runner:
             return TextView()
         size = size or _stage_size(order, session)
         every = arguments.preview_every or self._magic.preview_every
-        words = shortened(order.words, LONGEST_ALT)
+        words = shorten(order.words, LONGEST_ALT)
         if kind == "html":
             return HtmlView(prompt=words, size=size, preview_every=every)
         return WidgetView(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.format import shortened
+from swiftai_nb.core.format import shorten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -176,7 +176,7 @@ class Pictures(Sequence["GeneratedImage"]):
             return {"text/plain": repr(self)}, {}
         picture = self._images[0] if len(self._images) == 1 else self.grid()
         data, metadata = picture._repr_mimebundle_()
-        metadata["image/png"]["alt"] = shortened(self.prompt, LONGEST_ALT)
+        metadata["image/png"]["alt"] = shorten(self.prompt, LONGEST_ALT)
         return {**data, "text/plain": repr(self)}, metadata
 
 
@@ -194,6 +194,6 @@ def _is_active(hook: Any) -> bool:
 
 def describe(prompt: str, count: int) -> str:
     """Such as "1 picture: a red fox": the text that stands for pictures, before and after they are made."""
-    words = shortened(prompt)
+    words = shorten(prompt)
     number = "1 picture" if count == 1 else f"{count} pictures"
     return f"{number}: {words}" if words else number

@@ -1,0 +1,122 @@
+"""What this machine, or the container this process runs in, has: memory and processors."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+
+from swiftai_nb.core.errors import InvalidInputError
+
+MEMORY_VARIABLE = "SWIFTAI_MEMORY_GB"
+GIB = 1024**3
+_USABLE_SHARE_OF_TOTAL = 0.9  # where the system does not report available memory
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def machine_memory_bytes() -> int | None:
+    """Memory this process may count on: the machine's, or less in a container or by the user's setting.
+
+    SWIFTAI_MEMORY_GB (GiB, as machines are sold) makes the engine plan as on a machine of that size.
+
+    Returns:
+        None where the system does not report it.
+
+    Raises:
+        InvalidInputError: SWIFTAI_MEMORY_GB is not a positive number.
+    """
+    limits = [n for n in (installed_memory_bytes(), _container_limit(), _user_limit()) if n is not None]
+    return min(limits) if limits else None
+
+
+def installed_memory_bytes() -> int | None:
+    """Physical memory; None where the system does not report it."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def available_memory_bytes(engine_pid: int | None = None) -> int | None:
+    """Memory that an engine can use now, at most `machine_memory_bytes`; None where it is unknown.
+
+    Args:
+        engine_pid: a running engine's process; the memory it holds is available to its next picture.
+    """
+    total = machine_memory_bytes()
+    found = [n for n in (_available_in_system(total), _available_in_container()) if n is not None]
+    if not found:
+        return total
+    available = min(found) + _resident_bytes(engine_pid)
+    return available if total is None else min(available, total)
+
+
+def usable_cpus() -> int:
+    """Processors this process may use: its affinity, and its container's CPU quota if there is one."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = len(affinity(0)) if affinity is not None else os.cpu_count()
+    count = 1 if count is None else count
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(count, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
+        return max(1, count)
+
+
+def _container_limit() -> int | None:
+    try:
+        return int((_CGROUP / "memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no limit
+        return None
+
+
+def _user_limit() -> int | None:
+    text = os.environ.get(MEMORY_VARIABLE, "").strip()
+    if not text:
+        return None
+    try:
+        gibibytes = float(text)
+    except ValueError:
+        gibibytes = math.nan
+    if not 0 < gibibytes < math.inf:
+        raise InvalidInputError(
+            f"{MEMORY_VARIABLE} is {text!r}", hint="set it to a number of GB, or unset it"
+        )
+    return int(gibibytes * GIB)
+
+
+def _available_in_system(total: int | None) -> int | None:
+    if sys.platform.startswith("linux"):
+        try:
+            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return None
+        fields = {line.split(":")[0]: line.split()[1] for line in lines if ":" in line}
+        return int(fields["MemAvailable"]) * 1024 if "MemAvailable" in fields else None
+    # macOS gives its caches and compressed pages back on demand: the free pages tell nothing.
+    return None if total is None else int(total * _USABLE_SHARE_OF_TOTAL)
+
+
+def _available_in_container() -> int | None:
+    limit = _container_limit()
+    if limit is None:
+        return None
+    try:
+        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
+        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return None
+    cache = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    return max(0, limit - used + cache)
+
+
+def _resident_bytes(pid: int | None) -> int:
+    """What another process has in memory; 0 for this one, of which only the model would be freed."""
+    if pid is None or pid == os.getpid():
+        return 0
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
