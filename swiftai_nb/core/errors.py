@@ -210,10 +210,16 @@ def all_error_types(base: type[AIError] = AIError) -> Iterator[type[AIError]]:
 def error_from_dict(data: dict[str, Any]) -> AIError:
     """Rebuilds an error that crossed a process boundary (`AIError.to_dict`).
 
-    An unknown type becomes `GenerationFailedError`, so a newer engine never crashes an older kernel.
+    An unknown type becomes `GenerationFailedError`, so a newer engine never crashes an older kernel. Never
+    raises: values of the wrong type are replaced or left out.
     """
     types = {t.__name__: t for t in all_error_types()}
     cls = types.get(str(data.get("type")), GenerationFailedError)
-    error = cls(str(data.get("message", "unknown error")), hint=data.get("hint"))
-    vars(error).update(data.get("extra") or {})
+    message, hint, extra = data.get("message"), data.get("hint"), data.get("extra")
+    error = cls(
+        message if isinstance(message, str) and message else "unknown error",
+        hint=hint if isinstance(hint, str) else None,
+    )
+    if isinstance(extra, dict):
+        vars(error).update({k: v for k, v in extra.items() if k not in ("message", "hint")})
     return error

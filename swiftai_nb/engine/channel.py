@@ -7,21 +7,21 @@ import queue
 import threading
 from typing import BinaryIO, Protocol
 
-from swiftai_nb.engine.protocol import Frame, Message, ProtocolError, decode, encode
+from swiftai_nb.engine.protocol import Frame, Message, TruncatedFrameError, decode, encode
 
 
 class ChannelClosed(Exception):  # noqa: N818 - an end, not an error
-    """The other side is gone, or this side was closed."""
+    """The other side has closed the channel, or this side did."""
 
 
 class Channel(Protocol):
-    """One end of a conversation. `send` may be called from any thread, `receive` from one."""
+    """One end of a connection. `send` may be called from any thread, `receive` from one."""
 
     def send(self, message: Message) -> None:
         """Sends a message, blocking while the other side does not read.
 
         Raises:
-            ChannelClosed: nobody is there to receive it.
+            ChannelClosed: the other side is gone.
             ProtocolError: the message exceeds the limits.
         """
         ...
@@ -30,13 +30,13 @@ class Channel(Protocol):
         """Blocks until the next message.
 
         Raises:
-            ChannelClosed: there will be none.
-            ProtocolError: what came is not a message; the channel is of no use any more.
+            ChannelClosed: no further message will come.
+            ProtocolError: the bytes are not a message; the channel is unusable from then on.
         """
         ...
 
     def close(self) -> None:
-        """Ends the conversation for both sides; may be called twice, from any thread."""
+        """Ends the connection for both sides; may be called twice, from any thread."""
         ...
 
 
@@ -60,7 +60,7 @@ class StreamChannel:
                 for chunk in chunks:
                     self._write(chunk)
                 self._writer.flush()
-        except (OSError, ValueError) as error:  # ValueError: the stream was closed here
+        except (OSError, ValueError) as error:  # ValueError: this side closed the stream
             raise ChannelClosed from error
 
     def _write(self, chunk: bytes) -> None:
@@ -89,7 +89,7 @@ class StreamChannel:
             if not chunk:
                 if at_end_ok and not data:
                     break
-                raise ProtocolError(f"the stream ended after {len(data)} of {size} bytes")
+                raise TruncatedFrameError(f"the stream ended after {len(data)} of {size} bytes")
             data += chunk
         return data
 
@@ -138,8 +138,8 @@ class MemoryChannel:
 
 
 def memory_channel_pair() -> tuple[MemoryChannel, MemoryChannel]:
-    """Two ends of one conversation inside a process."""
-    here: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-    there: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+    """Two connected channels inside one process."""
+    first: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+    second: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
     closed = threading.Event()
-    return MemoryChannel(here, there, closed), MemoryChannel(there, here, closed)
+    return MemoryChannel(first, second, closed), MemoryChannel(second, first, closed)

@@ -1,6 +1,6 @@
-"""What the kernel and the engine say to each other, and how it looks on the wire.
+"""The messages between kernel and engine, and their encoding.
 
-One frame is one message:
+One frame carries one message:
 
     offset  size  field
     0       4     magic, the bytes "SWAI"
@@ -12,12 +12,12 @@ One frame is one message:
                   as [name, length] in the order in which the body holds them
     …       …     body: the bytes fields, one after the other
 
-Fields that are None are left out. A reader ignores fields it does not know, and refuses a frame of
-another version: kernel and engine always come from the same installation.
+Fields that are None are left out. A reader ignores unknown fields and rejects a frame of another version:
+kernel and engine always come from the same installation.
 
 Kernel to engine: Generate, LoadModel, Cancel, Unload, AskStatus, Shutdown.
 Engine to kernel: Ready once, then for each command any number of Stage and Step events and exactly one
-of Done, Loaded, Status and Failed; Bye is the last word of an engine that ends on its own accord.
+of Done, Loaded, Status and Failed; Bye is the last message of an engine that ends by itself.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _PREFIX = struct.Struct(">4sHHII")
 
 
 class ProtocolError(Exception):
-    """The bytes are not a frame of this protocol; one line says in what respect."""
+    """The bytes are not a frame of this protocol; the message is one line that names the fault."""
+
+
+class TruncatedFrameError(ProtocolError):
+    """The stream ended inside a frame: the sender died while it was writing."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """Base of all messages.
-
-    Args:
-        job_id: the command this belongs to; empty where there is none.
-    """
+    """Base of all messages; `job_id` names the command it belongs to, empty where there is none."""
 
     job_id: str = ""
 
@@ -146,14 +146,12 @@ class Ready(Message):
     Args:
         pid: of the engine's process.
         device: "metal", "cuda" or "cpu".
-        blas: one line on the BLAS in use.
         versions: package -> version, of all that computes.
         start_s: seconds its start took.
     """
 
     pid: int = 0
     device: str = ""
-    blas: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     start_s: float = 0.0
 
@@ -235,7 +233,7 @@ class Status(Message):
 
 @dataclass(frozen=True)
 class Failed(Message):
-    """The command ended without result; `error` is `AIError.to_dict()`."""
+    """The command ended without a result; `error` is `AIError.to_dict()`."""
 
     error: dict[str, Any] = field(default_factory=dict)
 
@@ -270,7 +268,9 @@ class Frame:
             ProtocolError: not a frame, another version, or larger than the limits.
         """
         if len(prefix) != _PREFIX.size:
-            raise ProtocolError(f"the stream ended after {len(prefix)} of {_PREFIX.size} bytes of a prefix")
+            raise TruncatedFrameError(
+                f"the stream ended after {len(prefix)} of {_PREFIX.size} bytes of a prefix"
+            )
         magic, version, reserved, self.header_bytes, self.body_bytes = _PREFIX.unpack(prefix)
         if magic != MAGIC or reserved != 0:
             raise ProtocolError(f"not a frame: it starts with {prefix[:8]!r}")
@@ -309,9 +309,10 @@ def decode(header: bytes | bytearray, body: bytes | bytearray) -> Message:
         data = json.loads(header)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a header that is not JSON ({type(error).__name__})") from None
-    if not isinstance(data, dict) or data.get("type") not in _TYPES:
+    name = data.pop("type", None) if isinstance(data, dict) else None
+    kind = _TYPES.get(name) if isinstance(name, str) else None
+    if kind is None:
         raise ProtocolError("a header without a known type")
-    kind = _TYPES[data.pop("type")]
     data.update(_split_body(data.pop("parts", []), memoryview(body)))
     return _build(kind, data)
 
@@ -329,7 +330,7 @@ def _plain(value: Any) -> Any:
 
 def _split_body(parts: Any, body: memoryview) -> dict[str, bytes]:
     try:
-        named = {str(name): int(size) for name, size in parts}
+        named = {_exactly(str)(name): _exactly(int)(size) for name, size in _exactly(list)(parts)}
     except (TypeError, ValueError):
         raise ProtocolError("parts that are not [name, length] pairs") from None
     if min(named.values(), default=0) < 0 or sum(named.values()) != len(body):
@@ -346,7 +347,7 @@ def _build(kind: type[_Kind], data: Mapping[str, Any]) -> _Kind:
     values = {}
     for item in fields(kind):  # type: ignore[arg-type]
         if item.name in data:
-            reader = _READERS[str(item.type)]
+            reader = _READERS[str(item.type).removesuffix(" | None")]
             try:
                 values[item.name] = reader(data[item.name])
             except (TypeError, ValueError):
@@ -366,33 +367,24 @@ def _exactly(*types: type) -> Callable[[Any], Any]:
     return read
 
 
-def _model_files(value: Any) -> ModelFiles:
-    return _build(ModelFiles, _exactly(dict)(value))
+def _each(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: tuple(read(item) for item in _exactly(list)(value))
 
 
-def _loras(value: Any) -> tuple[LoraReference, ...]:
-    return tuple(_build(LoraReference, _exactly(dict)(lora)) for lora in _exactly(list)(value))
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(_exactly(str)(text) for text in _exactly(list)(value))
+def _values(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: {name: read(item) for name, item in _exactly(dict)(value).items()}
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "str": _exactly(str),
-    "str | None": _exactly(str),
     "int": _exactly(int),
-    "int | None": _exactly(int),
     "float": _exactly(float, int),
-    "float | None": _exactly(float, int),
     "bool": _exactly(bool),
     "bytes": _exactly(bytes),
-    "bytes | None": _exactly(bytes),
-    "dict[str, str]": _exactly(dict),
-    "dict[str, int]": _exactly(dict),
+    "dict[str, str]": _values(_exactly(str)),
+    "dict[str, int]": _values(_exactly(int)),
     "dict[str, Any]": _exactly(dict),
-    "dict[str, Any] | None": _exactly(dict),
-    "tuple[str, ...]": _texts,
-    "tuple[LoraReference, ...]": _loras,
-    "ModelFiles": _model_files,
+    "tuple[str, ...]": _each(_exactly(str)),
+    "tuple[LoraReference, ...]": _each(lambda value: _build(LoraReference, _exactly(dict)(value))),
+    "ModelFiles": lambda value: _build(ModelFiles, _exactly(dict)(value)),
 }

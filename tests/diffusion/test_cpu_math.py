@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import threading
@@ -87,6 +88,22 @@ def test_numpys_own_threads_can_be_limited():
     package = Path(np.__file__).parent
     bundled = [*package.with_name("numpy.libs").glob("*openblas*"), *package.glob(".dylibs/*openblas*")]
     assert workers.limit_numpy_threads(1) == bool(bundled)
+
+
+def test_numpy_computes_with_one_thread_during_a_picture_and_as_before_afterwards():
+    library = ctypes.CDLL(np._core._multiarray_umath.__file__)
+    threads = getattr(library, "scipy_openblas_get_num_threads64_", None)
+    if threads is None:
+        pytest.skip("NumPy without the OpenBLAS of its wheel")
+    _, default = workers._numpy_threads()
+    try:
+        with workers.single_threaded_numpy():
+            assert threads() == 1
+        with pytest.raises(ZeroDivisionError), workers.single_threaded_numpy():
+            raise ZeroDivisionError
+        assert threads() == default
+    finally:
+        workers.limit_numpy_threads(1)
 
 
 @pytest.fixture

@@ -5,14 +5,48 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import struct
 import sys
 import time
 
 from swiftai_nb.core.errors import GenerationCancelledError, InvalidInputError
 from swiftai_nb.engine.channel import StreamChannel
-from swiftai_nb.engine.child import __main__ as engine_main
+from swiftai_nb.engine.child import start
 from swiftai_nb.engine.child.serve import serve
 from swiftai_nb.engine.protocol import Done, Loaded, Ready, Stage, Status, Step
+
+
+def behave(word, argument):
+    """Does what the prompt's first word says; other words do nothing."""
+    if word == "die":
+        os.kill(os.getpid(), getattr(signal, argument))
+    elif word == "exit":
+        print("about to leave", file=sys.stderr, flush=True)
+        os._exit(int(argument))
+    elif word == "hang":
+        time.sleep(60)
+    elif word == "refuse":
+        raise InvalidInputError("no", hint="say yes")
+    elif word == "fault":
+        raise ZeroDivisionError("division by zero")
+    elif word == "memory":
+        raise RuntimeError("[malloc] Unable to allocate 123456 bytes.")
+    elif word == "print":
+        print("a library talks", flush=True)
+        ctypes.CDLL(None).puts(b"a C library talks")
+    elif word == "flood":
+        sys.stderr.write("x" * 3_000_000)
+        sys.stderr.flush()
+    elif word == "garbage":
+        os.write(int(os.environ["FAKE_OUT"]), b"this is not a frame at all")
+        time.sleep(60)
+    elif word == "header":
+        header = argument.encode()
+        os.write(int(os.environ["FAKE_OUT"]), struct.pack(">4sHHII", b"SWAI", 1, 0, len(header), 0) + header)
+        time.sleep(60)
+    elif word == "cut":
+        os.write(int(os.environ["FAKE_OUT"]), struct.pack(">4sHHII", b"SWAI", 1, 0, 100, 0) + b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class FakeHost:
@@ -34,28 +68,7 @@ class FakeHost:
     def generate(self, command, report, token):
         word, _, argument = command.prompt.partition(" ")
         report(Stage(command.job_id, "drawing"))
-        if word == "die":
-            os.kill(os.getpid(), getattr(signal, argument))
-        elif word == "exit":
-            print("about to leave", file=sys.stderr, flush=True)
-            os._exit(int(argument))
-        elif word == "hang":
-            time.sleep(60)
-        elif word == "refuse":
-            raise InvalidInputError("no", hint="say yes")
-        elif word == "fault":
-            raise ZeroDivisionError("division by zero")
-        elif word == "memory":
-            raise RuntimeError("[malloc] Unable to allocate 123456 bytes.")
-        elif word == "print":
-            print("a library talks", flush=True)
-            ctypes.CDLL(None).puts(b"a C library talks")
-        elif word == "flood":
-            sys.stderr.write("x" * 3_000_000)
-            sys.stderr.flush()
-        elif word == "garbage":
-            os.write(int(os.environ["FAKE_OUT"]), b"this is not a frame at all")
-            time.sleep(60)
+        behave(word, argument)
         for index in range(command.steps):
             time.sleep(float(argument) if word == "slow" else 0.0)
             report(Step(command.job_id, index, command.steps, 0.0, b"jpeg" * 1000))
@@ -67,7 +80,7 @@ class FakeHost:
 
 
 def main():
-    reader, writer = engine_main._take_streams()
+    reader, writer = start._take_streams()
     os.environ["FAKE_OUT"] = str(writer)
     channel = StreamChannel(os.fdopen(reader, "rb", buffering=0), os.fdopen(writer, "wb", buffering=0))
     if sys.argv[1:] == ["broken"]:

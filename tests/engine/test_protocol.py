@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swiftai_nb.core.config import LoraReference
+from swiftai_nb.core.errors import error_from_dict
 from swiftai_nb.engine import protocol
 from swiftai_nb.engine.channel import ChannelClosed, StreamChannel, memory_channel_pair
 from swiftai_nb.engine.protocol import (
@@ -65,7 +66,9 @@ def test_a_message_survives_the_wire(message):
 def test_every_field_of_every_message_has_a_reader():
     for kind in (*protocol._TYPES.values(), ModelFiles, LoraReference):
         for field in dataclasses.fields(kind):
-            assert str(field.type) in protocol._READERS, f"{kind.__name__}.{field.name}"
+            assert str(field.type).removesuffix(" | None") in protocol._READERS, (
+                f"{kind.__name__}.{field.name}"
+            )
 
 
 def test_fields_of_a_newer_engine_are_ignored():
@@ -181,3 +184,41 @@ def test_memory_channels_carry_messages_and_the_end():
             channel.receive()
         with pytest.raises(ChannelClosed):
             channel.send(Cancel("2"))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"type": []}',
+        b'{"type": {}}',
+        b'{"type": null}',
+        b'{"type": "Cancel", "parts": [["x", Infinity]]}',
+        b'{"type": "Cancel", "parts": [["x", NaN]]}',
+        b'{"type": "Cancel", "parts": [["x", 1e400]]}',
+        b'{"type": "Cancel", "parts": [[[], 1]]}',
+        b'{"type": "Cancel", "parts": {"x": 1}}',
+        b'{"type": "Cancel", "parts": 7}',
+        b'{"type": "Ready", "versions": {"mlx": 1}}',
+        b'{"type": "Status", "components": {"unet": "large"}}',
+        b'{"type": "Failed", "error": []}',
+        b'{"type": "Generate", "model": {"folder": "", "loras": [{"source": []}]}}',
+    ],
+)
+def test_values_of_the_wrong_kind_are_protocol_errors(header):
+    with pytest.raises(ProtocolError):
+        decode(header, b"")
+
+
+@given(st.dictionaries(st.sampled_from(["type", "parts", "job_id", "error"]), json_values, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_any_json_object_is_a_message_or_a_protocol_error(data):
+    with contextlib.suppress(ProtocolError):
+        assert isinstance(decode(json.dumps(data).encode(), b""), Message)
+
+
+@given(st.dictionaries(st.sampled_from(["type", "message", "hint", "extra"]), json_values, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_any_error_of_an_engine_can_be_raised_and_shown(data):
+    error = error_from_dict(data)
+    assert str(error)
+    assert error._render_traceback_()

@@ -53,24 +53,42 @@ def _cgroup_cpus() -> int:
 
 
 def limit_numpy_threads(count: int = 1) -> bool:
-    """Sets the number of threads of the OpenBLAS in NumPy's wheel, for the whole process.
+    """Sets the number of threads of NumPy's OpenBLAS, for the whole process.
 
     `for_each` calls NumPy's products from threads of its own: two pools would compete for the cores, and
     a picture takes several times as long.
 
     Returns:
-        False where NumPy brings no OpenBLAS (macOS with Accelerate, a distribution's build).
+        False where NumPy has no OpenBLAS (macOS with Accelerate).
     """
-    package = Path(np.__file__).parent
-    folders = (package.with_name("numpy.libs"), package / ".dylibs")
-    for path in (path for folder in folders for path in folder.glob("*openblas*")):
-        library = ctypes.CDLL(str(path))  # the one that is loaded already
+    set_threads, default = _numpy_threads()
+    set_threads(count)
+    return default is not None
+
+
+@contextmanager
+def single_threaded_numpy() -> Iterator[None]:
+    """Limits NumPy's OpenBLAS to one thread and restores the count it had at first use."""
+    set_threads, default = _numpy_threads()
+    set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(1 if default is None else default)
+
+
+@cache
+def _numpy_threads() -> tuple[Callable[[int], object], int | None]:
+    """The setter of NumPy's OpenBLAS thread count, and the count now; None without OpenBLAS."""
+    core = getattr(np, "_core", None)
+    # Looked up through the extension module's dependencies: the library's file name carries a hash.
+    library = ctypes.CDLL((np.core if core is None else core)._multiarray_umath.__file__)
+    for prefix in ("scipy_", ""):
         for suffix in ("64_", ""):
-            set_threads = getattr(library, f"scipy_openblas_set_num_threads{suffix}", None)
-            if set_threads is not None:
-                set_threads(ctypes.c_int(count))
-                return True
-    return False
+            name = f"{prefix}openblas_{{}}_num_threads{suffix}"
+            if hasattr(library, name.format("set")):
+                return getattr(library, name.format("set")), int(getattr(library, name.format("get"))())
+    return lambda _count: None, None
 
 
 def worker_count() -> int:

@@ -1,4 +1,4 @@
-"""A picture to start from, and the mask on it, brought to the size that is made."""
+"""The initial image of image to image and inpainting, and its mask, at the size to be made."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SAME_PROPORTIONS = 0.02  # two sides rounded to whole pixels may differ by so m
 
 @dataclass(frozen=True)
 class InitImage:
-    """What image to image and inpainting begin with.
+    """An initial image, fitted to the size to be made.
 
     Attributes:
-        pixels: [H, W, 3], uint8: the picture, cropped around its center to the wanted proportions.
+        pixels: [H, W, 3], uint8: the image, cropped around its center to the wanted proportions.
         mask: [H, W], float32 in 0..1: 1 where to paint; None paints everywhere.
         notes: what the user should know.
     """
@@ -33,19 +33,19 @@ class InitImage:
     notes: tuple[str, ...] = ()
 
     def latent_mask(self, scale: int) -> npt.NDArray[np.float32] | None:
-        """The mask per latent, [1, H/scale, W/scale, 1]: 1 where any of its pixels is to be painted."""
+        """The mask per latent, [1, H/scale, W/scale, 1]: 1 where any of its pixels is painted."""
         if self.mask is None:
             return None
         h, w = (side // scale for side in self.mask.shape)
         blocks = self.mask.reshape(h, scale, w, scale).max(axis=(1, 3))
         return np.asarray(blocks > 0.5, dtype=np.float32)[None, :, :, None]
 
-    def composite_unmasked(self, made: Pixels) -> Pixels:
-        """The made picture [H, W, 3] with the original's own pixels where the mask is 0."""
+    def composite_unmasked(self, generated: Pixels) -> Pixels:
+        """The generated image [H, W, 3], with the initial image's pixels where the mask is 0."""
         if self.mask is None:
-            return made
+            return generated
         weight = self.mask[:, :, None]
-        mixed = made * weight + self.pixels * (1.0 - weight)
+        mixed = generated * weight + self.pixels * (1.0 - weight)
         return np.asarray(np.round(mixed), dtype=np.uint8)
 
 
@@ -53,13 +53,13 @@ def read_init_image(image: bytes, mask: bytes | None, *, width: int, height: int
     """Decodes and fits both.
 
     Args:
-        image: an encoded picture.
-        mask: an encoded picture, white where to paint; stretched like `image`.
+        image: an encoded image.
+        mask: an encoded image, white where to paint; stretched like `image`.
         width: wanted pixels.
         height: wanted pixels.
 
     Raises:
-        InvalidInputError: one of them is not a picture.
+        InvalidInputError: one of them is not an image.
     """
     from PIL import Image, ImageOps
 
@@ -76,12 +76,12 @@ def read_init_image(image: bytes, mask: bytes | None, *, width: int, height: int
     return InitImage(pixels, np.asarray(fitted, dtype=np.float32) / 255.0, notes)
 
 
-def _shape_notes(mask: tuple[int, int], picture: tuple[int, int]) -> tuple[str, ...]:
-    """A word on a mask of other proportions than its picture's; both are (width, height)."""
-    across, down = mask[0] / picture[0], mask[1] / picture[1]
+def _shape_notes(mask: tuple[int, int], image: tuple[int, int]) -> tuple[str, ...]:
+    """A note on a mask of other proportions than its image's; both are (width, height)."""
+    across, down = mask[0] / image[0], mask[1] / image[1]
     if abs(across / down - 1) <= _SAME_PROPORTIONS:
         return ()
-    return (f"the mask of {mask[0]}x{mask[1]} was stretched over the picture of {picture[0]}x{picture[1]}",)
+    return (f"the mask of {mask[0]}x{mask[1]} was stretched over the picture of {image[0]}x{image[1]}",)
 
 
 def _open(data: bytes, name: str) -> Image:
@@ -91,5 +91,5 @@ def _open(data: bytes, name: str) -> Image:
         picture = Image.open(io.BytesIO(data))
         picture.load()
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
-        raise InvalidInputError(f"{name} is not a picture", hint="give PNG, JPEG or WebP bytes") from None
+        raise InvalidInputError(f"{name} is not a picture", hint="use PNG, JPEG or WebP bytes") from None
     return picture

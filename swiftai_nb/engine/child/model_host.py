@@ -1,39 +1,29 @@
-"""Runs our own pipelines: keeps one model loaded, makes pictures with it, tells how far it is."""
+"""Runs our own pipelines: keeps one model loaded and makes images with it."""
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from swiftai_nb.core.errors import GenerationCancelledError
+from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.init_image import InitImage, read_init_image
-from swiftai_nb.engine.child.loaded_model import LoadedModel, PipelineLoader
-from swiftai_nb.engine.child.previews import PreviewThrottle, to_jpeg
+from swiftai_nb.engine.child.run import GenerationRun
 from swiftai_nb.engine.child.serve import Report
-from swiftai_nb.engine.protocol import (
-    Done,
-    Generate,
-    Loaded,
-    LoadModel,
-    ModelFiles,
-    Ready,
-    Stage,
-    Status,
-    Step,
-)
+from swiftai_nb.engine.protocol import Done, Generate, Loaded, LoadModel, ModelFiles, Ready, Stage, Status
 
 if TYPE_CHECKING:
-    from swiftai_nb.diffusion import Conditioning, DenoiseStep, DiffusionPipeline
+    from swiftai_nb.diffusion import Conditioning, DiffusionPipeline
 
 _KEPT_PROMPTS = 16
+PipelineLoader = Callable[..., Any]
 PreviewDecoder = Callable[[Any], Any]
 
 
@@ -41,13 +31,13 @@ class ModelHost:
     """See `EngineHost`.
 
     Args:
-        ready: the answer to "what are you".
+        ready: describes this engine.
         load_pipeline: opens a model folder; None is `swiftai_nb.diffusion.load_pipeline`.
     """
 
     def __init__(self, ready: Ready, *, load_pipeline: PipelineLoader | None = None) -> None:
         self._ready = ready
-        self._load_pipeline = _own_loader() if load_pipeline is None else load_pipeline
+        self._load_pipeline = _default_loader() if load_pipeline is None else load_pipeline
         self._model: LoadedModel | None = None
         self._prompts: OrderedDict[tuple[Any, ...], Conditioning] = OrderedDict()
         self._preview_decoder: tuple[str, PreviewDecoder] | None = None
@@ -59,7 +49,7 @@ class ModelHost:
     def load(self, command: LoadModel, report: Report, token: CancellationToken) -> Loaded:
         """See `EngineHost.load`."""
         started_s = time.monotonic()
-        with cancel_between_blocks(token):
+        with cancel_between_blocks(token.raise_if_cancelled):
             pipeline = self._pipeline_of(command.model, report, command.job_id)
             for component in pipeline.networks.values():
                 token.raise_if_cancelled()
@@ -70,7 +60,7 @@ class ModelHost:
         """See `EngineHost.unload`."""
         self._model = None
         self._prompts.clear()
-        _give_memory_back()
+        _return_memory()
 
     def status(self) -> Status:
         """See `EngineHost.status`."""
@@ -89,46 +79,76 @@ class ModelHost:
         """See `EngineHost.generate`."""
         import mlx.core as mx
 
+        from swiftai_nb.diffusion.cpu.workers import single_threaded_numpy
+
         mx.reset_peak_memory()
-        run = _Run(command, report, token)
-        with cancel_between_blocks(token, run.cancelled):
+        run = GenerationRun(command, report, token)
+        with single_threaded_numpy(), cancel_between_blocks(run.raise_if_cancelled):
             pipeline = self._pipeline_of(command.model, report, command.job_id)
-            run.loaded()
-            run.enter(GenerationStage.ENCODING_PROMPT)
-            conditioning = self._conditioning(
-                pipeline,
-                command.prompt,
-                command.negative_prompt,
-                command.guidance_scale,
-                command.clip_skip,
-            )
+            run.model_loaded()
+            run.enter_stage(GenerationStage.ENCODING_PROMPT)
+            conditioning = self._conditioning(pipeline, command)
             if command.is_staged:
                 pipeline.release_text_encoders()
-            start = _start_picture(command)
-            latents = run.denoise(pipeline, conditioning, start, preview=self._preview_of(command, pipeline))
+            init_image = _init_image(command)
+            latents = self._denoise(pipeline, conditioning, init_image, command, run)
             if command.is_staged:
                 pipeline.release_denoiser()
-            run.enter(GenerationStage.DECODING)
+            run.enter_stage(GenerationStage.DECODING)
             pixels = pipeline.decode(latents)[0]
             if command.is_staged:
                 pipeline.release_decoder()
-        if start is not None:
-            pixels = start.composite_unmasked(pixels)
-        scheduler = command.scheduler if command.scheduler is not None else pipeline.defaults.scheduler
-        notes = conditioning.notes if start is None else (*conditioning.notes, *start.notes)
-        return run.done(np.ascontiguousarray(pixels), scheduler=scheduler, dtype=_dtype(command), notes=notes)
+        notes = conditioning.notes
+        if init_image is not None:
+            pixels, notes = init_image.composite_unmasked(pixels), (*notes, *init_image.notes)
+        return run.done(
+            pixels,
+            scheduler=pipeline.defaults.scheduler if command.scheduler is None else command.scheduler,
+            dtype=_dtype(command),
+            notes=notes,
+            peak_memory_bytes=mx.get_peak_memory(),
+        )
+
+    def _denoise(
+        self,
+        pipeline: DiffusionPipeline,
+        conditioning: Conditioning,
+        init_image: InitImage | None,
+        command: Generate,
+        run: GenerationRun,
+    ) -> Any:
+        image_latents = None if init_image is None else pipeline.encode_image(init_image.pixels)
+        if command.is_staged:
+            pipeline.release_decoder()  # the steps need the memory; decoding reads it again
+        decoder, latents = self._preview_of(command, pipeline), None
+        run.enter_stage(GenerationStage.DENOISING)
+        for step in pipeline.denoise(
+            conditioning,
+            width=command.width,
+            height=command.height,
+            steps=command.steps,
+            seed=command.seed,
+            scheduler=command.scheduler,
+            image_latents=image_latents,
+            strength=command.strength,
+            mask=None if init_image is None else init_image.latent_mask(pipeline.vae_scale),
+        ):
+            latents, denoised = step.latents, step.denoised
+            preview = None if decoder is None else lambda decode=decoder, x=denoised: decode(x)[0]
+            run.step_done(step.index, step.total, preview)
+        return latents
 
     def _pipeline_of(self, files: ModelFiles, report: Report, job_id: str) -> DiffusionPipeline:
-        if self._model is None or not self._model.serves(files):
+        if self._model is None or not self._model.matches(files):
             report(Stage(job_id, GenerationStage.LOADING_MODEL.value, Path(files.folder).name))
             self.unload()  # never two models in memory
             self._model = LoadedModel(files, self._load_pipeline)
-        if self._model.wear(files.loras):
+        if self._model.set_loras(files.loras):
             self._prompts.clear()
         return self._model.pipeline
 
     def _preview_of(self, command: Generate, pipeline: DiffusionPipeline) -> PreviewDecoder | None:
-        """What turns a step's predicted picture into pixels; None when nobody wants to see it."""
+        """Turns a step's predicted x0 into pixels; None when the command wants no previews."""
         if not command.preview:
             return None
         if command.preview_decoder is None:
@@ -143,20 +163,16 @@ class ModelHost:
             self._preview_decoder = (command.preview_decoder, lambda latents: decode(mx.array(latents)))
         return self._preview_decoder[1]
 
-    def _conditioning(
-        self,
-        pipeline: DiffusionPipeline,
-        prompt: str,
-        negative_prompt: str | None,
-        guidance_scale: float,
-        clip_skip: int | None,
-    ) -> Conditioning:
-        key = (prompt, negative_prompt, guidance_scale, clip_skip)
+    def _conditioning(self, pipeline: DiffusionPipeline, command: Generate) -> Conditioning:
+        key = (command.prompt, command.negative_prompt, command.guidance_scale, command.clip_skip)
         if key in self._prompts:
             self._prompts.move_to_end(key)
             return self._prompts[key]
         conditioning = pipeline.encode_prompt(
-            prompt, negative_prompt, guidance_scale=guidance_scale, clip_skip=clip_skip
+            command.prompt,
+            command.negative_prompt,
+            guidance_scale=command.guidance_scale,
+            clip_skip=command.clip_skip,
         )
         self._prompts[key] = conditioning
         while len(self._prompts) > _KEPT_PROMPTS:
@@ -164,121 +180,101 @@ class ModelHost:
         return conditioning
 
 
-class _Run:
-    """One command on its way: clock, reports, stop checks."""
+class LoadedModel:
+    """A loaded pipeline, the files it was made from, and the LoRAs applied to it.
 
-    def __init__(self, command: Generate, report: Report, token: CancellationToken) -> None:
-        self._command, self._report, self._token = command, report, token
-        self._started_s = time.monotonic()
-        self._load_s = 0.0
-        self._denoising_s = 0.0
-        self._steps = self._total = 0
+    Args:
+        files: the weights to open; their LoRAs are applied by `set_loras`.
+        load_pipeline: opens a model folder.
+
+    Raises:
+        AIError: the files do not fit.
+    """
+
+    def __init__(self, files: ModelFiles, load_pipeline: PipelineLoader) -> None:
+        self._base = replace(files, loras=())
+        self._fingerprint = fingerprint(Path(files.folder))
+        self._loras: dict[tuple[str, Any, float], Any] = {}
+        self.pipeline: DiffusionPipeline = load_pipeline(
+            files.folder, dtype=files.dtype, quantization_bits=files.quantization_bits
+        )
 
     @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self._started_s
+    def folder(self) -> str:
+        """The model's folder."""
+        return self._base.folder
 
-    def loaded(self) -> None:
-        self._load_s = self.elapsed_s
+    def matches(self, files: ModelFiles) -> bool:
+        """Whether these are the same weights, unchanged on disk; LoRAs aside."""
+        return self._base == replace(files, loras=()) and self._fingerprint == fingerprint(Path(files.folder))
 
-    def enter(self, stage: GenerationStage, detail: str = "") -> None:
-        self._check()
-        self._report(Stage(self._command.job_id, stage.value, detail))
+    def set_loras(self, loras: tuple[LoraReference, ...]) -> bool:
+        """Applies these LoRAs and removes all others; returns whether anything changed.
 
-    def denoise(
-        self,
-        pipeline: DiffusionPipeline,
-        conditioning: Conditioning,
-        start: InitImage | None,
-        *,
-        preview: PreviewDecoder | None,
-    ) -> Any:
-        command = self._command
-        image_latents = None if start is None else pipeline.encode_image(start.pixels)
-        if command.is_staged:
-            pipeline.release_decoder()  # until there is something to decode
-        self.enter(GenerationStage.DENOISING)
-        began_s, pace, latents = time.monotonic(), PreviewThrottle(), None
-        steps = pipeline.denoise(
-            conditioning,
-            width=command.width,
-            height=command.height,
-            steps=command.steps,
-            seed=command.seed,
-            scheduler=command.scheduler,
-            image_latents=image_latents,
-            strength=command.strength,
-            mask=None if start is None else start.latent_mask(pipeline.vae_scale),
-        )
-        for step in steps:
-            latents = step.latents
-            self._steps = step.index + 1
-            self._total = step.total
-            self._tell(step, preview, pace)
-            self._check()
-        self._denoising_s = time.monotonic() - began_s
-        return latents
+        The scales of one given several times add up. Networks that change are read again when next used.
+        When one LoRA does not fit, none is applied.
 
-    def _tell(self, step: DenoiseStep, preview: PreviewDecoder | None, pace: PreviewThrottle) -> None:
-        is_due = preview is not None and pace.is_due(step.index, step.total)
-        picture = to_jpeg(preview(step.denoised)[0]) if preview is not None and is_due else None
-        self._report(Step(self._command.job_id, step.index, step.total, self.elapsed_s, picture))
+        Raises:
+            ModelNotFoundError: no such file.
+            InvalidModelFilesError: not a LoRA, or one for another model.
+        """
+        scales: dict[str, float] = {}
+        for lora in loras:
+            source = str(Path(lora.source).expanduser().absolute())
+            scales[source] = scales.get(source, 0.0) + lora.scale
+        wanted = [(source, fingerprint(Path(source)), scale) for source, scale in scales.items()]
+        if wanted == list(self._loras):
+            return False
+        from swiftai_nb.diffusion.weights.lora import apply_lora, load_lora
 
-    def _check(self) -> None:
-        if self._token.is_cancelled:
-            raise self.cancelled()
+        self._remove_loras()
+        try:
+            for source, files, scale in wanted:
+                self._loras[source, files, scale] = apply_lora(self.pipeline, load_lora(source), scale)
+        except BaseException:
+            self._remove_loras()
+            raise
+        return True
 
-    def cancelled(self) -> GenerationCancelledError:
-        """The stop as an error that says how far it was."""
-        words = f"Cancelled at step {self._steps} of {self._total}" if self._total else "Cancelled"
-        return GenerationCancelledError(words, completed_steps=self._steps, total_steps=self._total)
-
-    def done(self, pixels: Any, *, scheduler: str, dtype: str, notes: tuple[str, ...]) -> Done:
-        import mlx.core as mx
-
-        height, width, _ = pixels.shape
-        return Done(
-            self._command.job_id,
-            pixels=pixels.tobytes(),
-            width=width,
-            height=height,
-            scheduler=scheduler,
-            dtype=dtype,
-            notes=notes,
-            load_s=self._load_s,
-            denoising_s=self._denoising_s,
-            total_s=self.elapsed_s,
-            steps=self._steps,
-            peak_memory_bytes=mx.get_peak_memory(),
-        )
+    def _remove_loras(self) -> None:
+        for applied in self._loras.values():
+            applied.remove()
+        self._loras.clear()
 
 
-def _own_loader() -> PipelineLoader:
-    from swiftai_nb.diffusion import load_pipeline
-
-    loader: PipelineLoader = load_pipeline
-    return loader
+def fingerprint(path: Path) -> tuple[Any, ...]:
+    """Size and time of a file, or of every file of a model folder, to notice replaced files."""
+    paths = [path] if path.is_file() else sorted((*path.glob("*"), *path.glob("*/*")))
+    found = []
+    for file in paths:
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        found.append((str(file), stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
 
 
 @contextmanager
-def cancel_between_blocks(
-    token: CancellationToken, cancelled: Callable[[], GenerationCancelledError] = GenerationCancelledError
-) -> Iterator[None]:
-    """Lets a cancel be heard between two blocks of a network, not only between two steps."""
+def cancel_between_blocks(raise_if_cancelled: Callable[[], None]) -> Iterator[None]:
+    """Checks for a cancel between two blocks of a network, not only between two steps."""
     from swiftai_nb.diffusion import ops
 
-    def check() -> None:
-        if token.is_cancelled:
-            raise cancelled()
-
-    ops.set_block_callback(check)
+    ops.set_block_callback(raise_if_cancelled)
     try:
         yield
     finally:
         ops.set_block_callback(None)
 
 
-def _start_picture(command: Generate) -> InitImage | None:
+def _default_loader() -> PipelineLoader:
+    from swiftai_nb.diffusion import load_pipeline
+
+    loader: PipelineLoader = load_pipeline
+    return loader
+
+
+def _init_image(command: Generate) -> InitImage | None:
     if command.image is None:
         return None
     return read_init_image(command.image, command.mask, width=command.width, height=command.height)
@@ -290,9 +286,7 @@ def _dtype(command: Generate) -> str:
     return str(resolve_dtype(command.model.dtype)).removeprefix("mlx.core.")
 
 
-def _give_memory_back() -> None:
-    import gc
-
+def _return_memory() -> None:
     import mlx.core as mx
 
     from swiftai_nb.diffusion.allocator import return_freed_memory

@@ -1,4 +1,4 @@
-"""The engine's side of the conversation: one loop that works off commands, one thread that listens.
+"""The engine's main loop: one thread works off commands, another receives them.
 
 The loop knows only the `EngineHost` protocol, so that it also serves hosts that run under another
 interpreter with libraries of its own.
@@ -6,18 +6,14 @@ interpreter with libraries of its own.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
-from swiftai_nb.core.errors import (
-    AIError,
-    GenerationFailedError,
-    InsufficientMemoryError,
-)
+from swiftai_nb.core.errors import AIError, GenerationFailedError, InsufficientMemoryError
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.channel import Channel, ChannelClosed
 from swiftai_nb.engine.protocol import (
@@ -30,32 +26,32 @@ from swiftai_nb.engine.protocol import (
     Loaded,
     LoadModel,
     Message,
-    ProtocolError,
     Ready,
     Shutdown,
     Status,
+    TruncatedFrameError,
     Unload,
 )
 
 _log = logging.getLogger(__name__)
 Report = Callable[[Message], None]
 
-# What MLX's allocators say when there is no memory left (a Metal abort never gets this far).
+# Messages of MLX's allocators when memory runs out (a Metal abort never raises).
 _OUT_OF_MEMORY = ("unable to allocate", "out of memory", "failed to allocate", "attempting to allocate")
 
 
 class EngineHost(Protocol):
-    """What computes. All members are called from one thread, the one that made it."""
+    """The part that computes. All members are called from the thread that made it."""
 
     def ready(self) -> Ready:
-        """What the kernel should know of this engine."""
+        """Describes this engine to the kernel."""
         ...
 
     def generate(self, command: Generate, report: Report, token: CancellationToken) -> Done:
-        """Makes a picture, reporting Stage and Step events.
+        """Makes an image, reporting Stage and Step events.
 
         Raises:
-            AIError: whatever stood in the way; GenerationCancelledError when `token` was cancelled.
+            AIError: the image cannot be made; GenerationCancelledError when `token` was cancelled.
         """
         ...
 
@@ -68,34 +64,36 @@ class EngineHost(Protocol):
         ...
 
     def status(self) -> Status:
-        """What is held now."""
+        """The loaded model and its memory."""
         ...
 
 
 class _Inbox:
-    """What came in: commands in order, and the stop requests that overtake them."""
+    """Received commands in order, and the cancel requests that overtake them."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._commands: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[tuple[Message, CancellationToken] | None] = queue.SimpleQueue()
         self._tokens: dict[str, CancellationToken] = {}
         self._lock = threading.Lock()
-        self.fault: ProtocolError | None = None
+        self.error: AIError | None = None
 
-    def listen(self, on_disconnect: Callable[[], None]) -> None:
-        """Reads until the other side is gone; in its own thread, to hear a cancel during computation."""
-        with contextlib.suppress(ChannelClosed):
-            try:
-                while True:
-                    self._take(self._channel.receive())
-            except ProtocolError as error:
-                self.fault = error
+    def receive_all(self, on_disconnect: Callable[[], None]) -> None:
+        """Reads until the other side is gone; runs in a thread so that a cancel arrives during a run."""
+        try:
+            while True:
+                self._take(self._channel.receive())
+        except (ChannelClosed, TruncatedFrameError):
+            pass
+        except Exception as error:  # noqa: BLE001 - a reader that dies silently would leave the engine deaf
+            _log.debug("the engine's reader ended", exc_info=True)
+            self.error = GenerationFailedError(f"the engine received an invalid message: {error}")
         with self._lock:
             tokens = list(self._tokens.values())
         for token in tokens:
             token.cancel()
         self._commands.put(None)
-        if self.fault is None:
+        if self.error is None:
             on_disconnect()
 
     def _take(self, message: Message) -> None:
@@ -106,19 +104,15 @@ class _Inbox:
                 token.cancel()
             return
         with self._lock:
-            self._tokens[message.job_id] = CancellationToken()
-        self._commands.put(message)
+            token = self._tokens.setdefault(message.job_id, CancellationToken())
+        self._commands.put((message, token))
 
     def next_command(self) -> tuple[Message, CancellationToken] | None:
-        """The next command with its token; None when there will be none."""
-        message = self._commands.get()
-        if message is None:
-            return None
-        with self._lock:
-            return message, self._tokens[message.job_id]
+        """The next command with its token; None after the last."""
+        return self._commands.get()
 
     def finish(self, message: Message) -> None:
-        """Forgets a command's token."""
+        """Drops a command's token."""
         with self._lock:
             self._tokens.pop(message.job_id, None)
 
@@ -131,20 +125,22 @@ def serve(
     Args:
         channel: to the kernel.
         make_host: called in this thread, while commands may already arrive.
-        on_disconnect: called from the listening thread when the kernel is gone.
+        on_disconnect: called from the receiving thread when the kernel is gone.
     """
     inbox = _Inbox(channel)
-    threading.Thread(target=inbox.listen, args=(on_disconnect,), name="swiftai-inbox", daemon=True).start()
+    receiver = threading.Thread(
+        target=inbox.receive_all, args=(on_disconnect,), name="swiftai-inbox", daemon=True
+    )
+    receiver.start()
     try:
         try:
             host = make_host()
             channel.send(host.ready())
-        except Exception as error:  # noqa: BLE001 - whatever keeps the engine from starting is told
-            channel.send(Bye(error=translated(error).to_dict()))
+        except Exception as error:  # noqa: BLE001 - any failed start is reported to the kernel
+            channel.send(Bye(error=translate_error(error).to_dict()))
             return
         _work(channel, host, inbox)
-        fault = None if inbox.fault is None else GenerationFailedError(f"not understood: {inbox.fault}")
-        channel.send(Bye(error=None if fault is None else fault.to_dict()))
+        channel.send(Bye(error=None if inbox.error is None else inbox.error.to_dict()))
     except ChannelClosed:
         pass
     finally:
@@ -161,8 +157,8 @@ def _work(channel: Channel, host: EngineHost, inbox: _Inbox) -> None:
             answer = _answer(command, host, channel.send, token)
         except ChannelClosed:
             raise
-        except Exception as error:  # noqa: BLE001 - the boundary: a failed command is an answer
-            answer = Failed(command.job_id, error=translated(error).to_dict())
+        except Exception as error:  # noqa: BLE001 - a failed command is an answer, not the engine's end
+            answer = Failed(command.job_id, error=translate_error(error).to_dict())
         inbox.finish(command)
         channel.send(answer)
 
@@ -176,30 +172,23 @@ def _answer(command: Message, host: EngineHost, report: Report, token: Cancellat
     if isinstance(command, Unload):
         host.unload()
     elif not isinstance(command, AskStatus):
-        raise GenerationFailedError(f"{type(command).__name__} is no command")
-    status = host.status()
-    return Status(
-        command.job_id,
-        folder=status.folder,
-        components=status.components,
-        active_memory_bytes=status.active_memory_bytes,
-        peak_memory_bytes=status.peak_memory_bytes,
-        cache_memory_bytes=status.cache_memory_bytes,
-    )
+        raise GenerationFailedError(f"{type(command).__name__} is not a command")
+    return replace(host.status(), job_id=command.job_id)
 
 
-def translated(error: Exception) -> AIError:
-    """A foreign exception of the computation as an AIError; its traceback goes to the log."""
+def translate_error(error: Exception) -> AIError:
+    """An exception of the computation as an AIError; the traceback of an unexpected one is logged."""
     if isinstance(error, AIError):
         return error
-    words = str(error).strip() or "no message"
-    first_line = words.splitlines()[0]
-    if isinstance(error, MemoryError) or any(sign in words.lower() for sign in _OUT_OF_MEMORY):
+    text = str(error).strip() or "no message"
+    first_line = text.splitlines()[0]
+    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in _OUT_OF_MEMORY):
         return InsufficientMemoryError(
             f"memory ran out: {first_line}",
             hint="a smaller size, quantization_bits=8, or a smaller model",
         )
     _log.error("the engine failed", exc_info=error)
     return GenerationFailedError(
-        f"{type(error).__name__}: {first_line}", hint="another size or scheduler; if it stays, report it"
+        f"{type(error).__name__}: {first_line}",
+        hint="try another size or scheduler; if it happens again, report it",
     )

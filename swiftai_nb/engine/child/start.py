@@ -1,78 +1,118 @@
-"""What an engine does before its first command: MLX, NumPy's threads, the switches of the environment."""
+"""The engine's process: its streams, its settings, its end; and the preparation of our own engine.
+
+Imported by interpreters that have no MLX: what computes is imported when the host is made.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from swiftai_nb.core.errors import UnsupportedPlatformError
-from swiftai_nb.engine.child.model_host import ModelHost
+from swiftai_nb.engine.channel import StreamChannel
+from swiftai_nb.engine.child.serve import EngineHost, serve
 from swiftai_nb.engine.protocol import Ready
 
+if TYPE_CHECKING:
+    from swiftai_nb.engine.child.model_host import ModelHost
+
+_NICENESS = 3  # keeps the kernel and the browser responsive beside a computing engine
+_ORPHAN_CHECK_S = 1.0
 _OFF = {"off", "0", "no", "false"}
+
+
+def main() -> None:
+    """Serves the kernel that started this process until it is gone, with our own engine."""
+    serve_parent(lambda started_s: make_model_host(own_process=True, started_s=started_s))
+
+
+def serve_parent(make_host: Callable[[float], EngineHost]) -> None:
+    """Serves the parent process over standard input and output until it is gone.
+
+    Args:
+        make_host: makes what computes; given when the start began, on `time.monotonic`.
+    """
+    started_s = time.monotonic()
+    reader, writer = _take_streams()
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    serve(
+        StreamChannel(os.fdopen(reader, "rb", buffering=0), os.fdopen(writer, "wb", buffering=0)),
+        lambda: make_host(started_s),
+        on_disconnect=_exit,
+    )
+    sys.stderr.flush()
+    _exit()
 
 
 def make_model_host(*, own_process: bool, started_s: float | None = None) -> ModelHost:
     """Prepares MLX in the calling thread and returns the host that computes with it.
 
-    SWIFTAI_FAST_MATH=off computes with MLX's own functions only, on the CPU too.
+    SWIFTAI_FAST_MATH=off computes with MLX's own functions instead of the CPU fast paths.
 
     Args:
-        own_process: whether this process belongs to the engine, so that its thread pools may be set.
-        started_s: when the start began, on `time.monotonic`.
+        own_process: whether this process belongs to the engine, so that its allocator may be set.
+        started_s: when the start began, on `time.monotonic`; None is now.
 
     Raises:
-        UnsupportedPlatformError: MLX cannot be imported here.
+        UnsupportedPlatformError: MLX cannot be imported.
     """
-    began_s = time.monotonic() if started_s is None else started_s
+    started_s = time.monotonic() if started_s is None else started_s
     try:
-        import mlx.core  # noqa: F401
+        import mlx.core as mx
     except ImportError as error:
         raise UnsupportedPlatformError(
             f"MLX cannot be loaded: {error}", hint="reinstall it: pip install --force-reinstall mlx"
         ) from error
-    from swiftai_nb.diffusion import allocator, ops
-    from swiftai_nb.diffusion.cpu.workers import limit_numpy_threads
-    from swiftai_nb.diffusion.memory import MemoryPolicy
+    import numpy as np
 
-    ops.configure(fast=not _switched_off("SWIFTAI_FAST_MATH"))
+    from swiftai_nb._version import __version__
+    from swiftai_nb.diffusion import allocator, ops
+    from swiftai_nb.diffusion.memory import MemoryPolicy
+    from swiftai_nb.engine.child.model_host import ModelHost
+
+    ops.configure(fast=os.environ.get("SWIFTAI_FAST_MATH", "").strip().lower() not in _OFF)
     if own_process:
         MemoryPolicy.for_machine().apply()
         if ops.on_cpu():
             allocator.retain_freed_memory()
-            if ops.fast_paths_enabled():
-                limit_numpy_threads(1)
+    versions = {"swiftai_nb": __version__, "mlx": str(vars(mx)["__version__"]), "numpy": np.__version__}
+    device = "cpu" if ops.on_cpu() else "metal" if mx.metal.is_available() else "cuda"
     return ModelHost(
-        Ready(
-            pid=os.getpid(),
-            device=_device(),
-            versions=_versions(),
-            start_s=time.monotonic() - began_s,
-        )
+        Ready(pid=os.getpid(), device=device, versions=versions, start_s=time.monotonic() - started_s)
     )
 
 
-def _switched_off(name: str) -> bool:
-    return os.environ.get(name, "").strip().lower() in _OFF
+def _take_streams() -> tuple[int, int]:
+    """Reserves 0 and 1 for frames: whatever a library prints goes to standard error."""
+    reader, writer = os.dup(0), os.dup(1)
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, 0)
+    os.close(devnull)
+    os.dup2(2, 1)
+    return reader, writer
 
 
-def _device() -> str:
-    import mlx.core as mx
+def _end_with_parent(parent: int) -> None:
+    """Ends the process when its parent is gone.
 
-    if mx.default_device() == mx.cpu:
-        return "cpu"
-    return "metal" if mx.metal.is_available() else "cuda"
-
-
-def _versions() -> dict[str, str]:
-    import numpy as np
-
-    from swiftai_nb._version import __version__
-
-    return {"swiftai_nb": __version__, "mlx": _mlx_version(), "numpy": np.__version__}
+    The closed pipe tells that at once; this covers a pipe that another child of the kernel holds open.
+    (Linux's parent-death signal fires when the *thread* that started us ends: of no use here.)
+    """
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_CHECK_S)
+    _exit()
 
 
-def _mlx_version() -> str:
-    import mlx.core as mx
-
-    return str(vars(mx)["__version__"])
+def _exit() -> None:
+    # No interpreter shutdown: a computation may be running, and there is nothing to save.
+    os._exit(0)

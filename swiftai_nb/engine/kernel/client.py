@@ -32,6 +32,7 @@ from swiftai_nb.engine.protocol import (
     Message,
     ProtocolError,
     Ready,
+    TruncatedFrameError,
 )
 
 _log = logging.getLogger(__name__)
@@ -291,11 +292,13 @@ class _Session:
                     last_word = error_from_dict(message.error)
                 self._tell(message)
                 del message
-        except ChannelClosed:
+        except (ChannelClosed, TruncatedFrameError):
             pass
-        except ProtocolError as error:
+        except Exception as error:  # noqa: BLE001 - a reader that dies silently would leave every call waiting
+            _log.debug("the engine's reader ended", exc_info=True)
             last_word = GenerationFailedError(
-                f"the engine was not understood: {error}", hint="restart the kernel, it may be half updated"
+                f"the engine sent an invalid message: {error}",
+                hint="restart the kernel; the installation may be half updated",
             )
             self.engine.kill()
         client = self._client()

@@ -118,7 +118,7 @@ class ProcessEngine:
         except subprocess.TimeoutExpired:
             self.kill()
             return EngineDiedError(
-                "the engine stopped answering and was ended", hint="run the cell again; a new one starts"
+                "the engine stopped answering and was ended", hint="run the cell again to start a new engine"
             )
         _join(self._listener)
         return describe_exit(code, self.last_lines)
@@ -172,7 +172,7 @@ class ThreadEngine:
 
     def exit_error(self) -> AIError:
         """See `Engine.exit_error`."""
-        return EngineDiedError("the engine's thread ended", hint="run the cell again; a new one starts")
+        return EngineDiedError("the engine's thread ended", hint="run the cell again to start a new engine")
 
     def close(self, timeout_s: float = _EXIT_GRACE_S) -> None:
         """See `Engine.close`."""
@@ -190,7 +190,7 @@ def start_thread_engine() -> ThreadEngine:
 
 def engine_command() -> list[str]:
     """The command line of our own engine: this interpreter, this installation."""
-    return python_command("swiftai_nb.engine.child.__main__")
+    return python_command("swiftai_nb.engine.child.start")
 
 
 def python_command(module: str) -> list[str]:
@@ -205,14 +205,15 @@ def describe_exit(return_code: int, last_lines: Sequence[str]) -> EngineDiedErro
     tail = f"; it last said: {said.strip()[:200]}" if said else ""
     if return_code >= 0:
         return EngineDiedError(
-            f"the engine ended with status {return_code}{tail}", hint="run the cell again; a new one starts"
+            f"the engine ended with status {return_code}{tail}",
+            hint="run the cell again to start a new engine",
         )
     number = -return_code
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
-    reason, hint = _SIGNALS.get(name, ("", "run the cell again; a new engine starts"))
+    reason, hint = _SIGNALS.get(name, ("", "run the cell again to start a new engine"))
     return EngineDiedError(f"the engine was ended by {name}{reason}{tail}", hint=hint)
 
 
@@ -220,13 +221,10 @@ _SMALLER = "a smaller size, quantization_bits=8 or a smaller model; the next job
 _SIGNALS = {
     "SIGKILL": (" (killed by someone, or by the system for want of memory)", _SMALLER),
     "SIGABRT": (" (MLX gave up, mostly for want of memory)", _SMALLER),
-    "SIGSEGV": (
-        " (a fault inside a library)",
-        "run the cell again to start a new engine",
-    ),
+    "SIGSEGV": (" (a fault inside a library)", "run the cell again; if it happens again, report it"),
     "SIGILL": (
         " (an instruction this processor lacks)",
-        "MLX or NumPy needs a newer processor",
+        "MLX or NumPy needs a newer processor; use a cloud model",
     ),
 }
 

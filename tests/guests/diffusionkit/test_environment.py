@@ -159,7 +159,7 @@ def test_modules_of_the_worker_need_nothing_but_the_standard_library_before_it_i
         "import sys\n"
         "for name in ('numpy', 'PIL', 'mlx', 'tokenizers', 'huggingface_hub'): sys.modules[name] = None\n"
         "import swiftai_nb.guests.diffusionkit.probe, swiftai_nb.guests.diffusionkit.checkpoint\n"
-        "import swiftai_nb.engine.child.serve, swiftai_nb.engine.channel, swiftai_nb.engine.child.__main__\n"
+        "import swiftai_nb.engine.child.serve, swiftai_nb.engine.channel, swiftai_nb.engine.child.start\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from swiftai_nb.engine.child.__main__ import serve_parent
+from swiftai_nb.engine.child.start import serve_parent
 
 if TYPE_CHECKING:
     from swiftai_nb.engine.child.serve import EngineHost

@@ -13,7 +13,7 @@ from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.diffusion.preview import FLUX_PREVIEW, SD3_PREVIEW, LinearPreview
-from swiftai_nb.engine.child.previews import PreviewThrottle, to_jpeg
+from swiftai_nb.engine.child.run import PreviewThrottle, encode_preview
 from swiftai_nb.engine.child.serve import Report
 from swiftai_nb.engine.protocol import (
     Done,
@@ -159,7 +159,7 @@ class _Run:
         picture = None
         if self._preview is not None and self._pace.is_due(self._steps - 1, self._total):
             latents = np.array(prediction[:1].astype(mx.float32))
-            picture = to_jpeg(self._preview(latents)[0])
+            picture = encode_preview(self._preview(latents)[0])
         self._report(Step(self._command.job_id, self._steps - 1, self._total, self.elapsed_s, picture))
         self._check()
 
@@ -215,7 +215,6 @@ def make_host(*, started_s: float) -> DiffusionKitHost:
     ready = Ready(
         pid=os.getpid(),
         device=device,
-        blas="mlx's own",
         versions=versions,
         start_s=time.monotonic() - started_s,
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from swiftai_nb.core.errors import (
+    AIError,
     EngineDiedError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -25,10 +28,10 @@ from swiftai_nb.core.errors import (
 from swiftai_nb.engine.child.serve import serve
 from swiftai_nb.engine.kernel.client import EngineClient
 from swiftai_nb.engine.kernel.process import ProcessEngine, ThreadEngine, describe_exit
-from swiftai_nb.engine.protocol import AskStatus, Done, Generate, Stage, Step, Unload
+from swiftai_nb.engine.protocol import AskStatus, Done, Generate, Ready, Stage, Step, Unload, decode
 from tests.engine.fake_engine import FakeHost
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def fake_process(*arguments):
@@ -203,9 +206,69 @@ def test_what_libraries_print_does_not_disturb_the_frames(process_client):
 
 
 def test_garbage_from_the_engine_is_one_error_and_a_fresh_engine(process_client):
-    with pytest.raises(GenerationFailedError, match="not understood: not a frame"):
+    with pytest.raises(GenerationFailedError, match="invalid message: not a frame"):
         answer(process_client.submit(picture("garbage")))
     assert answer(process_client.submit(picture())).steps == 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"type": []}',
+        '{"type": {"a": 1}}',
+        '{"type": "Step", "parts": [["preview", Infinity]]}',
+        '{"type": "Ready", "versions": [1]}',
+    ],
+)
+def test_an_invalid_message_of_the_engine_ends_the_job_and_a_fresh_engine_follows(process_client, header):
+    with pytest.raises(GenerationFailedError, match="sent an invalid message"):
+        answer(process_client.submit(picture(f"header {header}")))
+    assert answer(process_client.submit(picture())).steps == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        '{"message": null}',
+        '{"message": "no", "extra": 5}',
+        '{"message": "no", "extra": [1]}',
+        '{"message": "no", "extra": {"message": null, "hint": 3}}',
+        '{"type": ["AIError"], "hint": {}}',
+    ],
+)
+def test_a_failure_with_odd_values_is_one_error(error):
+    class Odd(FakeHost):
+        def generate(self, command, report, token):
+            header = json.dumps({"type": "Failed", "job_id": command.job_id, "error": json.loads(error)})
+            report(decode(header.encode(), b""))
+            return super().generate(command, report, token)
+
+    client = EngineClient(lambda: ThreadEngine(lambda channel: serve(channel, Odd)))
+    for _ in range(2):
+        with pytest.raises(AIError) as caught:
+            answer(client.submit(picture()), 20)
+        assert str(caught.value)
+    client.close()
+
+
+def test_an_engine_killed_in_the_middle_of_a_message_is_reported_as_killed(process_client):
+    with pytest.raises(EngineDiedError, match="SIGKILL"):
+        answer(process_client.submit(picture("cut")))
+
+
+@pytest.mark.parametrize(
+    "header", [b'{"type": []}', b'{"type": "Cancel", "parts": [["x", Infinity]]}', b"[]"]
+)
+def test_an_engine_that_receives_an_invalid_message_says_so_and_ends(header, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    engine = fake_process()
+    frame = struct.pack(">4sHHII", b"SWAI", 1, 0, len(header), 0) + header
+    engine.channel._writer.write(frame)
+    assert isinstance(engine.channel.receive(), Ready)
+    bye = engine.channel.receive()
+    assert "received an invalid message" in bye.error["message"]
+    assert "status 0" in engine.exit_error().message
+    engine.close()
 
 
 def test_an_engine_that_cannot_start_says_why(monkeypatch):
@@ -275,7 +338,7 @@ def test_a_dropped_client_takes_its_engine_along(monkeypatch):
 def test_no_engine_outlives_its_kernel(ending):
     code = (
         "import os, sys, time\n"
-        "from tests.engine.test_client import EngineClient, fake_process, picture, answer\n"
+        "from tests.engine.kernel.test_client import EngineClient, fake_process, picture, answer\n"
         "from swiftai_nb.engine.kernel.process import ProcessEngine\n"
         "from swiftai_nb.engine.kernel.client import process_client\n"
         "client = process_client()\n"
@@ -299,7 +362,7 @@ def test_a_forked_process_is_told_to_make_its_own_provider(process_client):
     code = (
         "import os, warnings\n"
         "warnings.simplefilter('ignore')\n"
-        "from tests.engine.test_client import *\n"
+        "from tests.engine.kernel.test_client import *\n"
         "client = EngineClient(fake_process)\n"
         "answer(client.submit(picture()))\n"
         "child = os.fork()\n"

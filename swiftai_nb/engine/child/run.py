@@ -1,0 +1,157 @@
+"""One image in the making: its clock, its progress events, its previews and its cancel checks."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from swiftai_nb.core.errors import GenerationCancelledError
+from swiftai_nb.core.progress import GenerationStage
+from swiftai_nb.core.task import CancellationToken
+from swiftai_nb.engine.child.serve import Report
+from swiftai_nb.engine.protocol import Done, Generate, Stage, Step
+
+Pixels = npt.NDArray[np.uint8]
+
+PREVIEW_SIDE = 256
+_PREVIEW_INTERVAL_S = 1 / 8
+_PREVIEW_QUALITY = 80
+
+
+class GenerationRun:
+    """What a host reports while it works on a `Generate` command; any family, any library.
+
+    Args:
+        command: the image.
+        report: sends an event to the kernel.
+        token: set when the kernel cancels the command.
+    """
+
+    def __init__(self, command: Generate, report: Report, token: CancellationToken) -> None:
+        self._command, self._report, self._token = command, report, token
+        self._started_s = time.monotonic()
+        self._load_s = 0.0
+        self._denoising_started_s: float | None = None
+        self._denoising_s = 0.0
+        self._steps = self._total_steps = 0
+        self._previews = PreviewThrottle()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self._started_s
+
+    def model_loaded(self) -> None:
+        """Records the time that loading took."""
+        self._load_s = self.elapsed_s
+
+    def enter_stage(self, stage: GenerationStage, *, total_steps: int = 0) -> None:
+        """Reports a stage.
+
+        Args:
+            stage: the one that begins.
+            total_steps: of denoising, where that is known before the first step.
+
+        Raises:
+            GenerationCancelledError: the kernel has cancelled.
+        """
+        self.raise_if_cancelled()
+        if stage is GenerationStage.DENOISING:
+            self._denoising_started_s, self._total_steps = self.elapsed_s, total_steps
+        elif self._denoising_started_s is not None:
+            self._denoising_s = self.elapsed_s - self._denoising_started_s
+            self._denoising_started_s = None
+        self._report(Stage(self._command.job_id, stage.value))
+
+    def step_done(self, index: int, total: int, preview: Callable[[], Pixels] | None = None) -> None:
+        """Reports a computed step.
+
+        Args:
+            index: 0-based.
+            total: steps of this run.
+            preview: makes the predicted image, [H, W, 3], uint8; called only when a preview is due.
+
+        Raises:
+            GenerationCancelledError: the kernel has cancelled.
+        """
+        self._steps, self._total_steps = index + 1, total
+        is_due = preview is not None and self._previews.is_due(index, total)
+        jpeg = encode_preview(preview()) if preview is not None and is_due else None
+        self._report(Step(self._command.job_id, index, total, self.elapsed_s, jpeg))
+        self.raise_if_cancelled()
+
+    def raise_if_cancelled(self) -> None:
+        """Raises GenerationCancelledError, with the step reached, when the kernel has cancelled."""
+        if self._token.is_cancelled:
+            at = f" at step {self._steps} of {self._total_steps}" if self._total_steps else ""
+            raise GenerationCancelledError(
+                f"Cancelled{at}", completed_steps=self._steps, total_steps=self._total_steps
+            )
+
+    def done(
+        self,
+        pixels: Pixels,
+        *,
+        scheduler: str,
+        dtype: str,
+        peak_memory_bytes: int,
+        notes: tuple[str, ...] = (),
+    ) -> Done:
+        """The answer to the command, with the times measured.
+
+        Args:
+            pixels: the image, [H, W, 3], uint8.
+            scheduler: sampler that ran.
+            dtype: the network computed in.
+            peak_memory_bytes: largest memory of the arrays meanwhile.
+            notes: what the user should know.
+        """
+        height, width, _ = pixels.shape
+        return Done(
+            self._command.job_id,
+            pixels=np.ascontiguousarray(pixels).tobytes(),
+            width=width,
+            height=height,
+            scheduler=scheduler,
+            dtype=dtype,
+            notes=notes,
+            load_s=self._load_s,
+            denoising_s=self._denoising_s,
+            total_s=self.elapsed_s,
+            steps=self._steps,
+            peak_memory_bytes=peak_memory_bytes,
+        )
+
+
+class PreviewThrottle:
+    """Limits previews to eight a second; the first and the last step always have one."""
+
+    def __init__(self) -> None:
+        self._last_s: float | None = None
+
+    def is_due(self, index: int, total: int) -> bool:
+        """Whether step `index` of `total` should carry one; counts it as sent when it should."""
+        now_s = time.monotonic()
+        is_early = self._last_s is not None and now_s - self._last_s < _PREVIEW_INTERVAL_S
+        if is_early and index != total - 1:
+            return False
+        self._last_s = now_s
+        return True
+
+
+def encode_preview(pixels: Pixels) -> bytes:
+    """Pixels [H, W, 3], uint8 -> JPEG whose longest side is 256 pixels."""
+    from PIL import Image
+
+    image: Any = Image.fromarray(pixels)
+    scale = PREVIEW_SIDE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
+    return buffer.getvalue()
