@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from traitlets.config import Config
 
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidInputError
@@ -159,7 +161,6 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("{ratio:.2f} {animal:>10}", "", P("0.12 red fox")),
     ("{n:03d} foxes", "", P("004 foxes")),
     ("{été}", "", P("summer")),
-    ("{_hidden}", "", P("owl")),
     ("{{animal}}", "", P("{animal}")),
     ("{{{animal}}}", "", P("{red fox}")),
     ('{"a": 1}', "", P('{"a": 1}')),
@@ -280,14 +281,17 @@ BAD: list[tuple[str, str, str]] = [
     ("fox --grid steps=1 seed=1 size=64", "", "--grid has 3 axes; it takes one or two"),
     ("fox --grid steps=1,x", "", f"--steps 'x' {WHOLE}"),
     ("fox --grid out=a,b", "", "--grid cannot vary 'out'; it can vary prompt, negative, style, image, strength, mask, model, engine, provider, steps, guidance, size, scheduler, lora, clip-skip, quantize, seed"),
-    ("fox {nope}", "", "no variable 'nope'; write {{nope}} for a literal brace"),
-    ("", "fox {nope.x}", "no variable 'nope'; write {{nope.x}} for a literal brace"),
+    ("fox {nope}", "", "no variable 'nope'; write {{nope}} for a literal brace, or add --raw"),
+    ("", "fox {nope.x}", "no variable 'nope'; write {{nope.x}} for a literal brace, or add --raw"),
     ("fox {cfg.nope}", "", "cannot read {cfg.nope} (AttributeError: 'types.SimpleNamespace' object has no attribute 'nope')"),
     ("fox {words[9]}", "", "cannot read {words[9]} (IndexError: list index out of range)"),
     ("fox {d['x']}", "", "cannot read {d['x']} (KeyError: 'x')"),
     ("fox {n[0]}", "", "cannot read {n[0]} (TypeError: 'int' object is not subscriptable)"),
     ("fox {animal:d}", "", "cannot format {animal:d}: Unknown format code 'd' for object of type 'str'"),
-    ("fox --steps {nope}", "", "no variable 'nope'; write {{nope}} for a literal brace"),
+    ("{_hidden}", "", "{_hidden} is not read: _hidden is a private name; write {{_hidden}} for a literal brace, or add --raw"),
+    ("{cfg.__class__}", "", "{cfg.__class__} is not read: __class__ is a private name; write {{cfg.__class__}} for a literal brace, or add --raw"),
+    ("{n:>900000000}", "", "the format of {n:>900000000} is too large; the most is 1000; write {{n:>900000000}} for a literal brace, or add --raw"),
+    ("fox --steps {nope}", "", "no variable 'nope'; write {{nope}} for a literal brace, or add --raw"),
 ]  # fmt: skip
 
 
@@ -318,6 +322,46 @@ def test_every_option_is_in_the_table_and_in_the_help() -> None:
         assert any(spellings & set(words) for words in lines) or option.name == "seed", option
         assert f"--{option.name}" in text
         assert option.help in text
+
+
+class UserObject:
+    prompt = "sea"
+
+    def method(self) -> str:
+        return "never called"
+
+
+SECRET = "hf_secret"
+HOSTILE = {
+    "os": os, "environ": os.environ, "In": ["login('hf_secret')"], "_ih": ["hf_secret"], "function": parse,
+    "Class": UserObject, "thing": UserObject(), "n": 4, "long": "x" * 200_000, "items": [0] * 200_000,
+    "shell": Config({"token": SECRET}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "{get_ipython.__func__.__globals__['os'].environ['HF_TOKEN']}",
+        "{os.environ['HF_TOKEN']}", "{environ['HF_TOKEN']}", "{In[0]}", "{_ih[0]}", "{function}",
+        "{function.__globals__}", "{Class}", "{Class.prompt}", "{thing.method}", "{thing.method.im_func}",
+        "{thing.__init__.__globals__}", "{shell.token}", "{n:>900000000}", "{n:.900000000f}", "{n:0900000000}",
+        "{long}", "{items}", "{{{os.environ['HF_TOKEN']}}}", "{__name__:>9000000000}",
+    ],
+)  # fmt: skip
+def test_a_prompt_reads_plain_values_only(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    variables = {**HOSTILE, "get_ipython": parse, "__name__": "__main__"}
+    for line in (f"a fox {field}", f'a fox --negative "{field}"'):
+        with pytest.raises(InvalidInputError) as caught:
+            parse(line, variables=variables)
+        assert SECRET not in str(caught.value)
+        assert "--raw" in str(caught.value.hint)
+    assert parse(f"a fox {field} --raw", variables=variables).prompt == f"a fox {field}"
+
+
+def test_attributes_of_a_users_objects_are_read() -> None:
+    assert parse("{thing.prompt}", variables=HOSTILE).prompt == "sea"
 
 
 def test_given_names_what_was_typed() -> None:

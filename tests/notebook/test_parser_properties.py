@@ -12,14 +12,14 @@ from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.foreign_recipes import read_parameters
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.notebook.magic.interpolation import interpolate
 from swiftai_nb.notebook.magic.parser import one_line, parse
+from swiftai_nb.notebook.magic.prompt import interpolate
 from swiftai_nb.notebook.magic.tokens import split
 
 ANY_TEXT = st.text(max_size=200)
 LINE = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=120)
 WORDS = st.lists(st.text(string.ascii_letters + "äé狐,.;!'’", min_size=1, max_size=9), min_size=1, max_size=6)
-NAME = st.from_regex(r"[a-z_][a-z0-9_]{0,6}", fullmatch=True)
+NAME = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
 
 
 @given(LINE, ANY_TEXT)

@@ -1,13 +1,13 @@
-"""Tab completion on an `%imagine` line: options, models, styles, schedulers, pictures in variables."""
+"""Tab completion on the lines of the magics: options and their values, commands, models, variables."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Option
-from swiftai_nb.notebook.magic.styles import STYLES
+from swiftai_nb.notebook.magic.prompt import STYLES
 from swiftai_nb.notebook.magic.values import SIZE_WORDS
 
 SCHEDULERS = (
@@ -15,73 +15,127 @@ SCHEDULERS = (
     "lcm", "flow-match-euler",
 )  # fmt: skip
 ENGINES = ("auto", "local", "cloud")
-_MAGIC = re.compile(r"(?:.*=\s*)?%{1,2}imagine\s")
+_MAGIC = re.compile(r"(?:[^%]*=\s*)?%{1,2}(?P<name>imagine(?:_\w+)?)\s")
 _PICTURE_TYPES = ("GeneratedImage", "Pictures", "GridPictures", "Recipe")
+_HISTORY_OPTIONS = ("--count", "--before", "--recall", "--keep", "--forget-folder")
+_MODEL_COMMANDS = {"info", "download"}  # of every model; these only of installed ones:
+_INSTALLED_COMMANDS = {"delete", "verify", "quantize", "default", "remove"}
 
 
 class Completer:
-    """IPython's completer for our lines.
+    """IPython's completer for the lines of the magics: a matcher of version 2, whose offers stand alone.
 
     Args:
         shell: the IPython shell.
     """
 
+    # IPython reads these attributes of a matcher.
+    matcher_api_version = 2
+    matcher_identifier = "swiftai_nb.Completer"
+    matcher_priority = 100
+
     def __init__(self, shell: Any) -> None:
         self._shell = shell
+        self.__qualname__ = self.matcher_identifier
 
     def install(self) -> None:
         """Adds itself to the shell."""
         completer = getattr(self._shell, "Completer", None)
         if completer is not None and hasattr(completer, "custom_matchers"):
-            completer.custom_matchers.append(self.match)
+            completer.custom_matchers.append(self)
 
     @staticmethod
     def remove_from(shell: Any) -> None:
         """Removes every completer of ours from the shell."""
         matchers = getattr(getattr(shell, "Completer", None), "custom_matchers", [])
-        matchers[:] = [m for m in matchers if not isinstance(getattr(m, "__self__", None), Completer)]
+        matchers[:] = [matcher for matcher in matchers if not isinstance(matcher, Completer)]
 
-    def match(self, text: str) -> list[str]:
-        """IPython's hook: completions of the word `text` at the cursor."""
-        completer = self._shell.Completer
-        line = str(getattr(completer, "line_buffer", "") or "")
-        if not _MAGIC.match(line):
-            return []
-        return self.complete(line, text)
+    def __call__(self, context: Any) -> dict[str, Any]:
+        """Answers IPython.
 
-    def complete(self, line: str, text: str) -> list[str]:
-        """Completions of the last word of `line`.
+        Args:
+            context: an `IPython.core.completer.CompletionContext`.
+
+        Returns:
+            a `SimpleMatcherResult`; with offers of ours, those of other matchers are suppressed.
+        """
+        from IPython.core.completer import SimpleCompletion
+
+        line = context.full_text.split("\n")[context.cursor_line][: context.cursor_position]
+        first = context.full_text.partition("\n")[0]
+        if context.cursor_line > 0 and line.startswith("--") and first.startswith("%%imagine"):
+            line = f"%%imagine {line}"  # options may go on below the first line
+        offers = self.complete(line)
+        return {
+            "completions": [SimpleCompletion(text=text, type=kind) for text, kind in offers.items()],
+            "matched_fragment": _last_word(line),
+            "suppress": bool(offers),
+            "ordered": True,
+        }
+
+    def complete(self, line: str) -> dict[str, str]:
+        """The words that the last word of a line can become, each with what it is.
 
         Args:
             line: up to the cursor, with the magic's name.
-            text: the part that the front end will replace.
         """
-        words = line.split()
-        last = "" if line.endswith((" ", "\t")) else words[-1]
-        before = words[-1] if last == "" else words[-2]
-        option, equals, typed = last.partition("=")
-        if equals and option in BY_NAME:
-            return _beginning(self._values(BY_NAME[option]), typed, last, text)
-        if before in BY_NAME and BY_NAME[before].takes_value and not last.startswith("--"):
-            return _beginning(self._values(BY_NAME[before]), last, last, text)
-        if not last.startswith("-"):
-            return []
-        return _beginning((f"--{o.name}" for o in OPTIONS), last, last, text)
+        magic = _MAGIC.match(line)
+        if magic is None:
+            return {}
+        last = _last_word(line)
+        words = line[magic.end() : len(line) - len(last)].split()
+        offers, typed = self._offers(magic["name"], words, last)
+        start = last[: len(last) - len(typed)]
+        return {start + offer: kind for offer, kind in offers.items() if offer.startswith(typed)}
 
-    def _values(self, option: Option) -> Iterable[str]:
+    def _offers(self, magic: str, words: list[str], last: str) -> tuple[Mapping[str, str], str]:
+        """(text -> type) of all that fits, and the part of `last` it must begin with."""
+        if magic == "imagine":
+            return self._option_offers(words, last)
+        others = {
+            "imagine_models": self._model_offers,
+            "imagine_jobs": _job_offers,
+            "imagine_history": _history_offers,
+        }
+        return (others[magic](words, last) if magic in others else {}), last
+
+    def _option_offers(self, words: list[str], last: str) -> tuple[Mapping[str, str], str]:
+        option, equals, typed = last.partition("=")
+        before = words[-1] if words else ""
+        if equals and option in BY_NAME:
+            return self._values(BY_NAME[option]), typed
+        if before in BY_NAME and BY_NAME[before].takes_value and not last.startswith("--"):
+            return self._values(BY_NAME[before]), last
+        return ({f"--{o.name}": o.help for o in OPTIONS} if last.startswith("-") else {}), last
+
+    def _values(self, option: Option) -> Mapping[str, str]:
         sources: dict[str, Callable[[], Iterable[str]]] = {
             "model": self._models,
             "style": self._styles,
             "scheduler": lambda: SCHEDULERS,
             "engine": self._engines,
             "size": lambda: SIZE_WORDS,
-            "image": self._picture_names,
-            "mask": self._picture_names,
-            "from": self._picture_names,
-            "executor": self._executor_names,
+            "image": lambda: self._variables(is_picture),
+            "mask": lambda: self._variables(is_picture),
+            "from": lambda: self._variables(is_picture),
+            "executor": lambda: self._variables(is_executor),
             "grid": lambda: [f"{o.name}=" for o in OPTIONS if o.kind in ("int", "float", "size", "word")],
         }
-        return sources.get(option.name, lambda: option.choices)()
+        return dict.fromkeys(sources.get(option.name, lambda: option.choices)(), option.name)
+
+    def _model_offers(self, words: list[str], last: str) -> Mapping[str, str]:
+        from swiftai_nb.downloads.commands import VERBS
+        from swiftai_nb.registry.registry import DiffusionModelRegistry
+
+        if not words:
+            return dict.fromkeys(VERBS, "command")
+        if last.startswith("-") or words[0] not in _MODEL_COMMANDS | _INSTALLED_COMMANDS:
+            return {}
+        registry = DiffusionModelRegistry.shared
+        every = [m.id for m in registry.available_models if words[0] == "info" or not m.bundled]
+        if words[0] in _INSTALLED_COMMANDS:
+            every = [name for name in every if registry.is_downloaded(name)]
+        return dict.fromkeys((name for name in every if name not in words), "model")
 
     def _models(self) -> Iterable[str]:
         from swiftai_nb.registry.registry import DiffusionModelRegistry
@@ -97,13 +151,26 @@ class Completer:
         own = [m.styles for m in self._shell.configurables if type(m).__name__ == "Imagine"]
         return [*STYLES, *(name for styles in own for name in styles)]
 
-    def _executor_names(self) -> Iterable[str]:
+    def _variables(self, fits: Callable[[Any], bool]) -> Iterable[str]:
         names = self._shell.user_ns
-        return [name for name, value in names.items() if not name.startswith("_") and is_executor(value)]
+        return [name for name, value in names.items() if not name.startswith("_") and fits(value)]
 
-    def _picture_names(self) -> Iterable[str]:
-        names = self._shell.user_ns
-        return [name for name, value in names.items() if not name.startswith("_") and is_picture(value)]
+
+def _job_offers(words: list[str], _last: str) -> Mapping[str, str]:
+    from swiftai_nb.notebook.session import get_session
+
+    if not words:
+        return {"cancel": "command"}
+    return {job.id: "job" for job in get_session().queue.jobs if not job.state.is_final}
+
+
+def _history_offers(_words: list[str], last: str) -> Mapping[str, str]:
+    return dict.fromkeys(_HISTORY_OPTIONS if last.startswith("-") else (), "option")
+
+
+def _last_word(line: str) -> str:
+    """The word at the end of a line; "" after a blank."""
+    return re.split(r"\s", line)[-1]
 
 
 def is_executor(value: Any) -> bool:
@@ -118,11 +185,3 @@ def is_picture(value: Any) -> bool:
     if kinds & {*_PICTURE_TYPES, "Image", "Figure"}:
         return True
     return "ndarray" in kinds and getattr(value, "ndim", 0) in (2, 3)
-
-
-def _beginning(candidates: Iterable[str], typed: str, last: str, text: str) -> list[str]:
-    """Those that begin with `typed`, without what the front end keeps of the word."""
-    kept = last[: len(last) - len(text)] if last.endswith(text) else ""
-    offset = max(0, len(kept) - (len(last) - len(typed)))
-    prefix = last[: len(last) - len(typed)][len(kept) :] if len(kept) < len(last) - len(typed) else ""
-    return [prefix + name[offset:] for name in candidates if name.startswith(typed)]

@@ -14,9 +14,8 @@ from typing import Any
 from swiftai_nb.core.config import MAX_COUNT, ImageGenerationConfig, LoraReference, checked_int
 from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.notebook.magic import prompt_text
-from swiftai_nb.notebook.magic.interpolation import interpolate
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Option, suggest
+from swiftai_nb.notebook.magic.prompt import PromptText, interpolate, read_prompt
 from swiftai_nb.notebook.magic.tokens import Token, split, unquoted
 from swiftai_nb.notebook.magic.values import Axis, Size, convert, parse_axis
 
@@ -115,7 +114,7 @@ def parse(line: str, body: str = "", *, variables: Mapping[str, Any] | None = No
     prompt = _prompt(words)
     if "raw" not in values:
         prompt, text = interpolate(prompt, variables), interpolate(text, variables)
-    arguments = _build(prompt_text.read(f"{prompt}\n{text}"), values)
+    arguments = _build(read_prompt(f"{prompt}\n{text}"), values)
     _check(arguments)
     return arguments
 
@@ -259,7 +258,7 @@ def _prompt(words: list[Token]) -> str:
     return " ".join(word.text for word in words)
 
 
-def _build(text: prompt_text.PromptText, values: dict[str, Any]) -> ImagineArguments:
+def _build(text: PromptText, values: dict[str, Any]) -> ImagineArguments:
     converted = {_by_attribute(name): value for name, value in values.items()}
     known = {f.name for f in fields(ImagineArguments)}
     result = {option.attribute: _converted(option, raw) for option, raw in converted.items()}

@@ -11,7 +11,7 @@ from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, InvalidInputError, ModelNotFoundError
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook.magic.parser import ImagineArguments
-from swiftai_nb.notebook.magic.styles import find_style
+from swiftai_nb.notebook.magic.prompt import find_style
 from swiftai_nb.notebook.magic.values import Size
 from swiftai_nb.notebook.session import CLOUD_ENGINES, Session, concrete_seeds
 

@@ -1,0 +1,232 @@
+"""The prompt's text: variables in braces, the negative prompt and pasted settings, styles.
+
+A prompt is data, often pasted from elsewhere. Braces therefore read plain values only and reach neither
+private names nor modules, functions, classes or methods.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Collection, Mapping, Sized
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.foreign_recipes import read_parameters
+from swiftai_nb.core.recipe import Recipe
+
+MAX_VALUE_LENGTH = 100_000
+MAX_FORMAT_NUMBER = 1000
+# IPython's own objects: they lead to everything in the kernel, and `In` holds the text of earlier cells.
+_RESERVED = frozenset({"In", "exit", "quit", "get_ipython"})
+_HOSTS = ("IPython", "ipykernel", "traitlets")
+_NAME = r"[^\W\d]\w*"
+_INDEX = r"""\[(?:-?\d+|'[^'{}]*'|"[^"{}]*")\]"""
+_FIELD = rf"(?P<name>{_NAME})(?P<path>(?:\.{_NAME}|{_INDEX})*)(?::(?P<format>[^{{}}'\"\s][^{{}}'\"\n]*)?)?"
+_BRACES = re.compile(
+    rf"\{{\{{(?P<wrapped>\{{[^{{}}]+\}})\}}\}}|\{{\{{(?P<escaped>[^{{}}]*)\}}\}}|\{{{_FIELD}\}}"
+)
+_PATH_PART = re.compile(
+    rf"""\.(?P<attribute>{_NAME})|\[(?P<number>-?\d+)\]|\[(?P<quote>['"])(?P<key>.*?)(?P=quote)\]"""
+)
+_NUMBER = re.compile(r"\d+")
+_NEGATIVE = re.compile(r"\s*(?:negative prompt:|--no\s)\s*", re.IGNORECASE)
+_PARAMETERS = re.compile(r"\s*Steps:\s*\d+\s*,")
+
+
+def interpolate(text: str, variables: Mapping[str, Any], *, keep: Collection[str] = ()) -> str:
+    """Replaces `{name}` in a prompt by the variable's value; every other brace stays as typed.
+
+    Replaced are `{name}`, `{name.attribute}`, `{name[0]}` and `{name['key']}`, each with an optional
+    `:format`. `{{name}}` is a literal `{name}`. JSON, `{a|b}`, `{}` and `{1}` stay as typed, and values are
+    not interpolated again.
+
+    Args:
+        text: a prompt or an option's value.
+        variables: name -> value.
+        keep: names that stay as typed, for a later template.
+
+    Raises:
+        InvalidInputError: a variable, attribute or item does not exist or is no plain value, a format does
+            not fit, or the result is too long.
+    """
+    return _BRACES.sub(lambda found: _replacement(found, variables, keep), text)
+
+
+def _replacement(found: re.Match[str], variables: Mapping[str, Any], keep: Collection[str]) -> str:
+    if found["wrapped"] is not None:
+        return "{" + interpolate(found["wrapped"], variables, keep=keep) + "}"
+    if found["escaped"] is not None:
+        return "{" + found["escaped"] + "}"
+    name, field = found["name"], found[0][1:-1]
+    if name in keep:
+        return found[0]
+    literal = f"write {{{{{field}}}}} for a literal brace, or add --raw"
+    if name.startswith("_") or name in _RESERVED:
+        raise InvalidInputError(f"{{{field}}} is not read: {name} is a private name", hint=literal)
+    if name not in variables:
+        raise InvalidInputError(f"no variable {name!r}", hint=literal)
+    value = _follow(name, variables[name], found["path"], hint=literal)
+    return _formatted(value, found["format"] or "", field=field, hint=literal)
+
+
+def _follow(name: str, value: Any, path: str, *, hint: str) -> Any:
+    walked = name
+    _check_plain(walked, value, hint=hint)
+    for part in _PATH_PART.finditer(path):
+        walked += part[0]
+        attribute = part["attribute"]
+        if attribute is not None and attribute.startswith("_"):
+            raise InvalidInputError(f"{{{walked}}} is not read: {attribute} is a private name", hint=hint)
+        try:
+            if attribute is not None:
+                value = getattr(value, attribute)
+            else:
+                value = value[int(part["number"]) if part["number"] is not None else part["key"]]
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InvalidInputError(f"cannot read {{{walked}}} ({reason})") from error
+        _check_plain(walked, value, hint=hint)
+    return value
+
+
+def _check_plain(walked: str, value: Any, *, hint: str) -> None:
+    """Refuses what is no data, and whose attributes or items lead to all of the program."""
+    is_code = inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value)
+    is_host = type(value).__module__.partition(".")[0] in _HOSTS
+    is_frame = inspect.isframe(value) or inspect.iscode(value) or inspect.istraceback(value)
+    if is_code or is_host or is_frame or value is os.environ or value is getattr(os, "environb", os.environ):
+        raise InvalidInputError(
+            f"{{{walked}}} is not read: {type(value).__name__} is not plain data such as text or a number",
+            hint=hint,
+        )
+
+
+def _formatted(value: Any, spec: str, *, field: str, hint: str) -> str:
+    if any(int(number) > MAX_FORMAT_NUMBER for number in _NUMBER.findall(spec[:100])) or len(spec) > 100:
+        raise InvalidInputError(
+            f"the format of {{{field[:80]}}} is too large; the most is {MAX_FORMAT_NUMBER}", hint=hint
+        )
+    if isinstance(value, Sized) and _length(value) > MAX_VALUE_LENGTH:
+        raise _too_long(field, hint=hint)
+    try:
+        text = format(value, spec)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"cannot format {{{field}}}: {error}") from error
+    if len(text) > MAX_VALUE_LENGTH:
+        raise _too_long(field, hint=hint)
+    return text
+
+
+def _length(value: Sized) -> int:
+    try:
+        return len(value)
+    except TypeError:  # an array without dimensions has no length
+        return 0
+
+
+def _too_long(field: str, *, hint: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{{{field}}} is longer than {MAX_VALUE_LENGTH:,} characters or items", hint=hint
+    )
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """What a cell's text asks for.
+
+    Args:
+        prompt: what to draw, on one line.
+        negative: what to avoid, or None.
+        settings: a recipe read from a line of AUTOMATIC1111 ("Steps: 20, Sampler: ..."), or None.
+    """
+
+    prompt: str
+    negative: str | None = None
+    settings: Recipe | None = None
+
+
+def read_prompt(text: str) -> PromptText:
+    """Separates prompt, negative prompt and pasted settings; line breaks become blanks.
+
+    "Negative prompt:" begins the negative prompt, which goes on to the end; "--no words" is one line.
+    """
+    lines = text.strip().splitlines()
+    settings = None
+    if lines and _PARAMETERS.match(lines[-1]):
+        settings = read_parameters(lines.pop())
+    positive: list[str] = []
+    negative: list[str] = []
+    current = positive
+    for line in lines:
+        found = _NEGATIVE.match(line)
+        if found is None:
+            current.append(line)
+        elif line.lstrip().startswith("--"):
+            negative.append(line[found.end() :])
+        else:
+            current = negative
+            current.append(line[found.end() :])
+    return PromptText(_joined(positive), _joined(negative) or None, settings)
+
+
+def _joined(lines: list[str]) -> str:
+    return " ".join(" ".join(lines).split())
+
+
+@dataclass(frozen=True)
+class Style:
+    """A prompt template.
+
+    Args:
+        template: text with `{prompt}` where the user's prompt goes.
+        negative: what to avoid, added to the user's own negative prompt; may be empty.
+    """
+
+    template: str
+    negative: str = ""
+
+    def apply(self, prompt: str, negative: str | None) -> tuple[str, str | None]:
+        """The styled (prompt, negative prompt)."""
+        avoided = ", ".join(part for part in (negative, self.negative) if part)
+        return self.template.replace("{prompt}", prompt), avoided or None
+
+
+STYLES: dict[str, Style] = {
+    "photo": Style("a photo of {prompt}, natural light, sharp focus, 50mm", "drawing, painting, blurry"),
+    "cinematic": Style(
+        "cinematic still of {prompt}, dramatic light, shallow depth of field, film grain", "cartoon, flat"
+    ),
+    "portrait": Style(
+        "studio portrait of {prompt}, soft key light, neutral background, 85mm", "deformed, blurry"
+    ),
+    "watercolor": Style("watercolor painting of {prompt}, soft washes, paper texture", "photo, hard edges"),
+    "oil": Style("oil painting of {prompt}, visible brush strokes, rich color", "photo"),
+    "ink": Style("ink drawing of {prompt}, fine line work, cross hatching, black and white", "color, photo"),
+    "pixel": Style("pixel art of {prompt}, 16-bit, limited palette, crisp pixels", "blurry, photo"),
+    "anime": Style("anime illustration of {prompt}, clean lines, cel shading", "photo, 3d render"),
+    "comic": Style("comic book panel of {prompt}, bold outlines, halftone shading", "photo"),
+    "flat": Style("flat vector illustration of {prompt}, simple shapes, solid colors", "texture, photo"),
+    "isometric": Style("isometric illustration of {prompt}, clean geometry, soft shadows", "photo"),
+    "3d": Style("3d render of {prompt}, soft studio light, smooth materials", "flat, sketch"),
+    "sticker": Style("die-cut sticker of {prompt}, white border, plain background", "photo, clutter"),
+    "poster": Style("screen-printed poster of {prompt}, bold composition, few colors", "photo, clutter"),
+}
+
+
+def find_style(name: str, own: Mapping[str, str] | None = None) -> Style:
+    """The style called `name`; the user's own (`%config Imagine.styles`) come first.
+
+    Raises:
+        InvalidInputError: no such style; names the closest.
+    """
+    mine = {key: Style(value) for key, value in (own or {}).items()}
+    known = {**STYLES, **mine}
+    if name not in known:
+        close = get_close_matches(name.lower(), known, n=1)
+        meant = f"did you mean {close[0]}?" if close else f"styles are {', '.join(known)}"
+        raise InvalidInputError(f"no style {name!r}: {meant}")
+    return known[name]
