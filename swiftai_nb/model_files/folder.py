@@ -1,67 +1,164 @@
-"""What the kernel must know of a model folder before any work, read without MLX."""
+"""What is in a model folder: family, networks and their files, configuration, defaults. Reads no weights.
+
+The kernel plans from it and the engine's pipelines load from it, so that both decide alike.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
-from swiftai_nb.model_files.flux_files import PARTS, find_flux_files
-from swiftai_nb.model_files.json_file import read_json_file
-from swiftai_nb.model_files.safetensors_headers import find_weight_files, read_header
+from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.model_files.components import (
+    ComponentFiles,
+    find_flux_component,
+    find_flux_tokenizer,
+    find_unet_component,
+)
+from swiftai_nb.model_files.configs import FolderConfigs
+from swiftai_nb.model_files.families import (
+    CHOOSE_SUPPORTED,
+    FLUX_1,
+    MODEL_FILE_SUFFIXES,
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    Family,
+    family_of_denoiser,
+    refuse_unsupported,
+    single_file_error,
+    supported_pipeline,
+)
+from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
 from swiftai_nb.model_files.samplers import (
     canonical_name,
     fitting_samplers,
     is_distilled_turbo,
     scheduler_name,
 )
+from swiftai_nb.model_files.variants import DiffusionVariant
 
-FLOW_SCHEDULER = "flow-match-euler"
+_AGAIN = "download the model again"
 _WHOLE_FILE_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 2**18
 _SAMPLES = 16
 _WEIGHTS = ".safetensors"
-_UNET_COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+_FLUX_PATCH = 2  # a token is 2x2 latents
+_FLUX_SCHEDULER = "flow-match-euler"
+_LCM = {"steps": 4, "guidance_scale": 8.5}
+_TURBO = {"steps": 4, "guidance_scale": 0.0}
+_FLUX_DEV = {"steps": 28, "guidance_scale": 3.5}
+# FLUX.1 transformers that take more input channels than they give out.
+_FLUX_EDITORS = {384: "FLUX.1 Fill", 128: "FLUX.1 Depth or Canny"}
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a model is made for, used where the user leaves a setting open.
+
+    Attributes:
+        width, height: pixels.
+        steps: denoising steps.
+        guidance_scale: 0.0 for models that run without guidance.
+        scheduler: short name of its own sampler; a class name when that is not supported.
+    """
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: str = ""
+
+    @classmethod
+    def of(cls, variant: DiffusionVariant) -> GenerationDefaults:
+        """Those of a family."""
+        family = variant.defaults
+        return cls(family.width, family.height, family.steps, family.guidance_scale)
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder in numbers.
+    """A model folder, as its own files describe it.
+
+    The weight files are looked for when `components` is first read.
 
     Attributes:
         folder: where it is.
-        is_flow: a FLUX model; else one with a UNet.
+        family: its networks and pipeline.
+        variant: the family as users name it.
+        pipeline_class: diffusers' name of the pipeline that runs it.
+        defaults: with the values of `generation_defaults.json`, if the folder has one.
+        given: those values of `generation_defaults.json` that are not null.
+        scheduler_config: of `scheduler/scheduler_config.json`; empty without one.
         size_multiple: width and height must be multiples of it.
         native_side: pixels the network was trained at, when its configuration says so.
         is_consistency: distilled for few steps (LCM).
         is_turbo: distilled for few steps without guidance.
-        given: values of the folder's own `generation_defaults.json`.
-        scheduler: short name of the model's own sampler.
-        weight_files: the safetensors files a pipeline reads, by component.
         unet_channels: of its first level; 0 for FLUX.
         decoder_channels: of the autoencoder's first level.
+        prefer_half: whether 16-bit files are taken where there is a choice.
     """
 
     folder: Path
-    is_flow: bool
-    size_multiple: int
+    family: Family
+    variant: DiffusionVariant
+    pipeline_class: str
+    defaults: GenerationDefaults
+    given: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    size_multiple: int = 8
     native_side: int | None = None
     is_consistency: bool = False
     is_turbo: bool = False
-    given: dict[str, Any] = field(default_factory=dict, hash=False)
-    scheduler: str = ""
-    weight_files: dict[str, tuple[Path, ...]] = field(default_factory=dict, hash=False)
     unet_channels: int = 0
     decoder_channels: int = 128
+    prefer_half: bool = False
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether it was trained by flow matching (FLUX)."""
+        return self.family.is_flow
+
+    @cached_property
+    def components(self) -> Mapping[str, ComponentFiles]:
+        """The files of each network that is there, by name; what else lies in the folder is left out.
+
+        Raises:
+            InvalidModelFilesError: shards are missing, or the files of a network are ambiguous or corrupt.
+        """
+        find = find_flux_component if self.family is FLUX_1 else find_unet_component
+        names = self.family.components
+        found = {name: find(self.folder, name, prefer_half=self.prefer_half) for name in names}
+        return {name: files for name, files in found.items() if files is not None}
+
+    @property
+    def weight_files(self) -> Mapping[str, tuple[Path, ...]]:
+        """The safetensors files a pipeline reads, by component."""
+        return {name: files.paths for name, files in self.components.items()}
+
+    @property
+    def tokenizers(self) -> Mapping[str, Path]:
+        """The tokenizers' folders that are there, by name."""
+        names = [name.replace("text_encoder", "tokenizer") for name in self.family.components]
+        if self.family is FLUX_1:
+            found = {name: find_flux_tokenizer(self.folder, name) for name in names if "tokenizer" in name}
+            return {name: path for name, path in found.items() if path is not None}
+        return {name: self.folder / name for name in names if (self.folder / name).is_dir()}
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The networks and tokenizers it needs and does not have."""
+        tokenizers = (n.replace("text_encoder", "tokenizer") for n in self.family.components if "text" in n)
+        there = {*self.components, *self.tokenizers}
+        return tuple(name for name in (*self.family.components, *tokenizers) if name not in there)
 
     @property
     def is_quantized(self) -> bool:
-        """Whether the files hold weights of 4 or 8 bits already."""
-        paths = (path for paths in self.weight_files.values() for path in paths)
+        """Whether the files hold quantized weights."""
+        paths = (path for files in self.components.values() for path in files.paths)
         return any(name.endswith(".scales") for path in paths for name in read_header(path)[0])
 
     @property
@@ -97,46 +194,24 @@ class ModelFolder:
                 )
 
 
-def open_model(folder: Path, *, prefer_half: bool = False) -> ModelFolder:
-    """Reads a model folder's configuration files and the headers of its weights.
+def open_model(path: Path, *, prefer_half: bool = False) -> ModelFolder:
+    """Reads a model folder's configuration files; where there are none, the headers of its weights.
 
     Args:
-        folder: the model.
+        path: the model's folder.
         prefer_half: as the pipeline will: take the 16-bit files where there is a choice.
 
     Raises:
-        InvalidModelFilesError: a configuration file is not a JSON object, or there is no model.
+        InvalidModelFilesError: no model folder, or a configuration file with values that make no sense.
+        UnsupportedModelError: a family the local engine cannot run, or a model in a single file.
+        InvalidInputError: the path is a LoRA.
     """
-    vae = _read_json(folder / "vae" / "config.json")
-    unet = _read_json(folder / "unet" / "config.json")
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-    given = _read_json(folder / "generation_defaults.json")
-    levels = vae.get("block_out_channels") or (128, 256, 512, 512)
-    scale = 2 ** (len(levels) - 1)
-    weight_files = _weight_files(folder, is_flow=not unet, prefer_half=prefer_half)
-    if not weight_files:
-        raise InvalidModelFilesError(
-            f"{folder} holds no safetensors weights", hint="give the folder that holds unet/ or transformer/"
-        )
-    if not unet:
-        return ModelFolder(
-            folder, True, 2 * scale, given=given, scheduler=FLOW_SCHEDULER, weight_files=weight_files
-        )
-    own = scheduler_name(scheduler)
-    sample_size = unet.get("sample_size")
-    return ModelFolder(
-        folder,
-        False,
-        scale,
-        native_side=sample_size * scale if isinstance(sample_size, int) else None,
-        is_consistency=unet.get("time_cond_proj_dim") is not None or own == "lcm",
-        is_turbo=is_distilled_turbo(scheduler),
-        given={name: value for name, value in given.items() if value is not None},
-        scheduler=own,
-        weight_files=weight_files,
-        unet_channels=int((unet.get("block_out_channels") or (320,))[0]),
-        decoder_channels=int(levels[0]),
-    )
+    if path.is_file() and path.suffix.lower() in MODEL_FILE_SUFFIXES:
+        raise single_file_error(path)
+    configs = FolderConfigs.read(path)
+    family = _identify(configs)
+    opened = _open_flux(configs) if family is FLUX_1 else _open_unet(configs, family)
+    return replace(opened, prefer_half=prefer_half)
 
 
 def content_hash(folder: Path) -> str:
@@ -169,20 +244,142 @@ def _pieces(size_bytes: int) -> Iterable[tuple[int, int]]:
     return [(last * index // _SAMPLES, _SAMPLE_BYTES) for index in range(_SAMPLES + 1)]
 
 
-def _weight_files(folder: Path, *, is_flow: bool, prefer_half: bool) -> dict[str, tuple[Path, ...]]:
-    """What the pipeline will read: other folders, other precisions and copies at the top do not count."""
-    if is_flow:
-        parts = {part: find_flux_files(folder, part, prefer_half=prefer_half) for part in PARTS}
-        return {part: files.paths for part, files in parts.items() if files is not None}
-    return {
-        name: find_weight_files(folder / name, prefer_half=prefer_half)
-        for name in _UNET_COMPONENTS
-        if (folder / name).is_dir()
-    }
+def _identify(configs: FolderConfigs) -> Family:
+    """The family of a folder: its denoiser decides, and `model_index.json` must not disagree."""
+    folder, labelled = configs.folder, supported_pipeline(configs.pipeline_class)
+    if configs.pipeline_class and labelled is None:
+        raise UnsupportedModelError(
+            f"{folder} holds a {configs.pipeline_class}, which the local engine cannot run",
+            hint=CHOOSE_SUPPORTED,
+        )
+    if configs.unet:
+        is_xl = configs.unet.get("addition_embed_type") == "text_time"
+        return STABLE_DIFFUSION_XL if is_xl else STABLE_DIFFUSION
+    denoiser = configs.denoiser_class
+    family = family_of_denoiser(denoiser)
+    if family is not None:
+        refuse_unsupported(family, folder)
+    elif denoiser:
+        raise UnsupportedModelError(
+            f"{folder} holds a {denoiser}, which the local engine cannot run", hint=CHOOSE_SUPPORTED
+        )
+    if family is FLUX_1 or labelled is FLUX_1 or find_flux_component(folder, "transformer") is not None:
+        return FLUX_1
+    if "unet" in configs.index or labelled is not None:
+        raise InvalidModelFilesError(f"{folder / 'unet'} has no config.json", hint=_AGAIN)
+    single = [p for p in sorted(folder.glob("*")) if p.suffix.lower() in MODEL_FILE_SUFFIXES and p.is_file()]
+    if single:
+        raise single_file_error(max(single, key=lambda p: p.stat().st_size))
+    raise InvalidModelFilesError(
+        f"{folder} is not a model folder: no model_index.json, unet/config.json or transformer/, and no "
+        "safetensors weights",
+        hint="give the folder that holds unet/ (or transformer/), text_encoder/ and vae/",
+    )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    data = read_json_file(path)
-    if not isinstance(data, dict):
-        raise InvalidModelFilesError(f"{path} is not a JSON object", hint="download the model again")
-    return data
+def _open_unet(configs: FolderConfigs, family: Family) -> ModelFolder:
+    folder, unet, scheduler = configs.folder, configs.unet, configs.scheduler
+    levels = configs.decoder_channels
+    scale = 2 ** (len(levels) - 1)
+    own = scheduler_name(scheduler)
+    is_consistency = unet.get("time_cond_proj_dim") is not None or own == "lcm"
+    # SDXL Turbo is published with the ancestral sampler; plain Euler with trailing steps is any tuned SDXL.
+    is_turbo = is_distilled_turbo(scheduler) and (family is STABLE_DIFFUSION or own == "euler-a")
+    variant = _unet_variant(unet, family, is_turbo=is_turbo)
+    sample_size = unet.get("sample_size")
+    native_side = sample_size * scale if type(sample_size) is int and 0 < sample_size <= 2**12 else None
+    distilled = _LCM if is_consistency else _TURBO if is_turbo else {}
+    return ModelFolder(
+        folder,
+        family,
+        variant,
+        _pipeline_class(configs, family),
+        _defaults(configs.given, variant, native_side=native_side, scheduler=own, distilled=distilled),
+        given=configs.given,
+        scheduler_config=scheduler,
+        size_multiple=scale,
+        native_side=native_side,
+        is_consistency=is_consistency,
+        is_turbo=is_turbo,
+        unet_channels=configs.unet_channels[0],
+        decoder_channels=levels[0],
+    )
+
+
+def _unet_variant(unet: Mapping[str, Any], family: Family, *, is_turbo: bool) -> DiffusionVariant:
+    if family is STABLE_DIFFUSION_XL:
+        return DiffusionVariant.SDXL_TURBO if is_turbo else DiffusionVariant.SDXL
+    return DiffusionVariant.SD_21 if unet.get("cross_attention_dim") == 1024 else DiffusionVariant.SD_15
+
+
+def _open_flux(configs: FolderConfigs) -> ModelFolder:
+    folder, levels = configs.folder, configs.decoder_channels
+    tensors = _flux_tensors(folder)
+    _refuse_flux_editor(configs, tensors)
+    is_dev = configs.transformer.get("guidance_embeds") is True or any(
+        "guidance_in." in name or "guidance_embedder." in name for name in tensors
+    )
+    dev = _FLUX_DEV if is_dev else {}
+    return ModelFolder(
+        folder,
+        FLUX_1,
+        DiffusionVariant.FLUX,
+        _pipeline_class(configs, FLUX_1),
+        _defaults(configs.given, DiffusionVariant.FLUX, scheduler=_FLUX_SCHEDULER, distilled=dev),
+        given=configs.given,
+        scheduler_config=configs.scheduler,
+        size_multiple=_FLUX_PATCH * 2 ** (len(levels) - 1),
+        decoder_channels=levels[0],
+    )
+
+
+def _flux_tensors(folder: Path) -> Mapping[str, StoredTensor]:
+    files = find_flux_component(folder, "transformer")
+    paths = () if files is None else files.paths
+    return {name: t for path in paths for name, t in read_header(path, allow_float8=True)[0].items()}
+
+
+def _refuse_flux_editor(configs: FolderConfigs, tensors: Mapping[str, StoredTensor]) -> None:
+    """Fill, Depth and Canny take an image beside the latents: their input is wider than their output."""
+    given, made = configs.transformer.get("in_channels"), configs.transformer.get("out_channels")
+    if given is None:
+        given, made = _flux_width(tensors, "img_in", "x_embedder"), None
+    made = _flux_width(tensors, "final_layer.linear", "proj_out", axis=0) if made is None else made
+    if type(given) is int and type(made) is int and given != made:
+        name = _FLUX_EDITORS.get(given, f"a FLUX.1 model with {given} input channels")
+        raise UnsupportedModelError(
+            f"{configs.folder} holds {name}, which the local engine cannot run",
+            hint="use FLUX.1 schnell or dev; masks work with them",
+        )
+
+
+def _flux_width(tensors: Mapping[str, StoredTensor], *modules: str, axis: int = -1) -> int | None:
+    """Rows or columns of a linear map that is not quantized; None when it is, or is not there."""
+    names = {f"{prefix}{m}.weight" for m in modules for prefix in ("", "model.diffusion_model.")}
+    found = next((tensors[name] for name in names if name in tensors), None)
+    is_plain = (
+        found is not None and len(found.shape) == 2 and found.dtype in ("F32", "F16", "BF16", "F8_E4M3")
+    )
+    return found.shape[axis] if found is not None and is_plain else None
+
+
+def _pipeline_class(configs: FolderConfigs, family: Family) -> str:
+    fits = configs.pipeline_class in family.pipeline_classes
+    return configs.pipeline_class if fits else family.pipeline_classes[0]
+
+
+def _defaults(
+    given: Mapping[str, Any],
+    variant: DiffusionVariant,
+    *,
+    scheduler: str,
+    distilled: Mapping[str, float],
+    native_side: int | None = None,
+) -> GenerationDefaults:
+    """The folder's own word, over what its distillation wants, over the family's."""
+    values: dict[str, Any] = asdict(GenerationDefaults.of(variant)) | {"scheduler": scheduler}
+    if native_side is not None:
+        values |= {"width": native_side, "height": native_side}
+    values |= distilled
+    values |= {name: given[name] for name in values if name in given}
+    return GenerationDefaults(**values)

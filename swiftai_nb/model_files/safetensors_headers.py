@@ -1,25 +1,35 @@
-"""Finds the weight files of a component folder and reads their headers, without loading a tensor."""
+"""Safetensors headers and the weight files of a component folder: found and checked, no tensor is loaded.
+
+A header is text that anybody may have written, so it is read within limits and in linear time: a hostile
+one costs an error, never minutes or gigabytes.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.model_files.json_file import parse_json, read_json_object
 
+MAX_HEADER_BYTES = 32 * 2**20  # published models stay below 2 MiB; the format allows 100 MB
+_MAX_RANK = 16
+_MAX_COUNT = 2**52
 _STEMS = ("diffusion_pytorch_model", "model")
 _DTYPE_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4,
-    "U64": 8, "I64": 8, "F64": 8,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
-_MAX_HEADER_BYTES = 100_000_000
+_AGAIN = "download the model again"
 
 
 @dataclass(frozen=True)
@@ -82,14 +92,14 @@ def read_weight_files(folder: Path, *, prefer_half: bool = False) -> WeightFiles
 
 
 def find_weight_files(folder: Path, *, prefer_half: bool = False) -> tuple[Path, ...]:
-    """The safetensors files of a component: plain, `.fp16.`, or sharded with an index.
+    """The safetensors files of a component: plain, `.fp16.`, sharded with an index, or numbered (mflux).
 
     Raises:
         InvalidModelFilesError: nothing there, or shards missing (names them).
     """
     if not folder.is_dir():
         raise InvalidModelFilesError(
-            f"{folder} is missing", hint="Download the model again, or check the folder."
+            f"{folder} is missing", hint="check the folder, or download the model again"
         )
     variants = (".fp16", "") if prefer_half else ("", ".fp16")
     for variant in variants:
@@ -97,12 +107,15 @@ def find_weight_files(folder: Path, *, prefer_half: bool = False) -> tuple[Path,
             files = _files_of(folder, stem, variant)
             if files:
                 return files
+    numbered = _numbered_files(folder)
+    if numbered:
+        return numbered
     rest = sorted(folder.glob("*.safetensors"))
     if len(rest) == 1:
         return tuple(rest)
     pickles = sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.ckpt")))
     found = f"only {pickles[0]}, a pickle, which is never loaded" if pickles else "no safetensors file"
-    raise InvalidModelFilesError(f"{folder} holds {found}", hint="Use the safetensors files of this model.")
+    raise InvalidModelFilesError(f"{folder} holds {found}", hint="use the safetensors files of this model")
 
 
 def _files_of(folder: Path, stem: str, variant: str) -> tuple[Path, ...]:
@@ -116,19 +129,30 @@ def _files_of(folder: Path, stem: str, variant: str) -> tuple[Path, ...]:
 
 
 def _files_in_index(index: Path) -> tuple[Path, ...]:
-    try:
-        names = sorted({str(n) for n in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise InvalidModelFilesError(f"{index} is not a weight index (no weight_map)") from None
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise InvalidModelFilesError(f"{index} is not a weight index (no weight_map)", hint=_AGAIN)
+    names = sorted({str(name) for name in weight_map.values()})
     if any(Path(name).name != name for name in names):
-        raise InvalidModelFilesError(f"{index} names files outside its folder")
+        raise InvalidModelFilesError(f"{index} names files outside its folder", hint=_AGAIN)
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing or not names:
         raise InvalidModelFilesError(
             f"{index.parent}: {index.name} names files that are missing: {_names(missing)}",
-            hint="Download the model again.",
+            hint=_AGAIN,
         )
     return tuple(index.parent / name for name in names)
+
+
+def _numbered_files(folder: Path) -> tuple[Path, ...]:
+    """`0.safetensors`, `1.safetensors`...: as mflux writes them, older versions without an index."""
+    found = {int(p.stem): p for p in folder.glob("*.safetensors") if p.stem.isascii() and p.stem.isdecimal()}
+    if not found:
+        return ()
+    gap = next((number for number in range(len(found)) if number not in found), None)
+    if gap is not None:
+        raise InvalidModelFilesError(f"{folder} lacks {gap}.safetensors", hint=_AGAIN)
+    return tuple(found[number] for number in sorted(found))
 
 
 def _shards_without_index(folder: Path, stem: str, variant: str) -> tuple[Path, ...]:
@@ -147,50 +171,116 @@ def _shards_without_index(folder: Path, stem: str, variant: str) -> tuple[Path, 
     if missing:
         raise InvalidModelFilesError(
             f"{folder}: of {count} files {stem}{variant} number {_names(missing)} missing",
-            hint="Download the model again.",
+            hint=_AGAIN,
         )
     return tuple(found[i] for i in sorted(found))
 
 
-def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+def read_header(
+    path: Path, *, allow_float8: bool = False
+) -> tuple[Mapping[str, StoredTensor], Mapping[str, str]]:
     """Tensors and metadata of one safetensors file, checked against the file's length.
 
+    Args:
+        path: the file.
+        allow_float8: do not refuse float8 tensors: to look at names only.
+
     Raises:
-        InvalidModelFilesError: not safetensors, truncated (names the tensors cut off), or inconsistent.
+        InvalidModelFilesError: missing, not safetensors, truncated (names the tensors cut off), or with
+            tensors that overlap, leave holes, or have another size than their shape.
+        UnsupportedModelError: it has float8 tensors, which no part of this package computes with.
     """
-    size = path.stat().st_size
+    try:
+        stat = path.stat()
+        tensors, metadata, float8 = _read_header(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise InvalidModelFilesError(
+            f"{path} cannot be read ({error.strerror or error})", hint="check the path and its permissions"
+        ) from None
+    if float8 is not None and not allow_float8:
+        raise UnsupportedModelError(
+            f"{path.name} stores float8 weights ({float8}), which are not supported",
+            hint="use the 16-bit file, with quantization_bits=8 to save memory",
+        )
+    return tensors, metadata
+
+
+@lru_cache(maxsize=32)
+def _read_header(
+    path: Path, size_bytes: int, _mtime_ns: int
+) -> tuple[Mapping[str, StoredTensor], Mapping[str, str], str | None]:
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
             raise _corrupt(path, "its header is missing or cut off")
         text = file.read(length)
     try:
-        header = json.loads(text)
-        metadata = header.pop("__metadata__", None) or {}
-        tensors = {name: _stored(name, entry, path) for name, entry in header.items()}
-        ends = {name: entry["data_offsets"][1] for name, entry in header.items()}
-    except (ValueError, KeyError, AttributeError, TypeError, IndexError):
+        header = parse_json(text)
+    except ValueError:
         raise _corrupt(path, "its header is not readable") from None
-    data_bytes = size - 8 - length
-    cut = sorted(name for name, end in ends.items() if end > data_bytes)
-    if cut:
-        raise _corrupt(path, f"it is truncated: {_names(cut)} cut off ({size:,} bytes on disk)")
-    return tensors, {str(k): str(v) for k, v in metadata.items()}
+    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
+    if not isinstance(header, dict) or not isinstance(metadata, (dict, type(None))):
+        raise _corrupt(path, "its header is not readable")
+    spans = {name: _span(path, name, entry) for name, entry in header.items()}
+    _check_spans(path, {name: span[2:] for name, span in spans.items()}, size_bytes, 8 + length)
+    tensors = {
+        name: StoredTensor(name, shape, dtype, path, end - begin)
+        for name, (shape, dtype, begin, end) in spans.items()
+    }
+    float8 = next((name for name, tensor in tensors.items() if tensor.dtype.startswith("F8")), None)
+    texts = {key: value for key, value in (metadata or {}).items() if isinstance(value, str)}
+    return MappingProxyType(tensors), MappingProxyType(texts), float8
 
 
-def _stored(name: str, entry: Mapping[str, object], path: Path) -> StoredTensor:
-    shape = tuple(int(n) for n in entry["shape"])  # type: ignore[attr-defined]
-    dtype = str(entry["dtype"])
-    begin, end = entry["data_offsets"]  # type: ignore[misc]
+def _span(path: Path, name: str, entry: object) -> tuple[tuple[int, ...], str, int, int]:
+    """(shape, dtype, first byte, byte after the last) of one entry, each checked."""
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    shape, offsets, dtype = (
+        _counts(fields.get("shape")),
+        _counts(fields.get("data_offsets")),
+        fields.get("dtype"),
+    )
+    if shape is None or offsets is None or len(offsets) != 2 or not isinstance(dtype, str):
+        raise _corrupt(path, f"its header is not readable at {_short(name)}")
+    begin, end = offsets
     expected = math.prod(shape) * _DTYPE_BYTES.get(dtype, 0)
-    if (dtype in _DTYPE_BYTES and end - begin != expected) or begin < 0:  # type: ignore[has-type]
-        raise _corrupt(path, f"tensor {name} of shape {list(shape)} has {end - begin} bytes, not {expected}")  # type: ignore[has-type]
-    return StoredTensor(name, shape, dtype, path, end - begin)  # type: ignore[has-type]
+    if dtype in _DTYPE_BYTES and end - begin != expected:
+        raise _corrupt(
+            path, f"tensor {_short(name)} of shape {list(shape)} has {end - begin} bytes, not {expected}"
+        )
+    return shape, dtype, begin, end
+
+
+def _counts(value: object) -> tuple[int, ...] | None:
+    """A list of whole numbers that can be sizes or positions in a file; None for anything else."""
+    if not isinstance(value, list) or len(value) > _MAX_RANK:
+        return None
+    return tuple(value) if all(type(n) is int and 0 <= n <= _MAX_COUNT for n in value) else None
+
+
+def _check_spans(path: Path, spans: Mapping[str, tuple[int, int]], size_bytes: int, data_start: int) -> None:
+    """Tensors follow each other without holes and end with the file, as the format demands."""
+    data_bytes = size_bytes - data_start
+    cut = sorted(_short(name) for name, (_, end) in spans.items() if end > data_bytes)
+    if cut:
+        raise _corrupt(path, f"it is truncated: {_names(cut)} cut off ({size_bytes:,} bytes on disk)")
+    at = 0
+    for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
+        if begin != at:
+            problem = "overlaps another tensor" if begin < at else "leaves a hole before it"
+            raise _corrupt(path, f"tensor {_short(name)} {problem}")
+        at = end
+    if at != data_bytes:
+        raise _corrupt(path, f"{data_bytes - at:,} bytes at its end belong to no tensor")
 
 
 def _corrupt(path: Path, why: str) -> InvalidModelFilesError:
-    return InvalidModelFilesError(f"{path} is corrupt: {why}", hint="Download the model again.")
+    return InvalidModelFilesError(f"{path} is corrupt: {why}", hint=_AGAIN)
+
+
+def _short(name: str, limit: int = 120) -> str:
+    return name if len(name) <= limit else f"{name[:limit]}…"
 
 
 def _names(names: list[str], limit: int = 4) -> str:

@@ -119,7 +119,7 @@ def make_plan(
     facts = open_model(resolved.folder, prefer_half=device != "cpu")
     width, height = _size(config, resolved, facts)
     facts.check_size(width, height)
-    own_scheduler = str(facts.given.get("scheduler") or facts.scheduler)
+    own_scheduler = facts.defaults.scheduler
     scheduler = own_scheduler if config.scheduler is None else facts.check_scheduler(config.scheduler)
     steps, guidance_scale = _defaults(resolved, facts)
     guidance_scale = guidance_scale if config.guidance_scale is None else config.guidance_scale

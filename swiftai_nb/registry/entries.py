@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from swiftai_nb.core.errors import ModelNotFoundError
-from swiftai_nb.model_files.layouts import detect_variant
+from swiftai_nb.model_files.folder import GenerationDefaults, open_model
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.model_info import DiffusionModelInfo
 from swiftai_nb.registry.model_sources import detect_plugin_variant, engine_of
@@ -50,7 +50,12 @@ def folder_info(
     id: str | None = None,  # noqa: A002
     variant: DiffusionVariant | None = None,
 ) -> DiffusionModelInfo:
-    """An entry for a model folder; its family is read from its own files unless `variant` says it.
+    """An entry for a model folder, with its own defaults.
+
+    Args:
+        folder: the model.
+        id: None is the folder's name.
+        variant: its family; None reads it from the folder's files.
 
     Raises:
         ModelNotFoundError: no such folder.
@@ -59,19 +64,22 @@ def folder_info(
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise ModelNotFoundError(f"no folder {folder}", hint="give the folder that holds unet/ and vae/")
-    found = detect_plugin_variant(folder) if variant is None else variant
-    family = detect_variant(folder) if found is None else found
-    width, height = family.default_resolution
+    family = detect_plugin_variant(folder) if variant is None else variant
+    if family is None:
+        opened = open_model(folder)
+        family, defaults = opened.variant, opened.defaults
+    else:
+        defaults = GenerationDefaults.of(family)
     return DiffusionModelInfo(
         id=folder.name if id is None else id,
         name=folder.name,
         variant=family,
         description=f"Own folder ({family.display_name})",
         size_bytes=sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()),
-        default_steps=family.default_steps,
-        default_guidance_scale=family.default_guidance_scale,
-        default_width=width,
-        default_height=height,
+        default_steps=defaults.steps,
+        default_guidance_scale=defaults.guidance_scale,
+        default_width=defaults.width,
+        default_height=defaults.height,
         local_folder=str(folder),
         is_custom=True,
         engine=engine_of(family),

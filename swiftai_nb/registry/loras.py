@@ -18,7 +18,7 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from swiftai_nb.model_files.layouts import COMPONENT_FOLDERS
+from swiftai_nb.model_files.listing import COMPONENT_FOLDERS
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.entries import is_repository_id
 from swiftai_nb.registry.hub_cache import snapshots

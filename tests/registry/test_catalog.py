@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from swiftai_nb.core.errors import ModelNotFoundError
-from swiftai_nb.model_files.layouts import select_files
+from swiftai_nb.model_files.listing import select_files
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import CATALOG, find
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes, info_from_dict

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten  # noqa: E402
 from swiftai_nb.diffusion.models.taesd import TinyDecoder  # noqa: E402
 from swiftai_nb.diffusion.pipelines.families import load_pipeline  # noqa: E402
 from swiftai_nb.diffusion.preview_decoder import load_preview_decoder  # noqa: E402
-from swiftai_nb.model_files.layouts import detect_variant  # noqa: E402
+from swiftai_nb.model_files.folder import open_model  # noqa: E402
 from swiftai_nb.registry.catalog import CATALOG  # noqa: E402
 from swiftai_nb.registry.model_info import DiffusionModelInfo  # noqa: E402
 from swiftai_nb.registry.registry import DiffusionModelRegistry  # noqa: E402
@@ -128,7 +128,7 @@ def test_preview_decoder_downloads_loads_and_draws(info, tmp_path):
 @pytest.mark.parametrize("info", MODELS, ids=lambda i: i.id)
 def test_family_is_recognized_from_the_files_alone(info, tmp_path):
     write_tiny(info, tmp_path)
-    assert tiny_family(detect_variant(tmp_path).value) == tiny_family(info.variant.value)
+    assert tiny_family(open_model(tmp_path).variant.value) == tiny_family(info.variant.value)
 
 
 def tiny_family(name: str) -> str:

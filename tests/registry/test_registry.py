@@ -26,6 +26,8 @@ from swiftai_nb.registry.paths import hub_cache_dir, state_dir
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 COMMIT = "a" * 40
+TRAILING = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
 
 
 @pytest.fixture
@@ -188,7 +190,13 @@ def test_folder_path_resolves_by_its_own_files(registry, tmp_path):
     [
         ({"cross_attention_dim": 768}, {}, DiffusionVariant.SD_15),
         ({"addition_embed_type": "text_time"}, {}, DiffusionVariant.SDXL),
-        ({"addition_embed_type": "text_time"}, {"timestep_spacing": "trailing"}, DiffusionVariant.SDXL_TURBO),
+        ({"addition_embed_type": "text_time"}, TRAILING, DiffusionVariant.SDXL_TURBO),
+        ({"addition_embed_type": "text_time"}, {**TRAILING, **ZERO_SNR}, DiffusionVariant.SDXL),
+        (
+            {"addition_embed_type": "text_time"},
+            {**TRAILING, "_class_name": "EulerDiscreteScheduler"},
+            DiffusionVariant.SDXL,
+        ),
     ],
 )
 def test_family_is_read_from_the_files(registry, tmp_path, unet, scheduler, expected):

@@ -22,7 +22,7 @@ A `config.json` in a subfolder is used; where there is none, shapes are read off
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,13 @@ from swiftai_nb.diffusion.weights import flux_convert
 from swiftai_nb.diffusion.weights.component import read_config
 from swiftai_nb.diffusion.weights.converted_component import open_tensors, read_headers
 from swiftai_nb.diffusion.weights.flux_convert import Convert
-from swiftai_nb.model_files.flux_files import FOLDERS, HINT, PARTS, find_flux_files
+from swiftai_nb.model_files.components import (
+    FLUX_FOLDERS,
+    FLUX_HINT,
+    find_flux_component,
+    find_flux_tokenizer,
+)
+from swiftai_nb.model_files.families import FLUX_1
 
 # (part, layout) -> what turns its tensors into the module's.
 _CONVERTERS: dict[tuple[str, str], Convert] = {
@@ -109,17 +115,17 @@ def find_flux_folder(folder: Path, *, prefer_half: bool = False) -> FluxFolder:
     Raises:
         InvalidModelFilesError: a part is missing (names it and where it was looked for), ambiguous or broken.
     """
-    parts = {name: _find_part(folder, name, prefer_half=prefer_half) for name in PARTS}
+    parts = {name: _find_part(folder, name, prefer_half=prefer_half) for name in FLUX_1.components}
     found = {name: part for name, part in parts.items() if part is not None}
     tokenizers = {
-        "tokenizer": _first_folder(folder, "tokenizer", ("vocab.json", "tokenizer.json")),
-        "tokenizer_2": _first_folder(folder, "tokenizer_2", ("tokenizer.json", "spiece.model")),
+        "tokenizer": find_flux_tokenizer(folder, "tokenizer"),
+        "tokenizer_2": find_flux_tokenizer(folder, "tokenizer_2"),
     }
-    missing = [name for name in PARTS if name not in found]
+    missing = [name for name in FLUX_1.components if name not in found]
     missing += [name for name, path in tokenizers.items() if path is None]
     if missing:
-        places = "; ".join(f"{name} (in {', '.join(FOLDERS[name])})" for name in missing)
-        raise InvalidModelFilesError(f"{folder} lacks parts of a FLUX.1 model: {places}", hint=HINT)
+        places = "; ".join(f"{name} (in {', '.join(FLUX_FOLDERS[name])})" for name in missing)
+        raise InvalidModelFilesError(f"{folder} lacks parts of a FLUX.1 model: {places}", hint=FLUX_HINT)
     scheduler = folder / "scheduler" / "scheduler_config.json"
     return FluxFolder(
         parts=found,
@@ -129,13 +135,8 @@ def find_flux_folder(folder: Path, *, prefer_half: bool = False) -> FluxFolder:
     )
 
 
-def _first_folder(folder: Path, part: str, files: Sequence[str]) -> Path | None:
-    candidates = (folder / name for name in FOLDERS[part])
-    return next((c for c in candidates if any((c / file).is_file() for file in files)), None)
-
-
 def _find_part(folder: Path, name: str, *, prefer_half: bool) -> FluxPart | None:
-    files = find_flux_files(folder, name, prefer_half=prefer_half)
+    files = find_flux_component(folder, name, prefer_half=prefer_half)
     if files is None:
         return None
     read_headers(files.paths)  # refuses float8 and repeated tensors before anything is built

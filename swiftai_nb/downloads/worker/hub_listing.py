@@ -10,7 +10,7 @@ from urllib.parse import quote
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.downloads.protocol import DownloadJob
 from swiftai_nb.downloads.worker.hub_errors import hub_utils
-from swiftai_nb.model_files.layouts import select_files
+from swiftai_nb.model_files.listing import select_files
 from swiftai_nb.registry.loras import KIND as LORA_KIND
 from swiftai_nb.registry.loras import select_lora
 from swiftai_nb.registry.model_info import ModelFile

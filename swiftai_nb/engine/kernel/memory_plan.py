@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftai_nb.core.errors import InsufficientMemoryError
+from swiftai_nb.core.errors import InsufficientMemoryError, InvalidModelFilesError
 from swiftai_nb.diffusion.memory import MemoryPolicy, machine_memory_bytes
 from swiftai_nb.model_files.folder import ModelFolder
 from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
@@ -63,7 +63,7 @@ class MemoryPlan:
 
 
 def plan_memory(
-    facts: ModelFolder,
+    model: ModelFolder,
     *,
     width: int,
     height: int,
@@ -75,7 +75,7 @@ def plan_memory(
     """Adds up what a picture needs.
 
     Args:
-        facts: of the model.
+        model: what is loaded.
         width: pixels.
         height: pixels.
         guided: whether the network sees two pictures at a time.
@@ -84,20 +84,25 @@ def plan_memory(
         is_staged: see `MemoryPlan`.
 
     Raises:
-        InvalidModelFilesError: a weights file is not what it should be; names it.
+        InvalidModelFilesError: there are no weights, or a file is not what it should be; names it.
     """
+    if not model.weight_files:
+        raise InvalidModelFilesError(
+            f"{model.folder} holds no safetensors weights",
+            hint="give the folder that holds unet/ or transformer/, or download the model again",
+        )
     pixels, batch = width * height, 2 if guided else 1
-    if facts.is_flow:
+    if model.is_flow:
         denoising = pixels // 256 * _FLOW_BYTES_PER_TOKEN
     else:
-        latents = pixels // facts.size_multiple**2
-        denoising = latents * batch * facts.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight
+        latents = pixels // model.size_multiple**2
+        denoising = latents * batch * model.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight
     # Decoders compute in float32 (halves overflow there), large pictures in tiles.
     tile_pixels = min(pixels, MemoryPolicy.for_machine().decode_side ** 2)
-    decoding = tile_pixels * facts.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
+    decoding = tile_pixels * model.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
     weights = {
         name: _weights_bytes(paths, bytes_per_weight, None if name == "vae" else quantization_bits)
-        for name, paths in facts.weight_files.items()
+        for name, paths in model.weight_files.items()
     }
     return MemoryPlan(weights, denoising, decoding, is_staged)
 

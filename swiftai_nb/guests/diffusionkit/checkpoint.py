@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
-from swiftai_nb.model_files.json_file import read_json_file
+from swiftai_nb.model_files.json_file import read_json_object
 
 T5_REPOSITORY = "google/t5-v1_1-xxl"
 SIZE_MULTIPLE = 16
@@ -157,5 +157,4 @@ def _sizes(folder: Path) -> Mapping[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    data = read_json_file(path)
-    return data if isinstance(data, dict) else {}
+    return read_json_object(path)
