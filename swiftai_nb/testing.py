@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
+from swiftai_nb.core.format import encode_jpeg
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
@@ -57,7 +58,9 @@ class FakeGenerator:
     ) -> GeneratedImage:
         """Makes a picture of colored squares; see `ImageGenerator.generate_image`."""
         if not prompt.strip():
-            raise InvalidInputError("the prompt is empty", hint="say what to draw")
+            raise InvalidInputError(
+                "the prompt is empty", hint="describe the picture, as in %imagine a red fox"
+            )
         config = ImageGenerationConfig() if config is None else config
         recipe = self._recipe(prompt, negative_prompt, config)
         started, generation = time.monotonic(), self._generation
@@ -72,7 +75,7 @@ class FakeGenerator:
             if self.fail_at_step == step + 1:
                 raise self.error
             if on_progress is not None:
-                preview = _jpeg(pixels)
+                preview = encode_jpeg(pixels, quality=75)
                 elapsed_s = time.monotonic() - started
                 on_progress(
                     ImageGenerationProgress(
@@ -106,13 +109,3 @@ def _pixels(recipe: Recipe) -> npt.NDArray[np.uint8]:
     rows = np.arange(recipe.height or 64) * 3 // (recipe.height or 64)
     columns = np.arange(recipe.width or 64) * 3 // (recipe.width or 64)
     return np.ascontiguousarray(colors[rows][:, columns])
-
-
-def _jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=75)
-    return buffer.getvalue()

@@ -154,13 +154,14 @@ class Task(Generic[ResultT, ProgressT]):
 
     Attributes:
         token: the request to stop; producers check it or register `token.on_cancel`.
+        context: the creator's context variables.
     """
 
     def __init__(self, *, name: str = "the task", progress: ProgressT | None = None) -> None:
         self.token = CancellationToken()
         self._name = name
         self._progress = progress
-        self._context = contextvars.copy_context()
+        self.context = contextvars.copy_context()
         self._owner_pid = os.getpid()
         self._lock = threading.Lock()
         self._final_event = threading.Event()
@@ -321,7 +322,7 @@ class Task(Generic[ResultT, ProgressT]):
 
     def notify(self) -> None:
         """Calls the subscribers: for producers whose subclass has changed a property of its own."""
-        self._context.copy().run(self._subscribers.notify, self)
+        self.context.copy().run(self._subscribers.notify, self)
 
     def set_result(self, result: ResultT) -> bool:
         """Ends the task with a result; the first end counts. False when it had ended already."""
@@ -364,7 +365,7 @@ class Task(Generic[ResultT, ProgressT]):
             self._state = state
         self._final_event.set()
         self.notify()
-        self._context.copy().run(self._done_callbacks.notify, self)
+        self.context.copy().run(self._done_callbacks.notify, self)
         self._done_callbacks.clear()
         return True
 
@@ -374,7 +375,7 @@ class Task(Generic[ResultT, ProgressT]):
                 return callbacks.add(callback)
         late: CallbackList[[Any]] = CallbackList()
         remove = late.add(callback)
-        self._context.copy().run(late.notify, self)
+        self.context.copy().run(late.notify, self)
         return remove
 
     def __repr__(self) -> str:

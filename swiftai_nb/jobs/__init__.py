@@ -1,1 +1,1 @@
-"""Running prompts: jobs, their queue, their history, their timings."""
+"""Jobs: their queue, cluster batches, history and timings."""

@@ -1,7 +1,7 @@
 """Many pictures on many workers: any `concurrent.futures.Executor`, such as Dask's or ipyparallel's.
 
 Each worker process makes its generator once and keeps it, so one engine runs per worker and a model is
-loaded once per worker. What fails because a worker died is tried again, by then on another one.
+loaded once per worker. A picture that fails because its worker died is tried again, on another one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEFAULT_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class GeneratorFactory:
-    """How a worker makes its generator; small, so that it travels with every picture.
+    """How a worker creates its generator; small, since it is sent with every picture.
 
     Args:
         path: "module:function"; called in the worker.
@@ -45,11 +45,11 @@ class GeneratorFactory:
 
     @classmethod
     def of(cls, path: str, *arguments: Any, **options: Any) -> GeneratorFactory:
-        """A factory with arguments as they would be written in a call."""
+        """A factory with arguments written as in a call."""
         return cls(path, arguments, tuple(sorted(options.items())))
 
     def __call__(self) -> ImageGenerator:
-        """Makes a generator."""
+        """Creates a generator."""
         module, _, name = self.path.partition(":")
         generator: ImageGenerator = getattr(importlib.import_module(module), name)(
             *self.arguments, **dict(self.options)
@@ -74,13 +74,13 @@ class BatchRequest:
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One finished picture of a batch, or why there is none.
+    """One picture of a batch, or the error that prevented it.
 
     Attributes:
         index: its place in the batch, from 0.
-        request: what was asked.
+        request: what was requested.
         result: the picture; None when it failed.
-        error: why; None when it did not.
+        error: why it failed; None when it did not.
         attempts: how often it was tried.
     """
 
@@ -95,7 +95,7 @@ class BatchItem:
         """The picture.
 
         Raises:
-            AIError: why there is none.
+            AIError: `error`, when there is no picture.
         """
         if self.result is None:
             raise GenerationFailedError("no picture") if self.error is None else self.error
@@ -103,24 +103,23 @@ class BatchItem:
 
 
 class SupportsSubmit(Protocol):
-    """What is needed of an executor."""
+    """The part of an executor that a batch needs."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Runs `fn` somewhere."""
+        """Schedules `fn(*args, **kwargs)`."""
         ...
 
 
 class ClusterBatch:
-    """A batch under way; iterate it once.
+    """A batch that runs while it is iterated; iterate it once.
 
     Args:
         requests: the pictures.
         executor: where to make them.
         factory: how a worker makes its generator.
         attempts: how often a picture is tried when its worker or engine dies.
-        is_ordered: give pictures in the order of `requests`, each as soon as all before it are there;
-            otherwise as they are finished.
-        token: its cancel ends the iteration with GenerationCancelledError; what has not begun never does.
+        is_ordered: yield pictures in the order of `requests`; otherwise as they are finished.
+        token: its cancel ends the iteration with GenerationCancelledError; queued pictures are dropped.
     """
 
     def __init__(
@@ -166,13 +165,13 @@ class ClusterBatch:
         self._tries[index] = self._tries.get(index, 0) + 1
         try:
             future = self._executor.submit(make_picture, self._factory, self._requests[index])
-        except Exception as error:  # noqa: BLE001 - executors fail in their own ways: a result like any other
+        except Exception as error:  # noqa: BLE001 - an executor's own errors: treated like a failed picture
             future = Future()
             future.set_exception(error)
         self._futures[index] = future
-        future.add_done_callback(partial(self._note_end, index))
+        future.add_done_callback(partial(self._record_end, index))
 
-    def _note_end(self, index: int, future: Future[GeneratedImage]) -> None:
+    def _record_end(self, index: int, future: Future[GeneratedImage]) -> None:
         self._ended.put((index, future))
 
     def _next_item(self) -> BatchItem:
@@ -183,37 +182,37 @@ class ClusterBatch:
             except queue.Empty:
                 continue
             if future is not self._futures[index]:
-                continue  # an attempt that was given up
+                continue  # an earlier attempt
             request, tries = self._requests[index], self._tries[index]
             try:
                 return BatchItem(index, request, result=future.result(), attempts=tries)
-            except (Exception, CancelledError) as error:  # noqa: BLE001 - the worker's or the cluster's
-                if tries < self._attempts and _is_worth_another_try(error):
+            except (Exception, CancelledError) as error:  # noqa: BLE001 - of the worker or the cluster
+                if tries < self._attempts and _is_retryable(error):
                     self._submit(index)
                 else:
-                    return BatchItem(index, request, error=_translated(error), attempts=tries)
+                    return BatchItem(index, request, error=_to_ai_error(error), attempts=tries)
 
 
 def make_picture(factory: GeneratorFactory, request: BatchRequest) -> GeneratedImage:
-    """What runs on a worker: one picture by this process's generator."""
-    making = _make(_generator_of(factory), request)
+    """Runs on a worker: makes one picture with this process's generator."""
+    picture = _generate(_generator_of(factory), request)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(making)
+        return asyncio.run(picture)
     # ipyparallel's engines call us inside their own event loop.
     with ThreadPoolExecutor(1, thread_name_prefix="swiftai-batch") as thread:
-        return thread.submit(asyncio.run, making).result()
+        return thread.submit(asyncio.run, picture).result()
 
 
-async def _make(generator: ImageGenerator, request: BatchRequest) -> GeneratedImage:
+async def _generate(generator: ImageGenerator, request: BatchRequest) -> GeneratedImage:
     return await generator.generate_image(
         request.prompt, negative_prompt=request.negative_prompt, config=request.config
     )
 
 
-# One engine per worker process: this is the worker's whole state, and it lives as long as the worker.
-# By process id: a forked worker must not use its parent's.
+# One engine per worker process, kept as long as the worker. The process id is part of the key because a
+# forked worker must not use its parent's engine.
 _generators: dict[tuple[int, GeneratorFactory], ImageGenerator] = {}
 _generators_lock = threading.Lock()
 
@@ -227,7 +226,7 @@ def _generator_of(factory: GeneratorFactory) -> ImageGenerator:
 
 
 def close_generators() -> None:
-    """Ends the engines this process keeps for batches; the next picture starts one again."""
+    """Ends the engines this process keeps for batches; the next picture starts a new one."""
     with _generators_lock:
         generators = [g for (pid, _), g in _generators.items() if pid == os.getpid()]
         _generators.clear()
@@ -238,21 +237,21 @@ def close_generators() -> None:
                 close()
 
 
-def _is_worth_another_try(error: BaseException) -> bool:
-    # A broken pool takes no more work; an AIError knows itself; the rest is a worker that was lost.
+def _is_retryable(error: BaseException) -> bool:
+    # A broken pool accepts no more work; any other foreign error is a worker that was lost.
     if isinstance(error, BrokenProcessPool):
         return False
     return error.is_retryable if isinstance(error, AIError) else True
 
 
-def _translated(error: BaseException) -> AIError:
+def _to_ai_error(error: BaseException) -> AIError:
     if isinstance(error, AIError):
         return error
-    words = str(error).strip().splitlines()
-    first = words[0] if words else "no message"
+    lines = str(error).strip().splitlines()
+    first = lines[0] if lines else "no message"
     failure = GenerationFailedError(
         f"a worker failed: {type(error).__name__}: {first}",
-        hint="see the cluster's own log; run the rest again",
+        hint="see the cluster's log, then run the remaining pictures again",
     )
     failure.__cause__ = error
     return failure

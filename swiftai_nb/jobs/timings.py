@@ -1,7 +1,7 @@
-"""How long pictures took on this machine, and so how long the next one will take.
+"""How long pictures took on this machine, and from that an estimate for the next one.
 
-Kept in a small SQLite file that several kernels share. The newest measurements weigh most: a machine
-that became busy, or was updated, is believed after a few pictures.
+Kept in a small SQLite file that several kernels share. Recent measurements have the highest weight, so
+the estimates follow within a few pictures when a machine becomes busy or is updated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS loads (
 
 @dataclass(frozen=True)
 class TimingKey:
-    """What a time depends on.
+    """What a duration depends on.
 
     Args:
         model: id of the model, with its quantization when it has one.
@@ -44,14 +44,14 @@ class TimingKey:
 
 
 def machine_name() -> str:
-    """What tells machines apart that share a home folder: host, architecture, processors."""
+    """Distinguishes machines that share a home folder: host, architecture, processors."""
     return f"{platform.node()}/{platform.machine()}/{os.cpu_count()}"
 
 
 class Timings:
     """Measured times per model, size and machine.
 
-    A file that cannot be read or written costs the estimates, never the picture: nothing here raises.
+    A file that cannot be read or written means no estimates, never an error: nothing here raises.
 
     Args:
         path: the SQLite file; None keeps them in memory.
@@ -95,7 +95,7 @@ class Timings:
             db.execute("INSERT OR REPLACE INTO loads VALUES (?, ?, ?)", (self._machine, model, value))
 
     def estimate_s(self, key: TimingKey, *, steps: int, cold: bool = False) -> float | None:
-        """Seconds that a picture will take, or None when this model was never timed here.
+        """Seconds that a picture will take, or None when this model was never timed on this machine.
 
         Another size of the same model is scaled by its pixels, another guidance by two.
 
@@ -132,7 +132,7 @@ class Timings:
                 yield db
                 db.execute("COMMIT")
             except sqlite3.Error:
-                pass  # a lost timing is no loss
+                pass  # losing a measurement does no harm
             finally:
                 if db is not self._memory:
                     db.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-import sys
 import threading
 from typing import Any
 
@@ -181,7 +180,7 @@ class TestTask:
         assert not ended.token.is_cancelled
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-    @pytest.mark.skipif(sys.version_info >= (3, 12), reason="forking with threads warns since 3.12")
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
     def test_a_forked_process_does_not_wait_for_its_parents_task(self) -> None:
         self._assert_fork_fails(Task())
 

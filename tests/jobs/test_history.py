@@ -18,7 +18,7 @@ from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.jobs.history import History
-from swiftai_nb.jobs.history_folder import INDEX_NAME
+from swiftai_nb.jobs.history_store import INDEX_NAME
 
 
 def picture(prompt="a cat", seed=1, side=16, **fields):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
-import time
 
 import pytest
 
@@ -17,9 +17,10 @@ from swiftai_nb.core.errors import (
     GenerationTimeoutError,
     InvalidInputError,
 )
-from swiftai_nb.jobs.job import GenerationRequest, JobState
+from swiftai_nb.jobs.job import GenerationRequest, JobState, cancelled_error
 from swiftai_nb.jobs.queue import JobQueue
 from swiftai_nb.testing import FakeGenerator
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -32,13 +33,6 @@ def queue():
 
 def request_for(prompt="a cat", *, seeds=(7,), **settings):
     return GenerationRequest(prompt, None, ImageGenerationConfig(**settings), tuple(seeds))
-
-
-def wait_until(condition, timeout_s=60.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def endless():
@@ -331,6 +325,39 @@ def test_a_request_needs_valid_seeds():
         request_for(seeds=())
     with pytest.raises(InvalidInputError, match="seed -1"):
         request_for(seeds=(1, -1))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_uses_the_queue_with_workers_of_its_own(queue):
+    inherited = queue.submit(request_for(), endless())
+    pid = os.fork()
+    if pid == 0:
+        status = 4
+        try:
+            is_fresh = len(queue.submit(request_for(), FakeGenerator()).result(60)) == 1
+            status = 3 if is_fresh and not inherited.wait() else 5
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    inherited.cancel()
+    assert inherited.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("finished", "wanted", "steps", "message"),
+    [
+        (0, 1, 20, "Cancelled at step 3 of 20"),
+        (0, 1, 0, "Cancelled"),
+        (0, 6, 20, "Cancelled at step 3 of 20. No pictures were finished."),
+        (1, 6, 20, "Cancelled at step 3 of 20. Kept 1 of 6 pictures."),
+        (2, 6, 0, "Cancelled. Kept 2 of 6 pictures."),
+    ],
+)
+def test_a_cancellation_tells_what_is_kept(finished, wanted, steps, message):
+    error = cancelled_error(finished=finished, wanted=wanted, step=3, steps=steps)
+    assert error.message == message
+    assert (error.completed_steps, error.total_steps) == (3, steps)
 
 
 async def _awaiting(job):

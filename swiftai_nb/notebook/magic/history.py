@@ -17,7 +17,8 @@ from swiftai_nb.notebook.output.pictures import Pictures
 from swiftai_nb.notebook.session import get_session
 
 if TYPE_CHECKING:
-    from swiftai_nb.jobs.history import History, HistoryEntry
+    from swiftai_nb.jobs.history import History
+    from swiftai_nb.jobs.history_store import HistoryEntry
 
 PAGE = 24
 USAGE = "%imagine_history [WORDS] [--count N] [--before ID] | --recall ID | --keep FOLDER | --forget-folder"

@@ -9,7 +9,7 @@ from swiftai_nb.core.progress import GenerationStage
 
 if TYPE_CHECKING:
     from swiftai_nb.core.recipe import Recipe
-    from swiftai_nb.jobs.history import HistoryEntry
+    from swiftai_nb.jobs.history_store import HistoryEntry
     from swiftai_nb.jobs.job import GenerationJob
     from swiftai_nb.notebook.widget.wire import Engine, JobSnapshot, PictureSnapshot
 

@@ -1,4 +1,10 @@
-"""A history kept in a folder: PNG files and an SQLite index of them."""
+"""Where a history keeps its pictures: in memory, or in a folder.
+
+A folder holds the pictures as ordinary PNG files, named by their content, and an SQLite index of
+them. The files are the truth: each is written whole and flushed to disk before its row, and whatever
+is in the folder without a row (after a crash, or when the index was lost or damaged) is indexed again
+when the folder is opened. Several kernels may use one folder at once.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +14,22 @@ import json
 import os
 import sqlite3
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import encode_jpeg
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.jobs.history import HistoryEntry, searchable, thumbnail_of
 
+THUMBNAIL_SIDE = 128
 INDEX_NAME = "index.sqlite"
 _BUSY_TIMEOUT_S = 30.0
 _SCHEMA = """
@@ -34,6 +46,111 @@ _SELECT = (
 )
 _Row = tuple[int, float, str, int, int, str, str | None, bytes]  # in the order of _SELECT
 _HINT = "choose a folder that you may write to"
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One picture of the history; the picture itself is read on demand.
+
+    Attributes:
+        id: decimal text, unique within its history, growing with time.
+        created_at: seconds since 1970.
+        width: pixels.
+        height: pixels.
+        prompt: what it was made from; may be empty.
+        recipe: all that is needed to make it again, or None.
+        thumbnail: small JPEG, longest side 128 pixels.
+    """
+
+    id: str
+    created_at: float
+    width: int
+    height: int
+    prompt: str
+    recipe: Recipe | None
+    thumbnail: bytes = field(repr=False)
+    _load: Callable[[], GeneratedImage] = field(repr=False, compare=False)
+
+    @property
+    def image(self) -> GeneratedImage:
+        """The picture in full.
+
+        Raises:
+            InvalidInputError: its file is gone.
+        """
+        return self._load()
+
+
+class HistoryStore(Protocol):
+    """Where entries live: in memory or in a folder."""
+
+    def add(self, image: GeneratedImage, *, created_at: float) -> HistoryEntry:
+        """Stores a picture."""
+        ...
+
+    def page(self, *, before: int | None, count: int, words: tuple[str, ...]) -> list[HistoryEntry]:
+        """Up to `count` entries older than id `before`, newest first, that hold all casefolded `words`."""
+        ...
+
+    def find(self, key: int) -> HistoryEntry | None:
+        """The entry of that id."""
+        ...
+
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+
+class MemoryStore:
+    """Entries in memory, at most `limit_bytes` of pictures (always the newest one)."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._size_bytes = 0
+        self._last_key = 0
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[int, tuple[HistoryEntry, str, int]] = OrderedDict()
+
+    def add(self, image: GeneratedImage, *, created_at: float) -> HistoryEntry:
+        """Stores a picture; drops the oldest ones when there is no room."""
+        with self._lock:
+            self._last_key += 1
+            entry = HistoryEntry(
+                id=str(self._last_key),
+                created_at=created_at,
+                width=image.width,
+                height=image.height,
+                prompt=image.prompt,
+                recipe=image.recipe,
+                thumbnail=_thumbnail(image),
+                _load=lambda: image,
+            )
+            size_bytes = len(image.data) + len(entry.thumbnail)
+            self._entries[self._last_key] = (entry, _searchable(image), size_bytes)
+            self._size_bytes += size_bytes
+            while self._size_bytes > self._limit_bytes and len(self._entries) > 1:
+                self._size_bytes -= self._entries.popitem(last=False)[1][2]
+            return entry
+
+    def page(self, *, before: int | None, count: int, words: tuple[str, ...]) -> list[HistoryEntry]:
+        """See `HistoryStore.page`."""
+        with self._lock:
+            found = (
+                entry
+                for key, (entry, text, _) in reversed(self._entries.items())
+                if (before is None or key < before) and all(word in text for word in words)
+            )
+            return list(islice(found, count))
+
+    def find(self, key: int) -> HistoryEntry | None:
+        """See `HistoryStore.find`."""
+        with self._lock:
+            stored = self._entries.get(key)
+            return None if stored is None else stored[0]
+
+    def count(self) -> int:
+        """See `HistoryStore.count`."""
+        return len(self._entries)
 
 
 class FolderStore:
@@ -82,15 +199,15 @@ class FolderStore:
 
     def _prepare(self) -> None:
         try:
-            self._take_in_files_without_row()
+            self._index_new_files()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):  # locked, or a disk fault: not damage
                 raise
             index = self._folder / INDEX_NAME
             index.replace(index.with_name(f"{INDEX_NAME}.damaged-{time.time_ns()}"))
-            self._take_in_files_without_row()
+            self._index_new_files()
 
-    def _take_in_files_without_row(self) -> None:
+    def _index_new_files(self) -> None:
         with self._reading() as db:
             db.executescript(_SCHEMA)
         with self._writing() as db:
@@ -106,13 +223,13 @@ class FolderStore:
     def _insert(
         self, db: sqlite3.Connection, image: GeneratedImage, name: str, *, created_at: float
     ) -> HistoryEntry:
-        thumbnail = thumbnail_of(image)
+        thumbnail = _thumbnail(image)
         recipe = None if image.recipe is None else image.recipe.to_json()
         row = (created_at, name, image.width, image.height, image.prompt, recipe)
         key = db.execute(
             "INSERT INTO pictures (created_at, file, width, height, prompt, recipe, searchable) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*row, searchable(image)),
+            (*row, _searchable(image)),
         ).lastrowid
         db.execute("INSERT INTO thumbnails (id, jpeg) VALUES (?, ?)", (key, thumbnail))
         return self._entry((key or 0, *row, thumbnail))
@@ -165,3 +282,15 @@ class FolderStore:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
+
+
+def _searchable(image: GeneratedImage) -> str:
+    recipe = image.recipe
+    if recipe is None:
+        return ""
+    parts = (recipe.prompt, recipe.negative_prompt, recipe.model)
+    return "\n".join(part for part in parts if part is not None).casefold()
+
+
+def _thumbnail(image: GeneratedImage) -> bytes:
+    return encode_jpeg(image.pil, max_side=THUMBNAIL_SIDE, quality=80)
