@@ -15,7 +15,7 @@ One frame carries one message:
 Fields that are None are left out. A reader ignores unknown fields and rejects a frame of another version:
 kernel and engine always come from the same installation.
 
-Kernel to engine: Generate, LoadModel, Cancel, Unload, AskStatus, Shutdown.
+Kernel to engine: Generate, LoadModel, Quantize, Cancel, Unload, AskStatus, Shutdown.
 Engine to kernel: Ready once, then for each command any number of Stage and Step events and exactly one
 of Done, Loaded, Status and Failed; Bye is the last message of an engine that ends by itself.
 """
@@ -117,6 +117,15 @@ class LoadModel(Message):
     """Check a model's files and read its weights, before the first picture."""
 
     model: ModelFiles = field(default_factory=lambda: ModelFiles(""))
+
+
+@dataclass(frozen=True)
+class Quantize(Message):
+    """Save the model in `folder` with weights of `bits` bits as the folder `target`; answered by Status."""
+
+    folder: str = ""
+    target: str = ""
+    bits: int = 0
 
 
 @dataclass(frozen=True)
@@ -249,7 +258,7 @@ ANSWERS = (Done, Loaded, Status, Failed)
 _TYPES: dict[str, type[Message]] = {
     t.__name__: t
     for t in (
-        *(Generate, LoadModel, Cancel, Unload, AskStatus, Shutdown),
+        *(Generate, LoadModel, Quantize, Cancel, Unload, AskStatus, Shutdown),
         *(Ready, Stage, Step, Done, Loaded, Status, Failed, Bye),
     )
 }

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from swiftai_nb.core.errors import InsufficientDiskSpaceError, InvalidInputError
-from swiftai_nb.engine.child.quantize import save_quantized
+from swiftai_nb.engine.kernel.client import save_quantized
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, check_memory, plan_memory
 from swiftai_nb.engine.kernel.platform import expected_device
 from swiftai_nb.model_files.folder import open_model
@@ -56,7 +56,7 @@ def quantize_model(
         )
     _check_room(resolved.folder, registry, bits)
     say(f"packing {resolved.info.id} to {bits} bits")
-    save_quantized(resolved.folder, target, bits=bits, say=lambda network: say(f"  {network}"))
+    save_quantized(resolved.folder, target, bits=bits, on_network=lambda network: say(f"  {network}"))
     return registry.add_custom(replace(copy, size_bytes=folder_bytes(target)))
 
 

@@ -9,9 +9,9 @@ import struct
 import sys
 import time
 
+from swiftai_nb.core.child import claim_standard_streams
 from swiftai_nb.core.errors import GenerationCancelledError, InvalidInputError
 from swiftai_nb.engine.channel import StreamChannel
-from swiftai_nb.engine.child import start
 from swiftai_nb.engine.child.serve import serve
 from swiftai_nb.engine.protocol import Done, Loaded, Ready, Stage, Status, Step
 
@@ -23,6 +23,8 @@ def behave(word, argument):
     elif word == "exit":
         print("about to leave", file=sys.stderr, flush=True)
         os._exit(int(argument))
+    elif word == "environment":
+        raise InvalidInputError(repr(os.environ.get(argument)))
     elif word == "hang":
         time.sleep(60)
     elif word == "refuse":
@@ -67,6 +69,8 @@ class FakeHost:
 
     def generate(self, command, report, token):
         word, _, argument = command.prompt.partition(" ")
+        if word == "vanish":
+            os.kill(os.getpid(), signal.SIGKILL)
         report(Stage(command.job_id, "drawing"))
         behave(word, argument)
         for index in range(command.steps):
@@ -80,7 +84,7 @@ class FakeHost:
 
 
 def main():
-    reader, writer = start._take_streams()
+    reader, writer = claim_standard_streams()
     os.environ["FAKE_OUT"] = str(writer)
     channel = StreamChannel(os.fdopen(reader, "rb", buffering=0), os.fdopen(writer, "wb", buffering=0))
     if sys.argv[1:] == ["broken"]:

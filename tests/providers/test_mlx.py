@@ -578,7 +578,7 @@ def test_switches_of_the_environment_reach_the_engine(home, monkeypatch):
     ],
 )
 def test_a_machine_without_mlx_says_why(monkeypatch, system, machine, words):
-    monkeypatch.setattr(platform_check.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(platform_check, "find_child_module", lambda name: None)
     monkeypatch.setattr(platform_check.sys, "platform", system)
     monkeypatch.setattr(platform_check.platform, "machine", lambda: machine)
     provider = MLXImageProvider()

@@ -12,12 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import LoraReference
+from swiftai_nb.core.errors import AIError, GenerationFailedError
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.init_image import InitImage, read_init_image
 from swiftai_nb.engine.child.run import GenerationRun
 from swiftai_nb.engine.child.serve import Report
-from swiftai_nb.engine.protocol import Done, Generate, Loaded, LoadModel, ModelFiles, Ready, Stage, Status
+from swiftai_nb.engine.protocol import (
+    Done,
+    Generate,
+    Loaded,
+    LoadModel,
+    ModelFiles,
+    Quantize,
+    Ready,
+    Stage,
+    Status,
+)
 
 if TYPE_CHECKING:
     from swiftai_nb.diffusion import Conditioning, DiffusionPipeline
@@ -55,6 +66,26 @@ class ModelHost:
                 token.raise_if_cancelled()
                 _ = component.network  # reads its weights
         return Loaded(command.job_id, dict(pipeline.components), time.monotonic() - started_s)
+
+    def quantize(self, command: Quantize, report: Report, token: CancellationToken) -> None:
+        """See `SupportsQuantize.quantize`."""
+        from swiftai_nb.diffusion.weights.save import save_model
+
+        def on_network(name: str) -> None:
+            token.raise_if_cancelled()
+            report(Stage(command.job_id, GenerationStage.LOADING_MODEL.value, name))
+
+        self.unload()
+        folder, target = Path(command.folder), Path(command.target)
+        try:
+            pipeline = self._load_pipeline(folder, quantization_bits=command.bits)
+            save_model(pipeline.networks, folder, target, tell=on_network)
+        except AIError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            raise GenerationFailedError(
+                f"quantizing failed: {error}", hint="free disk space and try again"
+            ) from error
 
     def unload(self) -> None:
         """See `EngineHost.unload`."""

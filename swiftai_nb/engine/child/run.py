@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from swiftai_nb.core.errors import GenerationCancelledError
+from swiftai_nb.core.format import encode_jpeg
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.serve import Report
@@ -18,7 +17,7 @@ from swiftai_nb.engine.protocol import Done, Generate, Stage, Step
 
 Pixels = npt.NDArray[np.uint8]
 
-PREVIEW_SIDE = 256
+_PREVIEW_SIDE = 256
 _PREVIEW_INTERVAL_S = 1 / 8
 _PREVIEW_QUALITY = 80
 
@@ -146,12 +145,4 @@ class PreviewThrottle:
 
 def encode_preview(pixels: Pixels) -> bytes:
     """Pixels [H, W, 3], uint8 -> JPEG whose longest side is 256 pixels."""
-    from PIL import Image
-
-    image: Any = Image.fromarray(pixels)
-    scale = PREVIEW_SIDE / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
-    return buffer.getvalue()
+    return encode_jpeg(pixels, max_side=_PREVIEW_SIDE, enlarge=True, quality=_PREVIEW_QUALITY)

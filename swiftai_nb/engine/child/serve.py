@@ -11,9 +11,14 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from swiftai_nb.core.errors import AIError, GenerationFailedError, InsufficientMemoryError
+from swiftai_nb.core.errors import (
+    AIError,
+    GenerationFailedError,
+    InsufficientMemoryError,
+    UnsupportedModelError,
+)
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.channel import Channel, ChannelClosed
 from swiftai_nb.engine.protocol import (
@@ -26,6 +31,7 @@ from swiftai_nb.engine.protocol import (
     Loaded,
     LoadModel,
     Message,
+    Quantize,
     Ready,
     Shutdown,
     Status,
@@ -65,6 +71,19 @@ class EngineHost(Protocol):
 
     def status(self) -> Status:
         """The loaded model and its memory."""
+        ...
+
+
+@runtime_checkable
+class SupportsQuantize(Protocol):
+    """A host that can also save quantized models."""
+
+    def quantize(self, command: Quantize, report: Report, token: CancellationToken) -> None:
+        """Makes a model folder, reporting a Stage with each network's name before it is read.
+
+        Raises:
+            AIError: the model cannot be read or saved.
+        """
         ...
 
 
@@ -169,7 +188,11 @@ def _answer(command: Message, host: EngineHost, report: Report, token: Cancellat
         return host.generate(command, report, token)
     if isinstance(command, LoadModel):
         return host.load(command, report, token)
-    if isinstance(command, Unload):
+    if isinstance(command, Quantize):
+        if not isinstance(host, SupportsQuantize):
+            raise UnsupportedModelError("this engine cannot quantize models")
+        host.quantize(command, report, token)
+    elif isinstance(command, Unload):
         host.unload()
     elif not isinstance(command, AskStatus):
         raise GenerationFailedError(f"{type(command).__name__} is not a command")

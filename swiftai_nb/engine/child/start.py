@@ -9,11 +9,11 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from swiftai_nb.core.child import claim_standard_streams, exit_with_parent
 from swiftai_nb.core.errors import UnsupportedPlatformError
 from swiftai_nb.engine.channel import StreamChannel
 from swiftai_nb.engine.child.serve import EngineHost, serve
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from swiftai_nb.engine.child.model_host import ModelHost
 
 _NICENESS = 3  # keeps the kernel and the browser responsive beside a computing engine
-_ORPHAN_CHECK_S = 1.0
 _OFF = {"off", "0", "no", "false"}
 
 
@@ -39,12 +38,12 @@ def serve_parent(make_host: Callable[[float], EngineHost]) -> None:
         make_host: makes what computes; given when the start began, on `time.monotonic`.
     """
     started_s = time.monotonic()
-    reader, writer = _take_streams()
+    reader, writer = claim_standard_streams()
+    exit_with_parent()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     serve(
         StreamChannel(os.fdopen(reader, "rb", buffering=0), os.fdopen(writer, "wb", buffering=0)),
         lambda: make_host(started_s),
@@ -90,27 +89,6 @@ def make_model_host(*, own_process: bool, started_s: float | None = None) -> Mod
     return ModelHost(
         Ready(pid=os.getpid(), device=device, versions=versions, start_s=time.monotonic() - started_s)
     )
-
-
-def _take_streams() -> tuple[int, int]:
-    """Reserves 0 and 1 for frames: whatever a library prints goes to standard error."""
-    reader, writer = os.dup(0), os.dup(1)
-    devnull = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(devnull, 0)
-    os.close(devnull)
-    os.dup2(2, 1)
-    return reader, writer
-
-
-def _end_with_parent(parent: int) -> None:
-    """Ends the process when its parent is gone.
-
-    The closed pipe tells that at once; this covers a pipe that another child of the kernel holds open.
-    (Linux's parent-death signal fires when the *thread* that started us ends: of no use here.)
-    """
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_CHECK_S)
-    _exit()
 
 
 def _exit() -> None:

@@ -1,27 +1,28 @@
-"""The kernel's side: sends one command at a time to an engine, starts a new one when it died."""
+"""The kernel's side: sends one command at a time to an engine and starts a new engine when one has died."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import os
+import queue
+import shutil
 import threading
-import time
 import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 
 from swiftai_nb.core.errors import (
     AIError,
+    EngineDiedError,
     GenerationCancelledError,
     GenerationFailedError,
     InvalidInputError,
     error_from_dict,
 )
+from swiftai_nb.core.task import CallbackList, Task
 from swiftai_nb.engine.channel import ChannelClosed
 from swiftai_nb.engine.kernel.process import Engine, ProcessEngine, start_thread_engine
 from swiftai_nb.engine.protocol import (
@@ -31,7 +32,9 @@ from swiftai_nb.engine.protocol import (
     Failed,
     Message,
     ProtocolError,
+    Quantize,
     Ready,
+    Stage,
     TruncatedFrameError,
 )
 
@@ -40,50 +43,49 @@ CANCEL_GRACE_S = 5.0
 EventCallback = Callable[[Message], None]
 
 
-class EngineCall:
-    """One command on its way.
+class EngineCall(Task[Message, None]):
+    """One command: a task whose result is its answer (Done, Loaded or Status).
 
     Attributes:
-        command: what was sent, with its job id.
-        future: its answer (Done, Loaded or Status), or the AIError that ended it.
-        is_cancelled: whether a stop was asked for.
+        command: what is sent, with its job id.
+        is_started: whether the engine has reported anything on it.
+        is_repeated: whether it was sent to a second engine because the first had died before it began.
     """
 
-    def __init__(self, command: Message, on_event: EventCallback | None) -> None:
+    def __init__(
+        self, command: Message, client: EngineClient, *, on_event: EventCallback | None = None
+    ) -> None:
+        super().__init__(name="the engine's command")
         self.command = command
-        self.future: Future[Message] = Future()
-        self.future.set_running_or_notify_cancel()
-        self.is_cancelled = False
-        self._on_event = on_event
+        self.is_started = self.is_repeated = False
+        self._client = weakref.ref(client)
+        self._listeners: CallbackList[[Message]] = CallbackList()
+        if on_event is not None:
+            self._listeners.add(on_event)
 
-    def tell(self, event: Message) -> None:
-        """Hands an event to the caller."""
-        if self._on_event is None or self.future.done():
-            return
-        try:
-            self._on_event(event)
-        except Exception:  # noqa: BLE001 - the thread that reads must go on
-            _log.exception("a progress callback failed")
+    def cancel(self) -> None:
+        """Stops the command: at once when it waits, within a block of the network when it runs."""
+        client = self._client()
+        if not self.done and not self.token.is_cancelled:
+            super().cancel()
+            if client is not None:
+                client._cancel(self)
 
-    def finish(self, answer: Message | AIError) -> None:
-        """Ends the call; the first end counts."""
-        if self.future.done():
-            return
-        if isinstance(answer, AIError):
-            self.future.set_exception(answer)
-        else:
-            self.future.set_result(answer)
+    def deliver(self, event: Message) -> None:
+        """Passes an event to the caller; what its callback raises is logged."""
+        if not self.done:
+            self._listeners.notify(event)
 
 
 class EngineClient:
-    """Commands to an engine that is started on first use and kept warm.
+    """Commands to an engine that is started on first use and kept running.
 
-    Commands wait here, one is with the engine at a time: the death of an engine costs that one alone,
-    the next runs on a fresh engine. All members may be called from any thread.
+    Commands wait in this process, the engine has one at a time: the death of an engine costs that one alone,
+    the next runs on a new engine. All members may be called from any thread.
 
     Args:
         start: makes an engine.
-        cancel_grace_s: how long an engine may take to obey a cancel before it is ended.
+        cancel_grace_s: how long an engine may take to obey a cancel before it is killed.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class EngineClient:
 
     @property
     def ready(self) -> Ready | None:
-        """What the engine said of itself; None before that."""
+        """The engine's description of itself; None before it has started."""
         session = self._session
         return None if session is None else session.ready
 
@@ -114,68 +116,44 @@ class EngineClient:
         """Queues a command and returns at once.
 
         Args:
-            command: Generate, LoadModel, Unload or AskStatus; gets a job id of its own.
+            command: Generate, LoadModel, Quantize, Unload or AskStatus; gets a job id of its own.
             on_event: called with Ready, Stage and Step, from the client's thread; what it raises is logged.
         """
-        call = EngineCall(replace(command, job_id=uuid.uuid4().hex[:12]), on_event)
-        if os.getpid() != self._owner_pid:  # a fork: the threads that talk to the engine are not here
-            call.finish(_in_a_fork())
+        call = EngineCall(replace(command, job_id=uuid.uuid4().hex[:12]), self, on_event=on_event)
+        if self._is_foreign:
+            call.set_error(_forked())
             return call
         with self._lock:
             if self._is_closed:
-                call.finish(GenerationFailedError("the engine is closed", hint="make a new provider"))
+                call.set_error(GenerationFailedError("the engine is closed", hint="make a new provider"))
                 return call
             self._waiting.append(call)
-        self._pump()
+        self._send_next()
         return call
 
     async def run(self, command: Message, on_event: EventCallback | None = None) -> Message:
         """`submit` and wait for the answer, in any event loop.
 
-        A cancelled task cancels the command, waits until the engine has obeyed (or was ended), and
-        passes asyncio.CancelledError on.
+        A cancelled asyncio task cancels the command and waits until the engine has obeyed or was killed.
 
         Raises:
             AIError: what ended the command.
         """
-        call = self.submit(command, on_event)
-        answer = asyncio.wrap_future(call.future)
-        try:
-            return await asyncio.shield(answer)
-        except asyncio.CancelledError:
-            self.cancel(call)
-            with contextlib.suppress(AIError):
-                await _wait_shielded(answer)
-            raise
-
-    def cancel(self, call: EngineCall) -> None:
-        """Stops a command: at once when it waits, within a block of the network when it runs."""
-        with self._lock:
-            if call.future.done() or call.is_cancelled:
-                return
-            call.is_cancelled = True
-            session = self._session
-            if call is not self._current:
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(call)
-                call.finish(GenerationCancelledError())
-                return
-        if session is not None:
-            session.send(Cancel(call.command.job_id))
-        insist = threading.Timer(self._cancel_grace_s, self._kill_if_unresponsive, (call,))
-        insist.daemon = True
-        insist.start()
-        call.future.add_done_callback(lambda _: insist.cancel())
+        return await self.submit(command, on_event).wait_or_cancel(grace_s=2 * CANCEL_GRACE_S)
 
     def cancel_all(self) -> None:
         """Stops every command, running and waiting."""
+        if self._is_foreign:
+            return
         with self._lock:
             calls = [*reversed(self._waiting), *([] if self._current is None else [self._current])]
         for call in calls:
-            self.cancel(call)
+            call.cancel()
 
     def close(self) -> None:
-        """Cancels all commands and ends the engine; may be called twice."""
+        """Cancels all commands and ends the engine; may be called twice. In a fork it does nothing."""
+        if self._is_foreign:
+            return
         with self._lock:
             self._is_closed = True
             session, self._session = self._session, None
@@ -183,33 +161,51 @@ class EngineClient:
             self._waiting.clear()
             self._current = None
         for call in calls:
-            call.finish(GenerationCancelledError("Cancelled: the engine was closed"))
+            call.set_error(GenerationCancelledError("Cancelled: the engine was closed"))
         if session is not None:
             session.close()
 
-    def _kill_if_unresponsive(self, call: EngineCall) -> None:
-        """The engine did not obey: it is ended, and its end answers the call."""
-        with self._lock:
-            if call.future.done() or call is not self._current or self._session is None:
-                return
-            self._session.engine.kill()
+    @property
+    def _is_foreign(self) -> bool:
+        """Whether this is a fork: the engine and the threads that talk to it belong to the parent."""
+        return os.getpid() != self._owner_pid
 
-    def _pump(self) -> None:
-        """Gives the next command to the engine, if it has none."""
+    def _cancel(self, call: EngineCall) -> None:
         with self._lock:
-            if self._current is not None or not self._waiting:
-                return
-            call = self._current = self._waiting.popleft()
-            try:
-                session = self._running_session()
-            except AIError as error:
-                self._current = None
-                call.finish(error)
-                session = None
+            session = self._session if call is self._current else None
+            if session is None and call in self._waiting:
+                self._waiting.remove(call)
         if session is None:
-            self._pump()
-        else:
-            session.send(call.command)
+            call.set_error(GenerationCancelledError())
+            return
+        session.send(Cancel(call.command.job_id))
+        timer = threading.Timer(self._cancel_grace_s, self._kill_if_unresponsive, (call,))
+        timer.daemon = True
+        timer.start()
+        call.add_done_callback(lambda _: timer.cancel())
+
+    def _kill_if_unresponsive(self, call: EngineCall) -> None:
+        """The engine did not obey: it is killed, and its end answers the call."""
+        with self._lock:
+            if not call.done and call is self._current and self._session is not None:
+                self._session.engine.kill()
+
+    def _send_next(self) -> None:
+        """Gives the next command to the engine, if it has none."""
+        while True:
+            with self._lock:
+                if self._current is not None or not self._waiting:
+                    return
+                call = self._current = self._waiting.popleft()
+                failure: Exception | None = None
+                try:
+                    self._running_session().take(call)
+                except Exception as error:  # noqa: BLE001 - whatever prevents the start is the call's error
+                    self._current, failure = None, error
+            if failure is None:
+                call.start()
+                return
+            call.set_error(failure)
 
     def _running_session(self) -> _Session:
         if self._session is None:
@@ -221,14 +217,19 @@ class EngineClient:
             call = self._current if session is self._session else None
             if call is None:
                 return
-            is_answer = isinstance(message, ANSWERS) and message.job_id == call.command.job_id
+            is_own = message.job_id == call.command.job_id
+            is_answer = is_own and isinstance(message, ANSWERS)
             if is_answer:
                 self._current = None
+        call.is_started = call.is_started or is_own
         if is_answer:
-            call.finish(error_from_dict(message.error) if isinstance(message, Failed) else message)
-            self._pump()
-        elif isinstance(message, Ready) or message.job_id == call.command.job_id:
-            call.tell(message)
+            if isinstance(message, Failed):
+                call.set_error(error_from_dict(message.error))
+            else:
+                call.set_result(message)
+            self._send_next()
+        elif is_own or isinstance(message, Ready):
+            call.deliver(message)
 
     def _ended(self, session: _Session, reason: AIError) -> None:
         with self._lock:
@@ -236,99 +237,91 @@ class EngineClient:
                 return
             self._session = None
             call, self._current = self._current, None
-        if call is not None:
-            call.finish(GenerationCancelledError() if call.is_cancelled else reason)
+            repeat = (
+                call is not None
+                and isinstance(reason, EngineDiedError)
+                and session.was_idle_for is call
+                and not (call.is_started or call.is_repeated or call.token.is_cancelled)
+            )
+            if call is not None and repeat:
+                call.is_repeated = True
+                self._waiting.appendleft(call)
+        if call is not None and not repeat:
+            call.set_error(GenerationCancelledError() if call.token.is_cancelled else reason)
         session.close()
-        self._pump()
+        self._send_next()
 
 
 class _Session:
-    """One engine from its start to its end, with the threads that talk to it."""
+    """One engine from its start to its end, with the threads that talk to it.
+
+    Attributes:
+        was_idle_for: the command that was sent when the engine was already running: if the engine turns
+            out to have died before it began, that command is not to blame.
+    """
 
     def __init__(self, client: EngineClient, engine: Engine) -> None:
         self.engine = engine
         self.ready: Ready | None = None
+        self.was_idle_for: EngineCall | None = None
         self._client = weakref.ref(client)
-        self._outbox: deque[Message] = deque()
-        self._has_mail = threading.Semaphore(0)
-        self._is_closed = False
+        self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         # A client that is dropped, or a kernel that ends, takes its engine along.
-        self._finalizer = weakref.finalize(client, engine.close)
+        self._finalizer = weakref.finalize(client, _close_engine, engine, os.getpid())
         for target in (self._read, self._write):
             threading.Thread(target=target, name=f"swiftai-engine{target.__name__}", daemon=True).start()
 
+    def take(self, call: EngineCall) -> None:
+        """Sends a call's command."""
+        self.was_idle_for = None if self.ready is None else call
+        self.send(call.command)
+
     def send(self, message: Message) -> None:
-        """Queues a message; a large one to a busy engine must not block the caller."""
-        self._outbox.append(message)
-        self._has_mail.release()
+        """Queues a message: a large one to a busy engine must not block the caller."""
+        self._outbox.put(message)
 
     def close(self) -> None:
-        self._is_closed = True
-        self._has_mail.release()
+        self._outbox.put(None)
         if self._finalizer.detach() is not None:
             self.engine.close()
 
     def _write(self) -> None:
-        while True:
-            self._has_mail.acquire()
-            if self._is_closed:
-                return
-            message = self._outbox.popleft()
+        while (message := self._outbox.get()) is not None:
             try:
                 self.engine.channel.send(message)
             except ChannelClosed:
-                return  # the reader tells how it ended
+                return  # the reader explains the end
             except ProtocolError as error:
-                self._tell(Failed(message.job_id, error=_too_large(error).to_dict()))
+                self._deliver(Failed(message.job_id, error=_too_large(error).to_dict()))
 
     def _read(self) -> None:
-        last_word: AIError | None = None
+        error: AIError | None = None
         try:
             while True:
                 message = self.engine.channel.receive()
                 if isinstance(message, Ready):
                     self.ready = message
                 if isinstance(message, Bye) and message.error is not None:
-                    last_word = error_from_dict(message.error)
-                self._tell(message)
-                del message
+                    error = error_from_dict(message.error)
+                self._deliver(message)
+                del message  # a picture is not kept until the next message
         except (ChannelClosed, TruncatedFrameError):
             pass
-        except Exception as error:  # noqa: BLE001 - a reader that dies silently would leave every call waiting
+        except Exception as fault:  # noqa: BLE001 - a reader that dies silently would leave every call waiting
             _log.debug("the engine's reader ended", exc_info=True)
-            last_word = GenerationFailedError(
-                f"the engine sent an invalid message: {error}",
+            error = GenerationFailedError(
+                f"the engine sent an invalid message: {fault}",
                 hint="restart the kernel; the installation may be half updated",
             )
             self.engine.kill()
         client = self._client()
         if client is not None:
-            client._ended(self, self.engine.exit_error() if last_word is None else last_word)
+            client._ended(self, self.engine.exit_error() if error is None else error)
 
-    def _tell(self, message: Message) -> None:
+    def _deliver(self, message: Message) -> None:
         client = self._client()
         if client is not None:
             client._received(self, message)
-
-
-def _too_large(error: ProtocolError) -> AIError:
-    return InvalidInputError(f"the request is too large: {error}", hint="a shorter prompt or a smaller image")
-
-
-def _in_a_fork() -> AIError:
-    return GenerationFailedError(
-        "this engine belongs to the process that was forked", hint="make a new provider in this process"
-    )
-
-
-async def _wait_shielded(answer: asyncio.Future[Message]) -> None:
-    """Waits for `answer` to the end, however often the waiting task is cancelled meanwhile."""
-    deadline_s = time.monotonic() + 2 * CANCEL_GRACE_S
-    while not answer.done() and time.monotonic() < deadline_s:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({answer}, timeout=0.5)
-    if answer.done() and not answer.cancelled():
-        answer.exception()
 
 
 def process_client(*, cancel_grace_s: float = CANCEL_GRACE_S) -> EngineClient:
@@ -339,3 +332,50 @@ def process_client(*, cancel_grace_s: float = CANCEL_GRACE_S) -> EngineClient:
 def thread_client(*, cancel_grace_s: float = CANCEL_GRACE_S) -> EngineClient:
     """A client whose engine is a thread of this process."""
     return EngineClient(start_thread_engine, cancel_grace_s=cancel_grace_s)
+
+
+def save_quantized(
+    folder: Path, target: Path, *, bits: int, on_network: Callable[[str], None] = lambda _name: None
+) -> None:
+    """Makes a model folder of quantized weights, in an engine of its own: its memory goes with it.
+
+    Args:
+        folder: the model.
+        target: the folder to make; appears whole or not at all.
+        bits: 4 or 8.
+        on_network: called in this thread with each network's name before it is read.
+
+    Raises:
+        AIError: the model cannot be read or saved, or the process died.
+        KeyboardInterrupt: Ctrl-C; nothing is left behind.
+    """
+    names: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    client = process_client()
+    try:
+        call = client.submit(
+            Quantize(folder=str(folder), target=str(target), bits=bits),
+            lambda event: names.put(event.detail) if isinstance(event, Stage) else None,
+        )
+        call.add_done_callback(lambda _: names.put(None))
+        while (name := names.get()) is not None:
+            on_network(name)
+        call.result()
+    finally:
+        client.close()
+        for leftover in target.parent.glob(f".{target.name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _close_engine(engine: Engine, owner_pid: int) -> None:
+    if os.getpid() == owner_pid:  # not when a fork ends
+        engine.close()
+
+
+def _too_large(error: ProtocolError) -> AIError:
+    return InvalidInputError(f"the request is too large: {error}", hint="a shorter prompt or a smaller image")
+
+
+def _forked() -> AIError:
+    return GenerationFailedError(
+        "this engine belongs to the process that was forked", hint="make a new provider in this process"
+    )

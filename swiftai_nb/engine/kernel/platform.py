@@ -1,19 +1,22 @@
-"""Whether this machine can run the local engine, found out without importing MLX."""
+"""Whether this machine can run the local engine, and on which device, without importing MLX."""
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import sys
 from importlib import metadata
 from pathlib import Path
 
+from swiftai_nb.core.child import find_child_module
 from swiftai_nb.core.errors import UnsupportedPlatformError
 
 
 def local_engine_obstacle() -> UnsupportedPlatformError | None:
-    """Why the local engine cannot run here, or None when it can."""
-    spec = importlib.util.find_spec("mlx")
+    """Why the local engine cannot run on this machine, or None when it can.
+
+    MLX is searched where the engine's process would find it, not beside the notebook.
+    """
+    spec = find_child_module("mlx")
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
     if any(found for folder in folders for found in Path(folder).glob("core*")):
         return None
@@ -32,7 +35,7 @@ def local_engine_obstacle() -> UnsupportedPlatformError | None:
 
 
 def expected_device() -> str:
-    """What MLX most probably computes on here: "metal", "cuda" or "cpu"."""
+    """The device MLX is expected to compute on: "metal", "cuda" or "cpu"."""
     if sys.platform == "darwin":
         return "metal"
     for name in ("mlx-cuda-12", "mlx-cuda-13", "mlx-cuda"):

@@ -1,35 +1,24 @@
-"""Starting an engine, and telling how one ended."""
+"""A running engine as the client uses it: a child process, or a thread of this one."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import signal
-import subprocess
-import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from swiftai_nb.core.child import EXIT_GRACE_S, ChildProcess, copy_environment, python_command
 from swiftai_nb.core.errors import AIError, EngineDiedError, GenerationFailedError
 from swiftai_nb.engine.channel import Channel, StreamChannel, memory_channel_pair
 
-_KEPT_LINES, _LONGEST_LINE = 40, 4096
-_EXIT_GRACE_S = 2.0
-# Not `-m`: that would put the notebook's folder first on sys.path, where any random.py stands in the way.
-# Our own folder goes before other installed packages, behind the standard library.
-_BOOT = (
-    "import sys\n"
-    "if sys.path and sys.path[0] == '': del sys.path[0]\n"
-    "root = sys.argv[1]\n"
-    "at = next((i for i, p in enumerate(sys.path) if p.endswith('-packages')), len(sys.path))\n"
-    "sys.path.insert(at, root)\n"
-    "from {module} import main\n"
-    "main()\n"
-)
+_NEW_ENGINE = "run the cell again to start a new engine"
+_SMALLER = "a smaller size, quantization_bits=8 or a smaller model; the next job starts a new engine"
+_SIGNAL_HINTS = {
+    "SIGKILL": _SMALLER,
+    "SIGABRT": _SMALLER,
+    "SIGSEGV": "run the cell again; if it happens again, report it",
+    "SIGILL": "MLX or NumPy needs a newer processor; use a cloud model",
+}
 
 
 class Engine(Protocol):
@@ -37,7 +26,7 @@ class Engine(Protocol):
 
     @property
     def channel(self) -> Channel:
-        """The kernel's end of the conversation."""
+        """The kernel's end of the connection."""
         ...
 
     @property
@@ -46,111 +35,83 @@ class Engine(Protocol):
         ...
 
     def kill(self) -> None:
-        """Ends it without asking; a thread is abandoned instead."""
+        """Ends it immediately; a thread is abandoned instead."""
         ...
 
     def exit_error(self) -> AIError:
-        """Waits for its end and says what happened."""
+        """Waits for its end and explains it."""
         ...
 
-    def close(self, timeout_s: float = _EXIT_GRACE_S) -> None:
-        """Asks it to end, insists after `timeout_s` seconds, frees what it held."""
+    def close(self, timeout_s: float = EXIT_GRACE_S) -> None:
+        """Requests its end, kills it after `timeout_s` seconds, frees its resources."""
         ...
 
 
 class ProcessEngine:
     """An engine in a process of its own.
 
-    The process leads its own session, so that an interrupt of the kernel's group does not reach it.
-
     Args:
-        command: what to run instead of our own engine.
-        environment: of the process; None is this one's.
+        command: what to run; None is our own engine.
+        environment: variables of the process; None is `engine_environment()`.
+        name: what messages call it.
 
     Raises:
         GenerationFailedError: it cannot be started.
     """
 
     def __init__(
-        self, command: Sequence[str] | None = None, *, environment: dict[str, str] | None = None
+        self,
+        command: Sequence[str] | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+        name: str = "the engine",
     ) -> None:
         try:
-            self._process = subprocess.Popen(
+            self._child = ChildProcess(
                 engine_command() if command is None else command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                env=environment,
-                start_new_session=True,
+                name=name,
+                environment=engine_environment() if environment is None else environment,
             )
         except OSError as error:
             raise GenerationFailedError(
-                f"the engine cannot be started: {error}", hint="restart the kernel"
+                f"{name} cannot be started: {error}", hint="restart the kernel"
             ) from error
-        streams = (self._process.stdin, self._process.stdout, self._process.stderr)
-        stdin, stdout, stderr = (s for s in streams if s is not None)
-        self._stderr = io.BufferedReader(stderr)  # type: ignore[type-var]
-        self.channel = StreamChannel(stdout, stdin)  # type: ignore[arg-type]
-        self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._listener = threading.Thread(target=self._listen, name="swiftai-engine-stderr", daemon=True)
-        self._listener.start()
+        self.channel = StreamChannel(self._child.stdout, self._child.stdin)
 
     @property
     def pid(self) -> int:
         """Its process id."""
-        return self._process.pid
+        return self._child.pid
 
     @property
-    def last_lines(self) -> list[str]:
-        """The newest lines of its standard error."""
-        return list(self._last_lines)
+    def stderr_tail(self) -> list[str]:
+        """The last lines of its standard error."""
+        return self._child.stderr_tail
 
     def kill(self) -> None:
         """See `Engine.kill`."""
-        with contextlib.suppress(OSError):
-            self._process.kill()
+        self._child.kill()
 
     def exit_error(self) -> AIError:
         """See `Engine.exit_error`."""
-        try:
-            code = self._process.wait(_EXIT_GRACE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return EngineDiedError(
-                "the engine stopped answering and was ended", hint="run the cell again to start a new engine"
-            )
-        _join(self._listener)
-        return describe_exit(code, self.last_lines)
+        exit_ = self._child.describe_exit()
+        return EngineDiedError(exit_.message, hint=_SIGNAL_HINTS.get(str(exit_.signal_name), _NEW_ENGINE))
 
-    def close(self, timeout_s: float = _EXIT_GRACE_S) -> None:
+    def close(self, timeout_s: float = EXIT_GRACE_S) -> None:
         """See `Engine.close`."""
         self.channel.close()
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            self._process.wait()
-        _join(self._listener)
-        self.channel.close_reader()
-        self._stderr.close()
-
-    def _listen(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while line := self._stderr.readline(_LONGEST_LINE):
-                self._last_lines.append(line.decode("utf-8", "replace").rstrip())
+        self._child.close(timeout_s)
 
 
 class ThreadEngine:
-    """The same loop in a thread of this process: for debugging and embedding. A crash takes all along.
+    """The same loop in a thread of this process, for debugging and embedding; a crash ends the process.
 
     Args:
         serve: runs the loop on the channel it is given.
     """
 
     def __init__(self, serve: Callable[[Channel], None]) -> None:
-        self.channel, there = memory_channel_pair()
-        self._there = there
+        self.channel, self._engine_channel = memory_channel_pair()
         self._ended = threading.Event()
         threading.Thread(target=self._run, args=(serve,), name="swiftai-engine", daemon=True).start()
 
@@ -161,9 +122,9 @@ class ThreadEngine:
 
     def _run(self, serve: Callable[[Channel], None]) -> None:
         try:
-            serve(self._there)
+            serve(self._engine_channel)
         finally:
-            self._there.close()
+            self._engine_channel.close()
             self._ended.set()
 
     def kill(self) -> None:
@@ -172,9 +133,9 @@ class ThreadEngine:
 
     def exit_error(self) -> AIError:
         """See `Engine.exit_error`."""
-        return EngineDiedError("the engine's thread ended", hint="run the cell again to start a new engine")
+        return EngineDiedError("the engine's thread ended", hint=_NEW_ENGINE)
 
-    def close(self, timeout_s: float = _EXIT_GRACE_S) -> None:
+    def close(self, timeout_s: float = EXIT_GRACE_S) -> None:
         """See `Engine.close`."""
         self.channel.close()
         self._ended.wait(timeout_s)
@@ -193,42 +154,6 @@ def engine_command() -> list[str]:
     return python_command("swiftai_nb.engine.child.start")
 
 
-def python_command(module: str) -> list[str]:
-    """The command line that runs a module's `main` under this interpreter, from this installation."""
-    root = str(Path(__file__).resolve().parents[3])
-    return [sys.executable, "-u", "-c", _BOOT.format(module=module), root]
-
-
-def describe_exit(return_code: int, last_lines: Sequence[str]) -> EngineDiedError:
-    """What an exit status means, for people."""
-    said = next((line for line in reversed(last_lines) if line.strip()), "")
-    tail = f"; it last said: {said.strip()[:200]}" if said else ""
-    if return_code >= 0:
-        return EngineDiedError(
-            f"the engine ended with status {return_code}{tail}",
-            hint="run the cell again to start a new engine",
-        )
-    number = -return_code
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    reason, hint = _SIGNALS.get(name, ("", "run the cell again to start a new engine"))
-    return EngineDiedError(f"the engine was ended by {name}{reason}{tail}", hint=hint)
-
-
-_SMALLER = "a smaller size, quantization_bits=8 or a smaller model; the next job starts a fresh engine"
-_SIGNALS = {
-    "SIGKILL": (" (killed by someone, or by the system for want of memory)", _SMALLER),
-    "SIGABRT": (" (MLX gave up, mostly for want of memory)", _SMALLER),
-    "SIGSEGV": (" (a fault inside a library)", "run the cell again; if it happens again, report it"),
-    "SIGILL": (
-        " (an instruction this processor lacks)",
-        "MLX or NumPy needs a newer processor; use a cloud model",
-    ),
-}
-
-
-def _join(thread: threading.Thread) -> None:
-    if thread is not threading.current_thread():
-        thread.join(_EXIT_GRACE_S)
+def engine_environment() -> dict[str, str]:
+    """This process's environment variables without the Hugging Face tokens, which an engine never needs."""
+    return copy_environment(HF_TOKEN=None, HUGGING_FACE_HUB_TOKEN=None)

@@ -14,6 +14,8 @@ import threading
 import time
 from pathlib import Path
 
+import mlx.core
+import numpy
 import pytest
 
 from swiftai_nb.core.errors import (
@@ -23,13 +25,13 @@ from swiftai_nb.core.errors import (
     GenerationFailedError,
     InsufficientMemoryError,
     InvalidInputError,
-    UnsupportedPlatformError,
 )
 from swiftai_nb.engine.child.serve import serve
 from swiftai_nb.engine.kernel.client import EngineClient
-from swiftai_nb.engine.kernel.process import ProcessEngine, ThreadEngine, describe_exit
+from swiftai_nb.engine.kernel.process import ProcessEngine, ThreadEngine
 from swiftai_nb.engine.protocol import AskStatus, Done, Generate, Ready, Stage, Step, Unload, decode
 from tests.engine.fake_engine import FakeHost
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -63,7 +65,7 @@ def picture(prompt="cat", steps=3, **fields):
 
 
 def answer(call, timeout_s=90):
-    return call.future.result(timeout_s)
+    return call.result(timeout_s)
 
 
 def is_alive(pid):
@@ -72,13 +74,6 @@ def is_alive(pid):
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if sys.platform == "linux" else True
-
-
-def wait_until(condition, timeout_s=90.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def test_events_come_in_order_before_the_answer(client):
@@ -120,8 +115,8 @@ def test_cancel_ends_a_running_command_alone(client):
     running = client.submit(picture("slow 0.02", steps=1000), lambda e: isinstance(e, Step) and stepped.set())
     waiting = client.submit(picture())
     assert stepped.wait(90)
-    client.cancel(running)
-    client.cancel(running)
+    running.cancel()
+    running.cancel()
     with pytest.raises(GenerationCancelledError) as caught:
         answer(running)
     assert caught.value.total_steps == 1000
@@ -131,7 +126,7 @@ def test_cancel_ends_a_running_command_alone(client):
 def test_cancel_takes_a_waiting_command_out_at_once(client):
     running = client.submit(picture("slow 0.02", steps=1000))
     waiting = client.submit(picture())
-    client.cancel(waiting)
+    waiting.cancel()
     with pytest.raises(GenerationCancelledError):
         answer(waiting, 1)
     client.cancel_all()
@@ -159,7 +154,7 @@ def test_an_engine_that_does_not_obey_is_replaced(process_client):
     call = process_client.submit(picture("hang"), lambda e: isinstance(e, Stage) and stage.set())
     assert stage.wait(90)
     old = process_client.pid
-    process_client.cancel(call)
+    call.cancel()
     with pytest.raises(GenerationCancelledError):
         answer(call)
     assert answer(process_client.submit(picture())).steps == 1
@@ -196,8 +191,26 @@ def test_an_idle_engine_that_died_is_replaced_without_an_error(process_client):
     assert answer(process_client.submit(picture())).steps == 1
 
 
+def test_a_job_that_a_dead_idle_engine_had_not_begun_runs_on_a_new_one(process_client):
+    for _ in range(10):
+        answer(process_client.submit(picture()))
+        os.kill(process_client.pid, signal.SIGKILL)
+        assert answer(process_client.submit(picture())).steps == 1
+
+
+def test_a_job_that_kills_every_engine_at_once_is_repeated_once_only(process_client):
+    answer(process_client.submit(picture()))
+    started = []
+    start = process_client._start
+    process_client._start = lambda: started.append(1) or start()
+    call = process_client.submit(picture("vanish"))
+    with pytest.raises(EngineDiedError, match="SIGKILL"):
+        answer(call)
+    assert (len(started), call.is_repeated) == (1, True)
+
+
 def test_an_exit_tells_what_was_said_last(process_client):
-    with pytest.raises(EngineDiedError, match="status 3; it last said: about to leave"):
+    with pytest.raises(EngineDiedError, match="status 3; last output: about to leave"):
         answer(process_client.submit(picture("exit 3")))
 
 
@@ -301,7 +314,7 @@ def test_a_large_request_to_a_busy_engine_does_not_block_the_caller(process_clie
     started = time.monotonic()
     large = process_client.submit(picture(image=bytes(20_000_000)))
     assert time.monotonic() - started < 0.5
-    process_client.cancel(slow)
+    slow.cancel()
     assert answer(large).steps == 1
 
 
@@ -343,7 +356,7 @@ def test_no_engine_outlives_its_kernel(ending):
         "from swiftai_nb.engine.kernel.client import process_client\n"
         "client = process_client()\n"
         "from swiftai_nb.engine.protocol import AskStatus\n"
-        "client.submit(AskStatus()).future.result(60)\n"
+        "client.submit(AskStatus()).result(60)\n"
         "print(client.pid, flush=True)\n"
     )
     if ending == "fork holds the pipe":
@@ -377,9 +390,86 @@ def test_a_forked_process_is_told_to_make_its_own_provider(process_client):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
+@pytest.mark.parametrize("ending", ["close", "drop", "exit", "cancel"])
+def test_a_fork_ends_without_waiting_and_leaves_the_engine_to_its_parent(ending):
+    code = (
+        "import os, sys, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "from tests.engine.kernel.test_client import *\n"
+        "client = EngineClient(fake_process)\n"
+        "call = client.submit(picture('slow 0.01', steps=100))\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    {}\n"
+        "    sys.exit(7)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7\n"
+        "assert answer(call).steps == 1\n"
+        "assert answer(client.submit(picture())).steps == 2\n"
+        "client.close()\n"
+    )
+    action = {
+        "close": "client.close()",
+        "drop": "del client; gc.collect()",
+        "exit": "pass",
+        "cancel": "client.cancel_all()",
+    }
+    command = [sys.executable, "-c", code.format(action[ending])]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
+def test_the_engine_has_no_token_in_its_environment(process_client, monkeypatch, name):
+    monkeypatch.setenv(name, "hf_secret")
+    monkeypatch.setenv("SWIFTAI_OTHER", "kept")
+    for variable, words in ((name, "None"), ("SWIFTAI_OTHER", "kept")):
+        with pytest.raises(InvalidInputError, match=words):
+            answer(process_client.submit(picture(f"environment {variable}")))
+
+
+@pytest.mark.parametrize("options", [[], ["-I"], ["-E"], ["-S"]], ids=lambda o: "".join(o) or "none")
+def test_our_engine_finds_the_packages_that_its_kernel_finds(tmp_path, options):
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('the wrong module')")
+    packages = sorted({str(Path(mlx.core.__file__).parents[1]), str(Path(numpy.__file__).parents[1])})
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"sys.path += {packages!r}\n"
+        "from swiftai_nb.engine.kernel.client import process_client\n"
+        "from swiftai_nb.engine.protocol import AskStatus\n"
+        "client = process_client()\n"
+        "assert client.submit(AskStatus()).result(60).folder == ''\n"
+        "client.close()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path) if "-I" in options or "-E" in options else ""}
+    command = [sys.executable, *options, "-c", code]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=90)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("sys.exit(0)", "status 0"),
+        ("sys.exit(1)", "status 1"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGABRT)", "SIGABRT"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("os.kill(os.getpid(), 50)", "signal 50"),
+    ],
+)
+def test_every_exit_has_words_and_a_hint(end, words):
+    code = f"import os, signal, sys; print('last words', file=sys.stderr, flush=True); {end}"
+    engine = ProcessEngine([sys.executable, "-c", code])
+    error = engine.exit_error()
+    engine.close()
+    assert isinstance(error, EngineDiedError)
+    assert words in error.message
+    assert "last words" in error.message
+    assert error.hint
+
+
 def test_a_flood_on_standard_error_does_not_stop_the_engine(process_client):
     assert answer(process_client.submit(picture("flood"))).steps == 1
-    assert max(map(len, process_client._session.engine.last_lines)) <= 4096
+    assert max(map(len, process_client._session.engine.stderr_tail)) <= 4096
 
 
 def test_an_interrupt_of_the_kernels_group_does_not_reach_the_engine(process_client):
@@ -394,22 +484,3 @@ def test_a_notebook_folder_with_modules_of_common_names_does_not_break_the_engin
     client = EngineClient(ProcessEngine)
     assert answer(client.submit(AskStatus()), 60).folder == ""
     client.close()
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (0, "status 0"),
-        (1, "status 1"),
-        (-9, "SIGKILL"),
-        (-6, "SIGABRT"),
-        (-11, "SIGSEGV"),
-        (-60, "signal 60"),
-    ],
-)
-def test_every_exit_has_words_and_a_hint(code, words):
-    error = describe_exit(code, ["", "last words", ""])
-    assert words in error.message
-    assert "last words" in error.message
-    assert error.hint
-    assert not isinstance(error, UnsupportedPlatformError)

@@ -208,7 +208,7 @@ def test_worker_that_cannot_import_says_what(tmp_path, models):
     client = diffusionkit_client(wrapper)
     try:
         with pytest.raises(ProviderUnavailableError, match="beartype") as caught:
-            client.submit(AskStatus()).future.result(300)
+            client.submit(AskStatus()).result(300)
         assert "install" in caught.value.hint
     finally:
         client.close()
