@@ -17,10 +17,9 @@ from typing import Any
 
 from swiftai_nb.core.errors import AIError, DownloadCancelledError, DownloadFailedError, error_from_dict
 from swiftai_nb.core.task import CallbackList
+from swiftai_nb.downloads.deletion import remove_abandoned_scratch
 from swiftai_nb.downloads.progress import DownloadProgress
-from swiftai_nb.downloads.protocol import DownloadJob
-from swiftai_nb.downloads.worker.cache_writer import drop_abandoned_partials
-from swiftai_nb.downloads.worker.hub_errors import redacted
+from swiftai_nb.downloads.protocol import DownloadJob, redact
 from swiftai_nb.registry.model_info import ModelFile
 
 _log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ class Download:
             TimeoutError: it still runs after `timeout_s`.
         """
         if not self._is_over.wait(timeout_s):
-            raise TimeoutError(f"{self.job.model_id} is still coming")
+            raise TimeoutError(f"{self.job.model_id} is still downloading")
         return self.result()
 
     def result(self) -> Path:
@@ -103,7 +102,7 @@ class Download:
         if self._error is not None:
             raise self._error
         if self._result is None:
-            raise DownloadFailedError(f"{self.job.model_id} is still coming", hint="wait for it")
+            raise DownloadFailedError(f"{self.job.model_id} is still downloading", hint="wait for it")
         return self._result
 
     def cancel(self) -> None:
@@ -112,8 +111,8 @@ class Download:
             if self._is_over.is_set() or self._error is not None:
                 return
             self._error = DownloadCancelledError(
-                f"Download of {self.job.model_id} cancelled; what came is kept",
-                hint=f"%imagine_models download {self.job.model_id} continues it",
+                f"Download of {self.job.model_id} cancelled",
+                hint=f"%imagine_models download {self.job.model_id} resumes it",
             )
         self._end_child()
         self._is_over.wait(1.0)
@@ -128,14 +127,25 @@ class Download:
             process.wait()
 
     def _listen(self) -> None:
-        out = self._process.stdout
-        for line in out if out is not None else ():
-            event = _parsed(line)
-            if event is not None:
-                self._handle(event)
+        """Whatever fails in this thread ends the download with an error, never with endless waiting."""
+        try:
+            out = self._process.stdout
+            for line in out if out is not None else ():
+                event = _parsed(line)
+                if event is not None:
+                    self._handle(event)
+        except Exception as error:  # noqa: BLE001
+            _log.exception("reading the events of a download failed")
+            with self._lock:
+                self._error = self._error or DownloadFailedError(
+                    f"the download of {self.job.model_id} failed ({type(error).__name__}: {error})",
+                    hint="try again; the download resumes where it stopped",
+                )
+            self._process.kill()
         self._process.wait()
         for repository in self.job.repositories:
-            drop_abandoned_partials(Path(self.job.cache_dir), repository)
+            with _logged_failure("removing temporary files of a download"):
+                remove_abandoned_scratch(Path(self.job.cache_dir), repository)
         self._finish()
 
     def _handle(self, event: dict[str, Any]) -> None:
@@ -189,10 +199,10 @@ class Download:
     def _unexplained(self) -> AIError:
         code = self._process.returncode
         why = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        said = f": {redacted(self._said[-1], self.job.token)}" if self._said else ""
+        said = f": {redact(self._said[-1], self.job.token)}" if self._said else ""
         return DownloadFailedError(
             f"the process downloading {self.job.model_id} {why}{said[:200]}",
-            hint="run the same command again: what is here is kept and continued",
+            hint="try again; the download resumes where it stopped",
         )
 
     def _drain_stderr(self) -> None:

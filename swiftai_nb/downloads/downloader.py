@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from swiftai_nb.core.errors import DownloadFailedError, InvalidInputError, ModelNotFoundError, NetworkError
+from swiftai_nb.downloads.cache_files import check_revision
 from swiftai_nb.downloads.deletion import delete_files
 from swiftai_nb.downloads.download import Download, ProgressHandler
-from swiftai_nb.downloads.progress import DownloadProgress
+from swiftai_nb.downloads.progress import DownloadProgress, SpeedRecorder
 from swiftai_nb.downloads.protocol import DownloadJob, DownloadOptions
-from swiftai_nb.downloads.speed_recorder import SpeedRecorder
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.entries import is_repository_id, repository_info
 from swiftai_nb.registry.hub_cache import DiskState
@@ -154,7 +154,9 @@ class DiffusionModelDownloader:
             running = self._active.get(info.id)
             if running is None or running.is_over:
                 running = Download(self._job(info), on_plan=self._plan_recorder(info))
-                SpeedRecorder(self.registry.choices, running)
+                recorder = SpeedRecorder(self.registry.choices)
+                running.subscribe(recorder.note)
+                running.add_done_callback(recorder.save)
                 self._active[info.id] = running
                 self._askers[info.id] = 0
             self._askers[info.id] += 1
@@ -246,7 +248,7 @@ class DiffusionModelDownloader:
             model_id=info.id,
             repositories=tuple(r for r in (info.repository, *info.fallback_repositories) if r is not None),
             cache_dir=str(self.registry.cache_dir),
-            revision=info.revision,
+            revision=check_revision(info.revision),
             files=info.files,
             endpoint=self._endpoint,
             token=self._token,

@@ -1,17 +1,16 @@
-"""How far a download is, and the clockwork that measures it."""
+"""How far a download is, and how fast the last one was."""
 
 from __future__ import annotations
 
-import threading
+import contextlib
 import time
-from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 from swiftai_nb.registry.model_info import format_bytes
+from swiftai_nb.registry.user_config import UserConfig
 
-_WINDOW_S = 8.0
-_QUIET_S = 0.3
+_MIN_MEASURED_BYTES = 20_000_000
+_MIN_MEASURED_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,13 @@ class DownloadProgress:
     Args:
         model_id: which model.
         phase: "starting", "asking the Hub", "checking", "waiting", "downloading", "retrying" or "done".
-        completed_bytes: on this disk, those of earlier runs included; never goes down.
-        total_bytes: the whole model; 0 while the Hub was not asked yet.
-        bytes_per_s: mean over the last seconds; 0.0 while nothing came.
+        completed_bytes: bytes on this disk, those of earlier runs included; never decreases.
+        total_bytes: size of the whole model; 0 until the Hub has answered.
+        bytes_per_s: mean over the last seconds; 0.0 while nothing is received.
         eta_s: seconds left at that speed; None while unknown.
         completed_files: finished files.
         total_files: all files.
-        detail: a few words more, such as the reason of a retry; may be empty.
+        detail: more about the phase, such as the reason of a retry; may be empty.
     """
 
     model_id: str
@@ -42,7 +41,7 @@ class DownloadProgress:
 
     @property
     def fraction_completed(self) -> float:
-        """0.0 to 1.0; 1.0 only when everything is here and verified."""
+        """0.0 to 1.0; 1.0 only when all files are complete and verified."""
         if self.phase == "done":
             return 1.0
         return min(0.999, self.completed_bytes / self.total_bytes) if self.total_bytes else 0.0
@@ -72,81 +71,30 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-class ProgressMeter:
-    """Adds up bytes from several threads; says speed and time left. Never goes backwards.
+class SpeedRecorder:
+    """Measures a download from its first received byte to its last, so that the next one can be estimated.
 
-    A file may have to start again (its bytes were wrong); the sum shown then stands still until it is
-    overtaken.
+    Args:
+        config: where the speed is kept.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._bytes_of: dict[str, int] = {}
-        self._finished: set[str] = set()
-        self._shown_bytes = 0
-        self._samples: deque[tuple[float, int]] = deque()
-        self._received_bytes = 0
-        self.total_bytes = 0
-        self.total_files = 0
-        self._phase = ("starting", "")
-        self._retry = ("", 0.0)
-        self._received_at_s = 0.0
+    def __init__(self, config: UserConfig) -> None:
+        self._config = config
+        self._first: tuple[float, int] | None = None
+        self._last = (0.0, 0)
 
-    def set_phase(self, phase: str, detail: str = "") -> None:
-        """Says what is being done now."""
-        with self._lock:
-            self._phase = (phase, detail)
+    def note(self, progress: DownloadProgress) -> None:
+        """A report of the download."""
+        if progress.phase == "downloading":
+            self._last = (time.monotonic(), progress.completed_bytes)
+            self._first = self._last if self._first is None else self._first
 
-    def set_retry(self, detail: str, pause_s: float) -> None:
-        """A file pauses before another try; shown unless the bytes of other files keep coming."""
-        with self._lock:
-            self._retry = (detail, time.monotonic() + pause_s)
-            self._phase = ("retrying", detail)
-
-    def set_bytes(self, path: str, size_bytes: int, *, is_finished: bool = False) -> None:
-        """`size_bytes` of a file are here (not counted as received: they may be from earlier)."""
-        with self._lock:
-            self._bytes_of[path] = size_bytes
-            if is_finished:
-                self._finished.add(path)
-
-    def add_received(self, path: str, size_bytes: int) -> None:
-        """`size_bytes` of a file just came over the network."""
-        with self._lock:
-            self._bytes_of[path] = self._bytes_of.get(path, 0) + size_bytes
-            self._received_bytes += size_bytes
-            self._received_at_s = time.monotonic()
-            self._phase = ("downloading", "")
-
-    def observe(self, path: str, size_bytes: int) -> None:
-        """Another process wrote `size_bytes` of a file so far; counts for the speed as well."""
-        with self._lock:
-            self._received_bytes += max(0, size_bytes - self._bytes_of.get(path, size_bytes))
-            self._bytes_of[path] = size_bytes
-
-    def snapshot(self) -> dict[str, Any]:
-        """The fields of `DownloadProgress` but for `model_id`."""
-        with self._lock:
-            self._shown_bytes = min(max(self._shown_bytes, sum(self._bytes_of.values())), self.total_bytes)
-            now_s = time.monotonic()
-            speed = self._speed(now_s)
-            is_pausing = now_s < self._retry[1] and now_s - self._received_at_s > _QUIET_S
-            phase, detail = ("retrying", self._retry[0]) if is_pausing else self._phase
-            left = self.total_bytes - self._shown_bytes
-            return {
-                "phase": phase,
-                "detail": detail,
-                "completed_bytes": self._shown_bytes,
-                "total_bytes": self.total_bytes,
-                "bytes_per_s": speed,
-                "eta_s": left / speed if speed > 0 and left > 0 else None,
-                "completed_files": len(self._finished),
-                "total_files": self.total_files,
-            }
-
-    def _speed(self, now_s: float) -> float:
-        self._samples.append((now_s, self._received_bytes))
-        while len(self._samples) > 2 and now_s - self._samples[0][0] > _WINDOW_S:
-            self._samples.popleft()
-        (first_s, first_bytes), (last_s, last_bytes) = self._samples[0], self._samples[-1]
-        return (last_bytes - first_bytes) / (last_s - first_s) if last_s > first_s else 0.0
+    def save(self) -> None:
+        """Keeps the speed, unless too little was received to measure it."""
+        if self._first is None:
+            return
+        elapsed_s = self._last[0] - self._first[0]
+        received_bytes = self._last[1] - self._first[1]
+        if elapsed_s >= _MIN_MEASURED_S and received_bytes >= _MIN_MEASURED_BYTES:
+            with contextlib.suppress(OSError):
+                self._config.record_speed(received_bytes / elapsed_s)

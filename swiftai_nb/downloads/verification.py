@@ -1,31 +1,36 @@
-"""Compares files on this disk with the hashes their publisher announced. Needs no network."""
+"""Compares files on this disk with their published checksums, and the catalog with the live Hub."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.core.errors import InvalidInputError, ModelNotDownloadedError
-from swiftai_nb.downloads.worker.cache_writer import hash_stream, new_hash
+from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, ModelNotDownloadedError
+from swiftai_nb.downloads.cache_files import matches_checksum, safe_join, unlink_cached
+from swiftai_nb.downloads.protocol import DownloadJob
+from swiftai_nb.downloads.worker.errors import translate
+from swiftai_nb.downloads.worker.hub_listing import DownloadPlan, fetch_listing, open_client
 from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, repository_folder
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
+_ROUNDING = 0.02
+
 
 @dataclass(frozen=True)
 class Verification:
-    """How the files of a model stand.
+    """The result of `verify_files`.
 
     Args:
         model_id: which model.
-        good: paths whose bytes are right.
-        wrong: paths whose bytes are not.
-        missing: paths that are not there.
-        unknown: paths no hash is known for.
-        size_bytes: that were read.
+        good: paths with the published checksum.
+        wrong: paths with another one.
+        missing: paths of required files that are not on disk.
+        unknown: paths without a published checksum.
+        size_bytes: how much was read.
         was_repaired: the wrong files were deleted.
     """
 
@@ -39,21 +44,21 @@ class Verification:
 
     @property
     def is_good(self) -> bool:
-        """Nothing wrong, nothing missing."""
+        """Whether nothing is wrong or missing."""
         return not self.wrong and not self.missing
 
     def __repr__(self) -> str:
-        lines = [f"{self.model_id}: {len(self.good)} files right ({format_bytes(self.size_bytes)} read)"]
-        for words, paths in (
-            ("WRONG BYTES", self.wrong),
+        lines = [f"{self.model_id}: {len(self.good)} files verified ({format_bytes(self.size_bytes)} read)"]
+        for label, paths in (
+            ("WRONG CHECKSUM", self.wrong),
             ("missing", self.missing),
-            ("no hash known", self.unknown),
+            ("no published checksum", self.unknown),
         ):
-            lines += [f"  {words}: {path}" for path in paths]
+            lines += [f"  {label}: {path}" for path in paths]
         if self.wrong and not self.was_repaired:
-            lines.append(f"Try: verify {self.model_id} --repair   deletes the wrong files")
+            lines.append(f"Try: verify {self.model_id} --repair   deletes the damaged files")
         if self.missing or self.was_repaired:
-            lines.append(f"Try: download {self.model_id}   fetches just what is missing")
+            lines.append(f"Try: download {self.model_id}   fetches only the missing files")
         return "\n".join(lines)
 
 
@@ -64,50 +69,70 @@ def verify_files(
     repair: bool = False,
     on_file: Callable[[str], None] = lambda _path: None,
 ) -> Verification:
-    """Reads every file of a downloaded model and compares its hash.
+    """Reads every file of a downloaded model and compares its checksum. Needs no network.
 
     Args:
         registry: which models there are.
         model_id: catalog id, alias or user entry.
-        repair: delete files whose bytes are wrong, so that the next download fetches them.
-        on_file: told every path before it is read.
+        repair: delete files with a wrong checksum, so that the next download fetches them.
+        on_file: called with every path before it is read.
 
     Raises:
-        ModelNotFoundError: nobody knows the name.
-        ModelNotDownloadedError: nothing of it is on this disk.
-        InvalidInputError: a bundled model or a user's folder, which have no announced hashes.
+        ModelNotFoundError: unknown name.
+        ModelNotDownloadedError: none of it is on this disk.
+        InvalidInputError: a bundled model or a user's folder, which have no published checksums.
     """
     info = registry.find(model_id)
+    if info.bundled:
+        raise InvalidInputError(
+            f"{info.id} ships with the package, so there is nothing to verify", hint="use it as it is"
+        )
     if not info.is_downloadable:
         raise InvalidInputError(
-            f"{info.id} was not downloaded: nobody announced its hashes", hint="just use it"
+            f"{info.id} is your own folder and has no published checksums", hint="use it as it is"
         )
     found = registry.disk_status(info)
     if found.state is DiskState.ABSENT or found.folder is None or found.repository is None:
-        raise ModelNotDownloadedError(f"{info.id} is not on this disk", hint=f"download {info.id}")
-    hashes = _announced(registry, found.repository, found.folder)
-    verdicts: dict[str, list[str]] = {"good": [], "wrong": [], "missing": [], "unknown": []}
+        raise ModelNotDownloadedError(f"{info.id} is not downloaded", hint=f"download {info.id}")
+    published = _published(registry, found.repository, found.folder)
+    results: dict[str, list[str]] = {"good": [], "wrong": [], "unknown": []}
     size_bytes = 0
-    for path in _paths(info, hashes, found):
+    for path in _paths(info, published, found):
         on_file(path)
-        verdict, read_bytes = _verify_file(found.folder / path, hashes.get(path))
+        pointer = _readable(found.folder, path)
+        if pointer is None:
+            continue
+        is_right, read_bytes = matches_checksum(pointer, published.get(path, ModelFile(path)))
         size_bytes += read_bytes
-        if verdict != "absent":
-            verdicts[verdict].append(path)
-        if verdict == "wrong" and repair:
-            _remove(found.folder / path)
-    lists = {name: tuple(paths) for name, paths in verdicts.items()}
-    repaired = repair and bool(verdicts["wrong"])
-    missing = tuple(sorted({*lists.pop("missing"), *found.missing}))
-    return Verification(info.id, **lists, missing=missing, size_bytes=size_bytes, was_repaired=repaired)
+        results["unknown" if is_right is None else "good" if is_right else "wrong"].append(path)
+        if repair and is_right is False:
+            unlink_cached(pointer, registry.cache_dir)
+    return Verification(
+        info.id,
+        good=tuple(results["good"]),
+        wrong=tuple(results["wrong"]),
+        missing=tuple(sorted(found.missing)),
+        unknown=tuple(results["unknown"]),
+        size_bytes=size_bytes,
+        was_repaired=repair and bool(results["wrong"]),
+    )
 
 
-def _paths(info: DiffusionModelInfo, hashes: dict[str, ModelFile], found: ModelOnDisk) -> list[str]:
-    wanted = [f.path for f in info.files] if info.files else list(hashes)
+def _readable(folder: Path, path: str) -> Path | None:
+    """A file of a snapshot; None when it is absent (optional) or its recorded path leads outside."""
+    try:
+        pointer = safe_join(folder, path)
+    except InvalidModelFilesError:
+        return None
+    return pointer if pointer.is_file() else None
+
+
+def _paths(info: DiffusionModelInfo, published: dict[str, ModelFile], found: ModelOnDisk) -> list[str]:
+    wanted = [f.path for f in info.files] if info.files else list(published)
     return sorted(p for p in wanted if p not in found.missing)
 
 
-def _announced(registry: DiffusionModelRegistry, repository: str, folder: Path) -> dict[str, ModelFile]:
+def _published(registry: DiffusionModelRegistry, repository: str, folder: Path) -> dict[str, ModelFile]:
     """From our record of the download, else from the cache itself: listings, and the names of blobs."""
     known = _from_links(folder)
     known |= _from_tree(repository_folder(registry.cache_dir, repository) / "trees" / f"{folder.name}.json")
@@ -129,25 +154,107 @@ def _from_tree(path: Path) -> dict[str, ModelFile]:
             name: ModelFile(name, entry["size"], oid=entry.get("lfs_sha256") or entry["blob_id"])
             for name, entry in files.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def _verify_file(path: Path, announced: ModelFile | None) -> tuple[str, int]:
-    if not path.is_file():
-        return "absent", 0
-    digest = None if announced is None else new_hash(announced)
-    if announced is None or digest is None:
-        return "unknown", 0
-    with path.open("rb") as stream:
-        size_bytes = hash_stream(stream, digest)
-    is_good = digest.hexdigest() == announced.oid and announced.size_bytes in (None, size_bytes)
-    return ("good" if is_good else "wrong"), size_bytes
+@dataclass(frozen=True)
+class HubCheck:
+    """One entry against one repository.
+
+    Args:
+        model_id: the entry.
+        repository: what was asked.
+        differences: one line each; empty when the table is right.
+        commit: the commit that answered, to be pinned; None when none did.
+        size_bytes: what a download would fetch; 0 when unknown.
+        files: as the Hub lists them.
+    """
+
+    model_id: str
+    repository: str
+    differences: tuple[str, ...] = ()
+    commit: str | None = None
+    size_bytes: int = 0
+    files: tuple[ModelFile, ...] = field(default=(), repr=False)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the table is right."""
+        return not self.differences
+
+    def __str__(self) -> str:
+        found = "" if self.commit is None else f"  {format_bytes(self.size_bytes)} at {self.commit}"
+        head = f"{'ok  ' if self.is_good else 'DIFF'}  {self.model_id}  {self.repository}{found}"
+        return "\n".join([head, *(f"        {line}" for line in self.differences)])
 
 
-def _remove(pointer: Path) -> None:
-    hop = Path(pointer.parent, pointer.readlink()) if pointer.is_symlink() else None
-    target = pointer.resolve()
-    for path in (pointer, hop, target):
-        if path is not None:
-            path.unlink(missing_ok=True)
+def check_catalog(
+    entries: Iterable[DiffusionModelInfo],
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
+    on_check: Callable[[HubCheck], None] = lambda _check: None,
+) -> list[HubCheck]:
+    """Asks the Hub about every repository of every entry, fallbacks included. For maintainers.
+
+    Tested against a local server only.
+
+    Args:
+        entries: of the catalog.
+        endpoint: another Hub.
+        token: None lets huggingface_hub find the user's.
+        on_check: called with every result as it is known.
+    """
+    checks: list[HubCheck] = []
+    for info in entries:
+        for repository in (info.repository, *info.fallback_repositories):
+            if repository is not None:
+                checks.append(_check(info, repository, endpoint=endpoint, token=token))
+                on_check(checks[-1])
+    return checks
+
+
+def _check(info: DiffusionModelInfo, repository: str, *, endpoint: str | None, token: str | None) -> HubCheck:
+    job = DownloadJob(
+        info.id,
+        (repository,),
+        cache_dir="",
+        revision=info.revision,
+        files=info.files,
+        endpoint=endpoint,
+        token=token,
+    )
+    try:
+        with open_client(job) as client:
+            plan = fetch_listing(job, repository, client)
+    except Exception as error:  # noqa: BLE001 (one failure must not hide the other rows)
+        return HubCheck(info.id, repository, (translate(error, job, repository=repository).message,))
+    differences = [*_size_differences(info, plan.files, plan.total_bytes), *_page_differences(info, plan)]
+    return HubCheck(info.id, repository, tuple(differences), plan.commit, plan.total_bytes, plan.files)
+
+
+def _size_differences(info: DiffusionModelInfo, files: tuple[ModelFile, ...], total_bytes: int) -> list[str]:
+    listed = {f.path: f.size_bytes for f in files}
+    lines = []
+    for file in info.files:
+        there = listed.get(file.path)
+        if file.size_bytes is None or there is None:
+            continue
+        allowed = 0 if file.is_exact else _ROUNDING * file.size_bytes
+        if abs(there - file.size_bytes) > allowed:
+            lines.append(f"{file.path}: the table says {file.size_bytes:,} bytes, the Hub {there:,}")
+    if info.size_bytes and abs(total_bytes - info.size_bytes) > _ROUNDING * info.size_bytes:
+        lines.append(f"total: the table says {info.size_bytes:,} bytes, the Hub {total_bytes:,}")
+    return lines
+
+
+def _page_differences(info: DiffusionModelInfo, plan: DownloadPlan) -> list[str]:
+    lines = []
+    if plan.is_gated != (info.gated is not None):
+        is_there = "gated" if plan.is_gated else "open"
+        lines.append(f"gating: the table says {info.gated or 'open'}, the Hub {is_there}")
+    licenses = [t.removeprefix("license:") for t in plan.tags if t.startswith("license:")]
+    if licenses and info.license not in licenses and licenses != ["other"]:
+        lines.append(f"license: the table says {info.license}, the Hub {', '.join(licenses)}")
+    return lines

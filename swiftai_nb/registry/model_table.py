@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftai_nb.core.table import Cell, Row, Table
-from swiftai_nb.downloads.reclaimable import find_reclaimable
+from swiftai_nb.downloads.deletion import find_reclaimable
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, format_bytes
 from swiftai_nb.registry.quantized_models import is_copy

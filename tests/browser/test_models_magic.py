@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.browser.jupyter import NotebookPage, OpenNotebook
-from tests.registry.fake_hub import FakeHub, tiny_repository
+from tests.downloads.fake_hub import FakeHub, tiny_repository
 
 SETUP = """\
 import os

@@ -79,7 +79,7 @@ def prepare_hub(folder: str) -> Any:
     from swiftai_nb.downloads.downloader import DiffusionModelDownloader, DownloadOptions
     from swiftai_nb.model_files.variants import DiffusionVariant
     from swiftai_nb.registry.registry import DiffusionModelRegistry
-    from tests.registry.fake_hub import FakeHub, tiny_repository
+    from tests.downloads.fake_hub import FakeHub, tiny_repository
 
     hub = FakeHub({"org/tiny": tiny_repository()})
     hub.__enter__()

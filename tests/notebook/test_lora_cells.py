@@ -17,7 +17,7 @@ from IPython.core.error import UsageError
 import swiftai_nb
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidModelFilesError, NetworkError
-from tests.registry.fake_hub import FakeHub
+from tests.downloads.fake_hub import FakeHub
 
 UNET = Path(swiftai_nb.__file__).parent / "assets" / "emoji-mini" / "unet"
 WORDS = "a red apple --engine local --steps 1 --seed 7"

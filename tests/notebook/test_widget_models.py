@@ -16,7 +16,7 @@ from swiftai_nb.notebook.session import Session
 from swiftai_nb.notebook.widget.model_picker import ModelPicker
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from swiftai_nb.testing import FakeGenerator
-from tests.registry.fake_hub import FakeHub, tiny_repository
+from tests.downloads.fake_hub import FakeHub, tiny_repository
 
 REPOSITORY = "org/tiny"
 PATIENCE_S = 60.0

@@ -43,7 +43,7 @@ def registry(tmp_path, folder):
 
 def test_a_copy_draws_what_packing_on_load_draws_and_is_listed_and_deleted(registry, folder):
     said = []
-    verbs = ModelCommands(registry=registry, say=said.append, quantize=quantize_model)
+    verbs = ModelCommands(registry=registry, log=said.append, quantize=quantize_model)
 
     def show(line):
         return repr(verbs.run(line.split())[0])

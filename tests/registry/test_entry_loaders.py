@@ -20,8 +20,8 @@ from swiftai_nb.registry.catalog import CATALOG  # noqa: E402
 from swiftai_nb.registry.model_info import DiffusionModelInfo  # noqa: E402
 from swiftai_nb.registry.registry import DiffusionModelRegistry  # noqa: E402
 from tests.diffusion import flux_folders, sd_folders  # noqa: E402
-from tests.registry.conftest import make_downloader  # noqa: E402
-from tests.registry.fake_hub import FakeHub  # noqa: E402
+from tests.downloads.conftest import make_downloader  # noqa: E402
+from tests.downloads.fake_hub import FakeHub  # noqa: E402
 
 _SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
              "beta_schedule": "scaled_linear"}  # fmt: skip

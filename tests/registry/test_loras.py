@@ -26,7 +26,7 @@ from swiftai_nb.registry.loras import (
     select_lora,
 )
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from tests.registry.conftest import REPOSITORY, make_downloader, partial_files
+from tests.downloads.conftest import REPOSITORY, make_downloader, partial_files
 
 ONE, MANY, PEFT = "org/one-lora", "org/many-loras", "org/peft-lora"
 DATA = bytes(range(256)) * 400
@@ -185,7 +185,7 @@ def test_a_lora_is_listed_told_about_verified_and_deleted_like_a_model(lora_hub,
     assert " yes " in line
     assert "LoRA" in line
     assert "family" not in show(f"info {ONE}")
-    assert "1 files right" in show(f"verify {ONE}")
+    assert "1 files verified" in show(f"verify {ONE}")
     with pytest.raises(InvalidInputError, match="is a LoRA"):
         registry.resolve(ONE)
     assert "102 kB freed" in show(f"delete {ONE}")

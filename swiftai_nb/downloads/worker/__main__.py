@@ -1,12 +1,12 @@
-"""The child process that fetches one model: `python -m swiftai_nb.downloads.worker`.
+"""The process that fetches one model: `python -m swiftai_nb.downloads.worker`.
 
 A process, because ending it is the only thing that stops a download at once, whatever it is doing: plain
-HTTP, a stalled server, or hf_xet's native code. See `download_protocol` for what goes in and out.
+HTTP, a server that does not answer, or hf_xet's native code. `downloads.protocol` describes its input and
+output.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -23,78 +23,56 @@ from swiftai_nb.core.errors import (
     InvalidModelFilesError,
     ModelNotFoundError,
 )
-from swiftai_nb.downloads.file_lock import FileLock
-from swiftai_nb.downloads.progress import ProgressMeter
-from swiftai_nb.downloads.protocol import DownloadJob, job_from_line
+from swiftai_nb.downloads.cache_files import hold_lock
+from swiftai_nb.downloads.protocol import DownloadJob, job_from_line, redact
 from swiftai_nb.downloads.worker.cache_writer import CacheWriter
-from swiftai_nb.downloads.worker.hub_errors import hub_utils, is_disk_full, redacted, status_of, translate
-from swiftai_nb.downloads.worker.hub_listing import DownloadPlan, fetch_listing
-from swiftai_nb.downloads.worker.retries import StoppedError, with_retries
-from swiftai_nb.downloads.worker.transfer import FileTransfer, TransferContext
-from swiftai_nb.downloads.worker.xet_transfer import can_use_xet, fetch_with_hub
+from swiftai_nb.downloads.worker.errors import StoppedError, is_disk_full, translate, with_retries
+from swiftai_nb.downloads.worker.hub_listing import DownloadPlan, fetch_listing, open_client
+from swiftai_nb.downloads.worker.reporter import ProgressMeter, Reporter
+from swiftai_nb.downloads.worker.transfer import TransferContext, fetch_file
 from swiftai_nb.registry.model_info import ModelFile, format_bytes
 
-_TICK_S = 0.25
-
-
-class Reporter:
-    """Writes events as JSON lines; a thread repeats the meter's state four times a second."""
-
-    def __init__(self, out: TextIO, meter: ProgressMeter) -> None:
-        self._out = out
-        self._lock = threading.Lock()
-        self._meter = meter
-        self._is_over = False
-
-    def send(self, event: str, **fields: Any) -> None:
-        """One line; nothing more comes after "done" or "error"."""
-        with self._lock:
-            if not self._is_over:
-                self._out.write(json.dumps({"event": event, **fields}) + "\n")
-                self._out.flush()
-            self._is_over = self._is_over or event in ("done", "error")
-
-    def start_ticking(self) -> None:
-        """Begins to repeat the meter's state."""
-        threading.Thread(target=self._tick, daemon=True).start()
-
-    def _tick(self) -> None:
-        while not self._is_over:
-            self.send("progress", **self._meter.snapshot())
-            time.sleep(_TICK_S)
+_POLL_S = 0.25
 
 
 def run_job(job: DownloadJob, reporter: Reporter, meter: ProgressMeter) -> None:
-    """Fetches a model and reports it; tries the copies of a repository that is gone.
+    """Fetches a model and reports it; tries the fallbacks of a repository that no longer exists.
 
     Raises:
         AIError: one error, with a remedy.
     """
     first_error: AIError | None = None
-    for repository in job.repositories:
-        try:
-            _fetch_model(job, repository, reporter, meter)
-            return
-        except (ModelNotFoundError, InvalidModelFilesError) as error:
-            first_error = error if first_error is None else first_error
+    with open_client(job) as client:
+        for repository in job.repositories:
+            try:
+                _fetch_model(job, repository, client, reporter, meter)
+                return
+            except (ModelNotFoundError, InvalidModelFilesError) as error:
+                first_error = error if first_error is None else first_error
     if first_error is not None:
         raise first_error
 
 
-def _fetch_model(job: DownloadJob, repository: str, reporter: Reporter, meter: ProgressMeter) -> None:
+def _fetch_model(
+    job: DownloadJob, repository: str, client: Any, reporter: Reporter, meter: ProgressMeter
+) -> None:
     stop = threading.Event()
     meter.set_phase("asking the Hub")
-    # Without any network the user should hear of it within seconds: fewer tries than for a file.
+    # Without a network the user should learn it within seconds: fewer attempts than for a file.
     options = replace(job.options, max_attempts=min(3, job.options.max_attempts))
     try:
-        plan = with_retries(lambda: fetch_listing(job, repository), options=options, meter=meter, stop=stop)
+        plan = with_retries(
+            lambda: fetch_listing(job, repository, client), options=options, meter=meter, stop=stop
+        )
     except Exception as error:
-        raise translate(error, job, repository=repository) from error
+        raise translate(error, replace(job, options=options), repository=repository) from error
     writer = CacheWriter(Path(job.cache_dir), repository, plan.commit)
     _report_plan(plan, reporter, meter)
+    context = TransferContext(job, plan, writer, meter, client, stop)
+    waiting = meter.local_work("waiting", "another process is downloading it")
     try:
-        with _repo_lock(plan, writer, meter):
-            _fetch_files(job, plan, writer, meter, stop)
+        with hold_lock(writer.lock_path, busy=waiting, on_wait=lambda: _observe(context)):
+            _fetch_files(context)
             writer.write_ref("main" if job.revision is None else job.revision)
     except Exception as error:
         raise translate(error, job, repository=repository, is_gated=plan.is_gated) from error
@@ -110,102 +88,55 @@ def _report_plan(plan: DownloadPlan, reporter: Reporter, meter: ProgressMeter) -
     reporter.send("plan", repository=plan.repository, commit=plan.commit, total_bytes=total, files=files)
 
 
-def _repo_lock(plan: DownloadPlan, writer: CacheWriter, meter: ProgressMeter) -> FileLock:
-    """The lock of this repository; while another kernel fetches it, its progress is shown as ours."""
-
-    def watch() -> None:
-        meter.set_phase("waiting", "another process is downloading it")
-        for file in plan.files:
-            meter.observe(file.path, _bytes_on_disk(file, writer))
-
-    lock = FileLock(writer.locks / "swiftai-download.lock")
-    lock.acquire(on_wait=watch, poll_s=_TICK_S)
-    return lock
+def _observe(context: TransferContext) -> None:
+    """Shows the progress of another process that downloads the same repository."""
+    for file in context.plan.files:
+        context.meter.observe(file.path, context.writer.bytes_on_disk(file))
 
 
-def _bytes_on_disk(file: ModelFile, writer: CacheWriter) -> int:
-    for path in (writer.pointer(file), writer.blob(file), writer.partial(file)):
+def _fetch_files(context: TransferContext) -> None:
+    missing = _find_missing(context)
+    _check_disk_space(missing, context)
+    context.meter.set_phase("downloading")
+    with ThreadPoolExecutor(context.job.options.connections) as pool:
+        # Small files first: a refusal (gated, disk full) shows before gigabytes were fetched.
+        ordered = sorted(missing, key=lambda f: f.size_bytes or 0)
+        transfers = [pool.submit(fetch_file, file, context) for file in ordered]
         try:
-            return path.stat().st_size
-        except OSError:
-            continue
-    return 0
-
-
-def _fetch_files(
-    job: DownloadJob, plan: DownloadPlan, writer: CacheWriter, meter: ProgressMeter, stop: threading.Event
-) -> None:
-    missing = _find_missing(plan, writer, meter)
-    _check_disk_space(job, missing, writer)
-    httpx = hub_utils().httpx
-    limits = httpx.Limits(max_connections=max(4, job.options.connections))
-    client = httpx.Client(timeout=job.options.timeout_s, follow_redirects=True, limits=limits)
-    context = TransferContext(job, plan, writer, meter, client, stop)
-    with client, ThreadPoolExecutor(job.options.connections) as pool:
-        # Small files first: a refusal (gated, no room) shows before gigabytes came.
-        waiting = [
-            pool.submit(_fetch_file, f, context) for f in sorted(missing, key=lambda f: f.size_bytes or 0)
-        ]
-        try:
-            for done in as_completed(waiting):
+            for done in as_completed(transfers):
                 done.result()
         except Exception as error:
-            stop.set()
+            context.stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             if is_disk_full(error):
                 for file in missing:
-                    writer.partial(file).unlink(missing_ok=True)
+                    context.writer.partial(file).unlink(missing_ok=True)
             raise
 
 
-def _find_missing(plan: DownloadPlan, writer: CacheWriter, meter: ProgressMeter) -> list[ModelFile]:
-    meter.set_phase("checking", "what is here already")
+def _find_missing(context: TransferContext) -> list[ModelFile]:
+    meter, writer = context.meter, context.writer
     missing: list[ModelFile] = []
-    for file in plan.files:
-        is_finished = writer.is_finished(file)
-        meter.set_bytes(file.path, _bytes_on_disk(file, writer), is_finished=is_finished)
-        if not is_finished:
-            missing.append(file)
+    with meter.local_work("checking", "the files on this disk"):
+        for file in context.plan.files:
+            is_finished = writer.is_finished(file)
+            meter.set_bytes(file.path, writer.bytes_on_disk(file), is_finished=is_finished)
+            if not is_finished:
+                missing.append(file)
     return missing
 
 
-def _check_disk_space(job: DownloadJob, missing: list[ModelFile], writer: CacheWriter) -> None:
-    needed = sum(max(0, (f.size_bytes or 0) - _bytes_on_disk(f, writer)) for f in missing)
+def _check_disk_space(missing: list[ModelFile], context: TransferContext) -> None:
+    job, writer = context.job, context.writer
+    needed = sum(max(0, (f.size_bytes or 0) - writer.bytes_on_disk(f)) for f in missing)
     Path(job.cache_dir).mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(job.cache_dir).free
     if needed > free:
         raise InsufficientDiskSpaceError(
             f"{job.model_id} needs {format_bytes(needed)} more and the disk has {format_bytes(free)} free",
-            hint=f"free {format_bytes(needed - free)} (%imagine_models clean shows what is reclaimable), "
+            hint=f"free {format_bytes(needed - free)} (%imagine_models clean shows what can be removed), "
             "or set HF_HOME to a larger disk",
         )
-
-
-def _fetch_file(file: ModelFile, context: TransferContext) -> None:
-    writer, transport = context.writer, context.job.options.transport
-    with FileLock(writer.lock_path(file)) as lock:
-        if writer.is_finished(file):
-            context.meter.set_bytes(file.path, file.size_bytes or 0, is_finished=True)
-            return
-        writer.drop_foreign_partials(file)
-        if transport == "xet" and can_use_xet(file):
-            lock.release()
-            fetch_with_hub(file, context)
-            return
-        try:
-            FileTransfer(file, context).run()
-        except Exception as error:
-            if transport != "auto" or not _may_xet_help(error, file, context):
-                raise
-            lock.release()
-            writer.partial(file).unlink(missing_ok=True)
-            fetch_with_hub(file, context)
-
-
-def _may_xet_help(error: Exception, file: ModelFile, context: TransferContext) -> bool:
-    """A file that plain HTTP refuses though its repository is open may still come through Xet."""
-    refused = status_of(error) in (403, 404, 410, 500, 501, 502)
-    return refused and not context.plan.is_gated and can_use_xet(file)
 
 
 def _exit_with_parent(parent_pid: int) -> None:
@@ -218,7 +149,7 @@ def _exit_with_parent(parent_pid: int) -> None:
 
     def watch_parent() -> None:
         while os.getppid() == parent_pid:
-            time.sleep(_TICK_S)
+            time.sleep(_POLL_S)
         os._exit(143)
 
     threading.Thread(target=watch_pipe, daemon=True).start()
@@ -234,29 +165,23 @@ def _own_standard_output() -> TextIO:
 
 
 def main() -> int:
-    """Reads one job, does it, says how it went: 0 done, 2 failed."""
+    """Reads one job, does it and reports the outcome: 0 done, 2 failed."""
     parent_pid = os.getppid()
     out = _own_standard_output()
     job = job_from_line(sys.stdin.buffer.readline().decode())
     _exit_with_parent(parent_pid)
     meter = ProgressMeter()
-    reporter = Reporter(out, meter)
-    reporter.start_ticking()
+    reporter = Reporter(out, meter, job.options, on_too_slow=lambda: os._exit(2))
+    reporter.start()
     try:
         run_job(job, reporter, meter)
     except StoppedError:
         return 2
     except Exception as error:  # noqa: BLE001 (the process boundary: every failure becomes one event)
-        known = translate(error, job, repository=job.repositories[0])
-        reporter.send("error", error=_clean(known, job))
+        data = translate(error, job, repository=job.repositories[0]).to_dict()
+        reporter.send("error", error={**data, "message": redact(data["message"], job.token)})
         return 2
     return 0
-
-
-def _clean(error: AIError, job: DownloadJob) -> dict[str, Any]:
-    data = error.to_dict()
-    data["message"] = redacted(data["message"], job.token)
-    return data
 
 
 if __name__ == "__main__":

@@ -1,20 +1,27 @@
-"""Asks the Hub, in one request, which files a model has, how large they are, and what their hashes are."""
+"""Asks the Hub, in one request, which files a model has, how large they are, and their checksums.
+
+Everything the server names (paths, sizes, checksums, the commit) is checked here, before any of it is
+recorded or becomes a file name.
+"""
 
 from __future__ import annotations
 
-import re
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
+from swiftai_nb.downloads.cache_files import check_path, is_checksum
 from swiftai_nb.downloads.protocol import DownloadJob
-from swiftai_nb.downloads.worker.hub_errors import hub_utils
+from swiftai_nb.downloads.worker.errors import hub_utils
 from swiftai_nb.model_files.listing import select_files
 from swiftai_nb.registry.loras import KIND as LORA_KIND
 from swiftai_nb.registry.loras import select_lora
 from swiftai_nb.registry.model_info import ModelFile
 from swiftai_nb.registry.model_sources import select_plugin_files
+
+_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,8 @@ class DownloadPlan:
     Args:
         repository: the one that answered.
         commit: 40-hex commit.
-        files: with exact sizes and hashes.
-        is_gated: the publisher wants terms accepted before files may be fetched.
+        files: with exact sizes and checksums.
+        is_gated: the publisher requires that terms are accepted before files may be fetched.
         tags: of the repository's page, such as "license:mit".
     """
 
@@ -41,65 +48,85 @@ class DownloadPlan:
         return sum(f.size_bytes or 0 for f in self.files)
 
 
-def fetch_listing(job: DownloadJob, repository: str) -> DownloadPlan:
+def open_client(job: DownloadJob) -> Any:
+    """An httpx client for all requests of a job.
+
+    Raises:
+        InvalidInputError: the environment names certificates that cannot be read.
+    """
+    httpx = hub_utils().httpx
+    limits = httpx.Limits(max_connections=max(4, job.options.connections))
+    try:
+        return httpx.Client(timeout=job.options.timeout_s, follow_redirects=True, limits=limits)
+    except OSError as error:  # ssl.SSLError is one
+        named = ", ".join(f"{n}={os.environ[n]}" for n in _CERTIFICATE_VARIABLES if os.environ.get(n))
+        raise InvalidInputError(
+            f"cannot read the TLS certificates{f' ({named})' if named else ''}: {error.strerror or error}",
+            hint="set SSL_CERT_FILE to a readable file in PEM format, or unset it",
+        ) from error
+
+
+def fetch_listing(job: DownloadJob, repository: str, client: Any) -> DownloadPlan:
     """The plan for a job from one of its repositories.
 
     Raises:
-        InvalidModelFilesError: the repository lacks files the model needs; names them.
-        UnsupportedModelError: no layout we know (only when the job names no files).
+        InvalidModelFilesError: the repository lacks files the model needs, or the answer is not usable.
+        UnsupportedModelError: no known layout (only when the job names no files).
         Exception: what huggingface_hub and httpx raise, untranslated.
     """
-    info = _get_info(job, repository)
-    listed = {s["rfilename"]: _file(s) for s in info.get("siblings") or ()}
+    info = _fetch_info(job, repository, client)
+    commit = info.get("sha")
+    if not is_checksum(commit):
+        raise _bad_answer(repository, f"commit {commit!r}")
+    siblings = info.get("siblings") or ()
+    listed = {str(s["rfilename"]): s for s in siblings if isinstance(s, dict) and "rfilename" in s}
     asked = {f.path: f for f in job.files}
-    files = [_as_asked(listed[p], asked.get(p)) for p in _wanted(job, repository, listed)]
-    commit = str(info.get("sha"))
-    known = tuple(f if f.oid is not None else _ask_for_file(job, repository, commit, f) for f in files)
-    for name in (commit, *(f.oid for f in known)):
-        _check_name(name, repository)
+    files = []
+    for path in _wanted(job, repository, set(listed)):
+        check_path(path)
+        file = _file(listed[path])
+        file = file if file.oid is not None else _fetch_metadata(job, repository, str(commit), path)
+        _check_metadata(file, repository)
+        known = asked.get(path)
+        files.append(
+            file if known is None else replace(file, is_required=known.is_required, group=known.group)
+        )
     tags = tuple(str(tag) for tag in info.get("tags") or ())
-    return DownloadPlan(repository, commit, known, is_gated=bool(info.get("gated")), tags=tags)
+    return DownloadPlan(repository, str(commit), tuple(files), is_gated=bool(info.get("gated")), tags=tags)
 
 
-def _get_info(job: DownloadJob, repository: str) -> dict[str, Any]:
-    """The Hub's own listing with sizes and hashes; `HfApi.model_info` without its half second of imports."""
+def file_url(job: DownloadJob, repository: str, *, commit: str, path: str) -> str:
+    """The address of a file of a commit."""
+    return f"{_endpoint(job)}/{repository}/resolve/{quote(commit, safe='')}/{quote(path)}"
+
+
+def _endpoint(job: DownloadJob) -> str:
     from huggingface_hub import constants
 
+    return str(constants.ENDPOINT) if job.endpoint is None else job.endpoint.rstrip("/")
+
+
+def _fetch_info(job: DownloadJob, repository: str, client: Any) -> dict[str, Any]:
+    """The Hub's own listing with sizes and hashes; `HfApi.model_info` without its half second of imports."""
     utils = hub_utils()
-    endpoint = constants.ENDPOINT if job.endpoint is None else job.endpoint.rstrip("/")
     revision = "" if job.revision is None else f"/revision/{quote(job.revision, safe='')}"
     headers = utils.build_hf_headers(token=job.token, library_name="swiftai_nb")
-    with utils.httpx.Client(timeout=job.options.timeout_s, follow_redirects=True) as client:
-        url = f"{endpoint}/api/models/{repository}{revision}"
-        response = client.get(url, params={"blobs": "true"}, headers=headers)
+    url = f"{_endpoint(job)}/api/models/{repository}{revision}"
+    response = client.get(url, params={"blobs": "true"}, headers=headers)
     utils.hf_raise_for_status(response)
     try:
         data = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
         raise InvalidModelFilesError(
-            f"{endpoint} does not answer like the Hub (HTTP {response.status_code})",
-            hint="check HF_ENDPOINT, and whether this network wants you to log in on a page first",
+            f"{_endpoint(job)} does not answer like the Hub (HTTP {response.status_code})",
+            hint="check HF_ENDPOINT, and whether this network requires a log-in page first",
         )
     return data
 
 
-def file_url(job: DownloadJob, repository: str, *, commit: str, path: str) -> str:
-    """Where a file of a commit is fetched from."""
-    from huggingface_hub import constants
-
-    endpoint = constants.ENDPOINT if job.endpoint is None else job.endpoint.rstrip("/")
-    return f"{endpoint}/{repository}/resolve/{quote(commit, safe='')}/{quote(path)}"
-
-
-def _check_name(name: str | None, repository: str) -> None:
-    """Commits and hashes become file names: whatever a server says, they stay inside the cache."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{3,127}", name or ""):
-        raise InvalidModelFilesError(f"{repository} answers with a bad hash: {name!r}", hint="do not use it")
-
-
-def _wanted(job: DownloadJob, repository: str, listed: dict[str, ModelFile]) -> tuple[str, ...]:
+def _wanted(job: DownloadJob, repository: str, listed: set[str]) -> tuple[str, ...]:
     if not job.files:
         if job.kind == LORA_KIND:
             return select_lora(repository, listed)
@@ -118,24 +145,32 @@ def _wanted(job: DownloadJob, repository: str, listed: dict[str, ModelFile]) -> 
     return tuple(f.path for f in job.files if f.path in listed)
 
 
-def _as_asked(file: ModelFile, asked: ModelFile | None) -> ModelFile:
-    return file if asked is None else replace(file, is_required=asked.is_required, group=asked.group)
-
-
 def _file(sibling: dict[str, Any]) -> ModelFile:
     size_bytes = sibling.get("size")
-    oid = (sibling.get("lfs") or {}).get("sha256") or sibling.get("blobId")
+    lfs = sibling.get("lfs")
+    oid = (lfs.get("sha256") if isinstance(lfs, dict) else None) or sibling.get("blobId")
     return ModelFile(str(sibling["rfilename"]), size_bytes, is_exact=size_bytes is not None, oid=oid)
 
 
-def _ask_for_file(job: DownloadJob, repository: str, commit: str, file: ModelFile) -> ModelFile:
+def _fetch_metadata(job: DownloadJob, repository: str, commit: str, path: str) -> ModelFile:
     """Mirrors may list names only: then each file is asked for by itself."""
     from huggingface_hub import get_hf_file_metadata
 
-    url = file_url(job, repository, commit=commit, path=file.path)
+    url = file_url(job, repository, commit=commit, path=path)
     answer = get_hf_file_metadata(url, token=job.token, timeout=job.options.timeout_s, endpoint=job.endpoint)
-    if not answer.etag:
-        raise InvalidModelFilesError(
-            f"{repository} gives no hash for {file.path}", hint="use another endpoint"
-        )
-    return ModelFile(file.path, answer.size, is_exact=answer.size is not None, oid=answer.etag)
+    return ModelFile(path, answer.size, is_exact=answer.size is not None, oid=answer.etag)
+
+
+def _check_metadata(file: ModelFile, repository: str) -> None:
+    if not is_checksum(file.oid):
+        raise _bad_answer(repository, f"checksum {file.oid!r} for {file.path}")
+    size_bytes: object = file.size_bytes
+    is_size = isinstance(size_bytes, int) and not isinstance(size_bytes, bool) and size_bytes >= 0
+    if size_bytes is not None and not is_size:
+        raise _bad_answer(repository, f"size {size_bytes!r} for {file.path}")
+
+
+def _bad_answer(repository: str, what: str) -> InvalidModelFilesError:
+    return InvalidModelFilesError(
+        f"the file list of {repository} is not usable: {what}", hint="use another repository or endpoint"
+    )

@@ -124,11 +124,11 @@ class Completer:
         return dict.fromkeys(sources.get(option.name, lambda: option.choices)(), option.name)
 
     def _model_offers(self, words: list[str], last: str) -> Mapping[str, str]:
-        from swiftai_nb.downloads.commands import VERBS
+        from swiftai_nb.downloads.commands import COMMANDS
         from swiftai_nb.registry.registry import DiffusionModelRegistry
 
         if not words:
-            return dict.fromkeys(VERBS, "command")
+            return dict.fromkeys(COMMANDS, "command")
         if last.startswith("-") or words[0] not in _MODEL_COMMANDS | _INSTALLED_COMMANDS:
             return {}
         registry = DiffusionModelRegistry.shared

@@ -33,7 +33,7 @@ def imagine_models(line: str) -> Any:
         registry=session.registry,
         downloader=session.downloader,
         wait=_show_until_over,
-        say=_say,
+        log=_say,
         quantize=quantize_model,
     )
     result, _is_good = verbs.run([token.value for token in split(line)])

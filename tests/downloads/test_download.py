@@ -17,7 +17,7 @@ from swiftai_nb.core.errors import (
 from swiftai_nb.downloads.downloader import DiffusionModelDownloader
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from tests.registry.conftest import (
+from tests.downloads.conftest import (
     REPOSITORY,
     TEXT_ENCODER,
     UNET,
@@ -28,7 +28,7 @@ from tests.registry.conftest import (
     partial_files,
     until,
 )
-from tests.registry.fake_hub import FakeHub, tiny_repository
+from tests.downloads.fake_hub import FakeHub, tiny_repository
 
 
 def test_download_returns_folder_with_exact_files(hub, registry, downloader):
@@ -236,30 +236,16 @@ def test_downloader_without_arguments_uses_the_shared_registry():
     assert DiffusionModelDownloader().registry is DiffusionModelRegistry.shared
 
 
-class _Measured:
-    """A download's face towards the recorder."""
-
-    def __init__(self):
-        self.listeners, self.endings = [], []
-
-    def subscribe(self, handler):
-        self.listeners.append(handler)
-
-    def add_done_callback(self, action):
-        self.endings.append(action)
-
-
 @pytest.mark.parametrize(
     ("received", "seconds", "kept"), [(50_000_000, 5.0, 10_000_000.0), (1_000, 5.0, None)]
 )
 def test_speed_is_kept_when_enough_came_to_measure_it(registry, monkeypatch, received, seconds, kept):
-    from swiftai_nb.downloads import speed_recorder
-    from swiftai_nb.downloads.progress import DownloadProgress
+    from swiftai_nb.downloads import progress
+    from swiftai_nb.downloads.progress import DownloadProgress, SpeedRecorder
 
-    download = _Measured()
-    speed_recorder.SpeedRecorder(registry.choices, download)
+    recorder = SpeedRecorder(registry.choices)
     for at_s, here in ((100.0, 500), (100.0 + seconds, 500 + received)):
-        monkeypatch.setattr(speed_recorder.time, "monotonic", lambda at_s=at_s: at_s)
-        download.listeners[0](DownloadProgress("x", "downloading", here, 10**9))
-    download.endings[0]()
+        monkeypatch.setattr(progress.time, "monotonic", lambda at_s=at_s: at_s)
+        recorder.note(DownloadProgress("x", "downloading", here, 10**9))
+    recorder.save()
     assert registry.choices.last_bytes_per_s == kept

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.registry.conftest import (
+from tests.downloads.conftest import (
     IMPATIENT,
     REPOSITORY,
     UNET,
@@ -17,7 +17,7 @@ from tests.registry.conftest import (
     partial_files,
     until,
 )
-from tests.registry.fake_hub import FakeHub, tiny_repository
+from tests.downloads.fake_hub import FakeHub, tiny_repository
 
 pytest.importorskip("hf_xet")
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.registry.repositories import LFS_MIN_BYTES, git_sha1, oid_of, sibling, tiny_repository
+from tests.downloads.repositories import LFS_MIN_BYTES, git_sha1, oid_of, sibling, tiny_repository
 
 __all__ = ["GOOD_TOKEN", "FakeHub", "Faults", "Request", "tiny_repository"]
 

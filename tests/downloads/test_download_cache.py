@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from swiftai_nb.registry.hub_cache import DiskState
-from tests.registry.conftest import (
+from tests.downloads.conftest import (
     REPOSITORY,
     TEXT_ENCODER,
     UNET,
@@ -20,7 +20,7 @@ from tests.registry.conftest import (
     partial_files,
     until,
 )
-from tests.registry.fake_hub import tiny_repository
+from tests.downloads.fake_hub import tiny_repository
 
 
 def test_partial_download_is_told_apart_from_a_complete_one(hub, registry, downloader):

@@ -13,7 +13,7 @@ import pytest
 
 from swiftai_nb.core.errors import DownloadCancelledError
 from swiftai_nb.downloads.download import Download
-from tests.registry.conftest import (
+from tests.downloads.conftest import (
     REPOSITORY,
     UNET,
     VAE,
@@ -151,7 +151,7 @@ def test_child_killed_by_the_system_is_one_error_and_can_be_continued(hub, downl
     os.kill(download.pid, signal.SIGKILL if IS_POSIX else signal.SIGTERM)
     with pytest.raises(Exception, match=r"signal 9|code") as caught:
         download.wait(180)
-    assert "continued" in str(caught.value.hint)
+    assert "resumes" in str(caught.value.hint)
     hub.faults.hang_after.clear()
     assert_complete(hub, downloader.start(REPOSITORY).wait(180))
 

@@ -15,14 +15,13 @@ from swiftai_nb.core.errors import (
     NetworkError,
 )
 from swiftai_nb.downloads import commands
+from swiftai_nb.downloads.cache_files import hold_lock
 from swiftai_nb.downloads.commands import ModelCommands
-from swiftai_nb.downloads.file_lock import FileLock
-from swiftai_nb.downloads.hub_check import check_catalog
-from swiftai_nb.downloads.verification import verify_files
+from swiftai_nb.downloads.verification import check_catalog, verify_files
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.hub_cache import locks_folder
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
-from tests.registry.conftest import REPOSITORY, UNET, VAE, assert_complete, partial_files, until
+from tests.downloads.conftest import REPOSITORY, UNET, VAE, assert_complete, partial_files, until
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_partial_download_shows_in_the_table_and_in_clean(verbs, hub, registry, 
     download.cancel()
     assert "part:" in show(verbs, "list")
     assert "200 kB" in show(verbs, "clean")
-    assert "a new download continues it" in show(verbs, "clean")
+    assert "the next download resumes it" in show(verbs, "clean")
     assert show(verbs, "clean --delete") == "200 kB freed"
     assert partial_files(registry.cache_dir) == []
     assert "nothing to clean" in show(verbs, "clean")
@@ -71,13 +70,12 @@ def test_orphans_of_other_tools_are_shown_and_removable_but_not_while_written(ve
     blobs.mkdir(parents=True)
     orphan = blobs / ("e" * 64 + ".0123abcd.incomplete")
     orphan.write_bytes(bytes(5_000_000))
-    lock = FileLock(locks_folder(registry.cache_dir, "org/other") / ("e" * 64 + ".lock"))
-    with lock:
+    with hold_lock(locks_folder(registry.cache_dir, "org/other") / ("e" * 64 + ".lock")):
         assert "nothing to clean" in show(verbs, "clean")
     shown = show(verbs, "clean")
     assert "5.0 MB" in shown
     assert "org/other" in shown
-    assert "nothing reads it again" in shown
+    assert "cannot be resumed" in shown
     show(verbs, "clean --delete")
     assert not orphan.exists()
 
@@ -86,7 +84,7 @@ def test_download_verb_downloads_once(verbs, hub, registry):
     assert "is ready" in show(verbs, f"download {REPOSITORY}")
     assert_complete(hub, registry.local_path(REPOSITORY))
     hub.requests.clear()
-    assert "is here already" in show(verbs, f"download {REPOSITORY}")
+    assert "is already installed" in show(verbs, f"download {REPOSITORY}")
     assert hub.requests == []
 
 
@@ -104,14 +102,14 @@ def test_verify_finds_a_flipped_bit_and_repairs(verbs, hub, registry, downloader
     folder = asyncio.run(downloader.download(REPOSITORY))
     result, is_good = verbs.run(["verify", REPOSITORY])
     assert is_good
-    assert "10 files right" in repr(result)
+    assert "10 files verified" in repr(result)
     target = (folder / VAE).resolve()
     data = bytearray(target.read_bytes())
     data[1000] ^= 1
     target.write_bytes(data)
     result, is_good = verbs.run(["verify", REPOSITORY])
     assert not is_good
-    assert f"WRONG BYTES: {VAE}" in repr(result)
+    assert f"WRONG CHECKSUM: {VAE}" in repr(result)
     assert "--repair" in repr(result)
     verbs.run(["verify", REPOSITORY, "--repair"])
     assert not registry.is_downloaded(REPOSITORY)
@@ -138,7 +136,7 @@ def test_verify_needs_no_record_of_ours(hub, registry, downloader):
 def test_verify_of_what_is_not_here_says_so(verbs):
     with pytest.raises(ModelNotDownloadedError):
         verbs.run(["verify", "sdxl-turbo"])
-    with pytest.raises(InvalidInputError, match="nobody announced"):
+    with pytest.raises(InvalidInputError, match="nothing to verify"):
         verbs.run(["verify", "emoji-mini"])
 
 
@@ -166,7 +164,7 @@ def test_catalog_check_finds_every_kind_of_difference(hub):
     rounded = (ModelFile(UNET, round(len(hub.repositories[REPOSITORY][UNET]) * 1.01)),)
     wrong = {
         "the table says 5 bytes": entry(hub, files=off, size_bytes=0),
-        "in all": entry(hub, size_bytes=right.size_bytes * 2),
+        "total": entry(hub, size_bytes=right.size_bytes * 2),
         "license": entry(hub, license="apache-2.0"),
         "gating": entry(hub, gated="accept the terms first"),
         "does not have unet/none.json": entry(hub, files=(ModelFile("unet/none.json"),)),
@@ -181,7 +179,7 @@ def test_catalog_check_finds_every_kind_of_difference(hub):
 
 def test_verify_without_a_model_checks_the_whole_table(hub, registry, downloader):
     said = []
-    verbs = ModelCommands(registry=registry, downloader=downloader, endpoint=hub.url, say=said.append)
+    verbs = ModelCommands(registry=registry, downloader=downloader, endpoint=hub.url, log=said.append)
     result, is_good = verbs.run(["verify"])
     assert not is_good, "none of the real repositories is on this server"
     assert any(line.startswith("DIFF  sdxl-turbo") for line in said)
@@ -198,9 +196,9 @@ def test_own_models_are_added_made_default_and_removed(verbs, registry, tmp_path
     assert show(verbs, "default cats") == "default model: cats"
     assert registry.resolve().folder == folder
     assert "your folder" in show(verbs, "list")
-    assert "forgotten" in show(verbs, "remove cats")
+    assert "no longer registered" in show(verbs, "remove cats")
     assert "emoji-mini" in show(verbs, "default none")
-    assert "download org/new fetches it" in show(verbs, "add org/new --variant sd-1.5")
+    assert "get its files with: download org/new" in show(verbs, "add org/new --variant sd-1.5")
     with pytest.raises(InvalidInputError, match="family"):
         verbs.run(["add", "org/other"])
     with pytest.raises(InvalidInputError, match="built-in"):
@@ -235,7 +233,7 @@ def test_misuse_is_one_error_that_helps(verbs, line, words):
 def test_help_names_every_verb(verbs):
     words = show(verbs, "help")
     assert show(verbs, "--help") == words
-    assert all(f"  {verb}" in words for verb in commands.VERBS if verb != "help")
+    assert all(f"  {verb}" in words for verb in commands.COMMANDS if verb != "help")
 
 
 def test_module_entry_writes_the_result_and_an_exit_code(monkeypatch, tmp_path):

@@ -10,8 +10,8 @@ from swiftai_nb.core.errors import InvalidInputError, ModelNotDownloadedError
 from swiftai_nb.downloads.commands import ModelCommands
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from tests.registry.conftest import make_downloader
-from tests.registry.fake_hub import FakeHub
+from tests.downloads.conftest import make_downloader
+from tests.downloads.fake_hub import FakeHub
 
 MODEL = "sd3-medium"
 
@@ -61,7 +61,7 @@ def test_the_verb_goes_on_until_all_is_here_and_parts_are_fetched_once(hub, regi
         "sd3-text-encoders",
         "t5-tokenizer",
     ]
-    assert "is here already" in verbs.run(["download", MODEL])[0]
+    assert "is already installed" in verbs.run(["download", MODEL])[0]
     card = repr(verbs.run(["info", MODEL])[0])
     assert "sd3-text-encoders, t5-tokenizer" in card
     assert "--engine diffusionkit" in card
