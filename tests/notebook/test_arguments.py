@@ -12,9 +12,8 @@ from traitlets.config import Config
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.notebook.magic.options import OPTIONS, help_text
+from swiftai_nb.notebook.magic.options import OPTIONS, Axis, Size, help_text
 from swiftai_nb.notebook.magic.parser import ImagineArguments, one_line, parse
-from swiftai_nb.notebook.magic.values import Axis, Size
 
 VARIABLES: dict[str, Any] = {
     "animal": "red fox", "n": 4, "ratio": 0.123456, "words": ["snow", "ice"], "d": {"k": "sun", "a b": "moon"},
@@ -201,12 +200,12 @@ GOOD += [
 WHOLE = "is not a whole number"
 # (line, cell body, the one line)
 BAD: list[tuple[str, str, str]] = [
-    ("", "", "the prompt is empty: say what to draw, as in %imagine a red fox"),
-    ("", "  \n ", "the prompt is empty: say what to draw, as in %imagine a red fox"),
-    ("--steps 4", "", "the prompt is empty: say what to draw, as in %imagine a red fox"),
-    ('""', "", "the prompt is empty: say what to draw, as in %imagine a red fox"),
-    ("{empty}", "", "the prompt is empty: say what to draw, as in %imagine a red fox"),
-    ("", "Negative prompt: ugly", "the prompt is empty: say what to draw, as in %imagine a red fox"),
+    ("", "", "the prompt is empty; example: %imagine a red fox"),
+    ("", "  \n ", "the prompt is empty; example: %imagine a red fox"),
+    ("--steps 4", "", "the prompt is empty; example: %imagine a red fox"),
+    ('""', "", "the prompt is empty; example: %imagine a red fox"),
+    ("{empty}", "", "the prompt is empty; example: %imagine a red fox"),
+    ("", "Negative prompt: ugly", "the prompt is empty; example: %imagine a red fox"),
     ("fox --step 4", "", "unknown option --step: did you mean --steps?"),
     ("fox --stepps 4", "", "unknown option --stepps: did you mean --steps?"),
     ("fox --Steps 4", "", "unknown option --Steps: did you mean --steps?"),
@@ -248,8 +247,8 @@ BAD: list[tuple[str, str, str]] = [
     ("fox --size 7", "", "width 7 is below the smallest, 16 pixels; use 16 to 4096 pixels"),
     ("fox --size 100000", "", "width 100000 is above the largest, 4096 pixels; use 16 to 4096 pixels"),
     ("fox --size 64x8", "", "height 8 is below the smallest, 16 pixels; use 16 to 4096 pixels"),
-    ("fox --size big", "", "--size 'big' is neither WxH nor one of square, portrait, landscape, wide"),
-    ("fox --size -64x64", "", "--size '-64x64' is neither WxH nor one of square, portrait, landscape, wide"),
+    ("fox --size big", "", "--size 'big': use WxH (such as 512x768) or square, portrait, landscape, wide"),
+    ("fox --size -64x64", "", "--size '-64x64': use WxH (such as 512x768) or square, portrait, landscape, wide"),
     ("fox --seeds 1,x", "", "--seeds 'x' is not a seed; use 0 to 9007199254740991"),
     ("fox --seeds 1,,2", "", "--seeds '' is not a seed; use 0 to 9007199254740991"),
     ("fox --seeds 4-1", "", "'4-1' is not a range of 1 to 1000 numbers"),
@@ -262,7 +261,7 @@ BAD: list[tuple[str, str, str]] = [
     ("fox --out a.b", "", "--out 'a.b' is not a Python name"),
     ("fox --out class", "", "--out 'class' is not a Python name"),
     ("fox --negative ''", "", "--negative is empty"),
-    ("fox --negative blurry, dark", "", '--negative blurry, ends early; put quotes around several words: "..."'),
+    ("fox --negative blurry, dark", "", '--negative blurry, ends early; quote multi-word values: "..."'),
     ("fox --quantize 5", "", "quantization_bits 5 is not one of 4, 8; use one of 4, 8"),
     ("fox --clip-skip 20", "", "clip_skip 20 is above the largest, 12; use 0 to 12"),
     ("fox --image a.png --strength 2", "", "strength 2 is outside 0 to 1; use a number from 0 to 1"),

@@ -59,7 +59,7 @@ ONE_LINE = [
     ("%imagine a fox --step 4", "unknown option --step: did you mean --steps?"),
     ("%imagine a fox --size 0", "width 0 is below the smallest, 16 pixels; use 16 to 4096 pixels"),
     ("%imagine a fox --seed -1", "seed -1 is below the smallest, 0; use 0 to 9007199254740991"),
-    ("%imagine", "the prompt is empty: say what to draw, as in %imagine a red fox"),
+    ("%imagine", "the prompt is empty; example: %imagine a red fox"),
     ("%imagine a {missing}", "no variable 'missing'; write {{missing}} for a literal brace"),
     ("%imagine a fox --engine local --model nothing-such", "nothing-such"),
     ("%imagine a fox --save /proc/none/x.png", "cannot make the folder '/proc/none'"),

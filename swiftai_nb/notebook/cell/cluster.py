@@ -13,8 +13,8 @@ from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CallbackList, CancellationToken
 from swiftai_nb.notebook.cell.grid import GridPictures, labels, to_jpeg
 from swiftai_nb.notebook.cell.snapshot import Snapshot
+from swiftai_nb.notebook.magic.options import Axis
 from swiftai_nb.notebook.magic.request import Order
-from swiftai_nb.notebook.magic.values import Axis
 from swiftai_nb.notebook.output.pictures import Pictures
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInp
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.task import CallbackList
 from swiftai_nb.notebook.cell.snapshot import Snapshot, of_job
+from swiftai_nb.notebook.magic.options import Axis
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.request import Order
-from swiftai_nb.notebook.magic.values import Axis
 from swiftai_nb.notebook.output.pictures import Pictures
 from swiftai_nb.notebook.session import CLOUD_ENGINES, Session
 

@@ -6,14 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Option
+from swiftai_nb.model_files.samplers import SAMPLERS
+from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, SIZE_WORDS, Option
 from swiftai_nb.notebook.magic.prompt import STYLES
-from swiftai_nb.notebook.magic.values import SIZE_WORDS
 
-SCHEDULERS = (
-    "ddim", "pndm", "euler", "euler-karras", "euler-a", "dpm++2m", "dpm++2m-karras", "lms", "lms-karras",
-    "lcm", "flow-match-euler",
-)  # fmt: skip
 ENGINES = ("auto", "local", "cloud")
 _MAGIC = re.compile(r"(?:[^%]*=\s*)?%{1,2}(?P<name>imagine(?:_\w+)?)\s")
 _PICTURE_TYPES = ("GeneratedImage", "Pictures", "GridPictures", "Recipe")
@@ -110,18 +106,16 @@ class Completer:
 
     def _values(self, option: Option) -> Mapping[str, str]:
         sources: dict[str, Callable[[], Iterable[str]]] = {
-            "model": self._models,
-            "style": self._styles,
-            "scheduler": lambda: SCHEDULERS,
-            "engine": self._engines,
-            "size": lambda: SIZE_WORDS,
-            "image": lambda: self._variables(is_picture),
-            "mask": lambda: self._variables(is_picture),
-            "from": lambda: self._variables(is_picture),
-            "executor": lambda: self._variables(is_executor),
-            "grid": lambda: [f"{o.name}=" for o in OPTIONS if o.kind in ("int", "float", "size", "word")],
+            "models": self._models,
+            "styles": self._styles,
+            "schedulers": lambda: SAMPLERS,
+            "engines": self._engines,
+            "sizes": lambda: SIZE_WORDS,
+            "pictures": lambda: self._variables(is_picture),
+            "executors": lambda: self._variables(is_executor),
+            "axes": lambda: [f"{o.name}=" for o in OPTIONS if o.is_axis],
         }
-        return dict.fromkeys(sources.get(option.name, lambda: option.choices)(), option.name)
+        return dict.fromkeys(sources[option.values]() if option.values else option.choices, option.name)
 
     def _model_offers(self, words: list[str], last: str) -> Mapping[str, str]:
         from swiftai_nb.downloads.commands import COMMANDS

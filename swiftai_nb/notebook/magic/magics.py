@@ -32,7 +32,7 @@ USAGE = """Make a picture from words.
     %%imagine [options] [words]          %imagine [options] words
     more words                           img = %imagine a red fox --steps 8
 
-Options and words may be mixed; "--" ends the options; quote values of several words. {name} is
+Options and words may be mixed; "--" ends the options; quote multi-word values. {name} is
 replaced by a variable, {{name}} is not. A line "Negative prompt: ..." (or a whole block pasted from
 AUTOMATIC1111) is understood. Returns the pictures, which are also `_imagine`. Cancel, the stop
 button or Ctrl-C end the work within one step and keep what is finished.
@@ -134,7 +134,6 @@ class Imagine(Magics):  # type: ignore[misc]
         """The traits as the defaults of an order."""
         from swiftai_nb.notebook.magic.options import BY_NAME
         from swiftai_nb.notebook.magic.request import Defaults
-        from swiftai_nb.notebook.magic.values import convert
 
         return Defaults(
             model=self.model,
@@ -142,7 +141,7 @@ class Imagine(Magics):  # type: ignore[misc]
             provider=self.provider,
             steps=self.steps,
             guidance=self.guidance,
-            size=None if self.size is None else convert(BY_NAME["--size"], self.size),
+            size=None if self.size is None else BY_NAME["--size"].convert(self.size),
             negative=self.negative,
             preview=None if self.preview == "auto" else self.preview,
             styles=self.styles,

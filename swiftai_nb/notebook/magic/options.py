@@ -1,9 +1,21 @@
-"""The options of `%imagine`, as one table that the parser, the help and the completer all walk."""
+"""The options of `%imagine` as one table, walked by the parser, the help and the completion; their values."""
 
 from __future__ import annotations
 
+import keyword
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
+
+from swiftai_nb.core.config import MAX_COUNT, MAX_SEED, LoraReference
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.notebook.magic.tokens import unquoted
+
+SIZE_WORDS = {"square": (1, 1), "portrait": (3, 4), "landscape": (4, 3), "wide": (16, 9)}
+_SIZE = re.compile(r"(\d+)(?:\s*[xX×*]\s*(\d+))?")
+_RANGE = re.compile(r"(\d+)\s*(?:-|\.\.)\s*(\d+)")
 
 
 @dataclass(frozen=True)
@@ -11,7 +23,7 @@ class Option:
     """One option of the magic.
 
     Args:
-        name: the long form without dashes; the field of `ImagineArguments` is `field`.
+        name: the long form without dashes.
         kind: "flag", "int", "float", "text", "word" (no spaces expected), "size", "seeds",
             "choice", "variable" (a Python name), "lora" or "axes".
         help: one line.
@@ -19,6 +31,12 @@ class Option:
         metavar: how the value is called in the help.
         choices: allowed values of a "choice".
         field: name in `ImagineArguments`; by default the name with underscores.
+        setting: the field of `ImageGenerationConfig` it sets, or "".
+        values: what completion offers: "models", "styles", "schedulers", "engines", "sizes", "pictures",
+            "executors", "axes", or "" for the choices.
+        is_axis: whether `--grid` can vary it.
+        excludes: names of options that cannot be given with it.
+        needs: name of an option it makes no sense without, or "".
     """
 
     name: str
@@ -28,6 +46,11 @@ class Option:
     metavar: str = ""
     choices: tuple[str, ...] = ()
     field: str = ""
+    setting: str = ""
+    values: str = ""
+    is_axis: bool = False
+    excludes: tuple[str, ...] = ()
+    needs: str = ""
 
     @property
     def takes_value(self) -> bool:
@@ -45,109 +68,105 @@ class Option:
         short = f"-{self.short}, " if self.short else "    "
         return f"{short}--{self.name} {self.metavar}".rstrip()
 
+    def convert(self, text: str) -> Any:
+        """The value typed as `text`.
 
+        Raises:
+            InvalidInputError: the text does not fit the option.
+        """
+        return _CONVERTERS[self.kind](self, text)
+
+
+# fmt: off
 GROUPS: dict[str, tuple[Option, ...]] = {
-    "What to draw": (
-        Option("negative", "text", "what to avoid; quote several words", metavar="TEXT"),
-        Option("style", "word", "a style that is wrapped around the prompt", metavar="NAME"),
-        Option("image", "text", "start from this picture: a variable or a path", metavar="VAR|PATH"),
-        Option("strength", "float", "how far to leave that picture, 0 to 1", metavar="F"),
-        Option("mask", "text", "paint only where this is white: a variable or a path", metavar="VAR|PATH"),
-        Option("from", "text", "the recipe of an earlier picture", metavar="VAR|PATH", field="recipe_from"),
-        Option("raw", "flag", "leave {braces} in the prompt alone"),
+    "Prompt and pictures": (
+        Option("negative", "text", "what to avoid; quote several words", metavar="TEXT", is_axis=True),
+        Option("style", "word", "a style that is wrapped around the prompt", metavar="NAME", values="styles",
+               is_axis=True),
+        Option("image", "text", "start from this picture: a variable or a path", metavar="VAR|PATH",
+               values="pictures", is_axis=True),
+        Option("strength", "float", "how far to leave that picture, 0 to 1", metavar="F", setting="strength",
+               is_axis=True, needs="image"),
+        Option("mask", "text", "paint only where this is white: a variable or a path", metavar="VAR|PATH",
+               values="pictures", is_axis=True, needs="image"),
+        Option("from", "text", "the recipe of an earlier picture", metavar="VAR|PATH", field="recipe_from",
+               values="pictures"),
+        Option("raw", "flag", "leave {braces} in the prompt as they are"),
     ),
-    "How": (
-        Option("model", "word", "catalog name, Hub id or folder", "m", "NAME"),
-        Option("engine", "word", "auto, local, cloud or a provider's name", "e", "NAME"),
-        Option("provider", "word", "the cloud provider to ask", "p", "NAME"),
-        Option("steps", "int", "denoising steps", metavar="N"),
-        Option("guidance", "float", "weight of the prompt; 1 or less turns it off", metavar="F"),
-        Option("size", "size", "WxH, square, portrait, landscape or wide", "s", "SIZE"),
-        Option("scheduler", "word", "sampler: ddim, euler, dpm++2m, ...", metavar="NAME"),
-        Option(
-            "lora",
-            "lora",
-            "apply a LoRA; may be given several times",
-            metavar="SOURCE[:SCALE]",
-            field="loras",
-        ),
-        Option("clip-skip", "int", "skip this many last layers of the text encoder", metavar="N"),
-        Option(
-            "quantize",
-            "int",
-            "shrink the weights on load to 4 or 8 bits",
-            metavar="BITS",
-            field="quantization_bits",
-        ),
-        Option("download", "flag", "fetch the model first if it is not here"),
+    "Model and sampling": (
+        Option("model", "word", "catalog name, Hub id or folder", "m", "NAME", setting="model",
+               values="models", is_axis=True),
+        Option("engine", "word", "auto, local, cloud or a provider's name", "e", "NAME", values="engines",
+               is_axis=True),
+        Option("provider", "word", "the cloud provider to ask", "p", "NAME", is_axis=True),
+        Option("steps", "int", "denoising steps", metavar="N", setting="steps", is_axis=True),
+        Option("guidance", "float", "prompt strength (CFG); 1 or less disables it", metavar="F",
+               setting="guidance_scale", is_axis=True),
+        Option("size", "size", "WxH, square, portrait, landscape or wide", "s", "SIZE", values="sizes",
+               is_axis=True),
+        Option("scheduler", "word", "sampler: ddim, euler, dpm++2m, ...", metavar="NAME", setting="scheduler",
+               values="schedulers", is_axis=True),
+        Option("lora", "lora", "apply a LoRA; may be given several times", metavar="SOURCE[:SCALE]",
+               field="loras", setting="loras", is_axis=True),
+        Option("clip-skip", "int", "skip this many last layers of the text encoder", metavar="N",
+               setting="clip_skip", is_axis=True),
+        Option("quantize", "int", "quantize the weights to 4 or 8 bits when loading", metavar="BITS",
+               field="quantization_bits", setting="quantization_bits", is_axis=True),
+        Option("download", "flag", "download the model first if it is not installed"),
     ),
-    "How many": (
-        Option("seed", "int", "the first picture's seed; picture k has seed + k", metavar="N"),
-        Option("seeds", "seeds", "one picture for each: 1,2,3 or 1-4", metavar="LIST"),
+    "Number of pictures": (
+        Option("seed", "int", "the first picture's seed; picture k has seed + k", metavar="N", setting="seed",
+               is_axis=True),
+        Option("seeds", "seeds", "one picture for each: 1,2,3 or 1-4", metavar="LIST",
+               excludes=("seed", "count")),
         Option("count", "int", "number of pictures", "n", "N"),
-        Option("grid", "axes", "compare: steps=1,2,4 seed=1-3 (one or two axes)", metavar="AXIS=LIST ..."),
+        Option("grid", "axes", "compare: steps=1,2,4 seed=1-3 (one or two axes)", metavar="AXIS=LIST ...",
+               values="axes", excludes=("count", "seeds")),
     ),
-    "What becomes of it": (
+    "Output": (
         Option("out", "variable", "also bind the picture to this variable", "o", "NAME"),
-        Option(
-            "save", "text", "write files; {seed} {n} {model} {date} {prompt} are filled in", metavar="PATH"
-        ),
-        Option("quiet", "flag", "show nothing, only return the result", "q"),
-        Option(
-            "preview",
-            "choice",
-            "the picture while it forms",
-            metavar="KIND",
-            choices=("auto", "rgb", "taesd", "off"),
-        ),
-        Option("preview-every", "int", "a preview each K steps", metavar="K"),
-        Option("bg", "flag", "return a job at once and draw in the background", field="background"),
-        Option("executor", "variable", "draw on its workers: a Dask or ipyparallel client", metavar="NAME"),
+        Option("save", "text", "write files; {seed} {n} {model} {date} {prompt} are filled in",
+               metavar="PATH"),
+        Option("quiet", "flag", "show nothing, only return the result", "q", excludes=("widget",)),
+        Option("preview", "choice", "the picture while it forms", metavar="KIND",
+               choices=("auto", "rgb", "taesd", "off")),
+        Option("preview-every", "int", "a preview every K steps", metavar="K"),
+        Option("bg", "flag", "return a job at once and run in the background", field="background",
+               excludes=("widget",)),
+        Option("executor", "variable", "run on its workers: a Dask or ipyparallel client", metavar="NAME",
+               values="executors", excludes=("widget", "download")),
         Option("widget", "flag", "open the widget, filled in with these values", "w"),
-        Option("dry-run", "flag", "say what would happen, do nothing"),
-        Option("help", "flag", "show this", "h"),
+        Option("dry-run", "flag", "show what would happen, do nothing"),
+        Option("help", "flag", "show this help", "h"),
     ),
 }
+# fmt: on
 
 OPTIONS: tuple[Option, ...] = tuple(option for group in GROUPS.values() for option in group)
 BY_NAME: dict[str, Option] = {f"--{option.name}": option for option in OPTIONS}
 BY_NAME.update({f"-{option.short}": option for option in OPTIONS if option.short})
 
-# What people type who come from another tool.
-SYNONYMS = {
-    "batch": "count",
-    "cfg": "guidance",
-    "cfg-scale": "guidance",
-    "guidance-scale": "guidance",
-    "height": "size",
-    "width": "size",
-    "w": "size",
-    "ar": "size",
-    "aspect-ratio": "size",
-    "resolution": "size",
-    "init-image": "image",
-    "img": "image",
-    "no": "negative",
-    "neg": "negative",
-    "negative-prompt": "negative",
-    "num": "count",
-    "num-images": "count",
-    "output": "out",
-    "sampler": "scheduler",
-    "iterations": "steps",
-    "num-inference-steps": "steps",
-    "background": "bg",
-    "variable": "out",
-    "recipe": "from",
-    "plan": "dry-run",
-    "denoise": "strength",
-    "save-as": "save",
-    "silent": "quiet",
-    "backend": "engine",
-    "bits": "quantize",
-    "cluster": "executor",
-    "client": "executor",
+# What people type who come from another tool: option -> its names elsewhere.
+_FOREIGN_NAMES = {
+    "count": "batch num num-images",
+    "guidance": "cfg cfg-scale guidance-scale",
+    "size": "height width w ar aspect-ratio resolution",
+    "image": "init-image img",
+    "negative": "no neg negative-prompt",
+    "out": "output variable",
+    "scheduler": "sampler",
+    "steps": "iterations num-inference-steps",
+    "bg": "background",
+    "from": "recipe",
+    "dry-run": "plan",
+    "strength": "denoise",
+    "save": "save-as",
+    "quiet": "silent",
+    "engine": "backend",
+    "quantize": "bits",
+    "executor": "cluster client",
 }
+SYNONYMS = {foreign: name for name, names in _FOREIGN_NAMES.items() for foreign in names.split()}
 
 
 def suggest(spelling: str) -> str | None:
@@ -175,3 +194,199 @@ def help_text() -> str:
 
 def _help_line(option: Option) -> str:
     return option.help + (f": {', '.join(option.choices)}" if option.choices else "")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size as asked for: pixels, or a word that the model's own size gives a meaning.
+
+    Args:
+        width: pixels, or None with a word.
+        height: pixels, or None with a word.
+        word: "square", "portrait", "landscape", "wide", or None.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    word: str | None = None
+
+    def resolve(self, native_width: int, native_height: int) -> tuple[int, int]:
+        """Pixels (width, height); a word keeps about the model's own number of pixels.
+
+        Args:
+            native_width: the model's own width, pixels.
+            native_height: the model's own height, pixels.
+        """
+        if self.width is not None and self.height is not None:
+            return self.width, self.height
+        across, down = SIZE_WORDS[self.word or "square"]
+        area = native_width * native_height
+        multiple = 64 if area >= 512 * 512 else 16
+        width = (area * across / down) ** 0.5
+        height = area / width
+        return _rounded(width, multiple), _rounded(height, multiple)
+
+    def __str__(self) -> str:
+        return self.word or f"{self.width}x{self.height}"
+
+
+def _rounded(side: float, multiple: int) -> int:
+    return max(multiple, round(side / multiple) * multiple)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a grid.
+
+    Args:
+        name: the option that varies, or "prompt".
+        values: one for each column or row, converted.
+        labels: the same as typed.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    labels: tuple[str, ...]
+
+
+def _whole_number(option: Option, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidInputError(f"--{option.name} {text!r} is not a whole number") from None
+
+
+def _number(option: Option, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInputError(f"--{option.name} {text!r} is not a number") from None
+
+
+def _text(option: Option, text: str) -> str:
+    if not text.strip():
+        raise InvalidInputError(f"--{option.name} is empty")
+    return text.strip()
+
+
+def _choice(option: Option, text: str) -> str:
+    if text not in option.choices:
+        raise InvalidInputError(f"--{option.name} {text!r} is not one of {', '.join(option.choices)}")
+    return text
+
+
+def _variable(option: Option, text: str) -> str:
+    if not text.isidentifier() or keyword.iskeyword(text):
+        raise InvalidInputError(f"--{option.name} {text!r} is not a Python name")
+    return text
+
+
+def _size(option: Option, text: str) -> Size:
+    if text.lower() in SIZE_WORDS:
+        return Size(word=text.lower())
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        words = ", ".join(SIZE_WORDS)
+        raise InvalidInputError(f"--{option.name} {text!r}: use WxH (such as 512x768) or {words}")
+    width = int(found[1])
+    return Size(width, width if found[2] is None else int(found[2]))
+
+
+def _seeds(option: Option, text: str) -> tuple[int, ...]:
+    seeds = [_seed(option, item) for part in text.split(",") for item in _expand_range(part.strip())]
+    if not 1 <= len(seeds) <= MAX_COUNT:
+        raise InvalidInputError(f"--{option.name} names {len(seeds)} pictures; {MAX_COUNT} is the most")
+    return tuple(seeds)
+
+
+def _seed(option: Option, text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        raise InvalidInputError(f"--{option.name} {text!r} is not a seed; use 0 to {MAX_SEED}")
+    return int(text)
+
+
+def _expand_range(part: str) -> list[str]:
+    """Gives "1-4" as four numbers; anything else as it is."""
+    found = _RANGE.fullmatch(part)
+    if found is None:
+        return [part]
+    first, last = int(found[1]), int(found[2])
+    if last < first or last - first >= MAX_COUNT:
+        raise InvalidInputError(f"{part!r} is not a range of 1 to {MAX_COUNT} numbers")
+    return [str(number) for number in range(first, last + 1)]
+
+
+def _lora(_: Option, text: str) -> LoraReference:
+    source, colon, scale = text.rpartition(":")
+    try:
+        return LoraReference(source, float(scale)) if colon else LoraReference(text)
+    except ValueError as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        return LoraReference(text)
+
+
+_CONVERTERS: Mapping[str, Callable[[Option, str], Any]] = {
+    "int": _whole_number,
+    "float": _number,
+    "text": _text,
+    "word": _text,
+    "choice": _choice,
+    "variable": _variable,
+    "size": _size,
+    "seeds": _seeds,
+    "lora": _lora,
+}
+
+
+def parse_axis(text: str) -> Axis:
+    """Reads "steps=1,2,4" as an Axis; values are separated by commas, or by "|" when there is one.
+
+    Raises:
+        InvalidInputError: an unknown or unusable option, or a value that does not fit it.
+    """
+    name, _, listed = text.partition("=")
+    option = BY_NAME.get(f"--{name}")
+    if name != "prompt" and (option is None or not option.is_axis):
+        usable = ", ".join(["prompt", *(option.name for option in OPTIONS if option.is_axis)])
+        raise InvalidInputError(f"--grid cannot vary {name!r}; it can vary {usable}")
+    labels = [label for part in _listed(listed) for label in _axis_items(option, part)]
+    if not labels:
+        raise InvalidInputError(f"--grid {name} has no values")
+    values = tuple(label if option is None else _axis_value(option, label) for label in labels)
+    return Axis(name, values, tuple(labels))
+
+
+def _axis_items(option: Option | None, part: str) -> list[str]:
+    return _expand_range(part) if option is not None and option.kind == "int" else [part]
+
+
+def _axis_value(option: Option, label: str) -> Any:
+    value = option.convert(label)
+    return (value,) if option.kind == "lora" else value
+
+
+def _listed(text: str) -> list[str]:
+    separator = "|" if "|" in text else ","
+    inner = unquoted(text)
+    if inner != text:
+        text = inner
+    elif separator == "," and any(quote in text for quote in "\"'"):
+        text = _bar_between_quoted(text)
+        separator = "|"
+    return [unquoted(part.strip()) for part in text.split(separator) if part.strip()]
+
+
+def _bar_between_quoted(text: str) -> str:
+    parts, position = [], 0
+    while position < len(text):
+        if text[position] in "\"'" and (end := text.find(text[position], position + 1)) > 0:
+            parts.append(text[position + 1 : end])
+            position = end + 1
+        else:
+            end = text.find(",", position)
+            end = len(text) if end < 0 else end
+            parts.append(text[position:end])
+            position = end
+        position += text[position : position + 1] == ","
+    return "|".join(part for part in parts if part)

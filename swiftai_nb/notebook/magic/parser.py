@@ -1,4 +1,4 @@
-"""`%imagine`'s line and cell, parsed into one frozen value; pure, no IPython.
+"""Parses the line and the cell of `%imagine` into one frozen value, without IPython.
 
 Options and prompt words may be mixed freely; `--` ends the options. In a cell, the body is the
 prompt; its lines that start with an option continue the `%%imagine` line.
@@ -14,16 +14,14 @@ from typing import Any
 from swiftai_nb.core.config import MAX_COUNT, ImageGenerationConfig, LoraReference, checked_int
 from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Option, suggest
+from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Axis, Option, Size, parse_axis, suggest
 from swiftai_nb.notebook.magic.prompt import PromptText, interpolate, read_prompt
 from swiftai_nb.notebook.magic.tokens import Token, split, unquoted
-from swiftai_nb.notebook.magic.values import Axis, Size, convert, parse_axis
 
 _OPTION_LIKE = re.compile(r"--?[^\W\d_][\w-]*(?:=.*)?", re.DOTALL)
 _SHORT_NUMBER = re.compile(r"-([a-z])(\d.*)")
 _DASHES = re.compile(r"[—–](?=[a-z])")
 _AXIS = re.compile(r"[A-Za-z][\w-]*=.+", re.DOTALL)
-_LONG = {option.name: option for option in OPTIONS}
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class ImagineArguments:
     """What one `%imagine` asks for; None means "not given".
 
     Args:
-        prompt: the words to draw; may be empty with `recipe_from`, `widget` or a prompt axis.
+        prompt: what to draw; may be empty with `recipe_from`, `widget` or a prompt axis.
         settings: a recipe pasted with the prompt; options given beside it win.
         given: names of the options that were typed.
     """
@@ -82,16 +80,8 @@ class ImagineArguments:
         return ImageGenerationConfig(
             width=size.width,
             height=size.height,
-            steps=self.steps,
-            guidance_scale=self.guidance,
-            seed=self.seed,
-            scheduler=self.scheduler,
-            model=self.model,
-            clip_skip=self.clip_skip,
-            strength=self.strength,
-            loras=self.loras,
-            quantization_bits=self.quantization_bits,
             preview=None if self.preview == "auto" else self.preview,
+            **{option.setting: getattr(self, option.attribute) for option in OPTIONS if option.setting},
         )
 
 
@@ -185,7 +175,7 @@ def _as_option(token: Token) -> tuple[Option | None, str | None]:
     """
     if token.is_quoted:
         return None, None
-    if _DASHES.match(token.text) and token.text[1:] in _LONG:
+    if _DASHES.match(token.text) and f"--{token.text[1:]}" in BY_NAME:
         raise InvalidInputError(
             f"unknown option {token.text}: did you mean --{token.text[1:]} (two hyphens)?"
         )
@@ -211,9 +201,7 @@ def _value_of(option: Option, inline: str | None, stream: Iterator[Token]) -> st
         raise InvalidInputError(f"--{option.name} needs a value: --{option.name} {option.metavar}")
     next(stream)
     if option.kind == "text" and not token.is_quoted and token.text.endswith(",") and stream.peek():
-        raise InvalidInputError(
-            f'--{option.name} {token.text} ends early; put quotes around several words: "..."'
-        )
+        raise InvalidInputError(f'--{option.name} {token.text} ends early; quote multi-word values: "..."')
     return token.value
 
 
@@ -279,39 +267,28 @@ def _converted(option: Option, raw: Any) -> Any:
     if raw is True:
         return True
     if option.kind == "axes":
-        return tuple(parse_axis(item, _LONG) for item in raw)
+        return tuple(parse_axis(item) for item in raw)
     if option.kind == "lora":
-        return tuple(convert(option, item) for item in raw)
-    return convert(option, raw)
-
-
-_CONFLICTS = (
-    ("seeds", "seed"),
-    ("seeds", "count"),
-    ("grid", "count"),
-    ("grid", "seeds"),
-    ("quiet", "widget"),
-    ("bg", "widget"),
-    ("executor", "widget"),
-    ("executor", "download"),
-)
-_COMPANIONS = (("strength", "image"), ("mask", "image"))
+        return tuple(option.convert(item) for item in raw)
+    return option.convert(raw)
 
 
 def _check(arguments: ImagineArguments) -> None:
     given = arguments.given
     if "help" in given:
         return
-    for one, other in _CONFLICTS:
-        if one in given and other in given:
-            raise InvalidInputError(f"use --{one} or --{other}, not both")
-    for option, needed in _COMPANIONS:
-        if option in given and needed not in given and "from" not in given:
-            raise InvalidInputError(f"--{option} needs --{needed}")
+    for option in OPTIONS:
+        if option.name not in given:
+            continue
+        for other in option.excludes:
+            if other in given:
+                raise InvalidInputError(f"use --{option.name} or --{other}, not both")
+        if option.needs and not given & {option.needs, "from"}:
+            raise InvalidInputError(f"--{option.name} needs --{option.needs}")
     _check_numbers(arguments)
     wants_prompt = not (arguments.widget or arguments.recipe_from) and not _has_axis(arguments, "prompt")
     if wants_prompt and not arguments.prompt:
-        raise InvalidInputError("the prompt is empty: say what to draw, as in %imagine a red fox")
+        raise InvalidInputError("the prompt is empty", hint="example: %imagine a red fox")
 
 
 def _check_numbers(arguments: ImagineArguments) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, InvalidInputError, ModelNotFoundError
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.notebook.magic.options import Size
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.prompt import find_style
-from swiftai_nb.notebook.magic.values import Size
 from swiftai_nb.notebook.session import CLOUD_ENGINES, Session, concrete_seeds
 
 if TYPE_CHECKING:
