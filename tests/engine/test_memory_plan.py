@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,29 +14,10 @@ from swiftai_nb.diffusion import memory
 from swiftai_nb.diffusion.memory import MemoryPolicy
 from swiftai_nb.engine.kernel import memory_plan
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, check_memory, keeps_model, plan_memory
-from swiftai_nb.model_files.folder import content_hash, open_model
+from swiftai_nb.model_files.folder import open_model
+from tests.model_files.files import write_weights
 
-MODEL = Path(__file__).parents[2] / "swiftai_nb" / "assets" / "emoji-mini"
 GB = 10**9
-
-
-WIDTHS = {"F16": 2, "F32": 4}
-
-
-def write_weights(path, dtype="F32", **shapes):
-    """A file of float32 zeros that takes no room on disk."""
-    header, at = {}, 0
-    for name, shape in shapes.items():
-        size = WIDTHS[dtype]
-        for side in shape:
-            size *= side
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + at)
 
 
 @pytest.fixture
@@ -212,27 +191,6 @@ def test_broken_weights_are_named(large_model):
     path.write_bytes(b"\xff" * 100)
     with pytest.raises(InvalidModelFilesError, match="vae"):
         plan(large_model)
-
-
-def test_a_content_hash_changes_with_any_byte_of_a_small_model(tmp_path):
-    import shutil
-
-    copy = Path(shutil.copytree(MODEL, tmp_path / "copy"))
-    assert content_hash(copy) == content_hash(MODEL)
-    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[len(data) // 2] ^= 1
-    weights.write_bytes(data)
-    assert content_hash(copy) != content_hash(MODEL)
-
-
-def test_a_content_hash_of_a_large_model_is_quick_and_sees_size_and_ends(large_model):
-    first = content_hash(large_model.folder)
-    path = large_model.weight_files["unet"][0]
-    with path.open("r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"x")
-    assert content_hash(large_model.folder) != first
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
