@@ -1,6 +1,9 @@
-/** Names that cross the wire. `tests/notebook/test_widget_contract.py` holds them against Python's. */
+/**
+ * Names and shapes that are sent between kernel and page, for both entries of the bundle.
+ * `swiftai_nb/notebook/wire.py` is the other half; `tests/notebook/test_widget_contract.py` compares them.
+ */
 
-/** Traits that both sides write: the form. */
+/** Traits of `ImagineWidget` that both sides write: the form. */
 export const SETTINGS = [
   "prompt",
   "negative_prompt",
@@ -14,24 +17,33 @@ export const SETTINGS = [
   "count",
 ] as const;
 
-/** Traits that only the kernel writes. */
-export const SNAPSHOTS = ["models", "jobs", "pictures", "picture_count", "keepsake"] as const;
+/** Traits of `ImagineWidget` that only the kernel writes. */
+export const SNAPSHOTS = ["models", "jobs", "pictures", "picture_count", "static_output_tail"] as const;
 
-/** Messages from the page to the kernel (`kind`). */
+/** Messages from the page to `ImagineWidget` (`kind`). */
 export const REQUESTS = [
-  "hello",
+  "init",
   "generate",
   "cancel",
   "picture",
-  "older",
+  "load_more",
   "save",
   "download",
   "cancel_download",
   "delete_model",
 ] as const;
 
-/** Messages from the kernel to the page (`kind`). */
-export const REPORTS = ["welcome", "preview", "picture", "saved", "refused"] as const;
+/** Messages from `ImagineWidget` to the page (`kind`). */
+export const REPORTS = ["ready", "preview", "picture", "saved", "error"] as const;
+
+/** Traits of a running cell's widget; only the kernel writes them. */
+export const CELL_TRAITS = ["job_id", "prompt", "width", "height", "blocking", "status"] as const;
+
+/** Messages from the page to a running cell's widget (`kind`). */
+export const CELL_REQUESTS = ["init", "cancel"] as const;
+
+/** Messages from a running cell's widget to the page (`kind`). */
+export const CELL_REPORTS = ["ready", "preview"] as const;
 
 export type Engine = "local" | "cloud";
 export type JobState = "queued" | "running" | "done" | "failed" | "cancelled";
@@ -57,22 +69,31 @@ export interface Settings {
   count: number;
 }
 
-export interface Job {
+/** Progress of running work, whether a job of the widget or the work of a cell. */
+export interface Progress {
+  stage: string;
+  detail: string;
+  /** Of the current image; `steps` is 0 when unknown. */
+  step: number;
+  steps: number;
+  /** The current image, from 0. */
+  image_index: number;
+  count: number;
+  /** Of the whole work, 0 to 1. */
+  fraction: number;
+  elapsed_s: number;
+  /** Until the end of the whole work; null when unknown. */
+  remaining_s: number | null;
+  cancelling: boolean;
+}
+
+export interface Job extends Progress {
   id: string;
   request_id: string;
   prompt: string;
   model: string;
   state: JobState;
-  stage: string;
-  detail: string;
-  step: number;
-  steps: number;
-  image_index: number;
-  count: number;
   place: number;
-  elapsed_s: number;
-  remaining_s: number | null;
-  cancelling: boolean;
   message: string;
   hint: string;
   width: number;
@@ -128,34 +149,62 @@ export interface Traits extends Settings {
   pictures: Picture[];
   /** How many the history holds; `pictures` are the newest of them. */
   picture_count: number;
-  /** The end of the base64 text of the saved copy that lies under the widget; empty without one. */
-  keepsake: string;
+  /** The end of the base64 text of the static output under the widget; empty without one. */
+  static_output_tail: string;
+}
+
+export interface CellTraits {
+  job_id: string;
+  prompt: string;
+  /** CSS pixels of the stage. */
+  width: number;
+  height: number;
+  /** Whether the cell waits for the work, so that the page may interrupt the kernel. */
+  blocking: boolean;
+  /** Empty until the first report. */
+  status: Progress | Record<string, never>;
+}
+
+/** A JPEG; `data` is base64, where the host cannot carry binary buffers. */
+export interface Preview {
+  kind: "preview";
+  job_id: string;
+  step: number;
+  media_type: string;
+  data?: string;
 }
 
 export type Request =
-  | { kind: "hello" | "older" }
+  | { kind: "init" | "load_more" }
   | { kind: "generate"; request_id: string; settings: Settings }
   | { kind: "cancel"; job_id: string; request_id: string }
   | { kind: "picture"; picture_id: string; size: "full" | "thumbnail" }
   | { kind: "save"; picture_id: string }
   | { kind: "download" | "cancel_download" | "delete_model"; model: string };
 
-/** `data` is base64, where the host cannot carry binary buffers. */
 export type Report =
-  | { kind: "welcome" }
-  | { kind: "preview"; job_id: string; step: number; media_type: string; data?: string }
+  | { kind: "ready" }
+  | Preview
   | { kind: "picture"; picture_id: string; size: "full" | "thumbnail"; media_type: string; data?: string }
   | { kind: "saved"; picture_id: string; path: string }
-  | { kind: "refused"; request_id: string; message: string; hint: string };
+  | { kind: "error"; request_id: string; message: string; hint: string };
 
-/** What every host gives to `render`. */
-export interface Host {
+export type CellRequest = { kind: "init" | "cancel"; job_id: string };
+export type CellReport = { kind: "ready" } | Preview;
+
+/** What every host gives to `render`: anywidget's model. */
+export interface AnyModel<Traits, Writable, Sent> {
   get<K extends keyof Traits>(name: K): Traits[K];
-  set<K extends keyof Settings>(name: K, value: Settings[K]): void;
+  set<K extends keyof Writable>(name: K, value: Writable[K]): void;
   save_changes(): void;
   // biome-ignore lint/suspicious/noExplicitAny: hosts pass what they like to callbacks
   on(event: string, callback: (...values: any[]) => void): void;
   // biome-ignore lint/suspicious/noExplicitAny: as above
   off(event: string, callback: (...values: any[]) => void): void;
-  send(content: Request, callbacks?: unknown, buffers?: ArrayBuffer[]): void;
+  send(content: Sent, callbacks?: unknown, buffers?: ArrayBuffer[]): void;
+  /** The host's own; its members differ. */
+  widget_manager?: unknown;
 }
+
+export type Host = AnyModel<Traits, Settings, Request>;
+export type CellHost = AnyModel<CellTraits, Record<never, never>, CellRequest>;

@@ -17,7 +17,7 @@ from swiftai_nb.testing import FakeGenerator
 get_session().add_generator("fake", FakeGenerator(step_duration_s=0.25))
 %config Imagine.engine = "fake"
 """
-STAGE = ".swiftai-cell__stage img.is-shown"
+STAGE = ".swiftai-cell__stage img:not(.entering)"
 HOSTS = [("lab", "python3"), ("notebook", "python3"), ("lab", "ipykernel6"), ("notebook", "ipykernel6")]
 
 
@@ -160,7 +160,7 @@ def test_bundled_model_draws_and_is_cancelled_within_a_step(
     page.run_all()
     page.until(
         "Number(document.querySelectorAll('.jp-CodeCell')[2]"
-        ".querySelector('.swiftai-cell:has(img.is-shown)')?.dataset.step) >= 5"
+        ".querySelector('.swiftai-cell:has(img:not(.entering))')?.dataset.step) >= 5"
     )
     page.screenshot(screenshots / "bundled-running.png")
     page.page.locator(".swiftai-cell__cancel").click()

@@ -71,7 +71,7 @@ class Client:
 
     def click(self, comm_id: str, job_id: str, *, subshell_id: str | None = None) -> None:
         """What the page sends."""
-        data = {"method": "custom", "content": {"kind": "cancel", "job": job_id}}
+        data = {"method": "custom", "content": {"kind": "cancel", "job_id": job_id}}
         message = self._client.session.msg("comm_msg", {"comm_id": comm_id, "data": data})
         if subshell_id is not None:
             message["header"]["subshell_id"] = subshell_id

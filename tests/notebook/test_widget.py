@@ -131,7 +131,7 @@ def test_page_request_carries_the_form_and_its_id_comes_back(widget: ImagineWidg
 
 def test_bad_request_is_answered_in_words(widget: ImagineWidget, page: Page) -> None:
     page.generate("r2", steps=5000)
-    ((report, _),) = page.of("refused")
+    ((report, _),) = page.of("error")
     assert report["request_id"] == "r2"
     assert "5000" in report["message"]
     assert report["hint"]
@@ -140,7 +140,7 @@ def test_bad_request_is_answered_in_words(widget: ImagineWidget, page: Page) -> 
 
 def test_unexpected_fault_is_told_to_the_page(page: Page) -> None:
     page.request("generate", request_id="r3")  # no settings: a page that is not ours
-    ((report, _),) = page.of("refused")
+    ((report, _),) = page.of("error")
     assert "KeyError" in report["message"]
     page.request("nobody knows this")
     assert len(page.reports) == 1
@@ -177,8 +177,8 @@ def test_cancel_keeps_preview_and_says_where(session: Session, widget: ImagineWi
     until(lambda: states(widget) == ["cancelled"])
     assert 2 <= widget.jobs[0]["step"] < 1000
     page.reports.clear()
-    page.request("hello")
-    assert [report["kind"] for report, _ in page.reports] == ["welcome", "preview"]
+    page.request("init")
+    assert [report["kind"] for report, _ in page.reports] == ["ready", "preview"]
 
 
 def test_cancel_is_told_before_the_step_ends(session: Session, widget: ImagineWidget, page: Page) -> None:
@@ -253,7 +253,7 @@ def test_pictures_are_served_in_both_sizes(widget: ImagineWidget, page: Page) ->
         assert (report["picture_id"], report["size"]) == (picture_id, size)
         assert buffers[0].startswith(magic)
     page.request("picture", picture_id="999", size="full")
-    assert page.of("refused")
+    assert page.of("error")
 
 
 def test_save_never_overwrites(widget: ImagineWidget, page: Page, tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_hundreds_of_pictures_do_not_swell_the_state(widget: ImagineWidget, page
     until(lambda: widget.pictures[-1]["seed"] == widget.images[-1].seed)
     assert len(widget.pictures) == 60
     assert widget.picture_count == 100
-    page.request("older")
+    page.request("load_more")
     assert len(widget.pictures) == 100
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,11 +12,24 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 STATIC = PROJECT / "swiftai_nb" / "static"
-NAMES = ("widget.js", "widget.css")
+NAMES = ("cell.css", "cell.js", "widget.css", "widget.js")
 
 
 def test_bundle_is_small() -> None:
-    assert sum((STATIC / name).stat().st_size for name in NAMES) <= 60_000
+    assert sum((STATIC / name).stat().st_size for name in NAMES) <= 70_000
+
+
+def test_static_folder_holds_the_bundle_alone() -> None:
+    assert sorted(path.name for path in STATIC.iterdir()) == list(NAMES)
+
+
+def test_lock_file_names_no_download_address() -> None:
+    lock_file = PROJECT / "js" / "package-lock.json"
+    if not lock_file.is_file():
+        pytest.skip("the TypeScript source is not part of this installation")
+    packages = json.loads(lock_file.read_text(encoding="utf-8"))["packages"]
+    assert not [name for name, package in packages.items() if "resolved" in package]
+    assert all("integrity" in package for name, package in packages.items() if name != "")
 
 
 def test_bundle_loads_nothing_from_elsewhere() -> None:
@@ -27,7 +41,7 @@ def test_bundle_loads_nothing_from_elsewhere() -> None:
 def test_bundle_is_what_the_source_builds(tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None or not (PROJECT / "js" / "node_modules" / "esbuild").is_dir():
-        pytest.skip("needs node and `npm install` in js/")
+        pytest.skip("needs node and `npm ci` in js/")
     subprocess.run([node, "build.mjs", str(tmp_path)], cwd=PROJECT / "js", check=True, timeout=120)
     for name in NAMES:
         built = (tmp_path / name).read_text(encoding="utf-8")

@@ -68,22 +68,22 @@ def test_newest_picture_becomes_the_output_under_the_widget(publisher: Publisher
     (output,) = publisher.outputs.values()
     assert output["image/png"] == base64.b64encode(image.data).decode()
     assert output["text/plain"] == repr(image)
-    assert widget.keepsake != ""
-    assert output["image/png"].endswith(widget.keepsake)
+    assert widget.static_output_tail != ""
+    assert output["image/png"].endswith(widget.static_output_tail)
     widget.close()
     session.close()
 
 
 def test_widget_inside_another_widget_leaves_no_copy(publisher: Publisher) -> None:
-    keepsake = StaticOutput()
-    keepsake.keep(picture(4))
+    static_output = StaticOutput()
+    static_output.keep(picture(4))
     assert publisher.outputs == {}
 
 
 def test_widget_displayed_twice_has_its_copy_under_each(publisher: Publisher) -> None:
-    keepsake = StaticOutput()
-    keepsake.display({"text/plain": "ImagineWidget"})
-    keepsake.keep(picture(4))
-    keepsake.display({"text/plain": "ImagineWidget"})
+    static_output = StaticOutput()
+    static_output.display({"text/plain": "ImagineWidget"})
+    static_output.keep(picture(4))
+    static_output.display({"text/plain": "ImagineWidget"})
     assert len(publisher.outputs) == 1, "one display id, so that both follow"
     assert len(publisher.loose) == 2

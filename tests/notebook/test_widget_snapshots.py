@@ -4,7 +4,7 @@ import pytest
 
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook.magic.parser import parse
-from swiftai_nb.notebook.widget.snapshots import cell_text
+from swiftai_nb.notebook.wire import cell_text
 
 RECIPES = [
     Recipe(prompt="a fox"),

@@ -41,7 +41,7 @@ class BackgroundJob:
     def state(self) -> str:
         """In a word: "queued", "drawing", ..., "done", "failed" or "cancelled"."""
         if not self._work.is_final:
-            return self._work.snapshot().stage
+            return self._work.progress().stage
         error = self._work.error
         return "done" if error is None else ("cancelled" if "Cancelled" in type(error).__name__ else "failed")
 
@@ -101,7 +101,7 @@ class BackgroundJob:
 
     def _changed(self) -> None:
         if not self._work.is_final:
-            self._view.paint(self._work.snapshot())
+            self._view.paint(self._work.progress())
             return
         with self._lock:
             if self._ended.is_set():

@@ -12,10 +12,10 @@ from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInp
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CallbackList, CancellationToken
 from swiftai_nb.notebook.cell.grid import GridPictures, labels, to_jpeg
-from swiftai_nb.notebook.cell.snapshot import Snapshot
 from swiftai_nb.notebook.magic.options import Axis
 from swiftai_nb.notebook.magic.request import Order
 from swiftai_nb.notebook.output.pictures import Pictures
+from swiftai_nb.notebook.progress import WorkProgress
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
@@ -126,15 +126,15 @@ class ClusterWork:
         """Calls `callback` on every change."""
         return self._listeners.add(callback)
 
-    def snapshot(self) -> Snapshot:
+    def progress(self) -> WorkProgress:
         """How many have come, with the sheet so far as preview."""
         made, wanted = self._made, len(self._cells)
         elapsed_s = time.monotonic() - self._started_s
         new = made - self._made_before
-        return Snapshot(
+        return WorkProgress(
             stage=str(GenerationStage.DENOISING),
-            picture=min(made + 1, wanted),
-            pictures=wanted,
+            image_index=min(made, wanted - 1),
+            count=wanted,
             elapsed_s=elapsed_s,
             remaining_s=elapsed_s / new * (wanted - made) if new else None,
             detail="on the cluster",

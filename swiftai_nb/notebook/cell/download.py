@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from swiftai_nb.core.errors import AIError
-from swiftai_nb.notebook.cell.snapshot import Snapshot
 from swiftai_nb.notebook.output.pictures import Pictures
+from swiftai_nb.notebook.progress import WorkProgress
 
 if TYPE_CHECKING:
     from swiftai_nb.downloads.download import Download
@@ -41,18 +41,16 @@ class DownloadWork:
             return error
         return None
 
-    def snapshot(self) -> Snapshot:
+    def progress(self) -> WorkProgress:
         """How far it is; the bar counts bytes."""
         progress = self._download.progress
         words = str(progress).partition(": ")[2] or progress.phase
-        return Snapshot(
+        return WorkProgress(
             stage=f"downloading {progress.model_id}",
-            step=0,
-            picture=1,
             elapsed_s=time.monotonic() - self._started_at,
             remaining_s=progress.eta_s,
             detail=words,
-            fraction_of_this=progress.fraction_completed,
+            current_fraction=progress.fraction_completed,
             is_cancelling=self._cancelling,
         )
 

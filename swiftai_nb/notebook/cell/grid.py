@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.task import CallbackList
-from swiftai_nb.notebook.cell.snapshot import Snapshot, of_job
 from swiftai_nb.notebook.magic.options import Axis
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.request import Order
 from swiftai_nb.notebook.output.pictures import Pictures
+from swiftai_nb.notebook.progress import WorkProgress, job_progress
 from swiftai_nb.notebook.session import CLOUD_ENGINES, Session
 
 if TYPE_CHECKING:
@@ -170,15 +170,15 @@ class GridWork:
     """SupportsSubmit the cells a few at a time, so that other cells' jobs get their turn.
 
     Args:
-        progress: orders and pictures.
+        grid: orders and pictures.
         arguments: of the whole grid.
         session: where to submit.
     """
 
-    def __init__(self, progress: GridProgress, arguments: ImagineArguments, session: Session) -> None:
-        self._progress = progress
+    def __init__(self, grid: GridProgress, arguments: ImagineArguments, session: Session) -> None:
+        self._grid = grid
         self._axes = arguments.grid
-        self._prompt = arguments.prompt or progress.orders[0].words
+        self._prompt = arguments.prompt or grid.orders[0].words
         self._session = session
         self._lock = threading.RLock()
         self._listeners: CallbackList[[]] = CallbackList()
@@ -187,9 +187,9 @@ class GridWork:
         self._cancelled = False
         self._elapsed_before_s = 0.0
         self._sheet: tuple[int, bytes | None] = (-1, None)
-        self._waiting = [i for i, cell in enumerate(progress.cells) if cell is None]
+        self._waiting = [i for i, cell in enumerate(grid.cells) if cell is None]
         # Cells of one model follow one another: it is loaded once.
-        self._waiting.sort(key=lambda i: (str(progress.orders[i].config.model), i))
+        self._waiting.sort(key=lambda i: (str(grid.orders[i].config.model), i))
 
     def start(self) -> GridWork:
         """SupportsSubmit the first cells.
@@ -197,7 +197,7 @@ class GridWork:
         Raises:
             AIError: what stands in the way of the first one.
         """
-        for order in self._progress.orders:
+        for order in self._grid.orders:
             self._session.check(order.prompt, order.config, engine=order.engine, provider=order.provider)
         self._submit_more()
         return self
@@ -211,8 +211,8 @@ class GridWork:
     @property
     def error(self) -> AIError | None:
         """The first cell's failure, or the cancellation."""
-        if self._error is None and self._cancelled and None in self._progress.cells:
-            made, wanted = self._made, len(self._progress.cells)
+        if self._error is None and self._cancelled and None in self._grid.cells:
+            made, wanted = self._made, len(self._grid.cells)
             return GenerationCancelledError(
                 f"Cancelled; {made} of {wanted} pictures are finished and kept, run the cell again to go on"
             )
@@ -220,7 +220,7 @@ class GridWork:
 
     def pictures(self) -> GridPictures:
         """The grid so far."""
-        return GridPictures(self._progress.cells, axes=self._axes, prompt=self._prompt)
+        return GridPictures(self._grid.cells, axes=self._axes, prompt=self._prompt)
 
     def cancel(self) -> None:
         """Stops the running cells and starts no more."""
@@ -234,18 +234,18 @@ class GridWork:
         """Calls `callback` on every change."""
         return self._listeners.add(callback)
 
-    def snapshot(self) -> Snapshot:
+    def progress(self) -> WorkProgress:
         """The running cell's progress, counted over the whole grid, with the sheet as preview."""
         with self._lock:
             job = next(iter(self._running.values()), None)
-        made, wanted = self._made, len(self._progress.cells)
-        inner = Snapshot(stage="finishing") if job is None else of_job(job)
+        made, wanted = self._made, len(self._grid.cells)
+        inner = WorkProgress(stage="finishing") if job is None else job_progress(job)
         per_picture_s = self._elapsed_before_s / made if made else None
         remaining_s = None if per_picture_s is None else per_picture_s * (wanted - made) - inner.elapsed_s
         return replace(
             inner,
-            picture=min(made + 1, wanted),
-            pictures=wanted,
+            image_index=min(made, wanted - 1),
+            count=wanted,
             elapsed_s=self._elapsed_before_s + inner.elapsed_s,
             remaining_s=remaining_s,
             is_cancelling=self._cancelled,
@@ -254,12 +254,12 @@ class GridWork:
 
     @property
     def _made(self) -> int:
-        return sum(cell is not None for cell in self._progress.cells)
+        return sum(cell is not None for cell in self._grid.cells)
 
     def _submit_more(self) -> None:
         with self._lock:
             while self._waiting and not self._cancelled and self._error is None:
-                order = self._progress.orders[self._waiting[0]]
+                order = self._grid.orders[self._waiting[0]]
                 if len(self._running) >= (CLOUD_WIDTH if order.engine in CLOUD_ENGINES else 1):
                     return
                 index = self._waiting.pop(0)
@@ -284,7 +284,7 @@ class GridWork:
     def _take(self, index: int, job: GenerationJob) -> None:
         self._elapsed_before_s += job.elapsed_s
         if job.images:
-            self._progress.cells[index] = job.images[0]
+            self._grid.cells[index] = job.images[0]
         elif isinstance(job.error, GenerationCancelledError):
             self._cancelled = True
         elif self._error is None:

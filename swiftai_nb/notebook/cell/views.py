@@ -1,7 +1,7 @@
-"""What stands in the output of a cell while it works: a widget, plain HTML, or a line of text.
+"""The output of a running cell: a widget, plain HTML, or a line of text.
 
-All three end the same way: the plain picture takes their place, with the same text/plain as before, so
-that a saved notebook holds no trace of them.
+All of them end the same way: the plain picture replaces them, so that a saved notebook has no trace of
+them. Until then, and after a kernel that died, the output's plain text says that the work is not finished.
 """
 
 from __future__ import annotations
@@ -10,195 +10,143 @@ import base64
 import html
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from swiftai_nb.notebook.cell.snapshot import Snapshot
+from swiftai_nb.notebook.progress import Throttle, WorkProgress
 
-PAINT_INTERVAL_S = 0.08
+WIDGET_INTERVAL_S = 0.08
 HTML_INTERVAL_S = 0.5
 Bundle = tuple[dict[str, Any], dict[str, Any]]
+# An output with neither type would show what it showed before.
+NOTHING: Bundle = ({"text/html": "", "text/plain": ""}, {})
 
 
 class CellView(Protocol):
-    """One running cell's output."""
+    """The output of one running cell."""
 
     @property
     def comm(self) -> Any:
-        """The comm that brings the user's clicks, or None."""
+        """The comm that delivers clicks, or None."""
         ...
 
     def start(self, text: str) -> None:
-        """Shows it; `text` is the text/plain it has from beginning to end."""
+        """Displays it; `text` describes the result, as "2 pictures: a red fox"."""
         ...
 
-    def paint(self, snapshot: Snapshot) -> None:
-        """Shows a moment; may be called from any thread, as often as one likes."""
+    def paint(self, progress: WorkProgress) -> None:
+        """Shows progress; may be called from any thread, at any rate."""
         ...
 
     def finish(self, bundle: Bundle | None) -> None:
-        """Puts the plain output in its place; None leaves only the text."""
+        """Replaces it with (data, metadata); None leaves nothing."""
         ...
 
 
 class NullView:
-    """Shows nothing: `--quiet`, and shells without any display."""
+    """Shows nothing: `--quiet`, and shells without a display."""
 
     comm = None
 
     def start(self, text: str) -> None:
         """Does nothing."""
 
-    def paint(self, snapshot: Snapshot) -> None:
+    def paint(self, progress: WorkProgress) -> None:
         """Does nothing."""
 
     def finish(self, bundle: Bundle | None) -> None:
         """Does nothing."""
 
 
-class WidgetView:
-    """The widget with preview and Cancel button.
+class DisplayView:
+    """A display that is updated while the work runs and replaced at its end.
 
     Args:
-        job_id: names the work that a click may cancel.
-        prompt: shown.
-        size: of the stage, CSS pixels (width, height).
-        blocking: the cell waits for the work.
-        on_cancel: called on a click, from whatever thread it arrives on.
-        preview_every: a preview each so many steps.
+        interval_s: seconds between two updates.
+        first_after_s: seconds before the first one.
     """
 
-    def __init__(
-        self,
-        *,
-        job_id: str,
-        prompt: str,
-        size: tuple[int, int],
-        blocking: bool,
-        on_cancel: Callable[[], None],
-        preview_every: int = 1,
-    ) -> None:
-        from swiftai_nb.notebook.cell.cell_widget import CellWidget
-
-        width, height = size
-        self._widget = CellWidget(job_id=job_id, prompt=prompt, width=width, height=height, blocking=blocking)
-        self._job_id = job_id
-        self._on_cancel = on_cancel
-        self._preview_every = preview_every
-        self._widget.on_message(self.handle)
+    def __init__(self, *, interval_s: float, first_after_s: float = 0.0) -> None:
         self._lock = threading.RLock()
+        self._throttle = Throttle(self._update, interval_s=interval_s, first_after_s=first_after_s)
         self._handle: Any = None
         self._text = ""
-        self._preview: bytes | None = None
-        self._painted_at = 0.0
+        self._progress: WorkProgress | None = None
         self._is_open = True
 
-    @property
-    def comm(self) -> Any:
-        """The widget's comm."""
-        return self._widget.comm
-
-    def handle(self, content: dict[str, Any]) -> None:
-        """Takes a message from the page."""
-        if content.get("job") != self._job_id:
-            return
-        if content.get("kind") == "cancel":
-            self._on_cancel()
-        elif content.get("kind") == "ready":
-            with self._lock:
-                if self._preview is not None and self._is_open:
-                    self._widget.send_preview(self._preview, step=0)
-
     def start(self, text: str) -> None:
-        """Shows the widget."""
+        """Displays it."""
         from IPython.display import display
 
-        self._text = text
-        data = self._widget._repr_mimebundle_()
-        data = data[0] if isinstance(data, tuple) else data
-        self._handle = display({**data, "text/plain": text}, raw=True, display_id=True)
+        self._text = f"{text} (not finished)"
+        self._handle = display({**self._data(), "text/plain": self._text}, raw=True, display_id=True)
 
-    def paint(self, snapshot: Snapshot) -> None:
-        """Sends what changed, at most twelve times a second; a stop request at once."""
+    def paint(self, progress: WorkProgress) -> None:
+        """Shows progress at the view's rate; a request to cancel at once."""
         with self._lock:
-            was_cancelling = self._widget.status.get("cancelling", False)
-            due = time.monotonic() - self._painted_at >= PAINT_INTERVAL_S
-            if not self._is_open or not (due or snapshot.is_cancelling > was_cancelling):
-                return
-            self._painted_at = time.monotonic()
-            self._widget.status = snapshot.status()
-            new = snapshot.preview is not None and snapshot.preview is not self._preview
-            if new and snapshot.step % self._preview_every == 0:
-                self._preview = snapshot.preview
-                self._widget.send_preview(snapshot.preview or b"", step=snapshot.step)
+            is_urgent = progress.is_cancelling and not (
+                self._progress is not None and self._progress.is_cancelling
+            )
+            self._progress = progress
+        self._throttle(now=is_urgent)
 
     def finish(self, bundle: Bundle | None) -> None:
-        """Puts the plain output in the widget's place and closes it."""
+        """Replaces it."""
+        self._throttle.close()
         with self._lock:
             self._is_open = False
-            data, metadata = ({"text/plain": self._text}, {}) if bundle is None else bundle
-            if self._handle is not None:
-                self._handle.update({**data, "text/plain": self._text}, metadata=metadata, raw=True)
-            self._widget.close()
+        if self._handle is not None:
+            data, metadata = NOTHING if bundle is None else bundle
+            self._handle.update(data, metadata=metadata, raw=True)
+
+    def _update(self) -> None:
+        with self._lock:
+            if self._is_open and self._progress is not None:
+                self._show(self._progress)
+
+    def _data(self) -> dict[str, Any]:
+        """The display's data besides its text."""
+        return {}
+
+    def _show(self, progress: WorkProgress) -> None:
+        raise NotImplementedError
 
 
-class HtmlView:
-    """For front ends without widgets: a card of plain HTML, replaced twice a second."""
+class HtmlView(DisplayView):
+    """For front ends without widgets: plain HTML, replaced twice a second.
+
+    Args:
+        prompt: the preview's alternative text.
+        size: of the stage, CSS pixels (width, height).
+    """
 
     comm = None
 
-    def __init__(self, *, prompt: str, size: tuple[int, int], preview_every: int = 1) -> None:
+    def __init__(self, *, prompt: str, size: tuple[int, int]) -> None:
+        super().__init__(interval_s=HTML_INTERVAL_S, first_after_s=HTML_INTERVAL_S)
         self._prompt = prompt
         self._size = size
-        self._preview_every = preview_every
-        self._lock = threading.RLock()
-        self._handle: Any = None
-        self._text = ""
-        self._painted_at = 0.0
-        self._is_open = True
 
-    def start(self, text: str) -> None:
-        """Shows the text."""
-        from IPython.display import display
-
-        self._text = text
-        self._painted_at = time.monotonic()
-        self._handle = display({"text/plain": text}, raw=True, display_id=True)
-
-    def paint(self, snapshot: Snapshot) -> None:
-        """Replaces the card."""
-        with self._lock:
-            if not self._is_open or time.monotonic() - self._painted_at < HTML_INTERVAL_S:
-                return
-            self._painted_at = time.monotonic()
-            card = _card(self._prompt, self._size, snapshot)
-            self._handle.update({"text/html": card, "text/plain": self._text}, raw=True)
-
-    def finish(self, bundle: Bundle | None) -> None:
-        """Puts the plain output in the card's place."""
-        with self._lock:
-            self._is_open = False
-            data, metadata = ({}, {}) if bundle is None else bundle
-            self._handle.update({**data, "text/plain": self._text}, metadata=metadata, raw=True)
+    def _show(self, progress: WorkProgress) -> None:
+        card = _card(self._prompt, self._size, progress)
+        self._handle.update({"text/html": card, "text/plain": self._text}, raw=True)
 
 
-def _card(prompt: str, size: tuple[int, int], snapshot: Snapshot) -> str:
+def _card(prompt: str, size: tuple[int, int], progress: WorkProgress) -> str:
     width, height = size
     box = f"width:{width}px;max-width:100%;aspect-ratio:{width}/{height}"
     picture = f'<div style="{box};background:rgba(128,128,128,.15)"></div>'
-    if snapshot.preview is not None:
-        data = base64.b64encode(snapshot.preview).decode("ascii")
+    if progress.preview is not None:
+        data = base64.b64encode(progress.preview).decode("ascii")
         picture = (
             f'<img style="{box}" alt="{html.escape(prompt)} (preview)" src="data:image/jpeg;base64,{data}">'
         )
-    bar = f'<progress style="width:{width}px;max-width:100%" value="{snapshot.fraction:.3f}"></progress>'
-    words = "cancelling after this step" if snapshot.is_cancelling else snapshot.line()
-    return f"<div>{picture}<br>{bar}<br>{html.escape(words)}</div>"
+    bar = f'<progress style="width:{width}px;max-width:100%" value="{progress.fraction:.3f}"></progress>'
+    return f"<div>{picture}<br>{bar}<br>{html.escape(str(progress))}</div>"
 
 
 class TextView:
-    """For a terminal: one line on standard error, rewritten in place."""
+    """For terminals: one line on standard error, rewritten in place."""
 
     comm = None
 
@@ -207,21 +155,63 @@ class TextView:
         self._is_terminal = sys.stderr.isatty()
 
     def start(self, text: str) -> None:
-        """Does nothing: a terminal shows progress only."""
+        """Does nothing: a terminal shows progress alone."""
 
-    def paint(self, snapshot: Snapshot) -> None:
+    def paint(self, progress: WorkProgress) -> None:
         """Rewrites the line."""
         if self._is_terminal:
-            line = "cancelling after this step" if snapshot.is_cancelling else snapshot.line()
+            line = str(progress)
             sys.stderr.write(f"\r{line:<{self._width}}")
             sys.stderr.flush()
             self._width = len(line)
 
     def finish(self, bundle: Bundle | None) -> None:
-        """Wipes the line."""
+        """Clears the line."""
         if self._is_terminal and self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
+
+
+def create_view(
+    shell: Any,
+    *,
+    kind: str = "auto",
+    job_id: str,
+    prompt: str,
+    size: tuple[int, int],
+    on_cancel: Callable[[], None],
+    blocking: bool = True,
+    preview_every: int = 1,
+) -> CellView:
+    """The view that fits the front end.
+
+    Args:
+        shell: IPython's shell, or None.
+        kind: "widget", "html" or "text"; "auto" is what the front end supports.
+        job_id: the work that a click may cancel.
+        prompt: shown, and the preview's alternative text.
+        size: of the stage, CSS pixels (width, height).
+        on_cancel: called on a click.
+        blocking: the cell waits for the work.
+        preview_every: a preview every so many steps.
+    """
+    if kind == "auto":
+        has_kernel = getattr(shell, "kernel", None) is not None
+        kind = ("widget" if shows_widgets(shell) else "html") if has_kernel else "text"
+    if kind == "text":
+        return TextView()
+    if kind == "html":
+        return HtmlView(prompt=prompt, size=size)
+    from swiftai_nb.notebook.cell.widget_view import WidgetView
+
+    return WidgetView(
+        job_id=job_id,
+        prompt=prompt,
+        size=size,
+        blocking=blocking,
+        on_cancel=on_cancel,
+        preview_every=preview_every,
+    )
 
 
 def shows_widgets(shell: Any) -> bool:

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from swiftai_nb.core.errors import AIError, GenerationCancelledError
+from swiftai_nb.core.format import shorten
 from swiftai_nb.notebook.cell import cancel
-from swiftai_nb.notebook.cell.snapshot import Snapshot, of_job
 from swiftai_nb.notebook.cell.views import Bundle, CellView
 from swiftai_nb.notebook.output.pictures import Pictures
+from swiftai_nb.notebook.progress import WorkProgress, job_progress
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.jobs.job import GenerationJob
 
 POLL_S = 0.03
+REPAINT_S = 0.2  # a terminal's clock has no other source
 PATIENCE_S = 15.0  # after a stop request, before the cell gives up waiting for the engine
 
 
@@ -45,7 +47,7 @@ class Work(Protocol):
         """Why it failed or was cancelled."""
         ...
 
-    def snapshot(self) -> Snapshot:
+    def progress(self) -> WorkProgress:
         """What to show now."""
         ...
 
@@ -86,9 +88,9 @@ class JobWork:
         """The job's error."""
         return self.job.error
 
-    def snapshot(self) -> Snapshot:
+    def progress(self) -> WorkProgress:
         """What to show of the job now."""
-        return of_job(self.job)
+        return job_progress(self.job)
 
     def pictures(self) -> Pictures:
         """The pictures so far."""
@@ -119,12 +121,15 @@ def wait(
     try:
         with cancel.listening(view.comm, kernel=kernel, route=route, handler=handler) as poll:
             deadline: float | None = None
+            next_paint_s = 0.0
             while not work.is_final and (deadline is None or time.monotonic() < deadline):
                 try:
-                    changed.wait(POLL_S)
+                    has_changed = changed.wait(POLL_S)
                     changed.clear()
                     poll()
-                    view.paint(work.snapshot())
+                    if has_changed or time.monotonic() >= next_paint_s:
+                        view.paint(work.progress())
+                        next_paint_s = time.monotonic() + REPAINT_S
                 except KeyboardInterrupt:
                     if interrupted:
                         raise
@@ -154,22 +159,25 @@ def outcome(work: Work, *, interrupted: bool) -> None:
 
 
 def final_bundle(work: Work, *, largest_bytes: int | None = None) -> Bundle | None:
-    """What stays in the notebook: the pictures, else the last preview, else nothing."""
+    """The output that remains: the pictures, else the preview of a cancelled one, else nothing."""
     pictures = work.pictures()
     if pictures:
         from swiftai_nb.notebook.output.embedding import embed
 
         return embed(pictures, largest_bytes=largest_bytes)
-    preview = work.snapshot().preview
-    return None if preview is None or not isinstance(work.error, GenerationCancelledError) else _kept(preview)
+    preview = work.progress().preview
+    if preview is None or not isinstance(work.error, GenerationCancelledError):
+        return None
+    return _unfinished(preview, pictures)
 
 
-def _kept(preview: bytes) -> Bundle:
+def _unfinished(preview: bytes, pictures: Pictures) -> Bundle:
     import base64
 
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.core.image_input import to_pil
 
     width, height = GeneratedImage(b"", *to_pil(preview).size).display_size
-    data = {"image/jpeg": base64.b64encode(preview).decode("ascii")}
+    text = f"Unfinished picture: {shorten(pictures.prompt)}"
+    data = {"image/jpeg": base64.b64encode(preview).decode("ascii"), "text/plain": text}
     return data, {"image/jpeg": {"width": width, "height": height}}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, ModelNotDownloadedError
+from swiftai_nb.core.format import format_duration
 from swiftai_nb.core.table import Table
-from swiftai_nb.notebook.cell.snapshot import duration
 from swiftai_nb.notebook.magic.request import Order
 from swiftai_nb.notebook.session import Session
 
@@ -89,5 +89,5 @@ def _described(plan: Any, count: int) -> list[tuple[str, str]]:
             lines.append((name.replace("_", " "), str(value)))
     estimate_s = getattr(plan, "estimated_s", None)
     if isinstance(estimate_s, (int, float)):
-        lines.append(("time", f"about {duration(max(1, estimate_s * count))}"))
+        lines.append(("time", f"about {format_duration(max(1, estimate_s * count))}"))
     return lines

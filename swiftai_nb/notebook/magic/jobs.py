@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.table import Table
-from swiftai_nb.notebook.cell.snapshot import of_job
+from swiftai_nb.notebook.progress import job_progress
 from swiftai_nb.notebook.session import get_session
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ COLUMNS = ("job", "state", "pictures", "progress", "prompt")
 
 def _row(job: GenerationJob) -> tuple[str, ...]:
     made = f"{len(job.images)} of {len(job.request.seeds)}"
-    progress = of_job(job).line() if not job.state.is_final else f"{job.elapsed_s:.1f} s"
+    progress = str(job_progress(job)) if not job.state.is_final else f"{job.elapsed_s:.1f} s"
     if job.error is not None:
         progress = job.error.message
     return job.id, str(job.state), made, progress, shorten(job.request.prompt, 60)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import DownloadCancelledError
 from swiftai_nb.notebook.cell.download import DownloadWork
-from swiftai_nb.notebook.cell.views import CellView, HtmlView, TextView, WidgetView, shows_widgets
+from swiftai_nb.notebook.cell.views import create_view
 from swiftai_nb.notebook.cell.wait import GenerationInterrupted, outcome, wait
 from swiftai_nb.notebook.magic.tokens import split
 from swiftai_nb.notebook.session import get_session
@@ -50,7 +50,7 @@ def _show_until_over(download: Download, title: str) -> Path:
     work = DownloadWork(download)
     shell = _shell()
     kernel = getattr(shell, "kernel", None)
-    view = _view(work, title, shell)
+    view = create_view(shell, job_id=work.id, prompt=title, size=_VIEW_SIZE, on_cancel=work.cancel)
     view.start(title)
     interrupted = wait(
         work, view, kernel=kernel, route=None if kernel is None else get_session().subshell_route
@@ -60,14 +60,6 @@ def _show_until_over(download: Download, title: str) -> Path:
         raise GenerationInterrupted(work.error.message) from None
     outcome(work, interrupted=interrupted)
     return download.result()
-
-
-def _view(work: DownloadWork, title: str, shell: Any) -> CellView:
-    if getattr(shell, "kernel", None) is None:
-        return TextView()
-    if shows_widgets(shell):
-        return WidgetView(job_id=work.id, prompt=title, size=_VIEW_SIZE, blocking=True, on_cancel=work.cancel)
-    return HtmlView(prompt=title, size=_VIEW_SIZE, preview_every=1)
 
 
 def _shell() -> Any:

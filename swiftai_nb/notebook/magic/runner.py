@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import ModelNotDownloadedError
 from swiftai_nb.core.format import shorten
-from swiftai_nb.notebook.cell.views import CellView, HtmlView, NullView, TextView, WidgetView, shows_widgets
+from swiftai_nb.notebook.cell.views import CellView, NullView, TextView, create_view
 from swiftai_nb.notebook.cell.wait import JobWork, Work, final_bundle, outcome, wait
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.request import Order, build_request
@@ -183,23 +183,15 @@ class Runner:
     ) -> CellView:
         if arguments.quiet or self._shell is None:
             return NullView()
-        kind = self._magic.display
-        if kind == "auto":
-            kind = "text" if self._kernel is None else ("widget" if shows_widgets(self._shell) else "html")
-        if kind == "text":
-            return TextView()
-        size = size or _stage_size(order, session)
-        every = arguments.preview_every or self._magic.preview_every
-        words = shorten(order.words, LONGEST_ALT)
-        if kind == "html":
-            return HtmlView(prompt=words, size=size, preview_every=every)
-        return WidgetView(
+        return create_view(
+            self._shell,
+            kind=self._magic.display,
             job_id=work_id,
-            prompt=words,
-            size=size,
-            blocking=not arguments.background,
+            prompt=shorten(order.words, LONGEST_ALT),
+            size=size or _stage_size(order, session),
             on_cancel=work.cancel,
-            preview_every=every,
+            blocking=not arguments.background,
+            preview_every=arguments.preview_every or self._magic.preview_every,
         )
 
     def _run_on_cluster(

@@ -15,11 +15,11 @@ import traitlets
 from swiftai_nb.core.config import ImageGenerationConfig, checked_int
 from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
-from swiftai_nb.notebook.widget import wire
+from swiftai_nb.notebook import wire
+from swiftai_nb.notebook.progress import Throttle
 from swiftai_nb.notebook.widget.file_names import free_path
-from swiftai_nb.notebook.widget.job_tracker import JobTracker, Throttle
+from swiftai_nb.notebook.widget.job_tracker import JobTracker
 from swiftai_nb.notebook.widget.model_picker import ModelPicker
-from swiftai_nb.notebook.widget.snapshots import job_snapshot, picture_snapshot
 from swiftai_nb.notebook.widget.static_output import StaticOutput
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from swiftai_nb.jobs.job import GenerationJob
 
 _log = logging.getLogger(__name__)
-_STATIC = Path(__file__).parents[2] / "static"
 SHOWN_PICTURES = 60
 SHOWN_JOBS = 100
 MODELS_INTERVAL_S = 0.4
@@ -58,8 +57,8 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         jobs, pictures, models: what the page shows; set by the kernel.
     """
 
-    _esm = _STATIC / "widget.js"
-    _css = _STATIC / "widget.css"
+    _esm = wire.STATIC / "widget.js"
+    _css = wire.STATIC / "widget.css"
 
     prompt = traitlets.Unicode("").tag(sync=True)
     negative_prompt = traitlets.Unicode("").tag(sync=True)
@@ -76,7 +75,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
     jobs = traitlets.List(traitlets.Dict()).tag(sync=True)
     pictures = traitlets.List(traitlets.Dict()).tag(sync=True)
     picture_count = traitlets.Int(0).tag(sync=True)
-    keepsake = traitlets.Unicode("").tag(sync=True)
+    static_output_tail = traitlets.Unicode("").tag(sync=True)
 
     images = traitlets.Tuple()
 
@@ -89,31 +88,31 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
             session = get_session()
         self._session = session
-        self._keepsake = StaticOutput()
+        self._static_output = StaticOutput()
         self._own_jobs: dict[str, int] = {}
         self._shown_pictures = SHOWN_PICTURES
-        self._shelf = ModelPicker(session, changed=self._on_models, on_error=self._refuse)
+        self._picker = ModelPicker(session, changed=self._on_models, on_error=self._send_error)
         self._models_throttle = Throttle(self._publish_models, interval_s=MODELS_INTERVAL_S)
-        self._feed = JobTracker(
+        self._tracker = JobTracker(
             session,
             publish=self._publish_jobs,
             on_preview=self._send_preview,
             on_images=self._on_images,
         )
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
-            "hello": self._on_hello,
+            "init": self._on_init,
             "generate": self._on_generate,
             "cancel": self._on_cancel,
             "picture": self._on_picture,
-            "older": self._on_older,
+            "load_more": self._on_load_more,
             "save": self._on_save,
-            "download": lambda content: self._shelf.download(content["model"]),
-            "cancel_download": lambda content: self._shelf.cancel_download(content["model"]),
-            "delete_model": lambda content: self._shelf.delete(content["model"]),
+            "download": lambda content: self._picker.download(content["model"]),
+            "cancel_download": lambda content: self._picker.cancel_download(content["model"]),
+            "delete_model": lambda content: self._picker.delete(content["model"]),
         }
-        self.models = self._shelf.entries()
+        self.models = self._picker.entries()
         self._choose_engine()
-        self._feed.start()
+        self._tracker.start()
         self._publish_pictures()
         self.on_msg(self._on_message)
         if self.comm is not None:
@@ -137,7 +136,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def cancel(self) -> None:
         """Cancels every unfinished job of this widget."""
-        for job, _ in self._feed.jobs:
+        for job, _ in self._tracker.jobs:
             if job.id in self._own_jobs:
                 job.cancel()
 
@@ -153,15 +152,15 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def close(self) -> None:
         """Takes the widget away; its jobs go on."""
-        feed = getattr(self, "_feed", None)
-        if feed is not None:
-            feed.close()
+        tracker = getattr(self, "_tracker", None)
+        if tracker is not None:
+            tracker.close()
             self._models_throttle.close()
         super().close()
 
     def _ipython_display_(self, **_: Any) -> None:
         data, _metadata = self._repr_mimebundle_()
-        self._keepsake.display({**data, "text/plain": "ImagineWidget"})
+        self._static_output.display({**data, "text/plain": "ImagineWidget"})
 
     def _submit(self, settings: dict[str, Any], *, request_id: str) -> GenerationJob:
         values = {name: settings.get(name) for name in wire.SETTINGS}
@@ -174,7 +173,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
             model=values["model"] or None,
         )
         count = checked_int("count", values["count"], low=1, high=SHOWN_JOBS)
-        job = self._feed.submit(
+        job = self._tracker.submit(
             request_id,
             lambda: self._session.submit(
                 str(values["prompt"] or ""),
@@ -205,15 +204,15 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         try:
             handler(content)
         except AIError as error:
-            self._refuse(error, request_id=str(content.get("request_id", "")))
+            self._send_error(error, request_id=str(content.get("request_id", "")))
         except Exception as error:  # noqa: BLE001 - the page must hear of it, whatever it is
             _log.exception("the widget could not handle a %s message", content.get("kind"))
             unexpected = AIError(f"something unexpected happened ({type(error).__name__}: {error})")
-            self._refuse(unexpected, request_id=str(content.get("request_id", "")))
+            self._send_error(unexpected, request_id=str(content.get("request_id", "")))
 
-    def _on_hello(self, _content: dict[str, Any]) -> None:
-        self.send({"kind": "welcome"})
-        for job, _ in self._feed.jobs:
+    def _on_init(self, _content: dict[str, Any]) -> None:
+        self.send({"kind": "ready"})
+        for job, _ in self._tracker.jobs:
             if job.last_preview is not None:
                 self._send_preview(job, job.last_preview)
 
@@ -221,7 +220,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self._submit(content["settings"], request_id=content["request_id"])
 
     def _on_cancel(self, content: dict[str, Any]) -> None:
-        job = self._feed.find(job_id=content.get("job_id", ""), request_id=content.get("request_id", ""))
+        job = self._tracker.find(job_id=content.get("job_id", ""), request_id=content.get("request_id", ""))
         if job is not None:
             job.cancel()
 
@@ -230,9 +229,9 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         is_small = content["size"] == "thumbnail"
         data = entry.thumbnail if is_small else entry.image.data
         about = {"kind": "picture", "picture_id": entry.id, "size": content["size"]}
-        self._send_picture(about, data, "image/jpeg" if is_small else "image/png")
+        self.send(*wire.image_message(about, data, "image/jpeg" if is_small else "image/png"))
 
-    def _on_older(self, _content: dict[str, Any]) -> None:
+    def _on_load_more(self, _content: dict[str, Any]) -> None:
         self._shown_pictures += SHOWN_PICTURES
         self._publish_pictures()
 
@@ -245,12 +244,12 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _publish_jobs(self) -> None:
         snapshots = [
-            job_snapshot(
+            wire.job_snapshot(
                 job,
                 request_id=request_id,
-                default_size=self._shelf.default_size(job.request.config.model or ""),
+                default_size=self._picker.default_size(job.request.config.model or ""),
             )
-            for job, request_id in self._feed.jobs[:SHOWN_JOBS]
+            for job, request_id in self._tracker.jobs[:SHOWN_JOBS]
         ]
         with self._traits_lock:
             self.jobs = snapshots
@@ -260,13 +259,13 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         known = {picture["id"]: picture for picture in self.pictures}
         with self._traits_lock:
             self.picture_count = len(self._session.history)
-            self.pictures = [known.get(e.id) or picture_snapshot(e) for e in reversed(entries)]
+            self.pictures = [known.get(e.id) or wire.picture_snapshot(e) for e in reversed(entries)]
 
     def _on_models(self) -> None:
         self._models_throttle()
 
     def _publish_models(self) -> None:
-        rows = self._shelf.entries()
+        rows = self._picker.entries()
         with self._traits_lock:
             self.models = rows
 
@@ -282,21 +281,17 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _keep(self, image: GeneratedImage) -> None:
         # The page must know the copy before it appears, so that it is never seen twice.
-        self.keepsake = self._keepsake.tail(image)
-        self._keepsake.keep(image)
+        self.static_output_tail = self._static_output.tail(image)
+        self._static_output.keep(image)
 
     def _send_preview(self, job: GenerationJob, preview: bytes) -> None:
         progress = job.progress
         step = 0 if progress is None else progress.current_step
-        self._send_picture({"kind": "preview", "job_id": job.id, "step": step}, preview, "image/jpeg")
+        self.send(*wire.preview_message(job.id, preview, step=step))
 
-    def _send_picture(self, about: dict[str, Any], data: bytes, media_type: str) -> None:
-        content, buffers = wire.with_picture(about, data, media_type)
-        self.send(content, buffers)
-
-    def _refuse(self, error: AIError, *, request_id: str = "") -> None:
+    def _send_error(self, error: AIError, *, request_id: str = "") -> None:
         hint = "" if error.hint is None else error.hint
-        self.send({"kind": "refused", "request_id": request_id, "message": error.message, "hint": hint})
+        self.send({"kind": "error", "request_id": request_id, "message": error.message, "hint": hint})
 
     # traitlets is not made for threads: while a message from the page is applied, an assignment in
     # another thread would land in the page's transaction and could be lost.

@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from swiftai_nb.notebook.progress import Throttle
 
 if TYPE_CHECKING:
     from swiftai_nb.jobs.job import GenerationJob
 
 PUBLISH_INTERVAL_S = 0.2
-
-
-class Throttle:
-    """Calls `action` at once, then at most every `interval_s` seconds; the last request is never dropped."""
-
-    def __init__(self, action: Callable[[], None], *, interval_s: float) -> None:
-        self._action = action
-        self._interval_s = interval_s
-        self._lock = threading.Lock()
-        self._timer: threading.Timer | None = None
-        self._next_s = 0.0
-        self._closed = False
-        # Comm messages need the context they were opened in: ipykernel 7.0 fails without it.
-        self._context = contextvars.copy_context()
-
-    def __call__(self, *, now: bool = False) -> None:
-        """Asks for a call; `now` does not wait for the interval."""
-        with self._lock:
-            wait_s = 0.0 if now else self._next_s - time.monotonic()
-            if self._closed or (wait_s > 0 and self._timer is not None):
-                return
-            if wait_s > 0:
-                self._timer = threading.Timer(wait_s, self._context.copy().run, (self._fire,))
-                self._timer.daemon = True
-                self._timer.start()
-                return
-        self._fire()
-
-    def close(self) -> None:
-        """Drops what is still waiting."""
-        with self._lock:
-            self._closed = True
-            if self._timer is not None:
-                self._timer.cancel()
-
-    def _fire(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            self._next_s = time.monotonic() + self._interval_s
-        self._action()
 
 
 class JobTracker:

@@ -15,7 +15,7 @@ from swiftai_nb.core.errors import AIError, DownloadCancelledError
 from swiftai_nb.registry.model_info import GB
 
 if TYPE_CHECKING:
-    from swiftai_nb.notebook.widget.wire import ModelEntry, ModelState
+    from swiftai_nb.notebook.wire import ModelEntry, ModelState
     from swiftai_nb.registry.model_info import DiffusionModelInfo
 
 # What the miniature model was trained on, so that the first click succeeds.

@@ -1,23 +1,26 @@
-import type { Host, Job, Model, Picture, Report, Request, Settings, Traits } from "../src/contract";
-import { createView } from "../src/view";
+import type { AnyModel, Job, Model, Picture, Report, Request, Settings, Traits } from "../src/contract";
+import { createView } from "../src/widget/view";
 
 type Callback = (...values: unknown[]) => void;
 
-/** A model object without a kernel: remembers what was sent, plays what a kernel would report. */
-export class FakeHost implements Host {
-  sent: Request[] = [];
+/** anywidget's model without a kernel: records what is sent, plays what a kernel would report. */
+export class FakeModel<T extends object, W, Sent extends { kind: string }, Received>
+  implements AnyModel<T, W, Sent>
+{
+  sent: Sent[] = [];
   saves = 0;
   broken = false;
   listeners = new Map<string, Set<Callback>>();
+  widget_manager?: unknown;
 
-  constructor(public traits: Traits) {}
+  constructor(public traits: T) {}
 
-  get<K extends keyof Traits>(name: K): Traits[K] {
+  get<K extends keyof T>(name: K): T[K] {
     return this.traits[name];
   }
-  set<K extends keyof Settings>(name: K, value: Settings[K]): void {
-    (this.traits as Settings)[name] = value;
-    this.emit(`change:${name}`);
+  set<K extends keyof W>(name: K, value: W[K]): void {
+    Object.assign(this.traits, { [name]: value });
+    this.emit(`change:${String(name)}`);
   }
   save_changes(): void {
     this.saves += 1;
@@ -28,7 +31,7 @@ export class FakeHost implements Host {
   off(event: string, callback: Callback): void {
     this.listeners.get(event)?.delete(callback);
   }
-  send(content: Request): void {
+  send(content: Sent): void {
     if (this.broken) throw new Error("the comm is closed");
     this.sent.push(content);
   }
@@ -36,23 +39,25 @@ export class FakeHost implements Host {
   emit(event: string, ...values: unknown[]): void {
     for (const callback of [...(this.listeners.get(event) ?? [])]) callback(...values);
   }
-  /** As the kernel: sets snapshots and tells. */
-  async push(snapshots: Partial<Traits>): Promise<void> {
-    Object.assign(this.traits, snapshots);
-    for (const name of Object.keys(snapshots)) this.emit(`change:${name}`);
+  /** As the kernel: sets traits and notifies. */
+  async push(traits: Partial<T>): Promise<void> {
+    Object.assign(this.traits, traits);
+    for (const name of Object.keys(traits)) this.emit(`change:${name}`);
     await settled();
   }
-  async report(content: Report, buffers: unknown[] = []): Promise<void> {
+  async report(content: Received, buffers: unknown[] = []): Promise<void> {
     this.emit("msg:custom", content, buffers);
     await settled();
   }
-  sentOf<K extends Request["kind"]>(kind: K): Extract<Request, { kind: K }>[] {
-    return this.sent.filter((one): one is Extract<Request, { kind: K }> => one.kind === kind);
+  sentOf<K extends Sent["kind"]>(kind: K): Extract<Sent, { kind: K }>[] {
+    return this.sent.filter((one): one is Extract<Sent, { kind: K }> => one.kind === kind);
   }
   get listenerCount(): number {
     return [...this.listeners.values()].reduce((sum, set) => sum + set.size, 0);
   }
 }
+
+export class FakeHost extends FakeModel<Traits, Settings, Request, Report> {}
 
 export const settled = async (): Promise<void> => {
   for (let turn = 0; turn < 5; turn += 1) await Promise.resolve();
@@ -108,6 +113,7 @@ export function job(changes: Partial<Job> = {}): Job {
     hint: "",
     width: 64,
     height: 64,
+    fraction: (changes.step ?? 7) / (changes.steps || 20),
     ...changes,
   };
 }
@@ -161,7 +167,7 @@ export function mount(traits: Partial<Traits> = {}, host?: FakeHost): Mounted {
       jobs: [],
       pictures: [],
       picture_count: traits.pictures?.length ?? 0,
-      keepsake: "",
+      static_output_tail: "",
       ...traits,
     });
   const root = document.createElement("div");

@@ -1,10 +1,10 @@
+import type { Model } from "../contract";
+import { h, icon, setAttribute, setChildren, setHidden, setText } from "../shared/dom";
+import { formatBytes, formatBytesOf, formatDuration, formatRemaining, percent } from "../shared/format";
 import type { Context, Part } from "./context";
-import type { Model } from "./contract";
-import { h, icon, setAttribute, setChildren, setHidden, setText } from "./dom";
-import { bytes, bytesOf, clock, percent, remaining } from "./format";
 import { chosenModel } from "./state";
 
-/** The models with what each one costs and whether it is here; one is chosen. */
+/** The models with their sizes and states; one is chosen. */
 export function createPicker(ctx: Context): Part {
   const name = h("span", { class: "name" });
   const state = h("span", { class: "state" });
@@ -32,7 +32,7 @@ export function createPicker(ctx: Context): Part {
     setAttribute(button, "aria-expanded", open ? "true" : "false");
   }
   function choose(model: Model): void {
-    ctx.view.refusal = null;
+    ctx.view.error = null;
     ctx.set("engine", model.engine);
     ctx.set("model", model.id);
     toggle(false);
@@ -56,8 +56,8 @@ export function createPicker(ctx: Context): Part {
   const update = () => {
     const models = ctx.host.get("models");
     const chosen = chosenModel(models, ctx.host.get("model"), ctx.host.get("engine"));
-    setText(name, chosen?.name ?? (ctx.host.get("model") || "none yet"));
-    setText(state, chosen === null ? "" : stateWords(chosen));
+    setText(name, chosen?.name ?? (ctx.host.get("model") || "none"));
+    setText(state, chosen === null ? "" : stateText(chosen));
     setAttribute(state, "data-state", chosen?.state ?? null);
     const keys = new Set(models.map(keyOf));
     for (const key of [...rows.keys()]) if (!keys.has(key)) rows.delete(key);
@@ -79,8 +79,8 @@ function keyOf(model: Model): string {
   return `${model.engine} ${model.id}`;
 }
 
-/** "download 6.9 GB", "downloading 41 %"; the kernel words the rest. */
-export function stateWords(model: Model): string {
+/** "download 6.9 GB", "downloading 41 %"; the kernel formats the rest. */
+function stateText(model: Model): string {
   if (model.state === "downloading") return `downloading ${percent(model.done_bytes, model.total_bytes)} %`;
   return model.state_text;
 }
@@ -103,10 +103,10 @@ function createRow(ctx: Context, choose: (model: Model) => void) {
   const update = (model: Model, chosen: boolean) => {
     shown = model;
     setText(name, model.name);
-    setText(state, stateWords(model));
+    setText(state, stateText(model));
     setAttribute(state, "data-state", model.state);
     setText(description, model.description);
-    const size = model.size_bytes > 0 ? bytes(model.size_bytes) : "";
+    const size = model.size_bytes > 0 ? formatBytes(model.size_bytes) : "";
     const license = model.license === "" ? "" : `license ${model.license}`;
     setText(facts, [size, license].filter((fact) => fact !== "").join(" · "));
     setAttribute(choice, "aria-current", chosen ? "true" : null);
@@ -115,33 +115,33 @@ function createRow(ctx: Context, choose: (model: Model) => void) {
   return { element, update };
 }
 
-/** Deleting asks once more, in the same place. */
+/** Deleting needs a second click, on the same button. */
 function createDelete(ctx: Context, model: () => Model | null) {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const words = h("span", {}, "");
-  const element = h("button", { type: "button", class: "quiet delete" }, icon("trash"), words);
-  const ask = (asking: boolean) => {
+  const label = h("span", {}, "");
+  const element = h("button", { type: "button", class: "quiet delete" }, icon("trash"), label);
+  const confirm = (asking: boolean) => {
     setAttribute(element, "data-asking", asking);
-    setText(words, asking ? "Delete?" : "");
+    setText(label, asking ? "Delete?" : "");
     clearTimeout(timer);
-    if (asking) timer = setTimeout(() => ask(false), 4000);
+    if (asking) timer = setTimeout(() => confirm(false), 4000);
   };
   element.addEventListener("click", () => {
     const target = model();
     if (element.hasAttribute("data-asking") && target !== null) {
       ctx.host.send({ kind: "delete_model", model: target.id });
-      ask(false);
-    } else ask(true);
+      confirm(false);
+    } else confirm(true);
   });
   const update = (shown: Model) => {
     setHidden(element, !shown.can_delete);
-    setAttribute(element, "aria-label", `Delete ${shown.name} from this disk`);
-    setAttribute(element, "title", "Delete from this disk");
+    setAttribute(element, "aria-label", `Delete ${shown.name} from disk`);
+    setAttribute(element, "title", "Delete from disk");
   };
   return { element, update };
 }
 
-/** What stands between the chosen model and a picture, and how to get it. */
+/** What the chosen model still needs, and the button for it. */
 function createOffer(ctx: Context) {
   let shown: Model | null = null;
   const what = h("p", { class: "what" });
@@ -149,13 +149,13 @@ function createOffer(ctx: Context) {
   const fill = h("div", { class: "fill" });
   const bar = h("div", { class: "bar", role: "progressbar", "aria-label": "Download" }, fill);
   const send = (kind: "download" | "cancel_download") => () => {
-    ctx.view.refusal = null;
+    ctx.view.error = null;
     if (shown !== null) ctx.host.send({ kind, model: shown.id });
     ctx.invalidate();
   };
   const start = h("button", { type: "button", class: "secondary", onclick: send("download") });
   const stop = h("button", { type: "button", class: "secondary", onclick: send("cancel_download") });
-  stop.append("Cancel the download");
+  stop.append("Cancel download");
   const element = h("div", { class: "offer", hidden: true }, what, bar, how, start, stop);
 
   const show = (model: Model | null) => {
@@ -167,8 +167,8 @@ function createOffer(ctx: Context) {
     setHidden(bar, !loading);
     setHidden(stop, !loading);
     setHidden(start, !missing);
-    setText(start, `Download ${bytes(model.size_bytes)}`);
-    setText(what, offerWords(model));
+    setText(start, `Download ${formatBytes(model.size_bytes)}`);
+    setText(what, offerText(model));
     setText(how, loading ? downloadTimes(model) : model.how);
     const done = percent(model.done_bytes, model.total_bytes);
     setAttribute(bar, "aria-valuenow", String(done));
@@ -177,21 +177,23 @@ function createOffer(ctx: Context) {
   return { element, show };
 }
 
-function offerWords(model: Model): string {
-  if (model.state === "downloading") return bytesOf(model.done_bytes, model.total_bytes);
+function offerText(model: Model): string {
+  if (model.state === "downloading") return formatBytesOf(model.done_bytes, model.total_bytes);
   if (model.state === "download") {
-    const disk = model.free_disk_bytes > 0 ? ` ${bytes(model.free_disk_bytes)} are free on this disk.` : "";
-    return `${model.name} is not on this machine yet.${disk}`;
+    const disk = model.free_disk_bytes > 0 ? ` ${formatBytes(model.free_disk_bytes)} free on disk.` : "";
+    return `Not downloaded.${disk}`;
   }
+  if (model.state === "cloud_missing")
+    return `${model.name} runs in the cloud and needs a Hugging Face token.`;
   return `${model.name}: ${model.state_text}.`;
 }
 
 function downloadTimes(model: Model): string {
   return [
-    model.bytes_per_s > 0 ? `${bytes(model.bytes_per_s)}/s` : "",
-    model.remaining_s === null ? "" : remaining(model.remaining_s),
-    `${clock(model.elapsed_s)} so far`,
+    model.bytes_per_s > 0 ? `${formatBytes(model.bytes_per_s)}/s` : "",
+    model.remaining_s === null ? "" : formatRemaining(model.remaining_s),
+    `${formatDuration(Math.floor(model.elapsed_s))} elapsed`,
   ]
-    .filter((word) => word !== "")
+    .filter((part) => part !== "")
     .join(" · ");
 }

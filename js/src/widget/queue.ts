@@ -1,9 +1,9 @@
+import type { Job } from "../contract";
+import { h, icon, setAttribute, setChildren, setHidden, setText } from "../shared/dom";
 import type { Context, Part } from "./context";
-import type { Job } from "./contract";
-import { h, icon, setAttribute, setChildren, setHidden, setText } from "./dom";
 import { isCancelling, unfinished } from "./state";
 
-/** The jobs that wait, each with its place and its own cancel. */
+/** The unfinished jobs, each with its position and a button that cancels it. */
 export function createQueue(ctx: Context): Part {
   const title = h("h3", { class: "label" }, "Queue");
   const list = h("ol", { class: "queue-list" });
@@ -34,24 +34,24 @@ interface Row {
 
 function createRow(ctx: Context, id: string): Row {
   const place = h("span", { class: "place" });
-  const words = h("span", { class: "words" });
+  const prompt = h("span", { class: "prompt-text" });
   const cancel = h(
     "button",
     { type: "button", class: "quiet", onclick: () => ctx.actions.cancel(id) },
     icon("close"),
   );
-  const element = h("li", { "data-job": id }, place, words, cancel);
+  const element = h("li", { "data-job": id }, place, prompt, cancel);
   return {
     element,
     update(job, index) {
-      const stopping = isCancelling(job, ctx.view);
-      setText(place, stopping ? "stopping" : job.state === "running" ? "now" : String(index + 1));
-      setText(words, job.prompt);
-      setAttribute(words, "title", job.prompt);
+      const cancelling = isCancelling(job, ctx.view);
+      setText(place, cancelling ? "cancelling" : job.state === "running" ? "now" : String(index + 1));
+      setText(prompt, job.prompt);
+      setAttribute(prompt, "title", job.prompt);
       setAttribute(cancel, "aria-label", `Cancel: ${job.prompt}`);
-      setAttribute(cancel, "title", "Cancel this one");
-      setAttribute(element, "data-state", stopping ? "stopping" : job.state);
-      setHidden(cancel, stopping);
+      setAttribute(cancel, "title", "Cancel this job");
+      setAttribute(element, "data-state", cancelling ? "cancelling" : job.state);
+      setHidden(cancel, cancelling);
     },
   };
 }

@@ -1,8 +1,8 @@
-import type { PictureCache } from "./blobs";
-import type { Host, Picture, Settings } from "./contract";
+import type { Host, Picture, Settings } from "../contract";
+import type { PictureCache } from "./pictures";
 import type { Scene, ViewState } from "./state";
 
-/** What every part of the card works with. */
+/** What every part of the card uses. */
 export interface Context {
   host: Host;
   view: ViewState;
@@ -11,9 +11,9 @@ export interface Context {
   scene: Scene;
   /** Asks for an update of the whole card in the next frame. */
   invalidate(): void;
-  /** Says something to screen readers. */
+  /** Announces a text to screen readers. */
   announce(text: string): void;
-  /** Writes one setting, at once for the page and soon for the kernel. */
+  /** Sets one trait: at once in the page, shortly after in the kernel. */
   set<K extends keyof Settings>(name: K, value: Settings[K]): void;
   actions: Actions;
 }
@@ -32,7 +32,7 @@ export interface Actions {
   copy(picture: Picture): void;
 }
 
-/** A piece of the card: its element, and how it follows the state. */
+/** A part of the card: its element, and how to update it. */
 export interface Part {
   element: HTMLElement;
   update(): void;

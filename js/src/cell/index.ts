@@ -1,15 +1,15 @@
-import type { Host } from "./contract";
-import { createView } from "./view";
+import type { CellHost } from "../contract";
+import { createCellView } from "./view";
 
 interface RenderProps {
-  model: Host;
+  model: CellHost;
   el: HTMLElement;
   signal?: AbortSignal;
 }
 
 export default {
   render({ model, el, signal }: RenderProps): () => void {
-    const dispose = createView(model, el);
+    const dispose = createCellView(model, el);
     signal?.addEventListener("abort", dispose, { once: true });
     return dispose;
   },

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { job, type Mounted, model, mount as mountView, picture, settled } from "./fake_host";
+import { job, type Mounted, model, mount as mountView, picture, settled } from "./fake_model";
 import { alive } from "./setup_urls";
 
 const PNG = [new Uint8Array([137, 80, 78, 71]).buffer];
@@ -41,14 +41,14 @@ test("Imagine sends the whole form under a request id and becomes Cancel at once
   });
   expect(request?.request_id).not.toBe("");
   expect(card.button("Cancel")).toBeTruthy();
-  expect(card.button("Imagine next")).toBeTruthy();
+  expect(card.button("Add to queue")).toBeTruthy();
 });
 
 test("an empty prompt is refused on the page and nothing is sent", async () => {
   const card = mount({ prompt: "  " });
   await card.click("Imagine");
   expect(card.host.sentOf("generate")).toEqual([]);
-  expect(card.find(".failure").textContent).toContain("There is no prompt yet");
+  expect(card.find(".failure").textContent).toContain("Enter a prompt first");
 });
 
 test("the stage names what is done before the first step, then step, bar and times", async () => {
@@ -63,8 +63,8 @@ test("the stage names what is done before the first step, then step, bar and tim
   expect(caption(card)).toBe("Drawing · step 7 of 20");
   expect(times(card)).toBe("3 s · about 6 s left");
   const bar = card.find("[role=progressbar]");
-  expect(bar.getAttribute("aria-valuenow")).toBe("7");
-  expect(bar.getAttribute("aria-valuemax")).toBe("20");
+  expect(bar.getAttribute("aria-valuenow")).toBe("35");
+  expect(bar.getAttribute("aria-valuemax")).toBe("100");
 });
 
 test("a provider without steps gets an indeterminate bar and no invented step", async () => {
@@ -76,7 +76,7 @@ test("a provider without steps gets an indeterminate bar and no invented step", 
   expect(card.find("[role=progressbar]").hasAttribute("aria-valuenow")).toBe(false);
 });
 
-test("previews replace each other and their URLs are let go", async () => {
+test("previews replace each other and their URLs are revoked", async () => {
   const card = mount({ jobs: [job()] });
   const before = alive.size;
   for (let step = 1; step <= 5; step += 1) {
@@ -100,7 +100,7 @@ test("a preview may come as base64 where buffers do not travel", async () => {
   expect(card.all(".layers img")).toHaveLength(1);
 });
 
-test("Cancel names the job, answers before the kernel does, and is sent once", async () => {
+test("Cancel names the job, shows at once, and is sent once", async () => {
   const card = mount({ jobs: [job()] });
   await card.click("Cancel");
   expect(card.host.sentOf("cancel")).toEqual([{ kind: "cancel", job_id: "job-1", request_id: "" }]);
@@ -144,7 +144,7 @@ test("a queue of three shows places, and the middle one is cancelled alone", asy
   expect(card.host.sentOf("cancel")).toEqual([{ kind: "cancel", job_id: "job-2", request_id: "" }]);
   expect(caption(card)).toBe("Drawing · step 7 of 20");
   await card.host.push({ jobs: [jobs[0] as never, jobs[2] as never] });
-  expect(card.all(".queue li .words").map((one) => one.textContent)).toEqual(["a fox", "a dog"]);
+  expect(card.all(".queue li .prompt-text").map((one) => one.textContent)).toEqual(["a fox", "a dog"]);
 });
 
 test("Ctrl+Enter queues another picture while one is made, and the host's shortcuts never see it", async () => {
@@ -198,7 +198,7 @@ test("the lock keeps the seed of the picture on the stage, and lets it go again"
   expect(card.button("Lock the seed").getAttribute("aria-pressed")).toBe("true");
   await card.click("Lock the seed");
   expect(card.host.traits.seed).toBeNull();
-  await card.click("Throw the dice: another seed");
+  await card.click("Random seed");
   expect(card.host.traits.seed).toBeGreaterThanOrEqual(0);
   expect(Number.isSafeInteger(card.host.traits.seed)).toBe(true);
 });
@@ -220,7 +220,7 @@ test("a recalled picture stays while another is made; the live tile goes back to
   await card.click("a fox, seed 7");
   await card.host.push({ jobs: [job({ prompt: "a dog" })] });
   expect(caption(card)).toBe("a fox");
-  await card.click("Being made: a dog");
+  await card.click("In progress: a dog");
   expect(caption(card)).toBe("Drawing · step 7 of 20");
 });
 
@@ -272,12 +272,12 @@ test("Compare lays the neighbor over the picture; the strip changes it, Escape e
   expect(card.find(".compare").hidden).toBe(true);
 });
 
-test("older pictures are asked for where the history holds more than the strip", async () => {
+test("more pictures are requested where the history holds more than the strip", async () => {
   const card = mount({ pictures: [picture()], picture_count: 61 });
-  await card.click("Older");
-  expect(card.host.sentOf("older")).toHaveLength(1);
+  await card.click("Load more");
+  expect(card.host.sentOf("load_more")).toHaveLength(1);
   await card.host.push({ picture_count: 1 });
-  expect(card.all(".older")).toHaveLength(0);
+  expect(card.all(".load-more")).toHaveLength(0);
 });
 
 test("the negative prompt is open for a model that uses it, folded for one that does not", async () => {
@@ -301,20 +301,20 @@ test("arrow keys walk the filmstrip", async () => {
   expect(document.activeElement?.getAttribute("aria-label")).toBe("a fox, seed 8");
 });
 
-test("a refusal stands on the stage, in words, until the next request", async () => {
+test("an error is shown on the stage until the next request", async () => {
   const card = mount();
   await card.click("Imagine");
   const request_id = card.host.sentOf("generate")[0]?.request_id ?? "";
-  await card.host.report({ kind: "refused", request_id, message: "steps 0 is below", hint: "use 1 to 1000" });
-  expect(card.find(".failure").textContent).toBe("steps 0 is belowUse 1 to 1000");
+  await card.host.report({ kind: "error", request_id, message: "steps 0 is below", hint: "use 1 to 1000" });
+  expect(card.find(".failure").textContent).toBe("Steps 0 is belowUse 1 to 1000");
   expect(card.button("Imagine")).toBeTruthy();
   await card.click("Imagine");
   expect(card.host.sentOf("generate")).toHaveLength(2);
 });
 
-test("no answer for some seconds says so; an answer takes it back", async () => {
+test("no reply for some seconds shows a notice; a reply hides it", async () => {
   const card = mount();
-  await card.host.report({ kind: "welcome" });
+  await card.host.report({ kind: "ready" });
   vi.advanceTimersByTime(20_000);
   await settled();
   expect(card.find(".notice").hidden).toBe(true);
@@ -322,14 +322,14 @@ test("no answer for some seconds says so; an answer takes it back", async () => 
   vi.advanceTimersByTime(2000);
   await settled();
   expect(card.find(".notice").hidden).toBe(false);
-  expect(card.find(".notice").textContent).toContain("run this cell again");
-  await card.host.report({ kind: "welcome" });
+  expect(card.find(".notice").textContent).toContain("Run this cell again");
+  await card.host.report({ kind: "ready" });
   expect(card.find(".notice").hidden).toBe(true);
 });
 
-test("a comm that throws is a kernel that is gone", async () => {
+test("a comm that throws shows the notice", async () => {
   const card = mount();
-  await card.host.report({ kind: "welcome" });
+  await card.host.report({ kind: "ready" });
   card.host.broken = true;
   await card.click("Imagine");
   expect(card.find(".notice").hidden).toBe(false);
@@ -345,7 +345,7 @@ test("a second view follows the same model and has its own stage", async () => {
   expect(times(second)).toContain("seed 8");
 });
 
-test("taking a view away leaves no listener, timer, element or URL", async () => {
+test("a removed view leaves no listener, timer, element or URL", async () => {
   const card = mount({ jobs: [job()], pictures: [picture()] });
   await card.host.report({ kind: "preview", job_id: "job-1", step: 1, media_type: "image/jpeg" }, PNG);
   await card.host.report(
@@ -360,7 +360,7 @@ test("taking a view away leaves no listener, timer, element or URL", async () =>
   expect(vi.getTimerCount()).toBe(0);
 });
 
-test("progress is read aloud by quarters, and the end once", async () => {
+test("progress is announced by quarters, and the end once", async () => {
   const card = mount();
   const said: string[] = [];
   const status = card.find("[role=status]");
@@ -386,7 +386,7 @@ test("a model that is not here offers its download, with size and free disk", as
     state_text: "download 6.9 GB",
   });
   const card = mount({ models: [model(), turbo], model: "sdxl-turbo" });
-  expect(card.find(".offer").textContent).toContain("80.0 GB are free");
+  expect(card.find(".offer").textContent).toContain("80.0 GB free on disk");
   card.find(".offer button:not([hidden])").click();
   expect(card.host.sentOf("download")).toEqual([{ kind: "download", model: "sdxl-turbo" }]);
   await card.click("Imagine");
@@ -395,8 +395,8 @@ test("a model that is not here offers its download, with size and free disk", as
   await card.host.push({ models: [model(), { ...loading, remaining_s: 120, elapsed_s: 84 }] });
   expect(card.find(".model-button .state").textContent).toBe("downloading 41 %");
   expect(card.find(".offer .what").textContent).toBe("2.9 of 6.9 GB");
-  expect(card.find(".offer .how").textContent).toBe("34.0 MB/s · about 2 min 0 s left · 1 min 24 s so far");
-  await card.click("Cancel the download");
+  expect(card.find(".offer .how").textContent).toBe("34.0 MB/s · about 2 min left · 1 min 24 s elapsed");
+  await card.click("Cancel download");
   expect(card.host.sentOf("cancel_download")).toEqual([{ kind: "cancel_download", model: "sdxl-turbo" }]);
 });
 
@@ -404,9 +404,9 @@ test("deleting a model asks once more", async () => {
   const card = mount({ models: [model({ can_delete: true })] });
   card.find(".model-button").click();
   await settled();
-  await card.click("Delete Emoji mini from this disk");
+  await card.click("Delete Emoji mini from disk");
   expect(card.host.sentOf("delete_model")).toEqual([]);
-  await card.click("Delete Emoji mini from this disk");
+  await card.click("Delete Emoji mini from disk");
   expect(card.host.sentOf("delete_model")).toEqual([{ kind: "delete_model", model: "emoji-mini" }]);
 });
 

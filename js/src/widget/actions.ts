@@ -1,12 +1,12 @@
-import type { Connection } from "./connection";
+import type { Picture, Request, Settings } from "../contract";
+import type { Connection } from "../shared/connection";
 import type { Actions, Context } from "./context";
-import type { Picture, Settings } from "./contract";
 import { chosenModel, currentJob, settingsOf } from "./state";
 
-/** What the buttons and keys do. */
+/** The actions of buttons and keys. */
 export function createActions(
   ctx: Context,
-  connection: Connection,
+  connection: Connection<Request>,
   toast: (text: string) => void,
   flush: () => void,
 ): Actions {
@@ -23,9 +23,9 @@ export function createActions(
     seed: host.get("seed"),
     count: host.get("count"),
   });
-  const refuse = (message: string, hint: string) => {
-    view.refusal = { message, hint };
-    ctx.announce(`${message}. ${hint}`);
+  const showError = (message: string, hint: string) => {
+    view.error = { message, hint };
+    ctx.announce([message, hint].filter((text) => text !== "").join(". "));
     ctx.invalidate();
   };
   const fill = (settings: Settings) => {
@@ -34,21 +34,19 @@ export function createActions(
 
   return {
     imagine(settings = form()) {
-      if (view.gone) return;
-      view.refusal = null;
-      if (settings.prompt.trim() === "") return refuse("There is no prompt yet", "Say what to draw.");
+      if (view.disconnected) return;
+      view.error = null;
+      if (settings.prompt.trim() === "") return showError("Enter a prompt first", "");
       const model = chosenModel(host.get("models"), settings.model, settings.engine);
       if (model !== null && (model.state === "download" || model.state === "downloading"))
-        return refuse(
-          `${model.name} is not on this machine yet`,
-          "Download it first, or choose another model.",
-        );
+        return showError(`${model.name} is not downloaded`, "Download it first, or choose another model.");
       flush();
       const request_id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
       view.pending.push({ request_id, prompt: settings.prompt });
       view.following = true;
       view.compared = null;
       connection.send({ kind: "generate", request_id, settings });
+      connection.expectReply();
       ctx.invalidate();
     },
     cancel(jobId) {
@@ -59,21 +57,21 @@ export function createActions(
     },
     cancelCurrent() {
       const job = currentJob(host.get("jobs"), view);
-      const waiting = view.pending[0];
+      const pending = view.pending[0];
       if (job !== null) this.cancel(job.id);
-      else if (waiting !== undefined) {
-        connection.send({ kind: "cancel", job_id: "", request_id: waiting.request_id });
+      else if (pending !== undefined) {
+        connection.send({ kind: "cancel", job_id: "", request_id: pending.request_id });
         ctx.announce("Cancelling");
       }
     },
     follow() {
       view.following = true;
       view.compared = null;
-      view.refusal = null;
+      view.error = null;
       ctx.invalidate();
     },
     show(picture) {
-      view.refusal = null;
+      view.error = null;
       if (ctx.scene.kind === "compare") {
         if (picture.id !== view.selected) view.compared = picture.id;
       } else {
@@ -94,7 +92,7 @@ export function createActions(
     },
     reuse(picture) {
       fill(settingsOf(picture, picture.seed));
-      toast("The form holds this picture's settings, seed included");
+      toast("Settings copied to the form (including the seed)");
     },
     remix(picture) {
       const settings = settingsOf(picture, null);
@@ -106,8 +104,8 @@ export function createActions(
     },
     copy(picture) {
       copyText(picture.cell).then(
-        () => toast("Copied: paste it into a cell"),
-        () => toast("This browser does not allow copying here"),
+        () => toast("Copied. Paste it into a cell."),
+        () => toast("This browser blocks copying"),
       );
     },
   };

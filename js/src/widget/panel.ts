@@ -1,5 +1,5 @@
+import { h, icon, setAttribute, setHidden, setText } from "../shared/dom";
 import type { Context, Part } from "./context";
-import { h, icon, setAttribute, setHidden, setText } from "./dom";
 import { createMore } from "./more";
 import { createPicker } from "./picker";
 import { createQueue } from "./queue";
@@ -7,9 +7,9 @@ import { chosenModel, currentJob, isCancelling, unfinished } from "./state";
 
 const IS_MAC = /Mac|iP(hone|ad)/.test(globalThis.navigator?.platform ?? "");
 
-/** Everything a picture is asked with. */
+/** The form. */
 export function createPanel(ctx: Context): Part {
-  const prompt = createWords(ctx, "prompt", "Prompt", "a fox in the snow");
+  const prompt = createTextField(ctx, "prompt", "Prompt", "Describe a picture");
   const negative = createNegative(ctx);
   const buttons = createButtons(ctx);
   const parts = [prompt, buttons, createQueue(ctx), negative, createPicker(ctx), createMore(ctx)];
@@ -21,7 +21,7 @@ export function createPanel(ctx: Context): Part {
 }
 
 /** A text field that grows with its text. */
-function createWords(
+function createTextField(
   ctx: Context,
   name: "prompt" | "negative_prompt",
   label: string,
@@ -51,9 +51,9 @@ function createWords(
   return { element, update };
 }
 
-/** Folded away unless it holds words or the model makes use of it. */
+/** Collapsed unless it has text or the model uses it. */
 function createNegative(ctx: Context): Part {
-  const words = createWords(ctx, "negative_prompt", "Negative prompt", "what to leave out");
+  const words = createTextField(ctx, "negative_prompt", "Negative prompt", "things to avoid");
   const note = h("p", { class: "note" }, "This model runs without guidance and ignores it.");
   let touched = false;
   let wasFilled = false;
@@ -68,7 +68,7 @@ function createNegative(ctx: Context): Part {
         },
       },
       icon("chevron"),
-      "Leave out",
+      "Negative prompt",
     ),
     words.element,
     note,
@@ -86,7 +86,7 @@ function createNegative(ctx: Context): Part {
   return { element: details, update };
 }
 
-/** Imagine, which becomes Cancel while a job runs; then a second button queues. */
+/** Imagine, which becomes Cancel while a job runs; a second button then adds to the queue. */
 function createButtons(ctx: Context): Part {
   const label = h("span", {}, "Imagine");
   const keys = h("kbd", { "aria-hidden": "true" }, IS_MAC ? "⌘ ↵" : "Ctrl ↵");
@@ -113,11 +113,11 @@ function createButtons(ctx: Context): Part {
     {
       type: "button",
       class: "secondary next",
-      title: "Queue another picture behind the running one",
+      title: "Add to queue",
       onclick: () => ctx.actions.imagine(),
     },
     icon("plus"),
-    h("span", {}, "Imagine next"),
+    h("span", {}, "Add to queue"),
   );
   const element = h("div", { class: "buttons" }, primary, next);
   const isBusy = () => unfinished(ctx.host.get("jobs")).length + ctx.view.pending.length > 0;
@@ -128,7 +128,7 @@ function createButtons(ctx: Context): Part {
     const stopping = job !== null && isCancelling(job, ctx.view);
     setText(label, busy ? (stopping ? "Cancelling…" : "Cancel") : "Imagine");
     setAttribute(primary, "data-busy", busy);
-    setAttribute(primary, "aria-disabled", (busy && stopping) || ctx.view.gone ? "true" : null);
+    setAttribute(primary, "aria-disabled", (busy && stopping) || ctx.view.disconnected ? "true" : null);
     spark.toggleAttribute("hidden", busy);
     stop.toggleAttribute("hidden", !busy);
     setHidden(keys, busy);

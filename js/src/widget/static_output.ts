@@ -1,8 +1,8 @@
 /**
- * Under the widget the kernel leaves the newest picture as an ordinary output, so that a saved notebook
- * shows it without a kernel. While the widget is alive the copy would be a double, so it is hidden.
+ * Below the widget the kernel displays the newest picture as an ordinary output, so that a saved notebook
+ * shows it without a kernel. While the widget is displayed, that output is hidden.
  */
-export function hideKeepsake(card: HTMLElement, tail: () => string): { update(): void; dispose(): void } {
+export function hideStaticOutput(card: HTMLElement, tail: () => string): { update(): void; dispose(): void } {
   let area: Element | null = null;
   const hidden = new Set<HTMLElement>();
   const observer = new MutationObserver(() => hide());

@@ -1,7 +1,7 @@
+import type { Picture } from "../contract";
+import { h, setAttribute, setChildren, setHidden, setText } from "../shared/dom";
+import { sentence } from "../shared/format";
 import type { Context, Part } from "./context";
-import type { Picture } from "./contract";
-import { h, setAttribute, setChildren, setHidden, setText } from "./dom";
-import { percent, sentence } from "./format";
 import { unfinished } from "./state";
 
 interface Tile {
@@ -9,19 +9,19 @@ interface Tile {
   update(): void;
 }
 
-/** Every picture of this session, newest first; before them the one being made. */
+/** Every picture of this session, newest first, after the one in progress. */
 export function createFilmstrip(ctx: Context): Part {
   const strip = h("ul", { class: "strip", "aria-label": "Pictures of this session", onkeydown: onKey });
   const element = h("div", { class: "filmstrip" }, strip);
   const tiles = new Map<string, Tile>();
   const live = createLiveTile(ctx);
-  const older = h(
+  const loadMore = h(
     "li",
     {},
     h(
       "button",
-      { type: "button", class: "tile older", onclick: () => ctx.host.send({ kind: "older" }) },
-      "Older",
+      { type: "button", class: "tile load-more", onclick: () => ctx.host.send({ kind: "load_more" }) },
+      "Load more",
     ),
   );
   let first = "";
@@ -48,7 +48,7 @@ export function createFilmstrip(ctx: Context): Part {
     });
     const running = live.update();
     const more = ctx.host.get("picture_count") > pictures.length;
-    setChildren(strip, [...(running ? [live.element] : []), ...shown, ...(more ? [older] : [])]);
+    setChildren(strip, [...(running ? [live.element] : []), ...shown, ...(more ? [loadMore] : [])]);
     setHidden(element, shown.length === 0 && !running);
     const newest = pictures.at(-1)?.id ?? "";
     if (newest !== first) {
@@ -91,12 +91,12 @@ function createTile(ctx: Context, picture: Picture): Tile {
 
 function createLiveTile(ctx: Context) {
   const image = h("img", { alt: "", draggable: "false" });
-  const words = h("span", { class: "percent" });
+  const label = h("span", { class: "percent" });
   const button = h(
     "button",
     { type: "button", class: "tile live", onclick: () => ctx.actions.follow() },
     image,
-    words,
+    label,
   );
   const element = h("li", {}, button);
   const update = (): boolean => {
@@ -106,8 +106,8 @@ function createLiveTile(ctx: Context) {
     const url = ctx.view.previews.get(job.id) ?? null;
     setHidden(image, url === null);
     if (url !== null && image.getAttribute("src") !== url) image.src = url;
-    setText(words, job.steps > 0 ? `${percent(job.step, job.steps)} %` : "…");
-    setAttribute(button, "aria-label", `Being made: ${job.prompt}`);
+    setText(label, job.fraction > 0 ? `${Math.round(100 * job.fraction)} %` : "…");
+    setAttribute(button, "aria-label", `In progress: ${job.prompt}`);
     setAttribute(button, "title", sentence(job.stage));
     setAttribute(button, "aria-current", ctx.scene.kind === "running" ? "true" : null);
     return true;

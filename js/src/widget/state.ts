@@ -1,6 +1,7 @@
-import type { Engine, Job, Model, Picture, Settings, Traits } from "./contract";
+import type { Engine, Job, Model, Picture, Settings, Traits } from "../contract";
+import { ObjectUrls } from "../shared/binary";
 
-/** What one view of the widget knows beyond the traits. */
+/** The state of one view, beside the traits. */
 export interface ViewState {
   /** Whether the stage follows the running job, or stays with `selected`. */
   following: boolean;
@@ -8,16 +9,16 @@ export interface ViewState {
   selected: string | null;
   /** The picture compared with the one on the stage. */
   compared: string | null;
-  /** Requests sent that the kernel has not answered with a job yet. */
+  /** Requests without a job yet. */
   pending: Pending[];
-  /** Jobs whose cancel was sent from here. */
+  /** Jobs whose cancel this view has sent. */
   cancelled: Set<string>;
-  /** The last refusal, until the next request. */
-  refusal: { message: string; hint: string } | null;
-  /** The kernel that made this widget is gone. */
-  gone: boolean;
+  /** The last error, until the next request. */
+  error: { message: string; hint: string } | null;
+  /** The kernel that created this widget does not reply. */
+  disconnected: boolean;
   /** The newest preview of each unfinished or cancelled job, as an object URL. */
-  previews: Map<string, string>;
+  previews: ObjectUrls;
 }
 
 export interface Pending {
@@ -43,9 +44,9 @@ export function newViewState(): ViewState {
     compared: null,
     pending: [],
     cancelled: new Set(),
-    refusal: null,
-    gone: false,
-    previews: new Map(),
+    error: null,
+    disconnected: false,
+    previews: new ObjectUrls(),
   };
 }
 
@@ -53,7 +54,7 @@ export function isFinal(job: Job): boolean {
   return job.state !== "queued" && job.state !== "running";
 }
 
-/** Unfinished jobs in the order they will be worked off. */
+/** Unfinished jobs in the order of execution. */
 export function unfinished(jobs: Job[]): Job[] {
   return jobs.filter((job) => !isFinal(job));
 }
@@ -62,16 +63,16 @@ export function isCancelling(job: Job, view: ViewState): boolean {
   return !isFinal(job) && (job.cancelling || view.cancelled.has(job.id));
 }
 
-/** The job that the primary button's Cancel means: the first one not yet told to stop. */
+/** The job that the primary button cancels: the first one that is not cancelling yet. */
 export function currentJob(jobs: Job[], view: ViewState): Job | null {
   const open = unfinished(jobs);
   const live = open.filter((job) => !isCancelling(job, view));
   return live.find((job) => job.state === "running") ?? live[0] ?? open[0] ?? null;
 }
 
-/** What the stage shows now. */
+/** What the stage shows. */
 export function sceneOf({ jobs, pictures }: Snapshots, view: ViewState): Scene {
-  if (view.refusal !== null) return { kind: "failed", ...view.refusal };
+  if (view.error !== null) return { kind: "failed", ...view.error };
   if (!view.following) {
     const picture = pictures.find((one) => one.id === view.selected);
     if (picture !== undefined) {
@@ -82,8 +83,8 @@ export function sceneOf({ jobs, pictures }: Snapshots, view: ViewState): Scene {
   const open = unfinished(jobs);
   const job = open.find((one) => one.state === "running") ?? open[0];
   if (job !== undefined) return { kind: "running", job };
-  const waiting = view.pending[0];
-  if (waiting !== undefined) return { kind: "pending", prompt: waiting.prompt };
+  const pending = view.pending[0];
+  if (pending !== undefined) return { kind: "pending", prompt: pending.prompt };
   const last = jobs[jobs.length - 1];
   if (last?.state === "cancelled") return { kind: "cancelled", job: last };
   if (last?.state === "failed") return { kind: "failed", message: last.message, hint: last.hint };
@@ -91,7 +92,7 @@ export function sceneOf({ jobs, pictures }: Snapshots, view: ViewState): Scene {
   return newest === undefined ? { kind: "empty" } : { kind: "picture", picture: newest };
 }
 
-/** The entry that the settings choose; the first ready one when they name none. */
+/** The chosen entry; the first ready one when none is named. */
 export function chosenModel(models: Model[], id: string, engine: Engine): Model | null {
   const local = models.find((one) => one.engine === "local" && one.state === "ready");
   const cloud = models.find((one) => one.engine === "cloud");
@@ -99,7 +100,7 @@ export function chosenModel(models: Model[], id: string, engine: Engine): Model 
   return models.find((one) => one.id === id && one.engine === engine) ?? (id === "" ? fallback : null);
 }
 
-/** The settings that ask for `picture` again; `seed` null draws a new one. */
+/** The settings that reproduce `picture`; `seed` null means a random one. */
 export function settingsOf(picture: Picture, seed: number | null): Settings {
   const { prompt, negative_prompt, model, engine, width, height, steps, guidance_scale } = picture;
   return {

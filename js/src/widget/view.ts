@@ -1,24 +1,24 @@
+import { type Host, type Report, type Request, SETTINGS, SNAPSHOTS } from "../contract";
+import { blobOf } from "../shared/binary";
+import { Connection } from "../shared/connection";
+import { h, setHidden, setText } from "../shared/dom";
+import { followTone } from "../shared/tone";
 import { createActions } from "./actions";
 import { createAnnouncer } from "./announcer";
-import { blobOf, PictureCache } from "./blobs";
 import { createCaption } from "./caption";
-import { Connection } from "./connection";
 import type { Context, Part } from "./context";
-import { type Host, type Report, SETTINGS, SNAPSHOTS } from "./contract";
-import { h, setHidden, setText } from "./dom";
 import { createFilmstrip } from "./filmstrip";
-import { hideKeepsake } from "./keepsake";
 import { createPanel } from "./panel";
+import { PictureCache } from "./pictures";
 import { createStage } from "./stage";
 import { isFinal, newViewState, sceneOf } from "./state";
-import { followTone } from "./tone";
+import { hideStaticOutput } from "./static_output";
 
 const SAVE_SETTINGS_MS = 200;
 const TOAST_MS = 4500;
-const GONE =
-  "No kernel answers: it is busy, or was restarted. When it is idle, run this cell again to go on.";
+const DISCONNECTED = "Kernel not responding (busy or restarted). Run this cell again once it's idle.";
 
-/** One view of the widget; returns what takes it away again. */
+/** Creates one view of the widget; returns a function that removes it. */
 export function createView(host: Host, element: HTMLElement): () => void {
   const view = newViewState();
   const status = h("div", { class: "sr-only", role: "status", "aria-live": "polite" });
@@ -35,7 +35,7 @@ export function createView(host: Host, element: HTMLElement): () => void {
     try {
       host.save_changes();
     } catch {
-      connection.hello(0);
+      connection.init(0);
     }
   };
   const ctx: Context = {
@@ -57,14 +57,14 @@ export function createView(host: Host, element: HTMLElement): () => void {
       ctx.invalidate();
     },
   };
-  // A page that is left at once takes the last words typed with it, unless they are sent now.
+  // What was typed last is not lost when the page is closed at once.
   const onLeave = () => {
     if (saving !== undefined) flush();
   };
-  const connection = new Connection(host, (alive) => {
-    if (view.gone === !alive) return;
-    view.gone = !alive;
-    if (alive) ctx.pictures.forgetQuestions();
+  const connection = new Connection<Request>(host, { kind: "init" }, (connected) => {
+    if (view.disconnected === !connected) return;
+    view.disconnected = !connected;
+    if (connected) ctx.pictures.retryPending();
     else view.pending = [];
     ctx.invalidate();
   });
@@ -105,7 +105,7 @@ export function createView(host: Host, element: HTMLElement): () => void {
 
   const announce = createAnnouncer();
   const stopFollowingTone = followTone(root);
-  const keepsake = hideKeepsake(root, () => host.get("keepsake"));
+  const staticOutput = hideStaticOutput(root, () => host.get("static_output_tail"));
 
   function update(): void {
     queued = false;
@@ -113,12 +113,12 @@ export function createView(host: Host, element: HTMLElement): () => void {
     const jobs = host.get("jobs");
     forgetEnded(host, view);
     ctx.scene = sceneOf({ jobs, pictures: host.get("pictures") }, view);
-    setHidden(notice, !view.gone);
-    setText(notice, view.gone ? GONE : "");
+    setHidden(notice, !view.disconnected);
+    setText(notice, view.disconnected ? DISCONNECTED : "");
     for (const part of parts) part.update();
-    keepsake.update();
-    const words = announce(ctx.scene, view);
-    if (words !== null) ctx.announce(words);
+    staticOutput.update();
+    const text = announce(ctx.scene, view);
+    if (text !== null) ctx.announce(text);
   }
 
   function onKey(event: KeyboardEvent): void {
@@ -126,16 +126,16 @@ export function createView(host: Host, element: HTMLElement): () => void {
       event.preventDefault();
       ctx.actions.imagine();
     } else if (event.key === "Escape" && ctx.scene.kind === "compare") ctx.actions.compareWith(null);
-    // The notebook's own shortcuts must not fire for keys meant for this card.
+    // The notebook's shortcuts must not act on keys that are meant for this card.
     event.stopPropagation();
   }
 
   function onReport(report: Report, buffers?: unknown): void {
-    connection.heard();
+    connection.received();
     switch (report.kind) {
       case "preview": {
         const blob = blobOf(report, buffers);
-        if (blob !== null) replacePreview(report.job_id, URL.createObjectURL(blob));
+        if (blob !== null) view.previews.set(report.job_id, blob);
         break;
       }
       case "picture":
@@ -144,34 +144,27 @@ export function createView(host: Host, element: HTMLElement): () => void {
       case "saved":
         showToast(`Saved as ${report.path}`);
         break;
-      case "refused":
+      case "error":
         view.pending = view.pending.filter((one) => one.request_id !== report.request_id);
-        view.refusal = { message: report.message, hint: report.hint };
-        ctx.announce(`${report.message}. ${report.hint}`);
+        view.error = { message: report.message, hint: report.hint };
+        ctx.announce([report.message, report.hint].filter((text) => text !== "").join(". "));
         break;
     }
     ctx.invalidate();
-  }
-
-  function replacePreview(jobId: string, url: string): void {
-    const old = view.previews.get(jobId);
-    view.previews.set(jobId, url);
-    // The old one may still be fading out.
-    if (old !== undefined) setTimeout(() => URL.revokeObjectURL(old), 2000);
   }
 
   const onChange = () => {
     ctx.invalidate();
   };
   const onJobs = () => {
-    connection.heard();
+    connection.received();
     ctx.invalidate();
   };
   for (const name of SETTINGS) host.on(`change:${name}`, onChange);
   for (const name of SNAPSHOTS) host.on(`change:${name}`, name === "jobs" ? onJobs : onChange);
   host.on("msg:custom", onReport);
   window.addEventListener("pagehide", onLeave);
-  connection.hello();
+  connection.init();
   update();
 
   return () => {
@@ -185,14 +178,14 @@ export function createView(host: Host, element: HTMLElement): () => void {
     for (const part of parts) part.dispose?.();
     connection.dispose();
     stopFollowingTone();
-    keepsake.dispose();
+    staticOutput.dispose();
     ctx.pictures.clear();
-    for (const url of view.previews.values()) URL.revokeObjectURL(url);
+    view.previews.clear();
     root.remove();
   };
 }
 
-/** Lets go of what belonged to jobs that have ended. */
+/** Drops the state of jobs that have ended. */
 function forgetEnded(host: Host, view: ReturnType<typeof newViewState>): void {
   const jobs = host.get("jobs");
   const known = new Set(jobs.map((job) => job.id));
@@ -202,9 +195,5 @@ function forgetEnded(host: Host, view: ReturnType<typeof newViewState>): void {
     const job = jobs.find((one) => one.id === id);
     if (job === undefined || isFinal(job)) view.cancelled.delete(id);
   }
-  for (const [id, url] of view.previews) {
-    if (known.has(id)) continue;
-    view.previews.delete(id);
-    setTimeout(() => URL.revokeObjectURL(url), 2000);
-  }
+  for (const id of view.previews.keys()) if (!known.has(id)) view.previews.delete(id);
 }

@@ -1,17 +1,17 @@
+import type { Job } from "../contract";
 import { headline } from "./caption";
-import type { Job } from "./contract";
 import type { Scene, ViewState } from "./state";
 
 /**
- * Chooses what is worth saying aloud: each stage once, every quarter of the steps, the end.
+ * Chooses what screen readers announce: each stage once, every quarter of the steps, the end.
  * Returns null when there is nothing new.
  */
 export function createAnnouncer(): (scene: Scene, view: ViewState) => string | null {
-  let said = "";
+  let last = "";
   let busy = false;
   const once = (key: string, text: string): string | null => {
-    if (key === said) return null;
-    said = key;
+    if (key === last) return null;
+    last = key;
     return text;
   };
   return (scene, view) => {
@@ -36,7 +36,10 @@ export function createAnnouncer(): (scene: Scene, view: ViewState) => string | n
           scene.job.steps > 0 ? `Cancelled at ${scene.job.step} of ${scene.job.steps}` : "Cancelled",
         );
       case "failed":
-        return once(`failed ${scene.message}`, `${scene.message}. ${scene.hint}`);
+        return once(
+          `failed ${scene.message}`,
+          [scene.message, scene.hint].filter((part) => part !== "").join(". "),
+        );
       default:
         return null;
     }

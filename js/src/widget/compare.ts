@@ -1,5 +1,6 @@
+import type { Picture } from "../contract";
+import { h, setAttribute, setText } from "../shared/dom";
 import type { Context, Part } from "./context";
-import { h, setAttribute, setText } from "./dom";
 
 /** A second picture over the one on the stage, uncovered by a slider. */
 export function createCompare(ctx: Context): Part {
@@ -30,8 +31,31 @@ export function createCompare(ctx: Context): Part {
     const url = ctx.pictures.url(other.id, "full") ?? ctx.pictures.url(other.id, "thumbnail");
     if (url !== null && over.getAttribute("src") !== url) over.src = url;
     setAttribute(over, "alt", `Compared with: ${other.prompt}`);
-    setText(left, picture.seed === null ? "first" : `seed ${picture.seed}`);
-    setText(right, other.seed === null ? "second" : `seed ${other.seed}`);
+    const [leftText, rightText] = differences(picture, other);
+    setText(left, leftText);
+    setText(right, rightText);
   };
   return { element, update };
+}
+
+/** The settings in which two pictures differ, as the labels of both: ["8 steps", "16 steps"]. */
+export function differences(first: Picture, second: Picture): [string, string] {
+  const texts: ((picture: Picture) => string)[] = [
+    (picture) => picture.prompt,
+    (picture) => (picture.negative_prompt === "" ? "" : `negative prompt: ${picture.negative_prompt}`),
+    (picture) => picture.model,
+    (picture) => `${picture.width} × ${picture.height}`,
+    (picture) => (picture.steps === null ? "" : `${picture.steps} steps`),
+    (picture) => (picture.guidance_scale === null ? "" : `guidance ${picture.guidance_scale}`),
+    (picture) => picture.scheduler,
+    (picture) => (picture.seed === null ? "" : `seed ${picture.seed}`),
+  ];
+  const differing = texts.filter((text) => text(first) !== text(second));
+  const labels = [first, second].map((picture) =>
+    differing
+      .map((text) => text(picture))
+      .filter((text) => text !== "")
+      .join(" · "),
+  );
+  return [labels[0] || "first", labels[1] || "second"];
 }
