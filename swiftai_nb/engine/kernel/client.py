@@ -220,7 +220,7 @@ class EngineClient:
             is_own = message.job_id == call.command.job_id
             is_answer = is_own and isinstance(message, ANSWERS)
             if is_answer:
-                self._current = None
+                self._current = session.was_idle_for = None
         call.is_started = call.is_started or is_own
         if is_answer:
             if isinstance(message, Failed):

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.diffusion.preview import FLUX_PREVIEW, SD3_PREVIEW, LinearPreview
-from swiftai_nb.engine.child.run import PreviewThrottle, encode_preview
+from swiftai_nb.engine.child.run import GenerationRun
 from swiftai_nb.engine.child.serve import Report
 from swiftai_nb.engine.protocol import (
     Done,
@@ -24,7 +23,6 @@ from swiftai_nb.engine.protocol import (
     Ready,
     Stage,
     Status,
-    Step,
 )
 from swiftai_nb.guests.diffusionkit.checkpoint import Checkpoint, locate
 from swiftai_nb.guests.diffusionkit.child import pipeline as pipelines
@@ -78,18 +76,28 @@ class DiffusionKitHost:
 
     def generate(self, command: Generate, report: Report, token: CancellationToken) -> Done:
         """See `EngineHost.generate`."""
-        run = _Run(command, report, token)
+        run = GenerationRun(command, report, token)
         pipeline = self._pipeline_of(command.model, report, command.job_id, low_memory=command.is_staged)
         try:
             pipelines.reload_missing(pipeline)
-            run.loaded(self._checkpoint)
-            run.enter(GenerationStage.ENCODING_PROMPT)
-            with pipelines.watched(self._dk, pipeline, run):
+            run.model_loaded()
+            run.enter_stage(GenerationStage.ENCODING_PROMPT)
+            with pipelines.watched(self._dk, pipeline, _RunListener(run, self._preview_of(command))):
                 image, log = self._draw(pipeline, command)
         except BaseException:
             pipelines.repair(pipeline)
             raise
-        return run.done(np.asarray(image.convert("RGB")), dtype=_dtype(pipeline), peak_gib=log["peak_memory"])
+        return run.done(
+            np.asarray(image.convert("RGB")),
+            scheduler=SCHEDULER,
+            dtype=_dtype(pipeline),
+            peak_memory_bytes=round(log["peak_memory"] * 2**30),
+        )
+
+    def _preview_of(self, command: Generate) -> LinearPreview | None:
+        if not command.preview or self._checkpoint is None:
+            return None
+        return FLUX_PREVIEW if self._checkpoint.is_flux else SD3_PREVIEW
 
     def _draw(self, pipeline: Any, command: Generate) -> tuple[Any, dict[str, Any]]:
         is_flux = self._checkpoint is not None and self._checkpoint.is_flux
@@ -119,74 +127,34 @@ class DiffusionKitHost:
         return self._pipeline
 
 
-class _Run:
-    """One picture on its way: clock, reports, stop checks. A `LoopListener`."""
+class _RunListener:
+    """Reports what DiffusionKit's loop does to a run. A `LoopListener`."""
 
-    def __init__(self, command: Generate, report: Report, token: CancellationToken) -> None:
-        self._command, self._report, self._token = command, report, token
-        self._started_s = time.monotonic()
-        self._load_s = self._denoising_s = self._denoising_began_s = 0.0
+    def __init__(self, run: GenerationRun, preview: LinearPreview | None) -> None:
+        self._run, self._preview = run, preview
         self._steps = self._total = 0
-        self._pace = PreviewThrottle()
-        self._preview: LinearPreview | None = None
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self._started_s
-
-    def loaded(self, checkpoint: Checkpoint | None) -> None:
-        self._load_s = self.elapsed_s
-        if self._command.preview and checkpoint is not None:
-            self._preview = FLUX_PREVIEW if checkpoint.is_flux else SD3_PREVIEW
-
-    def enter(self, stage: GenerationStage) -> None:
-        self._check()
-        self._report(Stage(self._command.job_id, stage.value))
 
     def denoising(self, total: int) -> None:
         self._total = total
-        self._denoising_began_s = self.elapsed_s
-        self.enter(GenerationStage.DENOISING)
+        self._run.enter_stage(GenerationStage.DENOISING, total_steps=total)
 
     def between_parts(self) -> None:
-        self._check()
+        self._run.raise_if_cancelled()
 
     def denoised(self, prediction: Any) -> None:
         import mlx.core as mx
 
         mx.eval(prediction)  # MLX is lazy: only now the step is done
+        preview = self._preview
         self._steps += 1
-        picture = None
-        if self._preview is not None and self._pace.is_due(self._steps - 1, self._total):
-            latents = np.array(prediction[:1].astype(mx.float32))
-            picture = encode_preview(self._preview(latents)[0])
-        self._report(Step(self._command.job_id, self._steps - 1, self._total, self.elapsed_s, picture))
-        self._check()
+        self._run.step_done(
+            self._steps - 1,
+            self._total,
+            None if preview is None else lambda: preview(np.array(prediction[:1].astype(mx.float32)))[0],
+        )
 
     def decoding(self) -> None:
-        self._denoising_s = self.elapsed_s - self._denoising_began_s
-        self.enter(GenerationStage.DECODING)
-
-    def _check(self) -> None:
-        if self._token.is_cancelled:
-            words = f"Cancelled at step {self._steps} of {self._total}" if self._total else "Cancelled"
-            raise GenerationCancelledError(words, completed_steps=self._steps, total_steps=self._total)
-
-    def done(self, pixels: Any, *, dtype: str, peak_gib: float) -> Done:
-        height, width, _ = pixels.shape
-        return Done(
-            self._command.job_id,
-            pixels=np.ascontiguousarray(pixels).tobytes(),
-            width=width,
-            height=height,
-            scheduler=SCHEDULER,
-            dtype=dtype,
-            load_s=self._load_s,
-            denoising_s=self._denoising_s,
-            total_s=self.elapsed_s,
-            steps=self._steps,
-            peak_memory_bytes=round(peak_gib * 2**30),
-        )
+        self._run.enter_stage(GenerationStage.DECODING)
 
 
 def make_host(*, started_s: float) -> DiffusionKitHost:
