@@ -77,6 +77,37 @@ def test_module_imports_only_its_own_floor_and_those_below(path: Path) -> None:
             assert floor in FOREIGN[parts[0]], f"{floor} must not know {name}"
 
 
+# Within the engine the two processes keep apart, and others see the kernel's side only.
+ENGINE_FORBIDDEN = {
+    "engine/protocol.py": ("diffusion", "engine.kernel", "engine.child"),
+    "engine/channel.py": ("diffusion", "engine.kernel", "engine.child"),
+    "engine/kernel": ("diffusion", "engine.child"),
+    "engine/child": ("engine.kernel",),
+    "providers": ("diffusion", "engine.child"),
+    "notebook": ("diffusion", "engine"),
+}
+ENGINE_EXCEPTIONS = {
+    # An engine in a thread of the kernel.
+    "engine/kernel/process.py": ("swiftai_nb.engine.child.serve", "swiftai_nb.engine.child.start"),
+    "engine/kernel/memory_plan.py": ("swiftai_nb.diffusion.memory",),
+}
+
+
+@pytest.mark.parametrize("place", ENGINE_FORBIDDEN)
+def test_kernel_and_engine_know_of_each_other_by_protocol_only(place: str) -> None:
+    root = PACKAGE / place
+    for path in sorted(root.rglob("*.py")) if root.is_dir() else [root]:
+        names = imports(path)
+        for module, exceptions in ENGINE_EXCEPTIONS.items():
+            if path.match(module):
+                names = {n for n in names if not any(f"{n}.".startswith(f"{e}.") for e in exceptions)}
+        for name in names:
+            for forbidden in ENGINE_FORBIDDEN[place]:
+                assert not f"{name}.".startswith(f"swiftai_nb.{forbidden}."), f"{path} must not know {name}"
+        if place.startswith("engine/kernel"):
+            assert not any(name.split(".")[0] in ("mlx", "numpy") for name in names), path
+
+
 def loaded_after(code: str) -> set[str]:
     script = f"{code}\nimport sys\nprint(' '.join(sys.modules))"
     return set(

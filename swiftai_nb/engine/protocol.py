@@ -73,21 +73,21 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Generate(Message):
-    """Make one picture; every value is concrete.
+    """Make one picture; every value is concrete. Sizes are in pixels.
 
     Args:
         model: the weights.
         prompt: what to draw.
         negative_prompt: what to avoid.
-        width: pixels.
-        height: pixels.
+        width: of the picture.
+        height: of the picture.
         steps: denoising steps.
         guidance_scale: weight of the prompt.
-        seed: of the start noise.
+        seed: of the initial noise.
         scheduler: sampler, None is the model's own.
         clip_skip: text encoder layers to skip.
-        strength: how far to leave `image`.
-        image: encoded picture to start from.
+        strength: 0 to 1, how far the result may differ from `image`.
+        image: encoded initial picture.
         mask: encoded picture, white where to paint.
         preview: whether steps carry previews.
         preview_decoder: folder of a small decoder for them; None uses the linear map.
@@ -201,7 +201,7 @@ class Done(Message):
         scheduler: sampler that ran.
         dtype: the network computed in.
         notes: what the user should know.
-        load_s: seconds reading weights; 0.0 when they were there.
+        load_s: seconds reading weights; 0.0 when they were loaded.
         denoising_s: seconds in the steps.
         total_s: seconds in all.
         steps: network steps that ran.
@@ -231,7 +231,7 @@ class Loaded(Message):
 
 @dataclass(frozen=True)
 class Status(Message):
-    """What the engine holds: the loaded folder, or "", bytes per component, memory of its arrays."""
+    """The loaded model's folder, or "", its bytes per component, and the memory of the engine's arrays."""
 
     folder: str = ""
     components: dict[str, int] = field(default_factory=dict)
@@ -249,19 +249,13 @@ class Failed(Message):
 
 @dataclass(frozen=True)
 class Bye(Message):
-    """The engine ends; `error` says why when it could not go on (`AIError.to_dict()`)."""
+    """The engine ends; `error` is the reason when it could not continue (`AIError.to_dict()`)."""
 
     error: dict[str, Any] | None = None
 
 
 ANSWERS = (Done, Loaded, Status, Failed)
-_TYPES: dict[str, type[Message]] = {
-    t.__name__: t
-    for t in (
-        *(Generate, LoadModel, Quantize, Cancel, Unload, AskStatus, Shutdown),
-        *(Ready, Stage, Step, Done, Loaded, Status, Failed, Bye),
-    )
-}
+_TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__subclasses__()}
 _Kind = TypeVar("_Kind")
 
 
@@ -327,7 +321,7 @@ def decode(header: bytes | bytearray, body: bytes | bytearray) -> Message:
 
 
 def _sizes(header_bytes: int, body_bytes: int) -> tuple[int, int]:
-    limit = 2**32 - 1  # what does not fit the field is refused by the limits, not wrapped around
+    limit = 2**32 - 1  # a size that does not fit the field is rejected by the limits, not wrapped around
     return min(header_bytes, limit), min(body_bytes, limit)
 
 
