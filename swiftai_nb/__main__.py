@@ -15,8 +15,8 @@ from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInp
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
+    from swiftai_nb.core.request import GenerationRequest
     from swiftai_nb.jobs.job import GenerationJob
-    from swiftai_nb.notebook.magic.request import Order
     from swiftai_nb.notebook.session import Session
 
 USAGE = """usage: python -m swiftai_nb VERB …
@@ -66,24 +66,24 @@ def _imagine(words: list[str], out: TextIO, messages: TextIO) -> int:
     check_template(template)
     session = Session()
     try:
-        order = build_request(arguments, defaults=Defaults(), variables={}, session=session)
-        for note in order.notes:
+        request = build_request(arguments, defaults=Defaults(), variables={}, session=session)
+        for note in request.notes:
             messages.write(f"{note}\n")
-        _fetch_loras(order, session, messages)
-        images = _wait(order.submit(session), messages)
+        _fetch_loras(request, session, messages)
+        images = _wait(session.submit(request), messages)
     finally:
         session.close()
     out.writelines(f"{path}\n" for path in save_images(images, template))
     return 0
 
 
-def _fetch_loras(order: Order, session: Session, messages: TextIO) -> None:
-    if order.engine != "mlx" or not order.config.loras:
+def _fetch_loras(request: GenerationRequest, session: Session, messages: TextIO) -> None:
+    if request.engine != "mlx" or not request.config.loras:
         return
     from swiftai_nb.downloads.commands import wait_in_terminal
     from swiftai_nb.registry.loras import missing_loras
 
-    for source in missing_loras(session.registry, order.config.loras):
+    for source in missing_loras(session.registry, request.config.loras):
         wait_in_terminal(session.downloader.start_lora(source), messages)
 
 

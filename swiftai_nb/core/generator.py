@@ -1,4 +1,4 @@
-"""The one interface of all providers."""
+"""The interface of every provider, and the optional part by which a provider plans before it works."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import ImageGenerationProgress
+from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 
 ProgressCallback = Callable[[ImageGenerationProgress], None]
 
@@ -20,13 +21,13 @@ class ImageGenerator(Protocol):
 
     Cancelling: `cancel_generation()` ends every running call of this generator, each with
     GenerationCancelledError. Cancelling the asyncio task that awaits one `generate_image` ends
-    that one call alone; asyncio.CancelledError then propagates as usual, after the back end
+    that one call alone; asyncio.CancelledError then propagates as usual, after the provider
     has been told to stop.
     """
 
     @property
     def is_available(self) -> bool:
-        """Whether this back end can work on this machine, with this configuration, now."""
+        """Whether this provider can work on this machine, with this configuration, now."""
         ...
 
     async def generate_image(
@@ -53,3 +54,69 @@ class ImageGenerator(Protocol):
     async def cancel_generation(self) -> None:
         """Stops every running call at its next step."""
         ...
+
+
+@runtime_checkable
+class PlanningGenerator(ImageGenerator, Protocol):
+    """An ImageGenerator that decides everything once per job: `plan`, then `generate` for each picture.
+
+    Optional. It gives a provider early errors (before the job is queued), `--dry-run` with real values,
+    and one model look-up for any number of pictures. Its `generate_image` is `plan` and `generate`.
+    """
+
+    def plan(self, request: GenerationRequest) -> GenerationPlan:
+        """Fills in what the request leaves open. Does no work and sends nothing.
+
+        Raises:
+            AIError: whatever the provider can refuse beforehand.
+        """
+        ...
+
+    async def generate(
+        self, plan: GenerationPlan, *, index: int = 0, on_progress: ProgressCallback | None = None
+    ) -> GeneratedImage:
+        """Makes picture `index` of a plan that this generator made: seed `plan.request.seeds[index]`.
+
+        Args:
+            plan: of this generator's `plan`.
+            index: which picture, from 0.
+            on_progress: as in `generate_image`.
+
+        Raises:
+            AIError: see the tree in `swiftai_nb.core.errors`.
+        """
+        ...
+
+
+def plan_request(generator: ImageGenerator, request: GenerationRequest) -> GenerationPlan:
+    """The generator's plan, or the request as it is for a generator that makes none.
+
+    Raises:
+        AIError: whatever the generator refuses beforehand.
+    """
+    if isinstance(generator, PlanningGenerator):
+        return generator.plan(request)
+    return GenerationPlan.of(request)
+
+
+async def generate_planned(
+    generator: ImageGenerator,
+    plan: GenerationPlan,
+    *,
+    index: int = 0,
+    on_progress: ProgressCallback | None = None,
+) -> GeneratedImage:
+    """Makes picture `index` of a plan that `plan_request` made for this generator.
+
+    Raises:
+        AIError: see the tree in `swiftai_nb.core.errors`.
+    """
+    if isinstance(generator, PlanningGenerator):
+        return await generator.generate(plan, index=index, on_progress=on_progress)
+    request = plan.request
+    return await generator.generate_image(
+        request.prompt,
+        negative_prompt=request.negative_prompt,
+        config=request.config_of(index),
+        on_progress=on_progress,
+    )

@@ -4,45 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from swiftai_nb.core.config import ImageGenerationConfig
-from swiftai_nb.core.errors import GenerationCancelledError, InvalidInputError
+from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import ImageGenerationProgress
+from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.core.task import Task, TaskState
 
 JobState = TaskState
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """What one job makes.
-
-    Args:
-        prompt: what to draw.
-        negative_prompt: what to avoid, or None.
-        config: the settings; its `seed` is replaced by those of `seeds`.
-        seeds: one concrete seed per picture; picture k is made with `seeds[k]` and can be remade alone.
-
-    Raises:
-        InvalidInputError: there are no seeds, or one is not a seed.
-    """
-
-    prompt: str
-    negative_prompt: str | None
-    config: ImageGenerationConfig
-    seeds: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.seeds:
-            raise InvalidInputError("a request without seeds", hint="give one seed per picture")
-        for index in range(len(self.seeds)):
-            self.config_of(index)
-
-    def config_of(self, index: int) -> ImageGenerationConfig:
-        """The settings of picture `index`, with its seed."""
-        return self.config.replace(seed=self.seeds[index])
 
 
 class GenerationJob(Task[tuple[GeneratedImage, ...], ImageGenerationProgress]):
@@ -53,19 +22,22 @@ class GenerationJob(Task[tuple[GeneratedImage, ...], ImageGenerationProgress]):
 
     Attributes:
         id: short text, unique within this machine.
-        request: what was submitted.
+        plan: what the provider decided before any work.
     """
 
-    def __init__(
-        self, request: GenerationRequest, *, position: Callable[[GenerationJob], int | None]
-    ) -> None:
+    def __init__(self, plan: GenerationPlan, *, position: Callable[[GenerationJob], int | None]) -> None:
         super().__init__(name="the job")
         self.id = uuid.uuid4().hex[:12]
-        self.request = request
+        self.plan = plan
         self._position = position
         self._image_index = 0
         self._images: tuple[GeneratedImage, ...] = ()
         self._last_preview: bytes | None = None
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What was submitted."""
+        return self.plan.request
 
     @property
     def image_index(self) -> int:

@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 from swiftai_nb.core.errors import GenerationCancelledError, GenerationFailedError
-from swiftai_nb.core.generator import ImageGenerator
+from swiftai_nb.core.generator import ImageGenerator, generate_planned, plan_request
+from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.jobs.fair_slots import FairSlots
-from swiftai_nb.jobs.job import GenerationJob, GenerationRequest, JobState
+from swiftai_nb.jobs.job import GenerationJob, JobState
 
 LOCAL_LANE = "local"
 CLOUD_LANE = "cloud"
@@ -51,23 +52,27 @@ class JobQueue:
 
     def submit(
         self,
-        request: GenerationRequest,
+        asked: GenerationPlan | GenerationRequest,
         generator: ImageGenerator,
         *,
         lane: str = LOCAL_LANE,
-        is_background: bool = False,
+        is_background: bool | None = None,
     ) -> GenerationJob:
-        """Queues `request` and returns immediately. The job runs in the caller's context (`contextvars`).
+        """Queues a plan and returns immediately. The job runs in the caller's context (`contextvars`).
 
         Args:
-            request: what to make.
-            generator: what makes it.
+            asked: a plan that this generator made, or a request to plan now.
+            generator: what makes the pictures.
             lane: which jobs it queues with.
-            is_background: whether nobody waits for it.
+            is_background: whether nobody waits for it; None is what the request says.
 
         Raises:
             GenerationFailedError: the queue is closed.
+            AIError: the generator refuses the request.
         """
+        plan = asked if isinstance(asked, GenerationPlan) else plan_request(generator, asked)
+        if is_background is None:
+            is_background = plan.request.is_background
         if os.getpid() != self._owner_pid:
             self._start_over_in_fork()
         with self._lock:
@@ -76,7 +81,7 @@ class JobQueue:
             worker = self._lanes.get(lane)
             if worker is None:
                 worker = self._lanes[lane] = _Worker(lane, concurrency=self._concurrency.get(lane, 1))
-            job = GenerationJob(request, position=worker.position)
+            job = GenerationJob(plan, position=worker.position)
             self._jobs.append(job)
             self._drop_oldest()
             worker.add(job, generator, is_background=is_background)
@@ -211,12 +216,7 @@ class _Worker:
 
 async def _make_picture(job: GenerationJob, generator: ImageGenerator, index: int) -> None:
     job.begin_image(index)
-    request = job.request
-    image = await generator.generate_image(
-        request.prompt,
-        negative_prompt=request.negative_prompt,
-        config=request.config_of(index),
-        on_progress=partial(job.report_image, index),
-    )
+    report = partial(job.report_image, index)
+    image = await generate_planned(generator, job.plan, index=index, on_progress=report)
     job.add_image(image)
     job.token.raise_if_cancelled()  # a generator that swallowed the task's cancel is stopped here

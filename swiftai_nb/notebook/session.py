@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swiftai_nb.core.config import ImageGenerationConfig
-from swiftai_nb.core.errors import AIError, InvalidInputError, ProviderUnavailableError
+from swiftai_nb.core.errors import AIError, ProviderUnavailableError
 from swiftai_nb.core.task import CallbackList
 
 if TYPE_CHECKING:
     from swiftai_nb.core.generator import ImageGenerator
+    from swiftai_nb.core.request import GenerationPlan, GenerationRequest
     from swiftai_nb.downloads.downloader import DiffusionModelDownloader
     from swiftai_nb.jobs.history import History
     from swiftai_nb.jobs.job import GenerationJob
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 ENGINE_WORDS = {"local": "mlx", "cloud": "huggingface"}
 CLOUD_ENGINES = frozenset({"huggingface"})
-SEED_BOUND = 2**31  # what every provider can take
 _session: Session | None = None
 _lock = threading.Lock()
 
@@ -177,59 +176,54 @@ class Session:
                 return self.registry.find(name).engine
         return None
 
-    def check(
-        self, prompt: str, config: ImageGenerationConfig, *, engine: str, provider: str | None = None
-    ) -> Any:
-        """All that can be refused before any work: engine, model, memory. Returns the plan, if there is one.
+    def plan(self, request: GenerationRequest) -> GenerationPlan:
+        """Chooses the engine and lets it decide everything else; nothing is queued.
 
         Raises:
-            AIError: the first thing that stands in the way.
+            AIError: whatever can be refused before any work: engine, model, settings, memory.
         """
-        generator = self.generator(engine, provider=provider)
-        if engine == "mlx":
-            self.registry.resolve(config.model)
-        plan = getattr(generator, "plan", None)
-        return None if plan is None else plan(prompt, config)
+        from swiftai_nb.core.generator import PlanningGenerator
+        from swiftai_nb.core.request import GenerationPlan
 
-    def submit(
-        self,
-        prompt: str,
-        *,
-        negative_prompt: str | None = None,
-        config: ImageGenerationConfig | None = None,
-        seeds: Sequence[int] | None = None,
-        count: int = 1,
-        engine: str = "auto",
-        provider: str | None = None,
-        is_background: bool = False,
-    ) -> GenerationJob:
-        """Checks and queues one job; its pictures enter the history as they are finished.
+        model = request.config.model
+        engine = self.choose_engine(request.engine, provider=request.provider, model=model)
+        generator = self.generator(engine, provider=request.provider)
+        request = replace(request, engine=engine)
+        if isinstance(generator, PlanningGenerator):
+            return generator.plan(request)
+        if engine == "mlx" or (model is not None and self.runs_catalog_models(engine)):
+            info = self.registry.resolve(model).info
+            return GenerationPlan.of(request, native_size=info.default_resolution)
+        return GenerationPlan.of(request)
+
+    def plan_all(self, requests: Sequence[GenerationRequest]) -> list[GenerationPlan]:
+        """One plan for each request; requests that differ in their seeds alone are planned once.
+
+        Raises:
+            AIError: as `plan`, for the first request that is refused.
+        """
+        plans: dict[GenerationRequest, GenerationPlan] = {}
+        for request in requests:
+            settings = request.with_seeds((0,))
+            if settings not in plans:
+                plans[settings] = self.plan(request)
+        return [plans[request.with_seeds((0,))].with_seeds(request.seeds) for request in requests]
+
+    def submit(self, asked: GenerationPlan | GenerationRequest) -> GenerationJob:
+        """Queues one job; its pictures enter the history as they are finished.
 
         Args:
-            prompt: what to draw.
-            negative_prompt: what to avoid.
-            config: the settings; a `seed` of None is drawn here, so that every seed is concrete.
-            seeds: one for each picture; None counts up from the config's seed.
-            count: number of pictures when `seeds` is None.
-            engine: "auto", "local", "cloud" or a provider's name.
-            provider: the cloud provider.
-            is_background: whether nobody waits for it: pictures of other jobs go first.
+            asked: a plan of `plan`, or a request to plan first.
 
         Raises:
-            AIError: bad input, unknown model, too little memory: before any work.
+            AIError: whatever `plan` refuses.
         """
-        from swiftai_nb.jobs.job import GenerationRequest
+        from swiftai_nb.core.request import GenerationPlan
 
-        config = ImageGenerationConfig() if config is None else config
-        if not prompt.strip():
-            raise InvalidInputError("the prompt is empty", hint="say what to draw")
-        name = self.choose_engine(engine, provider=provider, model=config.model)
-        self.check(prompt, config, engine=name, provider=provider)
-        chosen = tuple(seeds) if seeds is not None else concrete_seeds(config.seed, count=count)
-        request = GenerationRequest(prompt, negative_prompt, config.replace(seed=None), chosen)
-        generator = self.generator(name, provider=provider)
+        plan = asked if isinstance(asked, GenerationPlan) else self.plan(asked)
+        generator = self.generator(plan.request.engine, provider=plan.request.provider)
         lane = "cloud" if getattr(generator, "kind", "local") == "cloud" else "local"
-        job = self.queue.submit(request, generator, lane=lane, is_background=is_background)
+        job = self.queue.submit(plan, generator, lane=lane)
         job.subscribe(_HistoryKeeper(self.history))
         self._listeners.notify(job)
         return job
@@ -271,12 +265,6 @@ def _running_kernel() -> Any:
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return getattr(shell, "kernel", None)
-
-
-def concrete_seeds(first: int | None, *, count: int = 1) -> tuple[int, ...]:
-    """`count` seeds counting up from `first`; None draws the first at random."""
-    start = secrets.randbelow(SEED_BOUND - count) if first is None else first
-    return tuple(range(start, start + count))
 
 
 def _create(name: str, provider: str | None) -> ImageGenerator:

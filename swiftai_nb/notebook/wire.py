@@ -148,29 +148,27 @@ def preview_message(job_id: str, jpeg: bytes, *, step: int) -> tuple[dict[str, A
     return image_message({"kind": "preview", "job_id": job_id, "step": step}, jpeg, "image/jpeg")
 
 
-def job_snapshot(
-    job: GenerationJob, *, request_id: str = "", default_size: tuple[int, int] = (1, 1)
-) -> JobSnapshot:
+def job_snapshot(job: GenerationJob, *, request_id: str = "") -> JobSnapshot:
     """A job as the widget shows it.
 
     Args:
         job: any job of the queue.
         request_id: the page's id of the request, when it came from a page.
-        default_size: (width, height) of the model, used where the request has no size.
     """
-    error, config = job.error, job.request.config
+    error = job.error
+    width, height = job.plan.size
     return {
         **job_progress(job).snapshot(),
         "id": job.id,
         "request_id": request_id,
         "prompt": job.request.prompt,
-        "model": config.model or "",
+        "model": job.request.config.model or "",
         "state": job.state.value,
         "place": job.queue_position or 0,
         "message": "" if error is None else error.message,
         "hint": "" if error is None or error.hint is None else error.hint,
-        "width": default_size[0] if config.width is None else config.width,
-        "height": default_size[1] if config.height is None else config.height,
+        "width": width,
+        "height": height,
     }
 
 

@@ -1,68 +1,51 @@
-"""From what the user asked to what will run: every value concrete, every refusal before any work."""
+"""Plans of the local engines: every value concrete, every refusal before any work."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig
+from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig, LoraReference
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
-from swiftai_nb.core.image_input import to_pil
-from swiftai_nb.engine.kernel.memory_plan import (
-    MemoryPlan,
-    available_memory_bytes,
-    keeps_model,
-    plan_memory,
-)
-from swiftai_nb.engine.protocol import Generate, ModelFiles
+from swiftai_nb.core.image_input import to_pil, to_png_bytes
+from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.core.request import GenerationPlan, GenerationRequest
+from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_memory
+from swiftai_nb.engine.protocol import Done, Generate, ModelFiles
+from swiftai_nb.jobs.timings import TimingKey
 from swiftai_nb.model_files.folder import ModelFolder, content_hash, open_model
 from swiftai_nb.registry.model_info import ResolvedModel
 
 DEFAULT_STRENGTH = 0.8
-SEED_BOUND = 2**32
 
 
-@dataclass(frozen=True)
-class GenerationPlan:
-    """What a request will do, before it does it.
+@dataclass(frozen=True, kw_only=True)
+class LocalPlan(GenerationPlan):
+    """A plan for an engine on this machine: all that `make_command` and `make_recipe` need.
 
     Attributes:
-        model: name that finds it again: catalog id or folder.
-        folder: where its files are.
-        width: pixels.
-        height: pixels.
-        steps: denoising steps asked for.
-        guidance_scale: weight of the prompt.
-        scheduler: short name of the sampler.
-        strength: how far to leave the start picture; None without one.
-        device: "metal", "cuda" or "cpu".
-        precision: what the network computes in, with its quantization.
-        quantization_bits: 4, 8 or None.
+        resolved: the model: its entry and its files.
+        loras: LoRAs to apply, as files on this disk.
+        preview_decoder: folder of a small decoder for previews, or None.
+        load_bits: 4 or 8: quantize the weights on load; None loads them as they are.
         memory_plan_bytes: the estimated need, by component and stage.
         available_bytes: memory that is free now; None where the system does not say.
-        estimated_s: seconds, from earlier pictures on this machine; None before the first.
-        notes: what the user should know.
     """
 
-    model: str
-    folder: Path
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    scheduler: str
-    strength: float | None
-    device: str
-    precision: str
-    quantization_bits: int | None
+    resolved: ResolvedModel
+    loras: tuple[LoraReference, ...] = ()
+    preview_decoder: Path | None = None
+    load_bits: int | None = None
     memory_plan_bytes: MemoryPlan
     available_bytes: int | None
-    estimated_s: float | None = None
-    notes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's files are."""
+        return self.resolved.folder
 
     @property
     def memory_bytes(self) -> int:
@@ -71,13 +54,13 @@ class GenerationPlan:
 
     @property
     def memory(self) -> str:
-        """The need beside what there is, in words."""
+        """Such as "about 0.2 GB of 13.1 GB free"."""
         need = f"about {self.memory_bytes / 1e9:.1f} GB"
         return need if self.available_bytes is None else f"{need} of {self.available_bytes / 1e9:.1f} GB free"
 
     @property
     def memory_plan(self) -> str:
-        """What is kept while it runs, in words."""
+        """What stays in memory while the picture is made."""
         if self.memory_plan_bytes.is_staged:
             return "each network is dropped when no longer needed"
         return "the model stays loaded"
@@ -85,102 +68,155 @@ class GenerationPlan:
     @property
     def is_guided(self) -> bool:
         """Whether the network sees two pictures at a time."""
-        return self.guidance_scale > 1.0
+        return self.guidance_scale is not None and self.guidance_scale > 1.0
+
+    @property
+    def timing_key(self) -> TimingKey:
+        """What the measured times of this picture are kept under."""
+        width, height = self.size
+        return TimingKey(self.timing_name, width, height, guided=self.is_guided)
+
+    @property
+    def timing_name(self) -> str:
+        """What the measured loading times are kept under."""
+        bits = "" if self.quantization_bits is None else f" {self.quantization_bits} bits"
+        return f"{self.model}{bits}" if self.engine == "mlx" else f"{self.engine} {self.model}"
 
 
 def make_plan(
-    prompt: str,
-    config: ImageGenerationConfig,
+    request: GenerationRequest,
     resolved: ResolvedModel,
     *,
     device: str,
-    available_bytes: int | None = None,
-) -> GenerationPlan:
-    """Fills what the user left open and refuses what cannot work.
+    available_bytes: int | None,
+    loras: tuple[LoraReference, ...] = (),
+    preview_decoder: Path | None = None,
+) -> LocalPlan:
+    """Fills in what the request leaves open and refuses what cannot work.
 
     Args:
-        prompt: what to draw.
-        config: the user's settings.
+        request: what the user asked for.
         resolved: the model to use.
         device: what it will run on.
-        available_bytes: memory to count with; None asks the system.
+        available_bytes: free memory; None where the system does not say.
+        loras: the request's LoRAs, as files on this disk.
+        preview_decoder: folder of the small decoder that the request asks for.
 
     Raises:
-        InvalidInputError: empty prompt, a size or scheduler that does not fit, strength without image.
+        InvalidInputError: a size or scheduler that does not fit, strength without image.
         InvalidModelFilesError: the model's files cannot be read.
         UnsupportedModelError: it is another engine's model.
     """
-    check_prompt(prompt)
-    if resolved.info.engine != "mlx":
+    info = resolved.info
+    if info.engine != "mlx":
         raise UnsupportedModelError(
-            f"{resolved.info.id} runs on the engine {resolved.info.engine}, not on the local one",
-            hint=f"--engine {resolved.info.engine}",
+            f"{info.id} runs on the engine {info.engine}, not on the local one",
+            hint=f"--engine {info.engine}",
         )
-    facts = open_model(resolved.folder, prefer_half=device != "cpu")
-    width, height = _size(config, resolved, facts)
-    facts.check_size(width, height)
-    own_scheduler = facts.defaults.scheduler
-    scheduler = own_scheduler if config.scheduler is None else facts.check_scheduler(config.scheduler)
-    steps, guidance_scale = _defaults(resolved, facts)
+    model = open_model(resolved.folder, prefer_half=device != "cpu")
+    native_size = _native_size(resolved, model)
+    request = request.with_native_size(native_size)
+    config = request.config
+    width, height = _size(config, native_size, model.size_multiple)
+    model.check_size(width, height)
+    own_scheduler = model.defaults.scheduler
+    steps, guidance_scale = _defaults(resolved, model)
     guidance_scale = guidance_scale if config.guidance_scale is None else config.guidance_scale
-    bits = resolved.info.quantization_bits if config.quantization_bits is None else config.quantization_bits
-    available = available_memory_bytes() if available_bytes is None else available_bytes
-    memory = _memory(
-        facts,
-        available,
-        width=width,
-        height=height,
-        guided=guidance_scale > 1.0 and not facts.is_flow,
-        bytes_per_weight=4 if device == "cpu" else 2,
-        quantization_bits=bits,
-    )
-    dtype = "float32" if device == "cpu" else "bfloat16" if facts.is_flow else "float16"
-    return GenerationPlan(
+    bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
+    dtype = "float32" if device == "cpu" else "bfloat16" if model.is_flow else "float16"
+    return LocalPlan(
+        request=request,
+        engine="mlx",
         model=model_name(resolved),
-        folder=resolved.folder,
+        model_name=info.name,
+        model_revision=resolved.revision,
         width=width,
         height=height,
         steps=config.resolved_steps(steps),
         guidance_scale=guidance_scale,
-        scheduler=scheduler,
+        scheduler=own_scheduler if config.scheduler is None else model.check_scheduler(config.scheduler),
         strength=_strength(config),
         device=device,
         precision=dtype if bits is None else f"{dtype}, weights in {bits} bits",
         quantization_bits=bits,
-        memory_plan_bytes=memory,
-        available_bytes=available,
         notes=() if resolved.note is None else (resolved.note,),
+        resolved=resolved,
+        loras=loras,
+        preview_decoder=preview_decoder,
+        load_bits=bits,
+        memory_plan_bytes=_memory(
+            model,
+            available_bytes,
+            width=width,
+            height=height,
+            guided=guidance_scale > 1.0 and not model.is_flow,
+            bytes_per_weight=4 if device == "cpu" else 2,
+            quantization_bits=bits,
+        ),
+        available_bytes=available_bytes,
     )
 
 
-def check_prompt(prompt: str) -> None:
-    """Raises InvalidInputError for a prompt that says nothing."""
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidInputError("the prompt is empty", hint="say what to draw: a red apple")
-
-
-def make_command(
-    prompt: str, negative_prompt: str | None, config: ImageGenerationConfig, plan: GenerationPlan
-) -> Generate:
-    """What the engine is told; draws a seed when the config has none. LoRAs are files by now."""
-    from swiftai_nb.core.image_input import to_png_bytes
-
+def make_command(plan: LocalPlan, index: int = 0) -> Generate:
+    """The engine's command for picture `index` of a plan."""
+    request, config = plan.request, plan.request.config
     return Generate(
-        model=ModelFiles(str(plan.folder), quantization_bits=plan.quantization_bits, loras=config.loras),
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        width=plan.width,
-        height=plan.height,
-        steps=plan.steps,
-        guidance_scale=plan.guidance_scale,
-        seed=secrets.randbelow(SEED_BOUND) if config.seed is None else config.seed,
+        model=model_files(plan),
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=plan.size[0],
+        height=plan.size[1],
+        steps=0 if plan.steps is None else plan.steps,
+        guidance_scale=0.0 if plan.guidance_scale is None else plan.guidance_scale,
+        seed=request.seeds[index],
         scheduler=None if config.scheduler is None else plan.scheduler,
         clip_skip=config.clip_skip,
         strength=plan.strength,
         image=None if config.image is None else to_png_bytes(config.image),
         mask=None if config.mask is None else to_png_bytes(config.mask),
         preview=config.preview != "off",
+        preview_decoder=None if plan.preview_decoder is None else str(plan.preview_decoder),
         is_staged=plan.memory_plan_bytes.is_staged,
+    )
+
+
+def model_files(plan: LocalPlan) -> ModelFiles:
+    """The files of a plan's model, as the engine is told."""
+    return ModelFiles(
+        str(plan.folder),
+        quantization_bits=plan.load_bits,
+        loras=plan.loras,
+        more_folders=tuple(str(folder) for folder in plan.resolved.more_folders),
+    )
+
+
+def make_recipe(
+    plan: LocalPlan, done: Done, *, index: int = 0, device: str, versions: dict[str, str]
+) -> Recipe:
+    """The recipe of picture `index`: what was planned, and what the engine reports."""
+    request, config = plan.request, plan.request.config
+    return Recipe(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        model=plan.model,
+        model_revision=content_revision(plan),
+        width=done.width,
+        height=done.height,
+        steps=plan.steps,
+        guidance_scale=plan.guidance_scale,
+        seed=request.seeds[index],
+        scheduler=done.scheduler,
+        engine=plan.engine,
+        device=device,
+        dtype=done.dtype,
+        quantization_bits=plan.quantization_bits,
+        clip_skip=config.clip_skip,
+        strength=plan.strength,
+        image_sha256=_sha256(config.image),
+        mask_sha256=_sha256(config.mask),
+        loras=config.loras,
+        versions=versions,
+        notes=(*plan.notes, *done.notes),
     )
 
 
@@ -191,44 +227,45 @@ def model_name(resolved: ResolvedModel) -> str:
     return str(resolved.folder) if is_own_folder else info.id
 
 
-def model_revision(resolved: ResolvedModel) -> str:
+def content_revision(plan: LocalPlan) -> str:
     """The commit of a downloaded model, else a hash of its content."""
-    return content_hash(resolved.folder) if resolved.revision is None else resolved.revision
+    return content_hash(plan.folder) if plan.model_revision is None else plan.model_revision
 
 
-def sha256(data: bytes | None) -> str | None:
-    """Hex digest, or None."""
+def _sha256(data: bytes | None) -> str | None:
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _defaults(resolved: ResolvedModel, facts: ModelFolder) -> tuple[int, float]:
+def _defaults(resolved: ResolvedModel, model: ModelFolder) -> tuple[int, float]:
     """Steps and guidance: the folder's own word, else the catalog's, else the family's."""
     steps, guidance_scale = resolved.info.default_steps, resolved.info.default_guidance_scale
-    if resolved.info.is_custom and facts.is_consistency:
+    if resolved.info.is_custom and model.is_consistency:
         steps, guidance_scale = 4, 8.5
-    elif resolved.info.is_custom and facts.is_turbo:
+    elif resolved.info.is_custom and model.is_turbo:
         steps, guidance_scale = 4, 0.0
-    given = facts.given
+    given = model.given
     return int(given.get("steps", steps)), float(given.get("guidance_scale", guidance_scale))
 
 
-def _size(config: ImageGenerationConfig, resolved: ResolvedModel, facts: ModelFolder) -> tuple[int, int]:
-    native = (resolved.info.default_width, resolved.info.default_height)
-    if resolved.info.is_custom and facts.native_side is not None:
-        native = (facts.native_side, facts.native_side)
-    native = (int(facts.given.get("width", native[0])), int(facts.given.get("height", native[1])))
+def _native_size(resolved: ResolvedModel, model: ModelFolder) -> tuple[int, int]:
+    width, height = resolved.info.default_resolution
+    if resolved.info.is_custom and model.native_side is not None:
+        width = height = model.native_side
+    return int(model.given.get("width", width)), int(model.given.get("height", height))
+
+
+def _size(config: ImageGenerationConfig, native_size: tuple[int, int], multiple: int) -> tuple[int, int]:
     if config.image is not None:
-        picture = to_pil(config.image)
+        picture = to_pil(config.image)  # unreadable pictures are refused, whatever the size
         if config.width is None and config.height is None:
-            return _fitted(picture.size, native, facts.size_multiple)
-    width = native[0] if config.width is None else config.width
-    height = native[1] if config.height is None else config.height
-    return width, height
+            return _fitted(picture.size, native_size, multiple)
+    width = native_size[0] if config.width is None else config.width
+    return width, native_size[1] if config.height is None else config.height
 
 
-def _fitted(size: tuple[int, int], native: tuple[int, int], multiple: int) -> tuple[int, int]:
+def _fitted(size: tuple[int, int], native_size: tuple[int, int], multiple: int) -> tuple[int, int]:
     """A start picture's proportions, with about the model's own number of pixels."""
-    scale = math.sqrt(native[0] * native[1] / (size[0] * size[1]))
+    scale = math.sqrt(native_size[0] * native_size[1] / (size[0] * size[1]))
     largest = MAX_SIDE // multiple * multiple
     smallest = -(-MIN_SIDE // multiple) * multiple
     width, height = (min(max(round(side * scale / multiple) * multiple, smallest), largest) for side in size)
@@ -243,9 +280,9 @@ def _strength(config: ImageGenerationConfig) -> float | None:
     return DEFAULT_STRENGTH if config.strength is None else config.strength
 
 
-def _memory(facts: ModelFolder, available: int | None, **need: Any) -> MemoryPlan:
+def _memory(model: ModelFolder, available: int | None, **need: Any) -> MemoryPlan:
     """The plan that keeps the model loaded where machine and policy allow, else one that drops its parts."""
-    whole = plan_memory(facts, **need)
+    whole = plan_memory(model, **need)
     if keeps_model(whole, available):
         return whole
-    return plan_memory(facts, **need, is_staged=True)
+    return plan_memory(model, **need, is_staged=True)

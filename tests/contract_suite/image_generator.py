@@ -18,7 +18,8 @@ from swiftai_nb.core.generator import ImageGenerator
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import ImageGenerationProgress
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.jobs.job import GenerationRequest, JobState
+from swiftai_nb.core.request import GenerationRequest
+from swiftai_nb.jobs.job import JobState
 from swiftai_nb.jobs.queue import JobQueue
 
 TIMEOUT_S = 240

@@ -17,7 +17,8 @@ from swiftai_nb.core.errors import (
     GenerationTimeoutError,
     InvalidInputError,
 )
-from swiftai_nb.jobs.job import GenerationRequest, JobState, cancelled_error
+from swiftai_nb.core.request import GenerationRequest
+from swiftai_nb.jobs.job import JobState, cancelled_error
 from swiftai_nb.jobs.queue import JobQueue
 from swiftai_nb.testing import FakeGenerator
 from tests.waiting import wait_until

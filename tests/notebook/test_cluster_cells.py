@@ -99,13 +99,13 @@ def test_cancel_keeps_what_has_come(shell: Any) -> None:
         go_on.wait(60)
 
     session = get_session()
-    order = build_request(
+    request = build_request(
         parse("a fox -n 3"), defaults=Defaults(engine="fake"), variables={}, session=session
     )
     cells: list[Any] = [None] * 3
     with pytest.MonkeyPatch.context() as patch, Stuck(1) as executor:
         patch.setattr(batch, "CREATE", f"{__name__}:WorkersGenerator")
-        work = ClusterWork(split_per_image(order), cells, executor, session=session)
+        work = ClusterWork(split_per_image(request), cells, executor, session=session)
         ended = threading.Event()
         work.subscribe(lambda: ended.set() if work.is_final else None)
         work.start()

@@ -16,6 +16,7 @@ import traitlets
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, InsufficientMemoryError, InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.notebook.session import Session
 from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 from swiftai_nb.testing import FakeGenerator
@@ -229,7 +230,7 @@ def test_failure_reaches_the_page_as_message_and_hint(
 
 def test_picture_made_elsewhere_in_the_session_shows_here(session: Session, widget: ImagineWidget) -> None:
     config = ImageGenerationConfig(steps=2, seed=11)
-    session.submit("by the magic", config=config, engine="local").result(PATIENCE_S)
+    session.submit(GenerationRequest.of("by the magic", config, engine="local")).result(PATIENCE_S)
     until(lambda: [p["prompt"] for p in widget.pictures] == ["by the magic"])
     assert widget.images == (), "images are this widget's own"
 
@@ -308,7 +309,7 @@ def test_closed_widget_lets_its_jobs_go_on(session: Session) -> None:
 
 def test_cancel_method_ends_this_widgets_jobs_alone(session: Session, widget: ImagineWidget) -> None:
     mine = widget.generate(prompt="mine", steps=1000)
-    other = session.submit("other", config=ImageGenerationConfig(steps=2), engine="local")
+    other = session.submit(GenerationRequest.of("other", ImageGenerationConfig(steps=2), engine="local"))
     widget.cancel()
     assert len(other.result(PATIENCE_S)) == 1
     assert mine.state == "cancelled"

@@ -32,9 +32,10 @@ from swiftai_nb.core.errors import (
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.engine.kernel import memory_plan
 from swiftai_nb.engine.kernel import platform as platform_check
-from swiftai_nb.jobs.job import GenerationRequest, JobState
+from swiftai_nb.jobs.job import JobState
 from swiftai_nb.jobs.queue import JobQueue
 from swiftai_nb.providers.mlx import MLXImageProvider
 from swiftai_nb.registry.registry import DiffusionModelRegistry
@@ -142,7 +143,7 @@ def test_the_plan_knows_what_the_pipeline_knows():
     assert facts.size_multiple == pipeline.size_multiple
     assert facts.given["width"] == pipeline.defaults.width
     assert facts.given["steps"] == pipeline.defaults.steps
-    assert facts.scheduler == pipeline.defaults.scheduler
+    assert facts.defaults.scheduler == pipeline.defaults.scheduler
 
 
 def test_times_of_earlier_pictures_give_an_estimate(provider):

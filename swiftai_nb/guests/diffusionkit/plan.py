@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
-from pathlib import Path
-
-from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, available_memory_bytes
-from swiftai_nb.engine.protocol import Generate, ModelFiles
+from swiftai_nb.core.request import GenerationRequest
+from swiftai_nb.engine.kernel.memory_plan import MemoryPlan
 from swiftai_nb.guests.diffusionkit.checkpoint import SIZE_MULTIPLE, Checkpoint, LocatedCheckpoint, locate
-from swiftai_nb.providers.planning import SEED_BOUND, GenerationPlan, check_prompt, model_name
+from swiftai_nb.guests.diffusionkit.models import ENGINE
+from swiftai_nb.providers.planning import LocalPlan, model_name
 from swiftai_nb.registry.model_info import ResolvedModel
 
 SCHEDULER = "flow-match-euler"
+SEED_BOUND = 2**32
 _OWN_ENGINE = "leave it out, or use --engine local with a model it runs"
 # Estimates by its networks' shapes; real memory has not been measured.
 _BYTES_PER_TOKEN = 400_000
@@ -21,86 +19,62 @@ _DECODER_VALUES_PER_PIXEL = 128 * 4
 
 
 def make_plan(
-    prompt: str,
-    config: ImageGenerationConfig,
-    resolved: ResolvedModel,
-    *,
-    device: str,
-    available_bytes: int | None = None,
-) -> GenerationPlan:
-    """Fills what the user left open and refuses what cannot work.
+    request: GenerationRequest, resolved: ResolvedModel, *, device: str, available_bytes: int | None
+) -> LocalPlan:
+    """Fills in what the request leaves open and refuses what cannot work.
 
     Args:
-        prompt: what to draw.
-        config: the user's settings.
+        request: what the user asked for.
         resolved: the model to use.
         device: what it will run on.
-        available_bytes: memory to count with; None asks the system.
+        available_bytes: free memory; None where the system does not say.
 
     Raises:
-        InvalidInputError: empty prompt, a size, seed or option that DiffusionKit cannot take.
+        InvalidInputError: a size, seed or option that DiffusionKit cannot take.
         InvalidModelFilesError: files of the model are missing.
         UnsupportedModelError: the folder holds none of its models.
     """
-    check_prompt(prompt)
-    _check_options(config)
+    _check_options(request)
     located = locate(resolved.folder, resolved.more_folders)
     checkpoint = located.checkpoint
     info = resolved.info
+    request = request.with_native_size(info.default_resolution)
+    config = request.config
     width = info.default_width if config.width is None else config.width
     height = info.default_height if config.height is None else config.height
     _check_size(checkpoint, width, height)
     guidance_scale, notes = _guidance(checkpoint, config.guidance_scale, info.default_guidance_scale)
-    available = available_memory_bytes() if available_bytes is None else available_bytes
+    if request.negative_prompt and guidance_scale == 0.0:
+        notes += ("FLUX.1 schnell cannot use a negative prompt",)
     guided = not checkpoint.is_flux
     memory = _memory(located, width * height, guided=guided, is_cpu=device == "cpu", is_staged=False)
-    if available is not None and memory.peak_bytes > available:
+    if available_bytes is not None and memory.peak_bytes > available_bytes:
         memory = _memory(located, width * height, guided=guided, is_cpu=device == "cpu", is_staged=True)
     dtype = "float32" if device == "cpu" else checkpoint.dtype
-    return GenerationPlan(
+    return LocalPlan(
+        request=request,
+        engine=ENGINE,
         model=model_name(resolved),
-        folder=resolved.folder,
+        model_name=info.name,
+        model_revision=resolved.revision,
         width=width,
         height=height,
         steps=config.resolved_steps(info.default_steps),
         guidance_scale=guidance_scale,
         scheduler=SCHEDULER,
-        strength=None,
         device=device,
         precision=f"{dtype}, weights in 4 bits" if checkpoint.is_quantized else dtype,
         quantization_bits=4 if checkpoint.is_quantized else None,
-        memory_plan_bytes=memory,
-        available_bytes=available,
         notes=(*(() if resolved.note is None else (resolved.note,)), *notes),
+        resolved=resolved,
+        memory_plan_bytes=memory,
+        available_bytes=available_bytes,
     )
 
 
-def make_command(
-    prompt: str,
-    negative_prompt: str | None,
-    config: ImageGenerationConfig,
-    plan: GenerationPlan,
-    *,
-    more_folders: tuple[Path, ...],
-) -> Generate:
-    """What the worker is told; draws a seed when the config has none."""
-    files = ModelFiles(str(plan.folder), more_folders=tuple(str(folder) for folder in more_folders))
-    return Generate(
-        model=files,
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        width=plan.width,
-        height=plan.height,
-        steps=plan.steps,
-        guidance_scale=plan.guidance_scale,
-        seed=secrets.randbelow(SEED_BOUND) if config.seed is None else config.seed,
-        preview=config.preview != "off",
-        is_staged=plan.memory_plan_bytes.is_staged,
-    )
-
-
-def _check_options(config: ImageGenerationConfig) -> None:
+def _check_options(request: GenerationRequest) -> None:
     """Refuses what our own engine can do and DiffusionKit, or this bridge to it, cannot."""
+    config = request.config
     given = {
         "image": config.image is not None,
         "strength": config.strength is not None,
@@ -117,9 +91,9 @@ def _check_options(config: ImageGenerationConfig) -> None:
         raise InvalidInputError(
             f"DiffusionKit has one scheduler, {SCHEDULER}, not {config.scheduler!r}", hint="leave it out"
         )
-    if config.seed is not None and config.seed >= SEED_BOUND:
+    if max(request.seeds) >= SEED_BOUND:
         raise InvalidInputError(
-            f"seed {config.seed} is too large for DiffusionKit", hint=f"use 0 to {SEED_BOUND - 1}"
+            f"seed {max(request.seeds)} is too large for DiffusionKit", hint=f"use 0 to {SEED_BOUND - 1}"
         )
 
 

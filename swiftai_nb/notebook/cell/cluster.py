@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
 from swiftai_nb.core.progress import GenerationStage
+from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.core.task import CallbackList, CancellationToken
 from swiftai_nb.notebook.cell.grid import GridPictures, labels, to_jpeg
 from swiftai_nb.notebook.magic.options import Axis
-from swiftai_nb.notebook.magic.request import Order
 from swiftai_nb.notebook.output.pictures import Pictures
 from swiftai_nb.notebook.progress import WorkProgress
 
@@ -52,9 +51,9 @@ def find_executor(name: str, variables: Mapping[str, Any]) -> SupportsSubmit:
     return executor
 
 
-def split_per_image(order: Order) -> list[Order]:
-    """An order of several pictures as orders of one."""
-    return [replace(order, seeds=(seed,)) for seed in order.seeds]
+def split_per_image(request: GenerationRequest) -> list[GenerationRequest]:
+    """A request for several pictures as requests for one."""
+    return [request.with_seeds((seed,)) for seed in request.seeds]
 
 
 class ClusterWork:
@@ -63,19 +62,19 @@ class ClusterWork:
     What a worker has begun it finishes; a cancel leaves it there and takes back what has not begun.
 
     Args:
-        orders: one picture each.
+        requests: one picture each.
         cells: the pictures, filled in here; what is there already is not made again.
         executor: where.
         session: whose history keeps them.
         axes: of a grid; empty for plain pictures.
 
     Raises:
-        InvalidInputError: the orders are for several engines.
+        InvalidInputError: the requests are for several engines.
     """
 
     def __init__(
         self,
-        orders: Sequence[Order],
+        requests: Sequence[GenerationRequest],
         cells: list[GeneratedImage | None],
         executor: SupportsSubmit,
         *,
@@ -83,9 +82,9 @@ class ClusterWork:
         axes: tuple[Axis, ...] = (),
         prompt: str = "",
     ) -> None:
-        self._orders, self._cells, self._executor = orders, cells, executor
+        self._requests, self._cells, self._executor = requests, cells, executor
         self._session, self._axes = session, axes
-        self._prompt = prompt or orders[0].words
+        self._prompt = prompt or requests[0].display_prompt
         self._waiting = [index for index, cell in enumerate(cells) if cell is None]
         self._made_before = len(cells) - len(self._waiting)
         self._token = CancellationToken()
@@ -94,7 +93,7 @@ class ClusterWork:
         self._listeners: CallbackList[[]] = CallbackList()
         self._sheet: tuple[int, bytes | None] = (0, None)
         self._ended = threading.Event()
-        _check_one_engine(orders)
+        _check_one_engine(requests)
 
     def start(self) -> ClusterWork:
         """Sends all pictures out."""
@@ -149,10 +148,10 @@ class ClusterWork:
     def _collect(self) -> None:
         from swiftai_nb.jobs.cluster import ClusterBatch
 
-        requests = [_request(self._orders[index]) for index in self._waiting]
+        pictures = [_request(self._requests[index]) for index in self._waiting]
         try:
             items = ClusterBatch(
-                requests, self._executor, _factory(self._orders[0]), is_ordered=False, token=self._token
+                pictures, self._executor, _factory(self._requests[0]), is_ordered=False, token=self._token
             )
             for item in items:
                 self._take(item)
@@ -184,23 +183,24 @@ class ClusterWork:
         return self._sheet[1]
 
 
-def _request(order: Order) -> Any:
+def _request(request: GenerationRequest) -> Any:
     from swiftai_nb.jobs.cluster import BatchRequest
 
-    return BatchRequest(order.prompt, order.negative, order.config.replace(seed=order.seeds[0]))
+    return BatchRequest(request.prompt, request.negative_prompt, request.config_of(0))
 
 
-def _factory(order: Order) -> Any:
+def _factory(request: GenerationRequest) -> Any:
     from swiftai_nb.jobs.cluster import GeneratorFactory
     from swiftai_nb.providers.batch import CREATE
 
-    options = {} if order.provider is None else {"provider": order.provider}
-    return GeneratorFactory.of(CREATE, order.engine, **options)
+    options = {} if request.provider is None else {"provider": request.provider}
+    return GeneratorFactory.of(CREATE, request.engine, **options)
 
 
-def _check_one_engine(orders: Sequence[Order]) -> None:
-    engines = sorted({order.engine for order in orders} | {order.provider or "" for order in orders} - {""})
-    if len({(order.engine, order.provider) for order in orders}) > 1:
+def _check_one_engine(requests: Sequence[GenerationRequest]) -> None:
+    chosen = {(request.engine, request.provider) for request in requests}
+    if len(chosen) > 1:
+        engines = sorted({name for pair in chosen for name in pair if name is not None})
         raise InvalidInputError(
             f"--executor makes the pictures of one engine, not of {', '.join(engines)}",
             hint="name one with --engine",

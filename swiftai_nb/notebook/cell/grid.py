@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
 from swiftai_nb.core.format import shorten
+from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.core.task import CallbackList
 from swiftai_nb.notebook.magic.options import Axis
 from swiftai_nb.notebook.magic.parser import ImagineArguments
-from swiftai_nb.notebook.magic.request import Order
 from swiftai_nb.notebook.output.pictures import Pictures
 from swiftai_nb.notebook.progress import WorkProgress, job_progress
 from swiftai_nb.notebook.session import CLOUD_ENGINES, Session
@@ -150,35 +150,42 @@ class GridProgress:
     """What a grid has made so far; kept when it is cancelled, so that the same cell goes on from there.
 
     Args:
-        orders: one for each cell, row by row.
+        requests: one for each cell, row by row.
         cells: the pictures, None where there is none yet.
     """
 
-    orders: list[Order]
+    requests: list[GenerationRequest]
     cells: list[GeneratedImage | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.cells = self.cells or [None] * len(self.orders)
+        self.cells = self.cells or [None] * len(self.requests)
 
-    def can_continue(self, orders: Sequence[Order]) -> bool:
-        """Whether `orders` ask for the same cells (random seeds aside) and some are still to be made."""
-        mine, theirs = ([replace(order, seeds=()) for order in some] for some in (self.orders, orders))
+    def can_continue(self, requests: Sequence[GenerationRequest]) -> bool:
+        """Whether `requests` are for the same cells (random seeds aside) and some are still to be made."""
+        mine, theirs = ([one.with_seeds((0,)) for one in some] for some in (self.requests, requests))
         return None in self.cells and mine == theirs
 
 
 class GridWork:
-    """SupportsSubmit the cells a few at a time, so that other cells' jobs get their turn.
+    """Submits the cells a few at a time, so that other cells' jobs get their turn.
 
     Args:
-        grid: orders and pictures.
+        grid: requests and pictures.
+        plans: one for each request.
         arguments: of the whole grid.
         session: where to submit.
     """
 
-    def __init__(self, grid: GridProgress, arguments: ImagineArguments, session: Session) -> None:
-        self._grid = grid
+    def __init__(
+        self,
+        grid: GridProgress,
+        plans: Sequence[GenerationPlan],
+        arguments: ImagineArguments,
+        session: Session,
+    ) -> None:
+        self._grid, self._plans = grid, plans
         self._axes = arguments.grid
-        self._prompt = arguments.prompt or grid.orders[0].words
+        self._prompt = arguments.prompt or grid.requests[0].display_prompt
         self._session = session
         self._lock = threading.RLock()
         self._listeners: CallbackList[[]] = CallbackList()
@@ -189,16 +196,14 @@ class GridWork:
         self._sheet: tuple[int, bytes | None] = (-1, None)
         self._waiting = [i for i, cell in enumerate(grid.cells) if cell is None]
         # Cells of one model follow one another: it is loaded once.
-        self._waiting.sort(key=lambda i: (str(grid.orders[i].config.model), i))
+        self._waiting.sort(key=lambda i: (str(plans[i].model), i))
 
     def start(self) -> GridWork:
-        """SupportsSubmit the first cells.
+        """Submits the first cells.
 
         Raises:
             AIError: what stands in the way of the first one.
         """
-        for order in self._grid.orders:
-            self._session.check(order.prompt, order.config, engine=order.engine, provider=order.provider)
         self._submit_more()
         return self
 
@@ -259,11 +264,11 @@ class GridWork:
     def _submit_more(self) -> None:
         with self._lock:
             while self._waiting and not self._cancelled and self._error is None:
-                order = self._grid.orders[self._waiting[0]]
-                if len(self._running) >= (CLOUD_WIDTH if order.engine in CLOUD_ENGINES else 1):
+                plan = self._plans[self._waiting[0]]
+                if len(self._running) >= (CLOUD_WIDTH if plan.request.engine in CLOUD_ENGINES else 1):
                     return
                 index = self._waiting.pop(0)
-                job = order.submit(self._session)
+                job = self._session.submit(plan)
                 self._running[index] = job
                 job.subscribe(functools.partial(self._on_change, index))
                 if job.state.is_final:

@@ -26,6 +26,7 @@ from swiftai_nb.notebook.magic.parser import ImagineArguments, one_line, parse
 
 if TYPE_CHECKING:
     from swiftai_nb.notebook.magic.request import Defaults
+    from swiftai_nb.notebook.magic.runner import Settings
 
 USAGE = """Make a picture from words.
 
@@ -70,10 +71,6 @@ class Imagine(Magics):  # type: ignore[misc]
         config=True
     )
 
-    def __init__(self, shell: Any = None, **options: Any) -> None:
-        super().__init__(shell=shell, **options)
-        self._runner: Any = None
-
     @needs_local_scope  # type: ignore[untyped-decorator]
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
@@ -88,8 +85,14 @@ class Imagine(Magics):  # type: ignore[misc]
             from swiftai_nb.notebook.magic.open_widget import open_widget
 
             return open_widget(arguments, self.defaults())
+        from swiftai_nb.notebook.magic.runner import Runner
+        from swiftai_nb.notebook.session import get_session
+
         try:
-            return self.runner.run(arguments, variables=variables, source=(line, cell or ""))
+            runner = Runner(
+                self.shell, get_session(), arguments, settings=self.settings(), variables=variables
+            )
+            return runner.run(source=(line, cell or ""))
         except (InvalidInputError, ModelNotFoundError) as error:
             raise UsageError(one_line(error)) from None
 
@@ -121,17 +124,20 @@ class Imagine(Magics):  # type: ignore[misc]
 
         return self._lazily(doctor.imagine_doctor, line)
 
-    @property
-    def runner(self) -> Any:
-        """Runs what was parsed; loaded on first use."""
-        if self._runner is None:
-            from swiftai_nb.notebook.magic.runner import Runner
+    def settings(self) -> Settings:
+        """The traits as the settings of one run."""
+        from swiftai_nb.notebook.magic.runner import Settings
 
-            self._runner = Runner(self)
-        return self._runner
+        return Settings(
+            defaults=self.defaults(),
+            display=self.display,
+            preview_every=self.preview_every,
+            save=self.save,
+            embed_limit_bytes=int(self.embed_limit_mb * 1_000_000),
+        )
 
     def defaults(self) -> Defaults:
-        """The traits as the defaults of an order."""
+        """The traits as the defaults of a request."""
         from swiftai_nb.notebook.magic.options import BY_NAME
         from swiftai_nb.notebook.magic.request import Defaults
 

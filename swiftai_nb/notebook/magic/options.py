@@ -210,28 +210,13 @@ class Size:
     height: int | None = None
     word: str | None = None
 
-    def resolve(self, native_width: int, native_height: int) -> tuple[int, int]:
-        """Pixels (width, height); a word keeps about the model's own number of pixels.
-
-        Args:
-            native_width: the model's own width, pixels.
-            native_height: the model's own height, pixels.
-        """
-        if self.width is not None and self.height is not None:
-            return self.width, self.height
-        across, down = SIZE_WORDS[self.word or "square"]
-        area = native_width * native_height
-        multiple = 64 if area >= 512 * 512 else 16
-        width = (area * across / down) ** 0.5
-        height = area / width
-        return _rounded(width, multiple), _rounded(height, multiple)
+    @property
+    def aspect_ratio(self) -> tuple[int, int] | None:
+        """(across, down) of a word; None for a size in pixels."""
+        return None if self.word is None else SIZE_WORDS[self.word]
 
     def __str__(self) -> str:
         return self.word or f"{self.width}x{self.height}"
-
-
-def _rounded(side: float, multiple: int) -> int:
-    return max(multiple, round(side / multiple) * multiple)
 
 
 @dataclass(frozen=True)

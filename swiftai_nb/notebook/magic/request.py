@@ -1,24 +1,20 @@
-"""From parsed arguments to what is made: recipe, defaults and options laid over one another."""
+"""Builds a `GenerationRequest` from parsed arguments, the recipe they name, and the user's defaults."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
-from swiftai_nb.core.errors import AIError, InvalidInputError, ModelNotFoundError
+from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.core.request import INEXACT, GenerationRequest, make_seeds
 from swiftai_nb.notebook.magic.options import Size
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.prompt import find_style
-from swiftai_nb.notebook.session import CLOUD_ENGINES, Session, concrete_seeds
-
-if TYPE_CHECKING:
-    from swiftai_nb.jobs.job import GenerationJob
-
-FALLBACK_SIDE = 512
+from swiftai_nb.notebook.session import CLOUD_ENGINES, Session
 
 
 @dataclass(frozen=True)
@@ -48,60 +44,10 @@ class Defaults:
     styles: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Order:
-    """One job, ready to submit: every value that the user may choose is here.
-
-    Args:
-        words: the prompt as the user gave it, for texts.
-        prompt: with the style around it.
-        negative: what to avoid, or None.
-        config: the settings, pictures included.
-        seeds: one for each picture.
-        engine: a provider's name.
-        provider: the cloud provider, or None.
-        notes: what the user should know.
-    """
-
-    words: str
-    prompt: str
-    negative: str | None
-    config: ImageGenerationConfig
-    seeds: tuple[int, ...]
-    engine: str
-    provider: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def submit(self, session: Session, *, is_background: bool = False) -> GenerationJob:
-        """Checks and queues it; jobs in the background let others go first.
-
-        Raises:
-            AIError: what stands in the way, before any work.
-        """
-        return session.submit(
-            self.prompt,
-            negative_prompt=self.negative,
-            config=self.config,
-            seeds=self.seeds,
-            engine=self.engine,
-            provider=self.provider,
-            is_background=is_background,
-        )
-
-    def size(self, session: Session) -> tuple[int, int]:
-        """The picture's size in pixels, as far as it is known before (else 512x512)."""
-        width, height = native_size(self.config.model, self.engine, session)
-        config = self.config
-        return (
-            width if config.width is None else config.width,
-            height if config.height is None else config.height,
-        )
-
-
 def build_request(
     arguments: ImagineArguments, *, defaults: Defaults, variables: Mapping[str, Any], session: Session
-) -> Order:
-    """Lays the options over the recipe over the defaults.
+) -> GenerationRequest:
+    """Combines options, recipe and defaults, in this order of precedence.
 
     Raises:
         InvalidInputError: no such style, picture or variable; a value outside its limits.
@@ -109,26 +55,34 @@ def build_request(
         ProviderUnavailableError: no engine can work here.
     """
     recipe = _recipe(arguments, variables)
-    engine_word = arguments.engine or _engine_of_recipe(recipe, session) or defaults.engine
+    engine_name = arguments.engine or _engine_of_recipe(recipe, session) or defaults.engine
     provider = arguments.provider or (None if arguments.engine == "local" else defaults.provider)
     named = next((m for m in (arguments.model, recipe and recipe.model, defaults.model) if m), None)
-    engine = session.choose_engine(engine_word, provider=provider, model=named)
-    prompt, negative = _words(arguments, recipe, defaults)
+    engine = session.choose_engine(engine_name, provider=provider, model=named)
+    prompt, negative_prompt = _prompts(arguments, recipe, defaults)
     model, notes = _model(arguments, recipe, defaults, engine=engine, session=session)
-    config = _config(arguments, recipe, defaults).replace(model=model)
-    config = _with_size(config, arguments, recipe, defaults, engine=engine, session=session)
-    config = _with_pictures(config, arguments, variables)
+    size = _size(arguments, recipe, defaults)
+    config = _config(arguments, recipe, defaults).replace(
+        model=model,
+        **({} if size is None else {"width": size.width, "height": size.height}),
+        **_pictures(arguments, variables),
+    )
     _check_start_picture(config, recipe, arguments)
+    expected_revision = None
     if recipe is not None and arguments.recipe_from is not None:
         notes += _inexactness(recipe, config, session=session)
-    return Order(
-        words=arguments.prompt or prompt,
-        prompt=prompt,
-        negative=negative,
-        config=config,
-        seeds=_seeds(arguments, recipe),
+        expected_revision = recipe.model_revision if model == recipe.model else None
+    return GenerationRequest(
+        prompt,
+        negative_prompt,
+        config.replace(seed=None),
+        _seeds(arguments, recipe),
         engine=engine,
         provider=provider if engine in CLOUD_ENGINES else None,
+        display_prompt=arguments.prompt or prompt,
+        aspect_ratio=None if size is None else size.aspect_ratio,
+        expected_revision=expected_revision,
+        is_background=arguments.background,
         notes=notes,
     )
 
@@ -163,7 +117,9 @@ def _named(text: str, variables: Mapping[str, Any], *, option: str) -> Any:
     raise InvalidInputError(f"--{option} {text}: there is neither a variable nor a file of that name")
 
 
-def _words(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults) -> tuple[str, str | None]:
+def _prompts(
+    arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults
+) -> tuple[str, str | None]:
     prompt, negative = arguments.prompt, arguments.negative
     if recipe is not None:
         prompt = prompt or recipe.prompt
@@ -211,42 +167,18 @@ def _set_values(config: ImageGenerationConfig) -> dict[str, Any]:
     return {name: value for name, value in config.to_dict().items() if name not in ("seed", "model")}
 
 
-def _with_size(
-    config: ImageGenerationConfig,
-    arguments: ImagineArguments,
-    recipe: Recipe | None,
-    defaults: Defaults,
-    *,
-    engine: str,
-    session: Session,
-) -> ImageGenerationConfig:
+def _size(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults) -> Size | None:
+    """None leaves the size to the plan."""
     from_recipe = None if recipe is None or recipe.width is None else Size(recipe.width, recipe.height)
-    size = arguments.size or from_recipe or (None if arguments.image is not None else defaults.size)
-    if size is None:
-        return config
-    width, height = size.resolve(*native_size(config.model, engine, session))
-    return config.replace(width=width, height=height)
+    return arguments.size or from_recipe or (None if arguments.image is not None else defaults.size)
 
 
-def native_size(model: str | None, engine: str, session: Session) -> tuple[int, int]:
-    """The model's own (width, height) in pixels; 512x512 where nobody knows."""
-    if engine == "mlx" or (model is not None and session.runs_catalog_models(engine)):
-        try:
-            return session.registry.resolve(model).info.default_resolution
-        except AIError:
-            return FALLBACK_SIDE, FALLBACK_SIDE
-    return FALLBACK_SIDE, FALLBACK_SIDE
-
-
-def _with_pictures(
-    config: ImageGenerationConfig, arguments: ImagineArguments, variables: Mapping[str, Any]
-) -> ImageGenerationConfig:
-    pictures = {
+def _pictures(arguments: ImagineArguments, variables: Mapping[str, Any]) -> dict[str, bytes]:
+    return {
         name: _png(getattr(arguments, name), variables, option=name)
         for name in ("image", "mask")
         if getattr(arguments, name) is not None
     }
-    return config.replace(**pictures) if pictures else config
 
 
 def _check_start_picture(
@@ -274,7 +206,7 @@ def _seeds(arguments: ImagineArguments, recipe: Recipe | None) -> tuple[int, ...
     first = arguments.seed
     if first is None and recipe is not None:
         first = recipe.seed
-    return concrete_seeds(first, count=arguments.count or 1)
+    return make_seeds(first, count=arguments.count or 1)
 
 
 def _inexactness(recipe: Recipe, config: ImageGenerationConfig, *, session: Session) -> tuple[str, ...]:
@@ -295,8 +227,7 @@ def _inexactness(recipe: Recipe, config: ImageGenerationConfig, *, session: Sess
         given = getattr(config, name)
         if expected is not None and (given is None or hashlib.sha256(given).hexdigest() != expected):
             reasons.append(f"its --{name} is " + ("missing" if given is None else "another one"))
-    reasons += _other_revision(recipe, session)
-    return tuple(f"not exactly the same picture: {reason}" for reason in reasons)
+    return tuple(f"{INEXACT}: {reason}" for reason in reasons)
 
 
 def _version_of(name: str) -> str | None:
@@ -306,20 +237,3 @@ def _version_of(name: str) -> str | None:
         return metadata.version(name.replace("_", "-"))
     except metadata.PackageNotFoundError:
         return None
-
-
-def _other_revision(recipe: Recipe, session: Session) -> list[str]:
-    if recipe.model is None or recipe.model_revision is None:
-        return []
-    try:
-        here = session.registry.resolve(recipe.model).revision
-    except AIError:
-        return []
-    if here is None or here == recipe.model_revision:
-        return []
-    return [f"the model's revision was {recipe.model_revision[:12]}, here is {here[:12]}"]
-
-
-def with_seed(order: Order, seed: int) -> Order:
-    """The same order for another single picture."""
-    return replace(order, seeds=(seed,))

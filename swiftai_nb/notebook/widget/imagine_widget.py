@@ -15,6 +15,7 @@ import traitlets
 from swiftai_nb.core.config import ImageGenerationConfig, checked_int
 from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.progress import Throttle
 from swiftai_nb.notebook.widget.file_names import free_path
@@ -172,17 +173,14 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
             seed=values["seed"],
             model=values["model"] or None,
         )
-        count = checked_int("count", values["count"], low=1, high=SHOWN_JOBS)
-        job = self._tracker.submit(
-            request_id,
-            lambda: self._session.submit(
-                str(values["prompt"] or ""),
-                negative_prompt=values["negative_prompt"] or None,
-                config=config,
-                count=count,
-                engine=values["engine"] or "local",
-            ),
+        request = GenerationRequest.of(
+            str(values["prompt"] or ""),
+            config,
+            negative_prompt=values["negative_prompt"] or None,
+            count=checked_int("count", values["count"], low=1, high=SHOWN_JOBS),
+            engine=values["engine"] or "local",
         )
+        job = self._tracker.submit(request_id, lambda: self._session.submit(request))
         self._own_jobs.setdefault(job.id, 0)
         self._on_images(job)
         return job
@@ -244,11 +242,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _publish_jobs(self) -> None:
         snapshots = [
-            wire.job_snapshot(
-                job,
-                request_id=request_id,
-                default_size=self._picker.default_size(job.request.config.model or ""),
-            )
+            wire.job_snapshot(job, request_id=request_id)
             for job, request_id in self._tracker.jobs[:SHOWN_JOBS]
         ]
         with self._traits_lock:

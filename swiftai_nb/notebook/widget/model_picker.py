@@ -90,13 +90,6 @@ class ModelPicker:
             for row in self._rows
         ]
 
-    def default_size(self, model: str) -> tuple[int, int]:
-        """(width, height) of a model; a square when it is not known."""
-        for row in self._rows:
-            if row["id"] == model or not model:
-                return row["width"], row["height"]
-        return 1, 1
-
     def download(self, model_id: str) -> None:
         """Starts a download or joins the running one; returns at once."""
         try:

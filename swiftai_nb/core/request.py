@@ -1,0 +1,211 @@
+"""What the user asks for (`GenerationRequest`) and what a provider decides about it (`GenerationPlan`).
+
+A request is built once from a cell, a form or a call; a provider turns it into a plan before any work.
+The plan travels with the job: what it says is not asked again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.errors import InvalidInputError
+
+SEED_BOUND = 2**31  # random seeds are below it: every provider accepts them
+FALLBACK_SIZE = (512, 512)
+INEXACT = "not exactly the same picture"
+
+
+def make_seeds(first: int | None, *, count: int = 1) -> tuple[int, ...]:
+    """`count` consecutive seeds from `first`; None draws the first one at random."""
+    start = secrets.randbelow(SEED_BOUND - count) if first is None else first
+    return tuple(range(start, start + count))
+
+
+def size_for_aspect_ratio(ratio: tuple[int, int], native_size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) in pixels of that ratio with about as many pixels as `native_size`.
+
+    Both are multiples of 64 (of 16 for models smaller than 512x512).
+    """
+    area = native_size[0] * native_size[1]
+    multiple = 64 if area >= 512 * 512 else 16
+    width = (area * ratio[0] / ratio[1]) ** 0.5
+    height = area / width
+    rounded = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
+    return rounded[0], rounded[1]
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One job: a prompt, its settings, and one concrete seed for each picture.
+
+    Args:
+        prompt: what the model is given, style included; not empty.
+        negative_prompt: what to avoid, or None.
+        config: the settings; its `seed` is ignored in favor of `seeds`.
+        seeds: one per picture; picture k is made with `seeds[k]` and can be remade alone.
+        engine: "auto", "local", "cloud" or a provider's name.
+        provider: for the cloud: the inference provider, such as "fal-ai".
+        display_prompt: the prompt as typed, for captions; "" is `prompt`.
+        aspect_ratio: (across, down), when the user named a ratio instead of a size: the plan takes about
+            the model's own number of pixels.
+        expected_revision: of the model, from the recipe that is made again; another one is noted.
+        is_background: no cell waits for it: pictures of other jobs go first.
+        notes: what to tell the user beside the pictures.
+
+    Raises:
+        InvalidInputError: the prompt is empty, there are no seeds, or one is out of range.
+    """
+
+    prompt: str
+    negative_prompt: str | None
+    config: ImageGenerationConfig
+    seeds: tuple[int, ...]
+    engine: str = field(default="auto", kw_only=True)
+    provider: str | None = field(default=None, kw_only=True)
+    display_prompt: str = field(default="", kw_only=True)
+    aspect_ratio: tuple[int, int] | None = field(default=None, kw_only=True)
+    expected_revision: str | None = field(default=None, kw_only=True)
+    is_background: bool = field(default=False, kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise InvalidInputError("the prompt is empty", hint="describe the picture, such as: a red apple")
+        if not self.seeds:
+            raise InvalidInputError("a request without seeds", hint="give one seed per picture")
+        if not self.display_prompt:
+            object.__setattr__(self, "display_prompt", self.prompt)
+        for index in range(len(self.seeds)):
+            self.config_of(index)
+
+    @classmethod
+    def of(
+        cls,
+        prompt: str,
+        config: ImageGenerationConfig | None = None,
+        *,
+        negative_prompt: str | None = None,
+        count: int = 1,
+        engine: str = "auto",
+    ) -> GenerationRequest:
+        """A request for `count` pictures; seeds count up from `config.seed`, or from a random one."""
+        config = ImageGenerationConfig() if config is None else config
+        seeds = make_seeds(config.seed, count=count)
+        return cls(prompt, negative_prompt, config.replace(seed=None), seeds, engine=engine)
+
+    @property
+    def count(self) -> int:
+        """Number of pictures."""
+        return len(self.seeds)
+
+    def config_of(self, index: int) -> ImageGenerationConfig:
+        """The settings of picture `index`, with its seed."""
+        return self.config.replace(seed=self.seeds[index])
+
+    def with_seeds(self, seeds: Sequence[int]) -> GenerationRequest:
+        """The same settings for other pictures."""
+        return replace(self, seeds=tuple(seeds))
+
+    def with_native_size(self, native_size: tuple[int, int]) -> GenerationRequest:
+        """The aspect ratio, if there is one, turned into pixels for a model of this native size."""
+        if self.aspect_ratio is None:
+            return self
+        width, height = size_for_aspect_ratio(self.aspect_ratio, native_size)
+        return replace(self, config=self.config.replace(width=width, height=height), aspect_ratio=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationPlan:
+    """What a provider will do for a request. None means that the provider does not know beforehand.
+
+    Providers subclass it to carry what their `generate` needs.
+
+    Attributes:
+        request: what was asked; engine and size are concrete by now.
+        engine: name of the provider that made the plan.
+        model: name that finds the model again: catalog id, Hub id or folder.
+        model_name: the model's name for people.
+        model_revision: commit of the weights.
+        width: pixels.
+        height: pixels.
+        steps: denoising steps.
+        guidance_scale: prompt strength (CFG).
+        scheduler: sampler name.
+        strength: how far to leave the start picture, 0..1; None without one.
+        device: "metal", "cuda", "cpu" or "cloud".
+        precision: what the network computes in, with its quantization.
+        quantization_bits: 4, 8 or None.
+        estimated_s: seconds for one picture, from earlier ones on this machine.
+        notes: what the user should know; they become part of the recipe.
+    """
+
+    request: GenerationRequest
+    engine: str = ""
+    model: str | None = None
+    model_name: str = ""
+    model_revision: str | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    strength: float | None = None
+    device: str | None = None
+    precision: str = ""
+    quantization_bits: int | None = None
+    estimated_s: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, request: GenerationRequest, *, native_size: tuple[int, int] | None = None) -> GenerationPlan:
+        """The plan of a provider that makes none: what the request itself says.
+
+        Args:
+            request: what was asked.
+            native_size: the model's own (width, height), where it is known.
+        """
+        request = request.with_native_size(FALLBACK_SIZE if native_size is None else native_size)
+        config = request.config
+        return cls(
+            request=request,
+            engine=request.engine,
+            model=config.model,
+            width=config.width if native_size is None or config.width is not None else native_size[0],
+            height=config.height if native_size is None or config.height is not None else native_size[1],
+            steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            scheduler=config.scheduler,
+            strength=config.strength,
+            quantization_bits=config.quantization_bits,
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) to reserve for the picture in pixels: 512x512 where nothing is known."""
+        width = FALLBACK_SIZE[0] if self.width is None else self.width
+        return width, FALLBACK_SIZE[1] if self.height is None else self.height
+
+    @property
+    def memory(self) -> str:
+        """Needed and free memory as text; "" where it does not matter."""
+        return ""
+
+    @property
+    def memory_plan(self) -> str:
+        """What stays in memory as text; "" where it does not matter."""
+        return ""
+
+    @property
+    def revision_note(self) -> str | None:
+        """Says that the model's files are not those of the recipe; None where they are, or nobody knows."""
+        expected, found = self.request.expected_revision, self.model_revision
+        if expected is None or found is None or expected == found:
+            return None
+        return f"{INEXACT}: the model's revision was {expected[:12]}, here is {found[:12]}"
+
+    def with_seeds(self, seeds: Sequence[int]) -> GenerationPlan:
+        """The same plan for other pictures."""
+        return replace(self, request=self.request.with_seeds(seeds))
