@@ -1,4 +1,4 @@
-"""The picture a user gets: encoded bytes that carry the recipe which remakes them."""
+"""The picture a user gets: encoded bytes that carry their recipe."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import base64
 import io
 import os
 import tempfile
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.foreign_recipes import EXIF_SUB_IFD, EXIF_USER_COMMENT
 from swiftai_nb.core.format import shorten
+from swiftai_nb.core.image_input import open_image_file, readable
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.core.recipe_metadata import EXIF_SUB_IFD, EXIF_USER_COMMENT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 SMALLEST_DISPLAY_SIDE = 256
 LARGEST_DISPLAY_SIDE = 768
+MAX_JPEG_PROMPT_LENGTH = 15_000  # characters, up to four bytes each
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -34,7 +37,7 @@ class GeneratedImage:
         width: pixels.
         height: pixels.
         format: "png".
-        recipe: all that remakes the picture; None for a picture that came without one.
+        recipe: what is needed to make it again; None for a picture that came without one.
         elapsed_s: seconds it took; not part of the bytes.
     """
 
@@ -88,21 +91,12 @@ class GeneratedImage:
         Raises:
             InvalidInputError: there is no such file, or it is not a picture.
         """
-        from PIL import Image as PILImage
-        from PIL import UnidentifiedImageError
-
-        try:
-            data = Path(path).read_bytes()
-            with PILImage.open(io.BytesIO(data)) as picture:
-                recipe = Recipe.find(picture)
-                if picture.format == "PNG":
-                    return cls(data=data, width=picture.width, height=picture.height, recipe=recipe)
-                return cls.from_pil(picture, recipe=recipe)
-        except (OSError, UnidentifiedImageError) as error:
-            raise InvalidInputError(
-                f"cannot read a picture from {os.fspath(path)!r} ({type(error).__name__})",
-                hint="give the path of a PNG, JPEG or WebP file",
-            ) from error
+        data, picture = open_image_file(path)
+        with picture, readable(path):
+            recipe = Recipe.find(picture)
+            if picture.format == "PNG":
+                return cls(data=data, width=picture.width, height=picture.height, recipe=recipe)
+            return cls.from_pil(picture, recipe=recipe)
 
     @property
     def pil(self) -> Image:
@@ -115,12 +109,12 @@ class GeneratedImage:
 
     @property
     def prompt(self) -> str:
-        """The words it was made from; empty when unknown."""
+        """What it was made from; empty when unknown."""
         return "" if self.recipe is None else self.recipe.prompt
 
     @property
     def seed(self) -> int | None:
-        """The seed it was made from, when known."""
+        """The seed it was made with, when known."""
         return None if self.recipe is None else self.recipe.seed
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -155,7 +149,7 @@ class GeneratedImage:
 
         exif = Exif()
         if self.recipe is not None:
-            comment = b"UNICODE\0" + self.recipe.to_parameters().encode("utf-16-be")
+            comment = _user_comment(self.recipe, target, is_limited=file_format == "JPEG")
             exif.get_ifd(EXIF_SUB_IFD)[EXIF_USER_COMMENT] = comment
         buffer = io.BytesIO()
         self.pil.save(buffer, file_format, quality=95, exif=exif.tobytes())
@@ -178,8 +172,23 @@ class GeneratedImage:
 
     def __repr__(self) -> str:
         # The same for every seed and every run: saved notebooks must compare equal.
-        words = f": {shorten(self.prompt)}" if self.prompt else ""
-        return f"<GeneratedImage {self.width}x{self.height}{words}>"
+        prompt = f": {shorten(self.prompt)}" if self.prompt else ""
+        return f"<GeneratedImage {self.width}x{self.height}{prompt}>"
+
+
+def _user_comment(recipe: Recipe, target: Path, *, is_limited: bool) -> bytes:
+    """The recipe as EXIF; in JPEG all metadata must fit into 64 KiB, so that long prompts are shortened."""
+    prompt, negative_prompt = recipe.prompt, recipe.negative_prompt
+    if is_limited and len(prompt) + len(negative_prompt or "") > MAX_JPEG_PROMPT_LENGTH:
+        prompt = shorten(prompt, MAX_JPEG_PROMPT_LENGTH // 2)
+        negative_prompt = negative_prompt and shorten(negative_prompt, MAX_JPEG_PROMPT_LENGTH // 2)
+        warnings.warn(
+            f"{target.name} holds a shortened prompt: a JPEG has no room for it; save as PNG to keep it",
+            UserWarning,
+            stacklevel=4,
+        )
+    recipe = replace(recipe, prompt=prompt, negative_prompt=negative_prompt)
+    return b"UNICODE\0" + recipe.to_parameters().encode("utf-16-be", "surrogatepass")
 
 
 def _write_atomically(target: Path, data: bytes) -> None:

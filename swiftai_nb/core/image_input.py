@@ -1,9 +1,11 @@
-"""Pictures as users hand them in: a path, bytes, PIL, NumPy, matplotlib, one of ours."""
+"""Pictures as users give them: a path, bytes, PIL, NumPy, matplotlib, one of ours."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +52,6 @@ def to_pil(source: Any) -> Image:
 
 def _open(source: Any) -> Image:
     from PIL import Image as PILImage
-    from PIL import UnidentifiedImageError
 
     if isinstance(source, PILImage.Image):
         return source
@@ -63,17 +64,41 @@ def _open(source: Any) -> Image:
         source = buffer.getvalue()
     if hasattr(source, "__array_interface__") or hasattr(source, "__array__"):
         return PILImage.fromarray(_array_pixels(source))
-    try:
-        data = source if isinstance(source, bytes) else Path(os.fspath(source)).expanduser().read_bytes()
-        picture = PILImage.open(io.BytesIO(data))
+    if not isinstance(source, (bytes, str, os.PathLike)):
+        raise InvalidInputError(f"a {type(source).__name__} is not a picture", hint=_HINT)
+    _, picture = open_image_file(source)
+    with readable(source):
         picture.load()
-    except TypeError:
-        raise InvalidInputError(f"a {type(source).__name__} is not a picture", hint=_HINT) from None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    return picture
+
+
+def open_image_file(source: bytes | str | os.PathLike[str]) -> tuple[bytes, Image]:
+    """Content and PIL image of an encoded file; its metadata and size are read, its pixels not yet.
+
+    Args:
+        source: path ("~" is expanded) or content.
+
+    Raises:
+        InvalidInputError: there is no such file, or it is not a picture.
+    """
+    from PIL import Image as PILImage
+
+    with readable(source):
+        data = source if isinstance(source, bytes) else Path(os.fspath(source)).expanduser().read_bytes()
+        return data, PILImage.open(io.BytesIO(data))
+
+
+@contextlib.contextmanager
+def readable(source: bytes | str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what Pillow raises for a file that it cannot read into one InvalidInputError."""
+    from PIL import Image as PILImage
+
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
         name = "these bytes" if isinstance(source, bytes) else repr(os.fspath(source))
         reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
         raise InvalidInputError(f"cannot read a picture from {name}: {reason}", hint=_HINT) from error
-    return picture
 
 
 def _array_pixels(source: Any) -> npt.NDArray[np.uint8]:

@@ -1,22 +1,35 @@
-"""All that remakes a picture, and how it is written into image files."""
+"""The recipe of a picture: everything needed to make it again, as JSON and in image files."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from swiftai_nb.core import recipe_metadata
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import shorten
+from swiftai_nb.core.image_input import open_image_file
 
 if TYPE_CHECKING:
     import os
 
     from PIL.Image import Image
 
-    from swiftai_nb.core.image import GeneratedImage
-
 RECIPE_VERSION = 1
+
+
+class HasRecipe(Protocol):
+    """A picture that knows its recipe, such as `GeneratedImage`."""
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """Its recipe, if it has one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,7 @@ class Recipe:
     """Everything that went into a picture, every value concrete.
 
     Args:
-        prompt: the words, as given.
+        prompt: as given.
         negative_prompt: what to avoid, or None.
         model: catalog id, Hub id or folder.
         model_revision: commit or content hash of the weights, when known.
@@ -32,21 +45,21 @@ class Recipe:
         height: pixels.
         steps: denoising steps.
         guidance_scale: weight of the prompt.
-        seed: the seed of this very picture (image k of a batch has seed + k).
+        seed: of this picture (picture k of a batch has seed + k).
         scheduler: sampler name.
         engine: the provider's name: "mlx", "huggingface" or that of another package.
-        provider: the cloud provider that answered, when there was one.
+        provider: the cloud provider, when there was one.
         device: "metal", "cuda", "cpu" or "cloud".
-        dtype: what the network computed in.
+        dtype: of the network's computations.
         quantization_bits: 4, 8 or None.
         clip_skip: text encoder layers skipped, or None.
-        strength: for a picture made from a picture.
-        image_sha256: fingerprint of that starting picture.
-        mask_sha256: fingerprint of the mask.
+        strength: for a picture made from an initial image.
+        image_sha256: SHA-256 of that initial image.
+        mask_sha256: SHA-256 of the mask.
         loras: LoRAs applied, in order.
-        versions: package name -> version, of all that computed.
-        notes: what the user should know: a truncated prompt, an unknown word, a cloud seed
-            that may not have been honored.
+        versions: package name -> version, of the packages that took part.
+        notes: for the user: a truncated prompt, an unknown word, a cloud seed that may not have
+            been honored.
     """
 
     prompt: str
@@ -73,27 +86,36 @@ class Recipe:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; fields that say nothing are left out."""
+        """JSON-ready; empty fields are omitted."""
         data = {k: v for k, v in asdict(self).items() if v not in (None, (), {})}
         return {"recipe_version": RECIPE_VERSION, **data}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Recipe:
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """The inverse of `to_dict`; keys of newer versions are ignored.
 
         Raises:
-            InvalidInputError: there is no prompt, or a value has the wrong shape.
+            InvalidInputError: there is no prompt, or a value is of the wrong type; names the field.
         """
-        known = {f.name for f in fields(cls)}
-        values = {k: v for k, v in data.items() if k in known}
-        try:
-            values["loras"] = tuple(LoraReference(**lora) for lora in values.get("loras", ()))
-            values["notes"] = tuple(values.get("notes", ()))
-            return cls(**values)
-        except TypeError as error:
-            raise InvalidInputError(
-                f"not a recipe: {error}", hint="use a picture made by swiftai_nb"
-            ) from error
+        if not isinstance(data, Mapping):
+            raise _not_a_recipe(f"it is a {type(data).__name__}")
+        if data.get("prompt") is None:
+            raise _not_a_recipe("it has no prompt")
+        values: dict[str, Any] = {}
+        for name in (f.name for f in fields(cls)):
+            value = data.get(name)
+            if value is not None:
+                values[name] = _checked(name, value)
+        return cls(**values)
+
+    @classmethod
+    def from_parameters(cls, text: str) -> Recipe | None:
+        """The recipe in a text that AUTOMATIC1111's web UI writes; None when there is none.
+
+        "Clip skip" is converted: its 1, the last layer, is our 0 skipped layers.
+        """
+        found = recipe_metadata.parse_parameters(text)
+        return None if found is None else cls.from_dict(found)
 
     def to_json(self) -> str:
         """Compact JSON with sorted keys: the same recipe is the same bytes."""
@@ -112,15 +134,16 @@ class Recipe:
             "Seed": self.seed,
             "Size": size,
             "Model": None if self.model is None else self.model.replace(",", " "),
-            "Clip skip": self.clip_skip,
+            "Clip skip": None if self.clip_skip is None else self.clip_skip + 1,
             "Denoising strength": self.strength,
             "Version": _version_text(self.versions),
+            "Parameters version": None if self.clip_skip is None else recipe_metadata.PARAMETERS_VERSION,
         }
         lines.append(", ".join(f"{key}: {value}" for key, value in values.items() if value is not None))
         return "\n".join(lines)
 
     def to_config(self) -> ImageGenerationConfig:
-        """The settings that ask for this picture again (a starting picture must be given anew)."""
+        """The settings that make this picture again (an initial image must be given again)."""
         return ImageGenerationConfig(
             width=self.width,
             height=self.height,
@@ -137,34 +160,92 @@ class Recipe:
 
     @classmethod
     def find(cls, picture: Image) -> Recipe | None:
-        """The recipe inside a PIL image: ours or another program's; or None."""
-        from swiftai_nb.core import foreign_recipes as recipe_readers
-
-        return recipe_readers.find(picture)
+        """The recipe in a PIL image's metadata: ours or another program's; None when there is none."""
+        for found in recipe_metadata.metadata_candidates(picture):
+            with contextlib.suppress(InvalidInputError):
+                return cls.from_dict(found)
+        return None
 
     @classmethod
-    def from_image(cls, source: GeneratedImage | Image | str | os.PathLike[str]) -> Recipe:
-        """The recipe of a picture, a PIL image or a file.
+    def from_image(cls, source: Recipe | HasRecipe | Image | str | os.PathLike[str]) -> Recipe:
+        """The recipe of a picture of ours, a PIL image or a file.
 
         Raises:
             InvalidInputError: not a picture, or one without a recipe.
         """
-        from swiftai_nb.core.image import GeneratedImage
-
         if isinstance(source, cls):
             return source
-        if isinstance(source, GeneratedImage):
-            recipe = source.recipe
+        if hasattr(source, "recipe"):
+            recipe: Recipe | None = source.recipe
         elif hasattr(source, "info") and hasattr(source, "size"):
             recipe = cls.find(cast("Image", source))
         else:
-            recipe = GeneratedImage.open(source).recipe
+            _, picture = open_image_file(cast("str | os.PathLike[str]", source))
+            with picture:
+                recipe = cls.find(picture)
         if recipe is None:
             raise InvalidInputError(
                 "this picture carries no recipe",
                 hint="use one made by swiftai_nb, AUTOMATIC1111, InvokeAI or ComfyUI",
             )
         return recipe
+
+
+_NUMBERS = ("guidance_scale", "strength")
+_WHOLE_NUMBERS = ("width", "height", "steps", "seed", "quantization_bits", "clip_skip")
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value of a field, from JSON.
+
+    Raises:
+        InvalidInputError: it is of the wrong type.
+    """
+    if name == "loras":
+        return tuple(_lora(item) for item in _list(name, value))
+    if name == "notes":
+        return tuple(_text(name, item) for item in _list(name, value))
+    if name == "versions":
+        if not isinstance(value, Mapping):
+            raise _wrong_type(name, value, "an object of texts")
+        return {_text(name, key): _text(name, item) for key, item in value.items()}
+    if name in _WHOLE_NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong_type(name, value, "a whole number")
+        return value
+    if name in _NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise _wrong_type(name, value, "a number")
+        return value
+    return _text(name, value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(name, value, "a text")
+    return value
+
+
+def _list(name: str, value: Any) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise _wrong_type(name, value, "a list")
+    return value
+
+
+def _lora(item: Any) -> LoraReference:
+    if isinstance(item, LoraReference):
+        return item
+    if not isinstance(item, Mapping) or not isinstance(item.get("source"), str):
+        raise _wrong_type("loras", item, "a list of objects with a source")
+    return LoraReference(source=item["source"], scale=item.get("scale", 1.0))
+
+
+def _wrong_type(name: str, value: Any, wanted: str) -> InvalidInputError:
+    return _not_a_recipe(f"{name} must be {wanted}, not {shorten(repr(value), 40)}")
+
+
+def _not_a_recipe(reason: str) -> InvalidInputError:
+    return InvalidInputError(f"not a recipe: {reason}", hint="use a picture made by swiftai_nb")
 
 
 def _version_text(versions: dict[str, str]) -> str | None:

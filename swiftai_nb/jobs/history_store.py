@@ -242,7 +242,7 @@ class FolderStore:
             width=width,
             height=height,
             prompt=prompt,
-            recipe=None if recipe is None else Recipe.from_dict(json.loads(recipe)),
+            recipe=_stored_recipe(recipe),
             thumbnail=thumbnail,
             _load=partial(GeneratedImage.open, self._folder / name),
         )
@@ -282,6 +282,12 @@ class FolderStore:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
+
+
+def _stored_recipe(text: str | None) -> Recipe | None:
+    with contextlib.suppress(ValueError):  # a damaged row costs its recipe, not the whole history
+        return None if text is None else Recipe.from_dict(json.loads(text))
+    return None
 
 
 def _searchable(image: GeneratedImage) -> str:

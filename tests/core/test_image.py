@@ -148,3 +148,43 @@ def test_repr_is_one_short_line_for_a_huge_prompt():
     image = GeneratedImage(b"", 1, 1, recipe=Recipe("a cat\n" * 1000))
     assert repr(image).startswith("<GeneratedImage 1x1: a cat a cat ")
     assert len(repr(image)) < 120
+
+
+def test_a_prompt_too_long_for_a_jpeg_is_shortened_and_said(tmp_path: Path) -> None:
+    recipe = Recipe("fox " * 9000, negative_prompt="blur " * 9000, steps=4, seed=1)
+    image = GeneratedImage.from_pixels(PIXELS, recipe=recipe)
+    with pytest.warns(UserWarning, match=r"fox\.jpg holds a shortened prompt"):
+        image.save(tmp_path / "fox.jpg")
+    found = Recipe.from_image(tmp_path / "fox.jpg")
+    assert found.prompt.startswith("fox fox")
+    assert (found.steps, found.seed) == (4, 1)
+    assert Recipe.from_image(image.save(tmp_path / "fox.png")) == recipe
+
+
+def test_a_path_in_the_home_folder_is_found(
+    image: GeneratedImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    image.save("~/fox.png")
+    assert GeneratedImage.open("~/fox.png") == image
+    assert Recipe.from_image("~/fox.png") == RECIPE
+
+
+def test_a_compressed_text_bomb_is_one_clear_error(tmp_path: Path) -> None:
+    import struct
+    import zlib
+
+    data = GeneratedImage.from_pixels(PIXELS).data
+    body = b"zTXtparameters\0\0" + zlib.compress(b"x" * 80_000_000)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    (tmp_path / "bomb.png").write_bytes(data[:33] + chunk + data[33:])
+    with pytest.raises(InvalidInputError, match="cannot read a picture"):
+        GeneratedImage.open(tmp_path / "bomb.png")
+
+
+def test_a_truncated_jpeg_is_one_clear_error(tmp_path: Path) -> None:
+    whole = GeneratedImage.from_pixels(PIXELS).save(tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InvalidInputError, match="cannot read a picture"):
+        GeneratedImage.open(tmp_path / "half.jpg")

@@ -212,3 +212,16 @@ def _fill_index(folder, count):
             ).lastrowid
             db.execute("INSERT INTO thumbnails VALUES (?, ?)", (key, entry.thumbnail))
     db.close()
+
+
+def test_a_damaged_recipe_costs_that_recipe_alone(tmp_path):
+    history = History(tmp_path)
+    history.append(picture("whole"))
+    history.append(picture("damaged", seed=2))
+    with sqlite3.connect(tmp_path / INDEX_NAME) as db:
+        db.execute("UPDATE pictures SET recipe = ? WHERE prompt = 'damaged'", ('{"prompt": 7}',))
+    db.close()
+    assert [(entry.prompt, entry.recipe is None) for entry in history] == [
+        ("damaged", True),
+        ("whole", False),
+    ]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.foreign_recipes import read_parameters
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook.magic.parser import one_line, parse
 from swiftai_nb.notebook.magic.prompt import interpolate
@@ -155,4 +154,4 @@ def test_a_pasted_parameters_block_asks_for_the_same(prompt: str, steps: int, se
     assert arguments.negative == "bad"
     assert arguments.settings is not None
     assert (arguments.settings.steps, arguments.settings.seed) == (steps, seed)
-    assert read_parameters(recipe.to_parameters()) is not None
+    assert Recipe.from_parameters(recipe.to_parameters()) is not None

@@ -15,7 +15,6 @@ from difflib import get_close_matches
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.foreign_recipes import read_parameters
 from swiftai_nb.core.recipe import Recipe
 
 MAX_VALUE_LENGTH = 100_000
@@ -157,7 +156,7 @@ def read_prompt(text: str) -> PromptText:
     lines = text.strip().splitlines()
     settings = None
     if lines and _PARAMETERS.match(lines[-1]):
-        settings = read_parameters(lines.pop())
+        settings = Recipe.from_parameters(lines.pop())
     positive: list[str] = []
     negative: list[str] = []
     current = positive

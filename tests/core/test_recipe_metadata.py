@@ -1,0 +1,255 @@
+"""Recipes that other programs wrote."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from PIL import Image
+
+from swiftai_nb.core.config import LoraReference
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.recipe import Recipe
+
+A1111 = """a castle, (towers:1.2)
+on a hill
+Negative prompt: fog, text
+Steps: 28, Sampler: Euler a, CFG scale: 6.5, Seed: 4242, Size: 640x512, Model hash: abc, Model: dream, Clip skip: 2, Lora hashes: "a: 1, b: 2", V: 1"""
+
+
+def picture(**info: str) -> Image.Image:
+    image = Image.new("RGB", (8, 8))
+    image.info.update(info)
+    return image
+
+
+def test_a1111_block_is_read_in_full() -> None:
+    recipe = Recipe.from_parameters(A1111)
+    assert recipe == Recipe(
+        prompt="a castle, (towers:1.2)\non a hill",
+        negative_prompt="fog, text",
+        model="dream",
+        width=640,
+        height=512,
+        steps=28,
+        guidance_scale=6.5,
+        seed=4242,
+        scheduler="Euler a",
+        clip_skip=1,
+    )
+
+
+def test_a1111_without_negative_prompt() -> None:
+    recipe = Recipe.from_parameters("a fox\nSteps: 4, Sampler: DDIM, CFG scale: 1, Seed: 0, Size: 64x64")
+    assert recipe is not None
+    assert (recipe.prompt, recipe.negative_prompt, recipe.seed) == ("a fox", None, 0)
+
+
+def test_plain_words_are_not_a_recipe() -> None:
+    assert Recipe.from_parameters("just some words") is None
+
+
+def test_invokeai() -> None:
+    data = {
+        "positive_prompt": "a fox",
+        "negative_prompt": "fog",
+        "width": 512,
+        "height": 768,
+        "seed": 5,
+        "steps": 30,
+        "cfg_scale": 7.5,
+        "scheduler": "euler",
+        "model": {"name": "dreamshaper"},
+    }
+    recipe = Recipe.from_image(picture(invokeai_metadata=json.dumps(data)))
+    assert (recipe.prompt, recipe.seed, recipe.model, recipe.height) == ("a fox", 5, "dreamshaper", 768)
+
+
+def test_comfyui_graph_is_followed_to_its_prompts() -> None:
+    graph = {
+        "3": {
+            "class_type": "KSampler",
+            "inputs": {
+                "seed": 9,
+                "steps": 12,
+                "cfg": 4.0,
+                "sampler_name": "euler",
+                "denoise": 1.0,
+                "model": ["10", 0],
+                "positive": ["6", 0],
+                "negative": ["7", 0],
+                "latent_image": ["5", 0],
+            },
+        },
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sdxl.safetensors"}},
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 832, "height": 1216}},
+        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a fox", "clip": ["4", 1]}},
+        "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "fog", "clip": ["4", 1]}},
+        "10": {"class_type": "LoraLoader", "inputs": {"model": ["4", 0]}},
+    }
+    recipe = Recipe.from_image(picture(prompt=json.dumps(graph)))
+    assert recipe == Recipe(
+        prompt="a fox",
+        negative_prompt="fog",
+        model="sdxl.safetensors",
+        width=832,
+        height=1216,
+        steps=12,
+        guidance_scale=4.0,
+        seed=9,
+        scheduler="euler",
+    )
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {},
+        {"prompt": "{"},
+        {"swiftai": "[]"},
+        {"swiftai": "{}"},
+        {"prompt": "[1]"},
+        {"invokeai_metadata": "{}"},
+    ],
+)
+def test_picture_without_a_readable_recipe_is_one_clear_error(info: dict[str, str]) -> None:
+    with pytest.raises(InvalidInputError, match="carries no recipe"):
+        Recipe.from_image(picture(**info))
+
+
+def test_newer_recipe_with_unknown_keys_is_still_read() -> None:
+    text = json.dumps({"recipe_version": 9, "prompt": "a fox", "hologram": True})
+    assert Recipe.from_image(picture(swiftai=text)).prompt == "a fox"
+
+
+@pytest.mark.parametrize("version", [{}, {"swiftai_nb": "0.1.0"}])
+def test_clip_skip_is_counted_as_others_count_and_comes_back_as_it_was(version: dict[str, str]) -> None:
+    for clip_skip in (None, 0, 1, 2):
+        text = Recipe("a fox", steps=4, seed=1, clip_skip=clip_skip, versions=version).to_parameters()
+        assert ("Clip skip" not in text) if clip_skip is None else (f"Clip skip: {clip_skip + 1}" in text)
+        recipe = Recipe.from_parameters(text)
+        assert recipe is not None
+        assert recipe.clip_skip == clip_skip
+
+
+def test_clip_skip_of_our_old_files_is_read_as_it_was_meant() -> None:
+    recipe = Recipe.from_parameters("a fox\nSteps: 4, Seed: 1, Clip skip: 2, Version: swiftai_nb 0.1.0")
+    assert recipe is not None
+    assert recipe.clip_skip == 2
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "notes"),
+    [
+        ("Sampler: DPM++ 2M, Schedule type: Karras", "DPM++ 2M Karras", 0),
+        ("Sampler: DPM++ 2M Karras, Schedule type: Karras", "DPM++ 2M Karras", 0),
+        ("Sampler: DPM++ 2M, Schedule type: Automatic", "DPM++ 2M", 0),
+        ("Sampler: Euler", "Euler", 0),
+        ("Sampler: Euler, Schedule type: Exponential", "Euler", 1),
+    ],
+)
+def test_a_schedule_type_belongs_to_the_sampler(sampler: str, scheduler: str, notes: int) -> None:
+    recipe = Recipe.from_parameters(f"a fox\nSteps: 4, {sampler}, Seed: 1")
+    assert recipe is not None
+    assert (recipe.scheduler, len(recipe.notes)) == (scheduler, notes)
+
+
+def test_the_strength_of_a_hires_pass_is_not_that_of_an_initial_image() -> None:
+    recipe = Recipe.from_parameters("a fox\nSteps: 4, Seed: 1, Denoising strength: 0.4, Hires upscale: 2")
+    assert recipe is not None
+    assert recipe.strength is None
+    assert "hires" in recipe.notes[0]
+    recipe = Recipe.from_parameters("a fox\nSteps: 4, Seed: 1, Denoising strength: 0.4")
+    assert recipe is not None
+    assert recipe.strength == 0.4
+
+
+def test_quoted_values_may_hold_commas_and_colons() -> None:
+    recipe = Recipe.from_parameters(
+        'a fox\nSteps: 4, Model: "a, b: c", Seed: 1, Lora hashes: "x: 1, Seed: 9"'
+    )
+    assert recipe is not None
+    assert (recipe.model, recipe.seed) == ("a, b: c", 1)
+
+
+HOSTILE = {
+    "one line of words": "word " * 100_000,
+    "commas": "a," * 200_000,
+    "colons": "a:" * 200_000,
+    "pairs": "Steps: 1, " * 50_000,
+    "quotes": 'a: "x, ' * 70_000,
+    "escapes": 'a: "\\", ' * 60_000,
+    "spaces": "Steps:" + " " * 400_000,
+    "letters": "a" * 500_000,
+    "nested": "[" * 500_000,
+    "nested objects": '{"a":' * 100_000,
+    "too long": "x" * 5_000_000,
+    "a huge number": '{"positive_prompt": "a", "steps": ' + "9" * 400_000 + "}",
+    "infinity": '{"positive_prompt": "a", "steps": Infinity, "seed": 1e999}',
+    "negatives": "\nNegative prompt:" * 30_000,
+    "a circle of nodes": json.dumps(
+        {str(i): {"class_type": "x", "inputs": {"model": [str((i + 1) % 9999)]}} for i in range(9999)}
+        | {"k": {"class_type": "KSampler", "inputs": {"model": ["0"], "positive": ["0"]}}}
+    ),
+    "odd nodes": '{"1": {"class_type": "KSampler", "inputs": {"latent_image": [[1]], "model": ["1", 0]}}}',
+    "nodes that are none": '{"1": {"class_type": "KSampler", "inputs": []}}',
+}
+
+
+@pytest.mark.parametrize("key", ["parameters", "swiftai", "invokeai_metadata", "prompt"])
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_metadata_costs_no_time_and_raises_nothing(key: str, text: str) -> None:
+    began = time.process_time()
+    Recipe.find(picture(**{key: text}))
+    assert time.process_time() - began < 2.0
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF:UserWarning")
+def test_a_damaged_exif_block_is_no_recipe() -> None:
+    image = picture()
+    image.info["exif"] = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x87\x69\x00\x04\0\0\0\x01\0\0\0\x01" * 20
+    assert Recipe.find(image) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", 7),
+        ("negative_prompt", ["fog"]),
+        ("width", "512"),
+        ("steps", 4.5),
+        ("steps", True),
+        ("seed", {}),
+        ("guidance_scale", "high"),
+        ("strength", float("nan")),
+        ("loras", "a/b"),
+        ("loras", [{"scale": 1.0}]),
+        ("loras", [7]),
+        ("versions", ["numpy"]),
+        ("versions", {"numpy": 2}),
+        ("notes", "a note"),
+        ("notes", [7]),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named(field: str, value: object) -> None:
+    with pytest.raises(InvalidInputError, match=f"not a recipe: {field} must be"):
+        Recipe.from_dict({"prompt": "a fox", field: value})
+
+
+@pytest.mark.parametrize("data", [{}, [], {"prompt": None}, "text"])
+def test_data_without_a_prompt_is_no_recipe(data: object) -> None:
+    with pytest.raises(InvalidInputError, match="not a recipe"):
+        Recipe.from_dict(data)  # type: ignore[arg-type]
+
+
+def test_a_recipe_survives_json() -> None:
+    recipe = Recipe(
+        "a fox",
+        steps=4,
+        guidance_scale=2,
+        loras=(LoraReference("a/b", 0.5),),
+        versions={"x": "1"},
+        notes=("n",),
+    )
+    assert Recipe.from_dict(json.loads(recipe.to_json())) == recipe
