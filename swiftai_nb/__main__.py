@@ -1,4 +1,4 @@
-"""The verbs of the magics, in a terminal.
+"""The command line: what the magics do, in a terminal.
 
 python -m swiftai_nb imagine "a red fox" -o fox.png --steps 20
 python -m swiftai_nb models list
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from swiftai_nb.core import plugins
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from swiftai_nb.jobs.job import GenerationJob
     from swiftai_nb.notebook.session import Session
 
-USAGE = """usage: python -m swiftai_nb VERB …
+USAGE = """usage: python -m swiftai_nb COMMAND …
 
-  imagine WORDS… [-o FILE] [options]   make a picture; the options are those of %imagine (--help lists them)
+  imagine PROMPT… [-o FILE] [options]  make a picture; takes the options of %imagine (--help lists them)
   models list|info|download|delete|verify|quantize|clean …
-                                       which models there are, and getting them
-  doctor                               what this machine can do, and what stands in the way
+                                       list, download and manage models
+  doctor                               what this machine can do, and what is missing
 """
 DEFAULT_FILE = "{prompt}-{seed}.png"
 OUTPUT_OPTIONS = ("-o", "--out", "--output")
@@ -33,15 +34,22 @@ Command = Callable[[list[str], TextIO, TextIO], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code (0 done, 1 failed, 2 misused, 130 cancelled)."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    verb = words.pop(0) if words else "help"
-    run = COMMANDS[verb] if verb in COMMANDS else _plugin_command(verb)
+    """Runs one command.
+
+    Args:
+        argv: arguments without the program's name; None takes `sys.argv`.
+
+    Returns:
+        the exit status: 0 success, 1 failure, 2 unknown command, 130 cancelled.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments.pop(0) if arguments else "help"
+    run = _find_command(name)
     if run is None:
-        sys.stderr.write(f"unknown command {verb!r}\n{_usage()}")
+        sys.stderr.write(f"unknown command {name!r}\n{_usage()}")
         return MISUSED
     try:
-        return run(words, sys.stdout, sys.stderr)
+        return run(arguments, sys.stdout, sys.stderr)
     except KeyboardInterrupt:
         sys.stderr.write("Cancelled\n")
         return CANCELLED
@@ -103,7 +111,7 @@ def _take_output(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _quoted(word: str) -> str:
-    """The shell has split the words already; the parser of the magic must not split them again."""
+    """Quotes an argument for the parser of the magic, which would split it again at blanks."""
     if word and not any(c.isspace() for c in word):
         return word
     quote = "'" if '"' in word else '"'
@@ -150,21 +158,17 @@ def _help(words: list[str], out: TextIO, messages: TextIO) -> int:
     return 0
 
 
-def _plugin_command(name: str) -> Command | None:
-    """The command of an installed package: an entry point of the group `swiftai_nb.commands`."""
-    from swiftai_nb.core.plugins import COMMANDS as GROUP
-    from swiftai_nb.core.plugins import load_plugins
-
-    run = load_plugins(GROUP).get(name)
-    return None if run is None else lambda words, out, messages: int(run(words, out))
+def _find_command(name: str) -> Command | None:
+    """A built-in command, or one of another package: an entry point of the group `swiftai_nb.commands`."""
+    if name in COMMANDS:
+        return COMMANDS[name]
+    run = plugins.load_plugins(plugins.COMMANDS).get(name)
+    return None if run is None else lambda arguments, out, messages: int(run(arguments, out))
 
 
 def _usage() -> str:
-    from swiftai_nb.core.plugins import COMMANDS as GROUP
-    from swiftai_nb.core.plugins import load_plugins
-
     lines = []
-    for name, run in load_plugins(GROUP).items():
+    for name, run in plugins.load_plugins(plugins.COMMANDS).items():
         summary = (run.__doc__ or "").strip().partition("\n")[0]
         lines.append(f"  {name + ' …':<35}  {summary}\n")
     return USAGE + "".join(lines)

@@ -1,4 +1,4 @@
-"""The command line: the magic's words in a terminal."""
+"""The command line: what the magics do, in a terminal."""
 
 from __future__ import annotations
 
@@ -58,10 +58,26 @@ def test_bad_input_is_told_in_two_lines_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_verb_shows_the_usage(tmp_path: Path) -> None:
+def test_unknown_command_shows_the_usage(tmp_path: Path) -> None:
     done = run("paint", folder=tmp_path)
     assert done.returncode == 2
+    assert "unknown command 'paint'" in done.stderr
     assert "usage:" in done.stderr
+
+
+def test_a_command_of_another_package_is_listed_and_runs(tmp_path: Path) -> None:
+    info = tmp_path / "waves-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: waves\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[swiftai_nb.commands]\nwaves = waves_commands:run\nbroken = nowhere:run\n"
+    )
+    (tmp_path / "waves_commands.py").write_text(
+        'def run(arguments, out):\n    """Makes waves."""\n    out.write(f"{arguments}\\n")\n    return 3\n'
+    )
+    assert "Makes waves." in run("help", folder=tmp_path).stdout
+    done = run("waves", "high", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "['high']\n")
 
 
 def test_models_and_doctor_answer(tmp_path: Path) -> None:

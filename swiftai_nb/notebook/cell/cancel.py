@@ -200,11 +200,9 @@ def listening(
 
 
 def ways_to_cancel(kernel: Any) -> str:
-    """In words: how Cancel will reach a running cell in this kernel."""
+    """How a running cell can be cancelled in this kernel, for `%imagine_doctor`."""
     if kernel is None:
-        return "Ctrl-C"
-    if SubshellRoute(kernel).is_possible:
-        return "the Cancel button (by a subshell) and the stop button"
-    if _main_stream(kernel) is not None:
-        return "the Cancel button (by reading the kernel's messages) and the stop button"
-    return "the stop button; the Cancel button presses it"
+        return "Ctrl-C cancels"
+    if SubshellRoute(kernel).is_possible or _main_stream(kernel) is not None:
+        return "the Cancel button and ■ both work while a cell is running"
+    return "■ works while a cell is running; the Cancel button interrupts the kernel"

@@ -1,8 +1,7 @@
-"""`%imagine_doctor`: what this machine and kernel can do, and what to do about the rest."""
+"""`%imagine_doctor`: what this machine and kernel can do, and what is missing."""
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -12,7 +11,9 @@ from importlib import metadata
 from typing import Any
 
 from swiftai_nb._version import __version__
-from swiftai_nb.core.errors import AIError, InvalidInputError
+from swiftai_nb.core.errors import AIError, InvalidInputError, ProviderUnavailableError
+from swiftai_nb.core.format import format_bytes
+from swiftai_nb.core.machine import available_memory_bytes, machine_memory_bytes
 from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.cell.cancel import ways_to_cancel
 from swiftai_nb.notebook.session import Session, get_session
@@ -25,23 +26,23 @@ class Finding:
     """One line of the report.
 
     Args:
-        topic: what was looked at.
-        words: what was found.
-        remedy: what to do about it; empty when all is well.
+        topic: what was checked.
+        text: the result.
+        remedy: what to do about it; empty when nothing is missing.
     """
 
     topic: str
-    words: str
+    text: str
     remedy: str = ""
 
 
 def _cells(finding: Finding) -> tuple[str, str]:
     remedy = f"\nTry: {finding.remedy}" if finding.remedy else ""
-    return finding.topic, finding.words + remedy
+    return finding.topic, finding.text + remedy
 
 
 def imagine_doctor(line: str = "") -> Table[Finding]:
-    """Looks at everything; never raises for what it finds.
+    """Checks packages, engines, memory, models, cache, cloud and kernel; a failed check is a finding.
 
     Raises:
         InvalidInputError: there is something on the line.
@@ -62,8 +63,8 @@ def _guarded(check: Callable[[Session], Iterator[Finding]], session: Session) ->
         return list(check(session))
     except AIError as error:
         return [Finding(topic, error.message, error.hint or "")]
-    except Exception as error:  # noqa: BLE001 - a doctor who dies of a finding helps nobody
-        return [Finding(topic, f"could not be looked at ({type(error).__name__}: {error})")]
+    except Exception as error:  # noqa: BLE001 - one failed check must not hide the others
+        return [Finding(topic, f"the check failed ({type(error).__name__}: {error})")]
 
 
 def _software(_: Session) -> Iterator[Finding]:
@@ -80,16 +81,12 @@ def _version(name: str) -> str | None:
 
 
 def _local_engine(session: Session) -> Iterator[Finding]:
-    generator = session.generator("mlx")
-    if not generator.is_available:
-        reason = getattr(generator, "unavailable_reason", None) or "it cannot run on this machine"
-        yield Finding("local engine", str(reason), "use the cloud: %%imagine --engine cloud")
-        return
+    generator: Any = session.generator("mlx")
+    _check(generator)
     yield Finding("local engine", "ready")
-    for name in ("device", "loaded_model_id"):
-        value = getattr(generator, name, None)
-        if value is not None and not callable(value):
-            yield Finding(name.replace("_", " "), str(value))
+    yield Finding("device", str(generator.device))
+    if generator.loaded_model_id is not None:
+        yield Finding("loaded model", str(generator.loaded_model_id))
 
 
 def _other_engines(session: Session) -> Iterator[Finding]:
@@ -97,31 +94,35 @@ def _other_engines(session: Session) -> Iterator[Finding]:
 
     for name in plugin_names():
         try:
-            generator = session.generator(name)
-            check = getattr(generator, "check_available", None)
-            if check is not None:
-                check()
-            if generator.is_available:
-                yield Finding(name, f"ready: %%imagine --engine {name}")
-            else:
-                yield Finding(name, "not available", "see the documentation of its package")
+            _check(session.generator(name))
+            yield Finding(name, f"ready: %%imagine --engine {name}")
         except AIError as error:
             yield Finding(name, error.message, error.hint or "")
 
 
+def _check(generator: Any) -> None:
+    """Raises an AIError that says why a provider cannot be used."""
+    check = getattr(generator, "check_available", None)
+    if check is not None:
+        check()
+    elif not generator.is_available:
+        raise ProviderUnavailableError("not available", hint="see the documentation of its package")
+
+
 def _memory(_: Session) -> Iterator[Finding]:
-    try:
-        total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
+    total_bytes, available_bytes = machine_memory_bytes(), available_memory_bytes()
+    if total_bytes is None:
         return
     remedy = "models of 8 GB and more will not fit; try --quantize 4" if total_bytes < 8e9 else ""
-    yield Finding("memory", f"{total_bytes / 1e9:.1f} GB in all", remedy)
+    available = "" if available_bytes is None else f", {format_bytes(available_bytes)} available"
+    yield Finding("memory", f"{format_bytes(total_bytes)} total{available}", remedy)
 
 
 def _models(session: Session) -> Iterator[Finding]:
     models = [m for m in session.registry.available_models if m.kind == "model"]
-    here = [m.id for m in models if m.bundled or session.registry.is_downloaded(m.id)]
-    yield Finding("models here", ", ".join(here) or "none", "" if here else "%imagine_models download NAME")
+    installed = [m.id for m in models if m.bundled or session.registry.is_downloaded(m.id)]
+    remedy = "" if installed else "%imagine_models download NAME"
+    yield Finding("installed models", ", ".join(installed) or "none", remedy)
     yield Finding("default model", session.registry.resolve(None).info.id)
 
 
@@ -132,8 +133,8 @@ def _cache(session: Session) -> Iterator[Finding]:
         existing = existing.parent
     free_bytes = shutil.disk_usage(existing).free
     used = session.registry.formatted_total_size
-    remedy = "free some room before a download" if free_bytes < 10e9 else ""
-    yield Finding("model cache", f"{folder}: {used} of models, {free_bytes / 1e9:.0f} GB free", remedy)
+    remedy = "free disk space before a download" if free_bytes < 10e9 else ""
+    yield Finding("model cache", f"{folder}: {used} of models, {format_bytes(free_bytes)} free", remedy)
 
 
 def _cloud(session: Session) -> Iterator[Finding]:
@@ -151,11 +152,13 @@ def _kernel(_: Session) -> Iterator[Finding]:
     shell: Any = get_ipython()
     kernel = getattr(shell, "kernel", None)
     if kernel is None:
-        yield Finding("notebook", "a terminal, or none")
+        yield Finding("notebook", "none: a terminal or a script")
     else:
         seen = (
-            "shows widgets" if shows_widgets(shell) else "does not show widgets: a running cell is plain HTML"
+            "shows widgets"
+            if shows_widgets(shell)
+            else "does not show widgets; running cells are shown as plain HTML"
         )
         host = "Colab" if "google.colab" in sys.modules else f"ipykernel {_version('ipykernel')}"
         yield Finding("notebook", f"{host}; the front end {seen}")
-    yield Finding("cancelling", f"reaches a running cell by {ways_to_cancel(kernel)}")
+    yield Finding("cancel", ways_to_cancel(kernel))

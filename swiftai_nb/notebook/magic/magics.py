@@ -82,7 +82,7 @@ class Imagine(Magics):  # type: ignore[misc]
             self._show_text(f"{USAGE}\n{help_text()}")
             return None
         if arguments.widget:
-            from swiftai_nb.notebook.magic.open_widget import open_widget
+            from swiftai_nb.notebook.magic.commands import open_widget
 
             return open_widget(arguments, self.defaults())
         from swiftai_nb.notebook.magic.runner import Runner
@@ -99,23 +99,23 @@ class Imagine(Magics):  # type: ignore[misc]
     @line_magic  # type: ignore[untyped-decorator]
     def imagine_models(self, line: str) -> Any:
         """Models: list, info, download, delete, verify, clean. `%imagine_models --help` says more."""
-        from swiftai_nb.notebook.magic import models as models_magic
+        from swiftai_nb.notebook.magic import commands
 
-        return self._lazily(models_magic.imagine_models, line)
+        return self._lazily(commands.imagine_models, line)
 
     @line_magic  # type: ignore[untyped-decorator]
     def imagine_history(self, line: str) -> Any:
         """The pictures made so far, newest first: `%imagine_history [words | --recall ID | --count N]`."""
-        from swiftai_nb.notebook.magic import history as history_magic
+        from swiftai_nb.notebook.magic import commands
 
-        return self._lazily(history_magic.imagine_history, line)
+        return self._lazily(commands.imagine_history, line)
 
     @line_magic  # type: ignore[untyped-decorator]
     def imagine_jobs(self, line: str) -> Any:
         """The jobs of this kernel: `%imagine_jobs [cancel [ID ...]]`."""
-        from swiftai_nb.notebook.magic import jobs as jobs_magic
+        from swiftai_nb.notebook.magic import commands
 
-        return self._lazily(jobs_magic.imagine_jobs, line)
+        return self._lazily(commands.imagine_jobs, line)
 
     @line_magic  # type: ignore[untyped-decorator]
     def imagine_doctor(self, line: str) -> Any:
