@@ -47,10 +47,11 @@ def unet_step(folder: Path, size: int) -> Callable[[], object]:
     from swiftai_nb.diffusion.models.unet import UNet
     from swiftai_nb.diffusion.models.unet_config import UNetConfig
     from swiftai_nb.diffusion.weights.component import Component
-    from swiftai_nb.diffusion.weights.key_mapping import UNET_RULES
+    from swiftai_nb.diffusion.weights.tensors import UNET_RULES, TensorSource
 
     config = UNetConfig.from_dict(json.loads((folder / "unet" / "config.json").read_text()))
-    network = Component(folder / "unet", lambda: UNet(config), rules=UNET_RULES, dtype=mx.float32).network
+    source = TensorSource.in_folder(folder / "unet", UNET_RULES)
+    network = Component(source, lambda: UNet(config), dtype=mx.float32).network
     side, width = size // 8, config.cross_attention_dims[0]
     sample, times = mx.random.normal((2, side, side, 4)), mx.array([500.0, 500.0])
     context = mx.random.normal((2, 77, width))
@@ -113,13 +114,14 @@ TASKS = {"unet": unet_step, "vae": vae_decode, "picture": whole_picture}
 def main() -> None:
     task, folder, size, mode = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     quiet()
-    from swiftai_nb.diffusion import allocator, ops
+    from swiftai_nb.diffusion import ops
     from swiftai_nb.diffusion.cpu.workers import limit_numpy_threads
+    from swiftai_nb.diffusion.memory import retain_freed_memory
 
     ops.configure(fast=mode == "fast")
     if mode == "fast":
         # as the engine does
-        allocator.retain_freed_memory()
+        retain_freed_memory()
         limit_numpy_threads(1)
     run = TASKS[task](folder, size)
     print(json.dumps({"ready": True}), flush=True)

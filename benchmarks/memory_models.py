@@ -17,8 +17,7 @@ from mlx.utils import tree_flatten
 import swiftai_nb
 from benchmarks import models as small
 from swiftai_nb.diffusion.models.clip import CLIPTextConfig, CLIPTextModel
-from swiftai_nb.diffusion.models.flux_config import FluxConfig
-from swiftai_nb.diffusion.models.flux_transformer import FluxTransformer
+from swiftai_nb.diffusion.models.flux_transformer import FluxConfig, FluxTransformer
 from swiftai_nb.diffusion.models.t5 import T5Config, T5Encoder
 from swiftai_nb.diffusion.models.unet import UNet
 from swiftai_nb.diffusion.models.unet_config import UNetConfig

@@ -1,4 +1,4 @@
-"""Diffusion models on MLX: arrays in, arrays out. The only floor that imports mlx."""
+"""Diffusion models on MLX: arrays in, arrays out. The only package that imports mlx."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ __all__ = [
     "Conditioning",
     "DenoiseStep",
     "DiffusionPipeline",
-    "PipelineDefaults",
     "load_pipeline",
 ]
 
@@ -19,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return load_pipeline
     if name in __all__:
-        from swiftai_nb.diffusion.pipelines import stages
+        from swiftai_nb.diffusion.pipelines import pipeline
 
-        return getattr(stages, name)
+        return getattr(pipeline, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

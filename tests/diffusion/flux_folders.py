@@ -9,8 +9,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from swiftai_nb.diffusion.models.clip import CLIPTextConfig, CLIPTextModel
-from swiftai_nb.diffusion.models.flux_config import FluxConfig
-from swiftai_nb.diffusion.models.flux_transformer import FluxTransformer
+from swiftai_nb.diffusion.models.flux_transformer import FluxConfig, FluxTransformer
 from swiftai_nb.diffusion.models.t5 import T5Config, T5Encoder
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
 from tests.diffusion.parity import tiny_flux

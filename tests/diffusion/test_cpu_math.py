@@ -78,12 +78,6 @@ def test_convolutions_of_large_pictures_in_strips_are_the_same(shape, kernel, ge
     assert np.abs(strips - whole).max() <= 1e-5 * np.abs(whole).max()
 
 
-def test_usable_cpus_heeds_a_container_quota(monkeypatch):
-    assert workers.usable_cpus() >= 1
-    monkeypatch.setattr(workers, "_cgroup_cpus", lambda: 1)
-    assert workers.usable_cpus() == 1
-
-
 def test_numpys_own_threads_can_be_limited():
     package = Path(np.__file__).parent
     bundled = [*package.with_name("numpy.libs").glob("*openblas*"), *package.glob(".dylibs/*openblas*")]

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
-from swiftai_nb.diffusion.models.flux_config import FluxConfig
 from swiftai_nb.diffusion.models.flux_transformer import (
+    FluxConfig,
     FluxFeedForward,
     _layer_norm,
     apply_rotary,
     rotary_embedding,
     token_positions,
 )
-from swiftai_nb.diffusion.models.quantized_embedding import QuantizedEmbedding
-from swiftai_nb.diffusion.models.rms_norm import RMSNorm
+from swiftai_nb.diffusion.models.layers import QuantizedEmbedding, RMSNorm
 from swiftai_nb.diffusion.models.t5 import T5Config, T5GatedFeedForward, relative_position_buckets
 from swiftai_nb.diffusion.pipelines.flux import pack_latents, unpack_latents
 from swiftai_nb.diffusion.tokenizers.sentencepiece_model import parse_sentencepiece_model

@@ -10,8 +10,9 @@ from mlx import nn
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.layers import Conv2d, Embedding, GroupNorm, Linear
-from swiftai_nb.diffusion.precision import storage_dtype
 from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.diffusion.weights.precision import storage_dtype
+from swiftai_nb.diffusion.weights.tensors import TensorSource
 
 
 class Network(nn.Module):
@@ -43,7 +44,7 @@ def folder(tmp_path):
 
 
 def test_large_maps_stay_halves_on_the_cpu_and_give_the_same_numbers(folder, monkeypatch):
-    component = Component(folder, Network, rules=(), dtype=mx.float32)
+    component = Component(TensorSource.in_folder(folder, ()), Network, dtype=mx.float32)
     network = component.network
     kept = {n for n, p in nn.utils.tree_flatten(network.parameters()) if p.dtype == mx.float16}
     assert kept == ({"large.weight", "conv.weight"} if mx.default_device() == mx.cpu else set())
@@ -51,7 +52,7 @@ def test_large_maps_stay_halves_on_the_cpu_and_give_the_same_numbers(folder, mon
     ids = mx.array(np.arange(64).reshape(1, 8, 8))
     got = np.array(network(ids))
     monkeypatch.setattr(
-        "swiftai_nb.diffusion.weights.load.storage_dtype", lambda stored, compute, size: compute
+        "swiftai_nb.diffusion.weights.component.storage_dtype", lambda stored, compute, size: compute
     )
     component.release()
     assert {p.dtype for _, p in nn.utils.tree_flatten(component.network.parameters())} == {mx.float32}
@@ -60,10 +61,12 @@ def test_large_maps_stay_halves_on_the_cpu_and_give_the_same_numbers(folder, mon
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_half_precision_and_packing_are_as_asked(folder):
-    half = Component(folder, Network, rules=(), dtype=mx.bfloat16).network
+def test_half_precision_and_quantization_are_as_asked(folder):
+    half = Component(TensorSource.in_folder(folder, ()), Network, dtype=mx.bfloat16).network
     assert {p.dtype for _, p in nn.utils.tree_flatten(half.parameters())} == {mx.bfloat16}
-    packed = Component(folder, Network, rules=(), dtype=mx.float32, quantization_bits=8).network
+    packed = Component(
+        TensorSource.in_folder(folder, ()), Network, dtype=mx.float32, quantization_bits=8
+    ).network
     assert packed.large.weight.dtype == mx.uint32
     assert packed.large.scales.dtype == mx.float32
 
@@ -74,8 +77,8 @@ def test_float32_files_and_small_weights_have_the_compute_dtype():
     assert storage_dtype(mx.float16, mx.bfloat16, size=1 << 20) == mx.bfloat16
 
 
-def test_a_cancel_is_heard_between_two_tensors_and_loading_works_again(folder):
-    component = Component(folder, Network, rules=(), dtype=mx.float32)
+def test_a_cancel_takes_effect_between_two_tensors_and_loading_works_again(folder):
+    component = Component(TensorSource.in_folder(folder, ()), Network, dtype=mx.float32)
     calls = []
 
     def cancel():

@@ -162,7 +162,7 @@ def test_other_family_names_itself_and_those_we_run(sd15_copy):
     )
     with pytest.raises(UnsupportedModelError, match="KandinskyV22Pipeline") as caught:
         load_pipeline(sd15_copy)
-    assert "StableDiffusionXLPipeline" in str(caught.value.hint)
+    assert "SDXL" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

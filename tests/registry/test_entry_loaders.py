@@ -12,9 +12,8 @@ mx = pytest.importorskip("mlx.core")
 
 from mlx.utils import tree_flatten  # noqa: E402
 
-from swiftai_nb.diffusion.models.taesd import TinyDecoder  # noqa: E402
 from swiftai_nb.diffusion.pipelines.families import load_pipeline  # noqa: E402
-from swiftai_nb.diffusion.preview_decoder import load_preview_decoder  # noqa: E402
+from swiftai_nb.diffusion.preview_decoder import TinyDecoder, load_preview_decoder  # noqa: E402
 from swiftai_nb.model_files.folder import open_model  # noqa: E402
 from swiftai_nb.registry.catalog import CATALOG  # noqa: E402
 from swiftai_nb.registry.model_info import DiffusionModelInfo  # noqa: E402

@@ -9,8 +9,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from swiftai_nb.core import machine
 
 Item = TypeVar("Item")
 Float32 = NDArray[np.float32]
@@ -36,20 +35,10 @@ def _pool(extra_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(extra_threads, thread_name_prefix="cpu_math")
 
 
-def usable_cpus() -> int:
-    """Processors this process may use: its affinity, and the CPU quota of its container if there is one."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity is not None else os.cpu_count()
-    return max(1, min(count if count is not None else 1, _cgroup_cpus()))
-
-
 @cache
-def _cgroup_cpus() -> int:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
-        return sys.maxsize
+def usable_cpus() -> int:
+    """`core.machine.usable_cpus`, read once."""
+    return machine.usable_cpus()
 
 
 def limit_numpy_threads(count: int = 1) -> bool:

@@ -71,6 +71,39 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
         )
 
 
+class AdaptedQuantizedLinear(QuantizedLinear):
+    """W x + b + up (down x), W packed; several LoRAs are stacked along the rank.
+
+    Args:
+        base: the layer whose packed weight is taken over, not copied.
+        down: [rank, in].
+        up: [out, rank], with the LoRA's scale in it.
+    """
+
+    def __init__(self, base: QuantizedLinear, *, down: mx.array, up: mx.array) -> None:
+        super().__init__(
+            base.scales.shape[-1] * base.group_size,
+            base.weight.shape[0],
+            bias="bias" in base,
+            group_size=base.group_size,
+            bits=base.bits,
+        )
+        for name in ("weight", "scales", "biases", "bias"):
+            if name in base:
+                self[name] = base[name]
+        self.lora_down, self.lora_up = down, up
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x: [..., in] -> [..., out]."""
+        return super().__call__(x) + ops.linear(ops.linear(x, self.lora_down), self.lora_up)
+
+    def add_branch(self, *, down: mx.array, up: mx.array) -> None:
+        """Stacks a further branch onto the first."""
+        self.lora_down = mx.concatenate([self.lora_down, down])
+        self.lora_up = mx.concatenate([self.lora_up, up], axis=1)
+        mx.eval(self.lora_down, self.lora_up)
+
+
 class Conv2d(nn.Module):  # type: ignore[misc]
     """2-D convolution on [B, H, W, C] with weight [O, k, k, C]."""
 
@@ -173,6 +206,18 @@ class LayerNorm(nn.Module):  # type: ignore[misc]
         return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
 
 
+class RMSNorm(nn.Module):  # type: ignore[misc]
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis; the mean is taken in float32."""
+
+    def __init__(self, channels: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = mx.zeros((channels,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, self.weight, self.eps)
+
+
 class Embedding(nn.Module):  # type: ignore[misc]
     """A table of vectors: ids [...] -> [..., width]."""
 
@@ -182,6 +227,34 @@ class Embedding(nn.Module):  # type: ignore[misc]
 
     def __call__(self, ids: mx.array) -> mx.array:
         return self.weight[ids]
+
+
+class QuantizedEmbedding(nn.Module):  # type: ignore[misc]
+    """ids [...] -> [..., width], unpacking only the rows asked for.
+
+    Args:
+        count: rows.
+        width: a multiple of group_size.
+        group_size: weights that share a scale and an offset.
+        bits: per weight.
+    """
+
+    def __init__(self, count: int, width: int, *, group_size: int = 64, bits: int = 4) -> None:
+        super().__init__()
+        self.group_size, self.bits = group_size, bits
+        self.weight = mx.zeros((count, width * bits // 32), dtype=mx.uint32)
+        self.scales = mx.zeros((count, width // group_size))
+        self.biases = mx.zeros((count, width // group_size))
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        """Looks rows up."""
+        return mx.dequantize(
+            self.weight[ids],
+            scales=self.scales[ids],
+            biases=self.biases[ids],
+            group_size=self.group_size,
+            bits=self.bits,
+        )
 
 
 class NoParameters(nn.Module):  # type: ignore[misc]

@@ -13,8 +13,7 @@ from mlx import nn
 
 from swiftai_nb.core.errors import UnsupportedModelError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.models.layers import ACTIVATIONS, Embedding, Linear, NoParameters
-from swiftai_nb.diffusion.models.rms_norm import RMSNorm
+from swiftai_nb.diffusion.models.layers import ACTIVATIONS, Embedding, Linear, NoParameters, RMSNorm
 
 _GATED = "gated-"
 

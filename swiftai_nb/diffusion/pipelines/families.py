@@ -1,4 +1,4 @@
-"""Which pipeline runs which model family: `_class_name` of `model_index.json` -> our class."""
+"""Opens a model folder with the pipeline of its family."""
 
 from __future__ import annotations
 
@@ -8,27 +8,18 @@ from typing import cast
 
 import mlx.core as mx
 
-from swiftai_nb.core.errors import ModelNotFoundError, UnsupportedModelError
-from swiftai_nb.diffusion.pipelines.stages import DiffusionPipeline
-from swiftai_nb.diffusion.precision import resolve_dtype
-from swiftai_nb.diffusion.weights.component import read_config
-from swiftai_nb.diffusion.weights.flux_layouts import is_flux_folder
-from swiftai_nb.diffusion.weights.quantization import check_bits
+from swiftai_nb.core.errors import ModelNotFoundError
+from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
+from swiftai_nb.diffusion.weights.precision import check_bits, resolve_dtype
+from swiftai_nb.diffusion.weights.tensors import read_config
+from swiftai_nb.model_files.families import FLUX_1, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
+from swiftai_nb.model_files.folder import open_model
 
-_SD = "swiftai_nb.diffusion.pipelines.stable_diffusion:StableDiffusionPipeline"
-_SDXL = "swiftai_nb.diffusion.pipelines.stable_diffusion_xl:StableDiffusionXLPipeline"
-_FLUX = "swiftai_nb.diffusion.pipelines.flux:FluxPipeline"
-
-FAMILIES: dict[str, str] = {
-    "StableDiffusionPipeline": _SD,
-    "StableDiffusionImg2ImgPipeline": _SD,
-    "StableDiffusionInpaintPipeline": _SD,
-    "LatentConsistencyModelPipeline": _SD,
-    "LatentConsistencyModelImg2ImgPipeline": _SD,
-    "StableDiffusionXLPipeline": _SDXL,
-    "StableDiffusionXLImg2ImgPipeline": _SDXL,
-    "FluxPipeline": _FLUX,
-    "FluxImg2ImgPipeline": _FLUX,
+# Family -> (module, class); a module is imported when one of its models is opened.
+_PIPELINES = {
+    STABLE_DIFFUSION: ("stable_diffusion", "StableDiffusionPipeline"),
+    STABLE_DIFFUSION_XL: ("stable_diffusion", "StableDiffusionXLPipeline"),
+    FLUX_1: ("flux", "FluxPipeline"),
 }
 
 
@@ -42,9 +33,9 @@ def load_pipeline(
 
     Args:
         folder: diffusers layout with `model_index.json`, or FLUX.1 in a layout of
-            `weights.flux_layouts` (mflux, Argmax, Black Forest Labs' single files).
+            `model_files.components` (mflux, Argmax, Black Forest Labs' single files).
         dtype: "float32", "float16" or "bfloat16"; None is float32 on the CPU, float16 on a GPU.
-        quantization_bits: 4 or 8 packs the linear maps of text encoders and denoiser on load.
+        quantization_bits: 4 or 8 quantizes the linear maps of text encoders and denoiser on load.
 
     Raises:
         ModelNotFoundError: no such folder.
@@ -53,27 +44,13 @@ def load_pipeline(
         InvalidInputError: an unknown dtype or number of bits.
     """
     path = Path(folder).expanduser()
-    if not path.is_dir():
+    if not path.exists():
         raise ModelNotFoundError(f"there is no model folder {path}", hint="Check the path.")
     check_bits(quantization_bits)
-    family = _family(path)
-    if family not in FAMILIES:
-        known = ", ".join(sorted({name for name in FAMILIES if "Img2Img" not in name}))
-        raise UnsupportedModelError(
-            f"{path} is a {family or 'model of no known family'}, which this engine does not run",
-            hint=f"Choose a model of one of these families: {known}.",
-        )
-    module, _, name = FAMILIES[family].partition(":")
-    pipeline = getattr(import_module(module), name)
-    return cast(
-        DiffusionPipeline,
-        pipeline(path, dtype=resolve_dtype(dtype), quantization_bits=quantization_bits),
-    )
-
-
-def _family(folder: Path) -> str | None:
-    """The class name in `model_index.json`; FLUX.1 in other layouts has no such file."""
-    if not (folder / "model_index.json").is_file() and is_flux_folder(folder):
-        return "FluxPipeline"
-    name = read_config(folder / "model_index.json").get("_class_name")
-    return name if isinstance(name, str) else None
+    compute = resolve_dtype(dtype)
+    model = open_model(path, prefer_half=compute != mx.float32)
+    if model.family is not FLUX_1:
+        read_config(path / "model_index.json")  # required: SDXL's prompt encoding depends on it
+    module, name = _PIPELINES[model.family]
+    pipeline = getattr(import_module(f"swiftai_nb.diffusion.pipelines.{module}"), name)
+    return cast(DiffusionPipeline, pipeline(model, dtype=compute, quantization_bits=quantization_bits))

@@ -5,31 +5,46 @@ In 16-bit precision FLUX computes in bfloat16, as it was trained: T5 overflows f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 
-from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.diffusion.models.flux_config import FluxConfig
-from swiftai_nb.diffusion.models.flux_transformer import FluxTransformer, rotary_embedding, token_positions
-from swiftai_nb.diffusion.pipelines.denoising_stage import DenoiseRequest, latent_shape, sample
-from swiftai_nb.diffusion.pipelines.flux_stages import FluxCLIPStage, FluxImageStage, T5Stage
-from swiftai_nb.diffusion.pipelines.stages import (
-    Conditioning,
-    DenoiseStep,
-    Latents,
-    NoiseSource,
-    PipelineDefaults,
-    Pixels,
+from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
+from swiftai_nb.diffusion.models.clip import CLIPTextConfig
+from swiftai_nb.diffusion.models.flux_transformer import (
+    FluxConfig,
+    FluxTransformer,
+    rotary_embedding,
+    token_positions,
 )
-from swiftai_nb.diffusion.pipelines.text_stage import prompt_list
+from swiftai_nb.diffusion.models.t5 import T5Config
+from swiftai_nb.diffusion.models.vae import VAEConfig
+from swiftai_nb.diffusion.pipelines.denoising import (
+    Conditioning,
+    DenoiseRequest,
+    DenoiseStep,
+    Predict,
+    latent_shape,
+    sample,
+)
+from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
+from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
+from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage, T5Stage, prompt_list
+from swiftai_nb.diffusion.preview import FLUX_PREVIEW
 from swiftai_nb.diffusion.schedulers.factory import make_scheduler
-from swiftai_nb.diffusion.weights.component import Component, read_config
-from swiftai_nb.diffusion.weights.converted_component import ConvertedComponent
-from swiftai_nb.diffusion.weights.flux_configs import flux_config_from_tensors, flux_scheduler_config
-from swiftai_nb.diffusion.weights.flux_layouts import find_flux_folder
+from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.diffusion.weights.layouts import (
+    clip_config_from_tensors,
+    component_config,
+    flux_config_from_tensors,
+    flux_scheduler_config,
+    t5_config_from_tensors,
+    tensor_source,
+    vae_config_from_tensors,
+)
+from swiftai_nb.model_files.components import FLUX_FOLDERS, FLUX_HINT
+from swiftai_nb.model_files.folder import ModelFolder
 from swiftai_nb.model_files.samplers import canonical_name
 
 _SCHEDULER = "flow-match-euler"
@@ -38,65 +53,65 @@ SCHNELL_SEQUENCE_LENGTH, DEV_SEQUENCE_LENGTH = 256, 512
 _PATCH = 2
 
 
-class FluxPipeline:
+class FluxPipeline(DiffusionPipeline):
     """See `DiffusionPipeline`.
 
     Args:
-        folder: a model in any layout of `weights.flux_layouts`.
+        model: its folder, in any layout.
         dtype: compute dtype; float16 becomes bfloat16.
-        quantization_bits: 4, 8 or None; layers that are packed already stay as they are.
+        quantization_bits: 4, 8 or None; layers that are quantized already stay as they are.
 
     Raises:
         InvalidModelFilesError: parts missing, or tensors that do not fit.
         UnsupportedModelError: networks of another kind.
     """
 
-    def __init__(self, folder: Path, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
+    def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
+        _refuse_missing(model)
         dtype = mx.bfloat16 if dtype == mx.float16 else dtype
-        found = find_flux_folder(folder, prefer_half=dtype != mx.float32)
-        bits = quantization_bits
-        self._clip = FluxCLIPStage(found.parts["text_encoder"], found.tokenizer, dtype=dtype, bits=bits)
-        self._t5 = T5Stage(found.parts["text_encoder_2"], found.tokenizer_2, dtype=dtype, bits=bits)
-        self._image = FluxImageStage(found.parts["vae"], folder, dtype=dtype)
-        part = found.parts["transformer"]
-        self.config = FluxConfig.from_dict(part.config_or(flux_config_from_tensors))
-        self.transformer = ConvertedComponent(
-            part.name,
-            part.paths,
-            part.convert,
-            lambda: FluxTransformer(self.config),
+        clip = tensor_source(model, "text_encoder", "clip")
+        clip_config = component_config(model, "text_encoder", clip, clip_config_from_tensors)
+        self._clip = CLIPTextStage(
+            clip,
+            replace(CLIPTextConfig.from_dict(clip_config), projection_dim=None),
+            model.tokenizers["tokenizer"],
             dtype=dtype,
-            quantization_bits=bits,
+            quantization_bits=quantization_bits,
         )
-        published = flux_scheduler_config(guidance_embeds=self.config.guidance_embeds)
-        self.scheduler_config = published if found.scheduler_config is None else found.scheduler_config
-        self.defaults = _read_defaults(folder, self.config)
-
-    @property
-    def vae_scale(self) -> int:
-        """Pixels per latent in each direction."""
-        return self._image.config.scale
+        t5 = tensor_source(model, "text_encoder_2", "t5")
+        self._t5 = T5Stage(
+            t5,
+            T5Config.from_dict(component_config(model, "text_encoder_2", t5, t5_config_from_tensors)),
+            model.tokenizers["tokenizer_2"],
+            dtype=dtype,
+            quantization_bits=quantization_bits,
+        )
+        vae = tensor_source(model, "vae", "vae")
+        image = ImageStage(
+            vae,
+            VAEConfig.from_dict(component_config(model, "vae", vae, vae_config_from_tensors)),
+            dtype=dtype,
+            folder=model.folder,
+            published_preview=FLUX_PREVIEW,
+        )
+        flux = tensor_source(model, "transformer", "flux")
+        config = FluxConfig.from_dict(component_config(model, "transformer", flux, flux_config_from_tensors))
+        self.config = config
+        published = flux_scheduler_config(guidance_embeds=config.guidance_embeds)
+        self._scheduler_config = model.scheduler_config if model.scheduler_config else published
+        super().__init__(
+            text_encoders=(self._clip.component, self._t5.component),
+            denoiser=Component(
+                flux, lambda: FluxTransformer(config), dtype=dtype, quantization_bits=quantization_bits
+            ),
+            image=image,
+            defaults=replace(model.defaults, scheduler=_SCHEDULER),
+        )
 
     @property
     def size_multiple(self) -> int:
         """Width and height must be multiples of it: a token is 2x2 latents."""
         return _PATCH * self.vae_scale
-
-    @property
-    def latent_channels(self) -> int:
-        """C, 16."""
-        return self.config.latent_channels
-
-    @property
-    def networks(self) -> Mapping[str, Component[Any]]:
-        """The components by folder name: where adapters (LoRA) attach."""
-        parts = (self._clip.component, self._t5.component, self.transformer, self._image.component)
-        return {part.name: part for part in parts}
-
-    @property
-    def components(self) -> Mapping[str, int]:
-        """Bytes in memory by component; 0 when released."""
-        return {name: part.size_bytes for name, part in self.networks.items()}
 
     @property
     def max_sequence_length(self) -> int:
@@ -143,56 +158,13 @@ class FluxPipeline:
         )
         return conditioning.evaluated()
 
-    def denoise(
-        self,
-        conditioning: Conditioning,
-        *,
-        width: int | None = None,
-        height: int | None = None,
-        steps: int | None = None,
-        seed: int = 0,
-        latents: Latents | None = None,
-        noise: NoiseSource | None = None,
-        scheduler: str | None = None,
-        image_latents: Latents | None = None,
-        strength: float | None = None,
-        mask: Latents | None = None,
-        guidance_rescale: float = 0.0,
-    ) -> Iterator[DenoiseStep]:
-        """Yields one evaluated step per network call; see `DiffusionPipeline.denoise`.
-
-        Args:
-            conditioning: from `encode_prompt`.
-            width: pixels, a multiple of 16.
-            height: pixels, a multiple of 16.
-            steps: network calls.
-            seed: of the start noise, when `latents` is None.
-            latents: start noise, unit normal, [B, H/8, W/8, 16], float32.
-            noise: not drawn by this sampler.
-            scheduler: None or "flow-match-euler".
-            image_latents: a picture to start from, from `encode_image`.
-            strength: how far to leave it, 0..1.
-            mask: [H/8, W/8, 1], 1 where to paint; needs image_latents.
-            guidance_rescale: has no meaning without classifier-free guidance.
-
-        Raises:
-            InvalidInputError: sizes, latents, strength, mask or scheduler that do not fit; before any work.
-        """
-        request = DenoiseRequest(
-            width=self.defaults.width if width is None else width,
-            height=self.defaults.height if height is None else height,
-            steps=self.defaults.steps if steps is None else steps,
-            seed=seed,
-            latents=latents,
-            noise=noise,
-            image_latents=image_latents,
-            strength=_flow_strength(strength, steps=self.defaults.steps if steps is None else steps),
-            mask=mask,
-        )
-        if scheduler is not None and canonical_name(scheduler) != _SCHEDULER:
+    def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
+        name = request.scheduler
+        if name is not None and canonical_name(name) != _SCHEDULER:
             raise InvalidInputError(
-                f"scheduler {scheduler!r} does not fit FLUX, which is a flow model", hint=f"use {_SCHEDULER}"
+                f"scheduler {name!r} does not fit FLUX, which is a flow model", hint=f"use {_SCHEDULER}"
             )
+        request = replace(request, strength=_flow_strength(request.strength, steps=request.steps))
         shape = latent_shape(
             conditioning,
             request,
@@ -201,16 +173,14 @@ class FluxPipeline:
             size_multiple=self.size_multiple,
         )
         tokens = shape[1] // _PATCH * (shape[2] // _PATCH)
-        plan = make_scheduler(self.scheduler_config, request.steps, sequence_length=tokens)
+        plan = make_scheduler(self._scheduler_config, request.steps, sequence_length=tokens)
         return sample(request, plan, self._make_predict(conditioning, shape), shape=shape)
 
-    def _make_predict(
-        self, conditioning: Conditioning, shape: tuple[int, ...]
-    ) -> Callable[[mx.array, float], mx.array]:
+    def _make_predict(self, conditioning: Conditioning, shape: tuple[int, ...]) -> Predict:
         """(latents [B, h, w, C], timestep in 0..1000) -> velocity, the same shape, float32."""
         batch, rows, columns = shape[0], shape[1] // _PATCH, shape[2] // _PATCH
         repeats = batch // conditioning.batch_size
-        dtype = self.transformer.dtype
+        dtype = self._denoiser.dtype
         text = mx.repeat(conditioning.prompt_embeds, repeats, axis=0).astype(dtype)
         pooled = mx.repeat(_pooled(conditioning), repeats, axis=0).astype(dtype)
         positions = token_positions(text.shape[1], rows, columns)
@@ -220,7 +190,7 @@ class FluxPipeline:
             guidance = mx.full((batch,), conditioning.guidance_scale, dtype=mx.float32)
 
         def predict(latents: mx.array, timestep: float) -> mx.array:
-            velocity = self.transformer.network(
+            velocity = self._denoiser.network(
                 pack_latents(latents).astype(dtype),
                 encoder_hidden_states=text,
                 pooled_projections=pooled,
@@ -232,35 +202,13 @@ class FluxPipeline:
 
         return predict
 
-    def decode(self, latents: Latents | mx.array) -> Pixels:
-        """Latents [B, h, w, C] -> pixels [B, H, W, 3], uint8."""
-        return self._image.decode(latents)
 
-    def encode_image(self, pixels: Pixels) -> Latents:
-        """Pixels [H, W, 3], uint8 -> latents [1, h, w, C]."""
-        return self._image.encode_image(pixels)
-
-    def preview(self, denoised: Latents | mx.array) -> Pixels:
-        """Predicted x0 [B, h, w, C] -> small pictures [B, h, w, 3], uint8."""
-        return self._image.preview(denoised)
-
-    def preload(self) -> None:
-        """Reads all weights now instead of on first use."""
-        for part in self.networks.values():
-            _ = part.network
-
-    def release_text_encoders(self) -> None:
-        """Drops both text encoders' weights; the next prompt reads them again."""
-        self._clip.component.release()
-        self._t5.component.release()
-
-    def release_denoiser(self) -> None:
-        """Drops the transformer's weights; the next run reads them again."""
-        self.transformer.release()
-
-    def release_decoder(self) -> None:
-        """Drops the autoencoder's weights; the next decoding reads them again."""
-        self._image.component.release()
+def _refuse_missing(model: ModelFolder) -> None:
+    if model.missing:
+        places = "; ".join(f"{name} (in {', '.join(FLUX_FOLDERS[name])})" for name in model.missing)
+        raise InvalidModelFilesError(
+            f"{model.folder} lacks parts of a FLUX.1 model: {places}", hint=FLUX_HINT
+        )
 
 
 def pack_latents(latents: mx.array) -> mx.array:
@@ -294,17 +242,3 @@ def _pooled(conditioning: Conditioning) -> mx.array:
             hint="Make it with this pipeline's encode_prompt.",
         )
     return conditioning.pooled_prompt_embeds
-
-
-def _read_defaults(folder: Path, config: FluxConfig) -> PipelineDefaults:
-    """The model cards' settings, over which the folder's `generation_defaults.json` wins."""
-    path = folder / "generation_defaults.json"
-    given = {k: v for k, v in read_config(path).items() if v is not None} if path.is_file() else {}
-    dev = config.guidance_embeds
-    return PipelineDefaults(
-        width=int(given.get("width", 1024)),
-        height=int(given.get("height", 1024)),
-        steps=int(given.get("steps", 28 if dev else 4)),
-        guidance_scale=float(given.get("guidance_scale", 3.5 if dev else 0.0)),
-        scheduler=_SCHEDULER,
-    )

@@ -6,47 +6,81 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
-from swiftai_nb.diffusion import allocator, ops
-from swiftai_nb.diffusion.memory import MemoryPolicy
+from swiftai_nb.diffusion import ops
+from swiftai_nb.diffusion.memory import MemoryPolicy, return_freed_memory
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
-from swiftai_nb.diffusion.pipelines.stages import Latents, Pixels
+from swiftai_nb.diffusion.pipelines.denoising import Latents
 from swiftai_nb.diffusion.preview import LinearPreview, fit_preview, read_preview, to_uint8
 from swiftai_nb.diffusion.tiled_decoding import decode_tiled
-from swiftai_nb.diffusion.weights.component import Component, read_config
-from swiftai_nb.diffusion.weights.key_mapping import VAE_RULES, Rule
+from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
+from swiftai_nb.diffusion.weights.tensors import TensorSource
+from swiftai_nb.model_files.folder import ModelFolder
+
+Pixels = NDArray[np.uint8]
 
 # From here on the decoder's own needs are the peak of a picture's memory.
 _LARGE_PIXELS = 384 * 384
+_PUBLISHED_CHANNELS = (128, 256, 512, 512)
 
 
 class ImageStage:
-    """The autoencoder of a model folder and its previews.
+    """The autoencoder of a model and its previews.
 
     Args:
-        folder: the model.
+        source: the autoencoder's tensors.
+        config: its shape.
         dtype: compute dtype.
-        published_preview: the linear map of the family's published autoencoder; used when this
-            folder's autoencoder has that one's shape and scaling.
-        rules: key names -> parameter paths.
+        folder: the model; a `preview.json` in it is used for previews.
+        published_preview: the linear map of the family's published autoencoder; used when this one has
+            its shape.
     """
-
-    _decode_side: int | None = None
 
     def __init__(
         self,
+        source: TensorSource,
+        config: VAEConfig,
+        *,
+        dtype: mx.Dtype,
         folder: Path,
+        published_preview: LinearPreview,
+    ) -> None:
+        self.config = config
+        self.component = Component(source, lambda: Autoencoder(config), dtype=dtype)
+        self._decode_side: int | None = None
+        self._preview = read_preview(folder, config.latent_channels)
+        is_published = config.block_out_channels == _PUBLISHED_CHANNELS and config.latent_channels == len(
+            published_preview.factors
+        )
+        if self._preview is None and is_published:
+            self._preview = published_preview
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelFolder,
         *,
         dtype: mx.Dtype,
         published_preview: LinearPreview,
-        rules: tuple[Rule, ...] = VAE_RULES,
-    ) -> None:
-        self.config = VAEConfig.from_dict(read_config(folder / "vae" / "config.json"))
-        self.component = Component(folder / "vae", lambda: Autoencoder(self.config), rules=rules, dtype=dtype)
-        self._preview = read_preview(folder, self.config.latent_channels)
-        if self._preview is None and self.config.block_out_channels == (128, 256, 512, 512):
-            self._preview = published_preview
+        may_upcast: bool = False,
+    ) -> ImageStage:
+        """Of a model with a UNet.
+
+        Args:
+            model: its folder.
+            dtype: compute dtype.
+            published_preview: see the class.
+            may_upcast: compute in float32 instead of float16 where the autoencoder's config says
+                `force_upcast`: SDXL's overflows.
+        """
+        config = VAEConfig.from_dict(component_config(model, "vae"))
+        if may_upcast and config.force_upcast and dtype == mx.float16:
+            dtype = mx.float32
+        source = tensor_source(model, "vae", "vae")
+        return cls(source, config, dtype=dtype, folder=model.folder, published_preview=published_preview)
 
     @property
     def decode_side(self) -> int:
@@ -85,7 +119,7 @@ class ImageStage:
         if is_large and ops.on_cpu():
             # The denoiser's pieces rarely fit the decoder's arrays.
             ops.clear_scratch()
-            allocator.return_freed_memory()
+            return_freed_memory()
         decoded = self.component.network.decode(mx.array(latents))
         mx.eval(decoded)
         return np.array(decoded)

@@ -1,8 +1,10 @@
-"""Prompts -> hidden states of one CLIP text encoder and its tokenizer."""
+"""Prompts -> hidden states: tokenizers with their text encoders, and notes on what a prompt loses."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,36 +12,59 @@ import numpy as np
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.diffusion.models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
-from swiftai_nb.diffusion.tokenizers.clip_tokenizer import CLIPTokenizer, TokenizedPrompt
-from swiftai_nb.diffusion.weights.component import Component, read_config
-from swiftai_nb.diffusion.weights.key_mapping import CLIP_RULES, Rule
+from swiftai_nb.diffusion.models.t5 import T5Config, T5Encoder
+from swiftai_nb.diffusion.tokenizers.clip_tokenizer import CLIPTokenizer
+from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
+from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
+from swiftai_nb.diffusion.weights.tensors import TensorSource
+from swiftai_nb.model_files.folder import ModelFolder
 
 _SHOWN_CHARACTERS = 80
+_SHOWN_WORDS = 6
+_VOCABULARY_FILE = "trained_words.txt"
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+")
 
 
 class CLIPTextStage:
-    """A tokenizer and a text encoder of a model folder.
+    """CLIP and its tokenizer.
 
     Args:
-        folder: the model.
-        suffix: "" or "_2": which pair.
+        source: the encoder's tensors.
+        config: its shape.
+        tokenizer: folder.
         dtype: compute dtype.
         quantization_bits: of the encoder's linear maps, or None.
     """
 
     def __init__(
-        self, folder: Path, *, suffix: str = "", dtype: mx.Dtype, quantization_bits: int | None = None
+        self,
+        source: TensorSource,
+        config: CLIPTextConfig,
+        tokenizer: Path,
+        *,
+        dtype: mx.Dtype,
+        quantization_bits: int | None = None,
     ) -> None:
-        self.config = CLIPTextConfig.from_dict(read_config(folder / f"text_encoder{suffix}" / "config.json"))
-        self.tokenizer = CLIPTokenizer(folder / f"tokenizer{suffix}")
-        self.tokenizer.max_length = min(self.tokenizer.max_length, self.config.max_position_embeddings)
-        has_projection = self.config.projection_dim is not None
-        # Converted checkpoints carry a projection along that the plain text model does not use.
-        unused = () if has_projection else (Rule(r"^text_projection\.weight$", None),)
+        self.config = config
+        self.tokenizer = CLIPTokenizer(tokenizer)
+        self.tokenizer.max_length = min(self.tokenizer.max_length, config.max_position_embeddings)
         self.component = Component(
-            folder / f"text_encoder{suffix}",
-            lambda: CLIPTextModel(self.config),
-            rules=(*CLIP_RULES, *unused),
+            source, lambda: CLIPTextModel(config), dtype=dtype, quantization_bits=quantization_bits
+        )
+
+    @classmethod
+    def of(
+        cls, model: ModelFolder, suffix: str = "", *, dtype: mx.Dtype, quantization_bits: int | None = None
+    ) -> CLIPTextStage:
+        """Of a model with a UNet; suffix "" or "_2" says which of its encoders."""
+        name = f"text_encoder{suffix}"
+        config = CLIPTextConfig.from_dict(component_config(model, name))
+        network = "clip" if config.projection_dim is None else "clip with projection"
+        return cls(
+            tensor_source(model, name, network),
+            config,
+            model.folder / f"tokenizer{suffix}",
             dtype=dtype,
             quantization_bits=quantization_bits,
         )
@@ -68,15 +93,91 @@ class CLIPTextStage:
 
     def truncation_notes(self, prompts: Sequence[str], label: str) -> tuple[str, ...]:
         """One line for each prompt whose end was cut off."""
-        room = self.tokenizer.max_length - 2
-        return tuple(_note(label, room, t) for p in prompts if (t := self.tokenizer(p)).cut_text)
+        limit = self.tokenizer.max_length - 2
+        tokenized = (self.tokenizer(prompt) for prompt in prompts)
+        return tuple(
+            _truncation_note(label, t.cut_text, limit=limit, count=t.token_count)
+            for t in tokenized
+            if t.cut_text
+        )
 
 
-def _note(label: str, room: int, tokenized: TokenizedPrompt) -> str:
-    cut = " ".join(tokenized.cut_text.split())
+class T5Stage:
+    """T5 and its tokenizer; arguments as for `CLIPTextStage`."""
+
+    def __init__(
+        self,
+        source: TensorSource,
+        config: T5Config,
+        tokenizer: Path,
+        *,
+        dtype: mx.Dtype,
+        quantization_bits: int | None = None,
+    ) -> None:
+        self.config = config
+        self.tokenizer = T5Tokenizer.from_folder(tokenizer)
+        self.component = Component(
+            source, lambda: T5Encoder(config), dtype=dtype, quantization_bits=quantization_bits
+        )
+
+    def encode(self, prompts: Sequence[str], length: int) -> mx.array:
+        """[B] prompts -> hidden states [B, length, D]."""
+        return self.component.network(mx.array(self.tokenizer(prompts, max_length=length)))
+
+    def truncation_notes(self, prompts: Sequence[str], length: int) -> tuple[str, ...]:
+        """One line for each prompt whose end was cut off."""
+        cut = ((prompt, self.tokenizer.cut_text(prompt, max_length=length)) for prompt in prompts)
+        return tuple(
+            _truncation_note("prompt", text, limit=length - 1, count=self.tokenizer.token_count(prompt) - 1)
+            for prompt, text in cut
+            if text
+        )
+
+
+def _truncation_note(label: str, text: str, *, limit: int, count: int) -> str:
+    cut = " ".join(text.split())
     if len(cut) > _SHOWN_CHARACTERS:
         cut = f"{cut[:_SHOWN_CHARACTERS].rstrip()} ..."
-    return f"{label} truncated at {room} of {tokenized.token_count} tokens; left out: {cut}"
+    return f"{label} truncated at {limit} of {count} tokens; left out: {cut}"
+
+
+@dataclass(frozen=True)
+class TrainingVocabulary:
+    """The words of a small model's captions; models trained on large data sets have no such list.
+
+    Args:
+        words: lower case, one or more letters or one number each.
+    """
+
+    words: frozenset[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainingVocabulary | None:
+        """The list of a model folder, `trained_words.txt` with one word in a line; None without one."""
+        path = folder / _VOCABULARY_FILE
+        if not path.is_file():
+            return None
+        return cls(frozenset(path.read_text(encoding="utf-8").split()))
+
+    def unknown_in(self, text: str) -> tuple[str, ...]:
+        """The words of `text` that are not in the list, in order, each once, lower case."""
+        found = dict.fromkeys(match.group().lower() for match in _WORD.finditer(text))
+        return tuple(word for word in found if not self._knows(word))
+
+    def notes(self, prompts: Sequence[str]) -> tuple[str, ...]:
+        """One line for each prompt that holds words outside the list."""
+        unknown = (self.unknown_in(prompt) for prompt in prompts)
+        return tuple(_unknown_note(words) for words in unknown if words)
+
+    def _knows(self, word: str) -> bool:
+        parts = re.split(r"['’-]", word)
+        return word in self.words or all(part in self.words for part in parts)
+
+
+def _unknown_note(words: tuple[str, ...]) -> str:
+    listed = ", ".join(words[:_SHOWN_WORDS]) + (", ..." if len(words) > _SHOWN_WORDS else "")
+    what = "this word" if len(words) == 1 else "these words"
+    return f"this model doesn't know {what}: {listed}. It uses the closest ones it knows."
 
 
 def prompt_list(value: str | Sequence[str], name: str) -> list[str]:
@@ -92,7 +193,7 @@ def prompt_list(value: str | Sequence[str], name: str) -> list[str]:
 
 
 def negative_prompt_list(value: str | Sequence[str] | None, count: int) -> list[str]:
-    """Negative prompts for `count` prompts; one serves them all, None is "".
+    """Negative prompts for `count` prompts; a single one is for all of them, None is "".
 
     Raises:
         InvalidInputError: neither one nor `count` of them.
@@ -103,9 +204,7 @@ def negative_prompt_list(value: str | Sequence[str] | None, count: int) -> list[
     return prompts * count if len(prompts) == 1 else prompts
 
 
-def unheard_negative_notes(
-    negative_prompt: str | Sequence[str] | None, *, takes_one: bool
-) -> tuple[str, ...]:
+def unused_negative_notes(negative_prompt: str | Sequence[str] | None, *, takes_one: bool) -> tuple[str, ...]:
     """One line when a negative prompt was given and nothing will use it.
 
     Args:

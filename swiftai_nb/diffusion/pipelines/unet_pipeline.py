@@ -1,166 +1,98 @@
-"""What Stable Diffusion and Stable Diffusion XL have in common: a UNet, an autoencoder, their lifetimes."""
+"""What Stable Diffusion and Stable Diffusion XL have in common: a UNet under classifier-free guidance."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
-from swiftai_nb.diffusion.pipelines.defaults import read_defaults
-from swiftai_nb.diffusion.pipelines.denoising_stage import DenoiseRequest, UNetStage
-from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
-from swiftai_nb.diffusion.pipelines.stages import (
+from swiftai_nb.diffusion.models.layers import sinusoidal_embedding
+from swiftai_nb.diffusion.models.unet import UNet
+from swiftai_nb.diffusion.models.unet_config import UNetConfig
+from swiftai_nb.diffusion.pipelines.denoising import (
     Conditioning,
+    DenoiseRequest,
     DenoiseStep,
-    Latents,
-    NoiseSource,
-    PipelineDefaults,
-    Pixels,
+    Predict,
+    latent_shape,
+    sample,
 )
+from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
+from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
+from swiftai_nb.diffusion.schedulers.factory import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
+from swiftai_nb.model_files.folder import ModelFolder
 from swiftai_nb.model_files.samplers import canonical_name, scheduler_name
 
 
-class UNetPipeline:
-    """All of `DiffusionPipeline` but `encode_prompt`, which each family adds.
+class UNetPipeline(DiffusionPipeline):
+    """All of a pipeline but `encode_prompt`, which each family adds.
 
     Args:
-        folder: a model in diffusers layout.
+        model: its folder.
         text_stages: the text encoders.
-        image_stage: the autoencoder.
+        image: the autoencoder.
         scheduler_config: to plan runs from.
         dtype: compute dtype of the UNet.
         quantization_bits: 4, 8 or None.
-        steps: the family's default.
-        guidance_scale: the family's default.
 
     Raises:
         InvalidModelFilesError: files that do not fit.
-        UnsupportedModelError: networks we lack.
+        UnsupportedModelError: networks that are not supported.
     """
 
     def __init__(
         self,
-        folder: Path,
+        model: ModelFolder,
         *,
         text_stages: tuple[CLIPTextStage, ...],
-        image_stage: ImageStage,
+        image: ImageStage,
         scheduler_config: Mapping[str, Any],
         dtype: mx.Dtype,
         quantization_bits: int | None,
-        steps: int,
-        guidance_scale: float,
     ) -> None:
-        self._text_stages, self._image = text_stages, image_stage
-        self._unet = UNetStage(
-            folder,
-            scheduler_config=scheduler_config,
-            vae_scale=self.vae_scale,
-            dtype=dtype,
-            quantization_bits=quantization_bits,
-        )
-        if self._unet.config.in_channels != self.latent_channels:
+        config = UNetConfig.from_dict(component_config(model, "unet"))
+        if config.in_channels != image.config.latent_channels:
             raise UnsupportedModelError(
-                f"the UNet takes {self._unet.config.in_channels} channels, the latents have "
-                f"{self.latent_channels}: inpainting and depth models are not supported",
+                f"the UNet takes {config.in_channels} channels, the latents have "
+                f"{image.config.latent_channels}: inpainting and depth models are not supported",
                 hint="Use the text-to-image model of this family; masks work with it.",
             )
-        self.defaults: PipelineDefaults = read_defaults(
-            folder,
-            unet=self._unet.config,
-            vae_scale=self.vae_scale,
-            scheduler_config=scheduler_config,
-            steps=steps,
-            guidance_scale=guidance_scale,
+        self._config, self._scheduler_config = config, dict(scheduler_config)
+        super().__init__(
+            text_encoders=[stage.component for stage in text_stages],
+            denoiser=Component(
+                tensor_source(model, "unet", "unet"),
+                lambda: UNet(config),
+                dtype=dtype,
+                quantization_bits=quantization_bits,
+            ),
+            image=image,
+            defaults=model.defaults,
         )
 
     @property
-    def vae_scale(self) -> int:
-        """Pixels per latent in each direction."""
-        return self._image.config.scale
+    def _has_guidance_embedding(self) -> bool:
+        """Whether guidance is an input of the network (LCM), which rules out negative prompts."""
+        return self._config.time_cond_proj_dim is not None
 
-    @property
-    def size_multiple(self) -> int:
-        """Width and height must be multiples of it."""
-        return self.vae_scale
-
-    @property
-    def latent_channels(self) -> int:
-        """C."""
-        return self._image.config.latent_channels
-
-    @property
-    def networks(self) -> Mapping[str, Component[Any]]:
-        """The components by folder name: where adapters (LoRA) attach."""
-        parts = [stage.component for stage in self._text_stages]
-        parts += [self._unet.component, self._image.component]
-        return {part.name: part for part in parts}
-
-    @property
-    def components(self) -> Mapping[str, int]:
-        """Bytes in memory by component; 0 when released."""
-        return {name: part.size_bytes for name, part in self.networks.items()}
-
-    def denoise(
-        self,
-        conditioning: Conditioning,
-        *,
-        width: int | None = None,
-        height: int | None = None,
-        steps: int | None = None,
-        seed: int = 0,
-        latents: Latents | None = None,
-        noise: NoiseSource | None = None,
-        scheduler: str | None = None,
-        image_latents: Latents | None = None,
-        strength: float | None = None,
-        mask: Latents | None = None,
-        guidance_rescale: float = 0.0,
-    ) -> Iterator[DenoiseStep]:
-        """Yields one evaluated step per network call.
-
-        Args:
-            conditioning: from `encode_prompt`.
-            width: pixels, a multiple of `size_multiple`; None is the model's own.
-            height: as width.
-            steps: at least 1; None is the model's own.
-            seed: of the start noise and of stochastic samplers (`diffusion.noise` has the recipe).
-            latents: unit-normal start [B, h, w, C] instead of the seed's.
-            noise: (step index, shape) -> fresh noise, instead of the seed's.
-            scheduler: a sampler's short name or diffusers class name; None is the model's own.
-            image_latents: [1 or B, h, w, C] from `encode_image`: start from a picture.
-            strength: how far to leave that picture, 0 (not at all) to 1; None is 0.8, with a mask 1.
-            mask: [h, w, 1] or [B, h, w, 1] in 0..1: 1 where to paint, 0 where to keep the picture.
-            guidance_rescale: 0..1, against over-exposure by strong guidance (Lin et al. 2024).
-
-        Raises:
-            InvalidInputError: values out of range, before any work.
-        """
-        request = DenoiseRequest(
-            width=self.defaults.width if width is None else width,
-            height=self.defaults.height if height is None else height,
-            steps=self.defaults.steps if steps is None else steps,
-            seed=seed,
-            latents=latents,
-            noise=noise,
-            scheduler=self._scheduler_choice(scheduler),
-            image_latents=image_latents,
-            strength=strength,
-            mask=mask,
-            guidance_rescale=guidance_rescale,
+    def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
+        name = self._sampler_name(request.scheduler)
+        scheduler = make_scheduler(self._scheduler_config, request.steps, name=name)
+        shape = latent_shape(
+            conditioning, request, vae_scale=self.vae_scale, channels=self._config.in_channels
         )
-        added = self._added_inputs(conditioning, request)
-        return self._unet.denoise(conditioning, request, added=added)
+        predict = self._make_predict(conditioning, request, batch=shape[0])
+        return sample(request, scheduler, predict, shape=shape)
 
-    def _scheduler_choice(self, name: str | None) -> str | None:
-        """The sampler to plan with: None stands for the config's own, of whatever class."""
-        own = scheduler_name(self._unet.scheduler_config)
+    def _sampler_name(self, name: str | None) -> str | None:
+        """The sampler to plan with: None is the config's own, of whatever class."""
         choice = self.defaults.scheduler if name is None else name
-        if choice == own:
+        if choice == scheduler_name(self._scheduler_config):
             return None
         if canonical_name(choice) == "flow-match-euler":
             raise InvalidInputError(
@@ -171,35 +103,52 @@ class UNetPipeline:
     def _added_inputs(
         self, conditioning: Conditioning, request: DenoiseRequest
     ) -> Mapping[str, tuple[mx.array, mx.array]]:
-        """Further UNet inputs as (negative, positive) pairs."""
+        """Further UNet inputs as (negative, positive) pairs, each [n, ...] with n prompts."""
         return {}
 
-    def decode(self, latents: Latents | mx.array) -> Pixels:
-        """Latents [B, h, w, C] -> pixels [B, H, W, 3], uint8."""
-        return self._image.decode(latents)
+    def _make_predict(self, conditioning: Conditioning, request: DenoiseRequest, *, batch: int) -> Predict:
+        repeats = batch // conditioning.batch_size
+        negative, scale = conditioning.negative_prompt_embeds, conditioning.guidance_scale
+        guided = negative is not None
 
-    def encode_image(self, pixels: Pixels) -> Latents:
-        """Pixels [H, W, 3], uint8 -> latents [1, h, w, C]."""
-        return self._image.encode_image(pixels)
+        def both(unconditional: mx.array | None, conditional: mx.array) -> mx.array:
+            parts = [conditional] if unconditional is None or not guided else [unconditional, conditional]
+            return mx.concatenate([mx.repeat(p, repeats, axis=0) for p in parts])
 
-    def preview(self, denoised: Latents | mx.array) -> Pixels:
-        """Predicted x0 [B, h, w, C] -> small pictures [B, h, w, 3], uint8."""
-        return self._image.preview(denoised)
+        added = self._added_inputs(conditioning, request)
+        inputs = {name: both(*pair) for name, pair in added.items()}
+        context = both(negative, conditioning.prompt_embeds)
+        if self._config.time_cond_proj_dim is not None:
+            inputs["timestep_cond"] = _guidance_embedding(
+                scale, self._config.time_cond_proj_dim, len(context)
+            )
 
-    def preload(self) -> None:
-        """Reads all weights now instead of on first use."""
-        for part in self.networks.values():
-            _ = part.network
+        def predict(latents: mx.array, timestep: float) -> mx.array:
+            sample = mx.concatenate([latents, latents]) if guided else latents
+            times = mx.full((len(sample),), timestep, dtype=mx.float32)
+            output: mx.array = self._denoiser.network(sample, times, context, **inputs)
+            predicted = output.astype(mx.float32)
+            if not guided:
+                return predicted
+            unconditional, conditional = mx.split(predicted, 2)
+            combined = unconditional + scale * (conditional - unconditional)
+            return _rescale_guidance(combined, conditional, request.guidance_rescale)
 
-    def release_text_encoders(self) -> None:
-        """Drops the text encoders' weights; the next prompt reads them again."""
-        for stage in self._text_stages:
-            stage.component.release()
+        return predict
 
-    def release_denoiser(self) -> None:
-        """Drops the UNet's weights; the next run reads them again."""
-        self._unet.component.release()
 
-    def release_decoder(self) -> None:
-        """Drops the autoencoder's weights; the next decoding reads them again."""
-        self._image.component.release()
+def _guidance_embedding(guidance_scale: float, width: int, batch: int) -> mx.array:
+    """The guidance input of LCM UNets (Luo et al. 2023): [B, width] of 1000 (scale - 1), sines first."""
+    values = mx.full((batch,), (guidance_scale - 1.0) * 1000.0, dtype=mx.float32)
+    return sinusoidal_embedding(values, width, cosine_first=False, frequency_shift=1.0)
+
+
+def _rescale_guidance(combined: mx.array, conditional: mx.array, factor: float) -> mx.array:
+    """Pulls the standard deviation back to the conditional's (Lin et al. 2024, section 3.4)."""
+    if factor == 0.0:
+        return combined
+    axes = tuple(range(1, combined.ndim))
+    ratio = mx.std(conditional, axis=axes, keepdims=True, ddof=1) / mx.std(
+        combined, axis=axes, keepdims=True, ddof=1
+    )
+    return factor * combined * ratio + (1 - factor) * combined

@@ -1,11 +1,15 @@
-"""One network of a model folder: checked at once, loaded on first use, released and loaded again."""
+"""One network of a model: checked at once, loaded on first use, released and loaded again.
+
+A component is a config class, a network class and the rules of its files' layout:
+
+    source = TensorSource.in_folder(folder / "unet", UNET_RULES)
+    unet = Component(source, lambda: UNet(config), dtype=mx.float16)
+"""
 
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
@@ -13,60 +17,63 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.diffusion import allocator
-from swiftai_nb.diffusion.weights.key_mapping import Rule
-from swiftai_nb.diffusion.weights.load import Assignment, plan_weights, read_weights
-from swiftai_nb.model_files.safetensors_headers import WeightFiles, read_weight_files
+from swiftai_nb.diffusion import memory
+from swiftai_nb.diffusion.cpu.workers import run_checkpoint
+from swiftai_nb.diffusion.models.layers import Conv2d, Linear
+from swiftai_nb.diffusion.weights.precision import (
+    DEFAULT_GROUP_SIZE,
+    assign,
+    find_module,
+    prepare_stored_quantization,
+    quantize_weight,
+    storage_dtype,
+)
+from swiftai_nb.diffusion.weights.tensors import Tensors, TensorSource
 
 Network = TypeVar("Network", bound=nn.Module)
+_SHOWN = 6
 
 
 class Component(Generic[Network]):
-    """A network and the folder its weights come from.
+    """A network and where its weights come from.
 
     Args:
-        folder: e.g. `<model>/unet`; its name names the component in errors.
+        source: its files and their layout; gives the component its name.
         build: makes the network, unloaded.
-        rules: key names of files -> parameter paths.
         dtype: floating dtype of the loaded parameters.
-        quantization_bits: packs linear maps on load; None leaves them.
+        quantization_bits: quantizes linear maps on load; None leaves them. Layers that files hold quantized
+            stay as they are.
 
     Raises:
-        InvalidModelFilesError: the files do not fit; found here, from headers, before anything is loaded.
+        InvalidModelFilesError: the tensors do not fit; found here, from headers, before anything is loaded.
     """
 
     def __init__(
         self,
-        folder: Path,
+        source: TensorSource,
         build: Callable[[], Network],
         *,
-        rules: Iterable[Rule],
         dtype: mx.Dtype,
         quantization_bits: int | None = None,
     ) -> None:
-        self.name = folder.name
-        self.dtype = dtype
-        self.quantization_bits = quantization_bits
-        self._folder, self._build, self._rules = folder, build, tuple(rules)
+        self.source, self.dtype, self.quantization_bits = source, dtype, quantization_bits
+        self._build = build
         self._network: Network | None = None
         self._after_load: list[Callable[[Network], None]] = []
-        self._plan()
-
-    def _plan(self) -> tuple[Network, list[Assignment]]:
-        files = read_weight_files(self._folder, prefer_half=self.dtype != mx.float32)
-        network = self._build()
-        return network, plan_weights(network, files, rules=self._rules, component=self.name)
+        check_tensors(build(), source.open(), component=source.name)
 
     @property
-    def files(self) -> WeightFiles:
-        """The headers of its files."""
-        return read_weight_files(self._folder, prefer_half=self.dtype != mx.float32)
+    def name(self) -> str:
+        """E.g. "unet"."""
+        return self.source.name
 
     @property
     def network(self) -> Network:
         """The network with its weights; loads them on first use."""
         if self._network is None:
-            network = self._load()
+            network = load_network(
+                self.source, self._build, dtype=self.dtype, quantization_bits=self.quantization_bits
+            )
             for change in self._after_load:
                 change(network)
             network.eval()
@@ -76,11 +83,6 @@ class Component(Generic[Network]):
     def blank(self) -> Network:
         """The network without its weights: names and shapes only."""
         return self._build()
-
-    def _load(self) -> Network:
-        network, plan = self._plan()
-        read_weights(network, plan, dtype=self.dtype, quantization_bits=self.quantization_bits)
-        return network
 
     @property
     def is_loaded(self) -> bool:
@@ -101,7 +103,7 @@ class Component(Generic[Network]):
             change(self._network)
 
     def remove_after_load(self, change: Callable[[Network], None]) -> None:
-        """Forgets a registered change; a loaded network is dropped, to be read again without it."""
+        """Removes a registered change; a loaded network is dropped, to be read again without it."""
         self._after_load = [c for c in self._after_load if c is not change]
         self.release()
 
@@ -110,23 +112,117 @@ class Component(Generic[Network]):
         self._network = None
         gc.collect()
         mx.clear_cache()
-        allocator.return_freed_memory()
+        memory.return_freed_memory()
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder.
+def load_network(
+    source: TensorSource,
+    build: Callable[[], Network],
+    *,
+    dtype: mx.Dtype,
+    quantization_bits: int | None = None,
+) -> Network:
+    """Builds a network and reads its weights, checked, one tensor at a time.
+
+    The callback of `ops.set_block_callback` runs before each tensor, so that loading can be cancelled.
+
+    Args:
+        source: the files.
+        build: makes the network, unloaded.
+        dtype: compute dtype; see `storage_dtype` for what stays in 16 bits.
+        quantization_bits: quantizes linear maps whose input width is a multiple of the group size.
 
     Raises:
-        InvalidModelFilesError: missing, not JSON, or not an object.
+        InvalidModelFilesError: tensors that do not fit, or cannot be read; names them.
     """
+    network, tensors = build(), source.open()
+    check_tensors(network, tensors, component=source.name)
+    shapes = _parameter_shapes(network)
+    # Tensors leave the dictionary one by one: the peak stays near the size of the result.
+    for path in list(tensors):
+        run_checkpoint()
+        value = tensors.pop(path).reshape(shapes[path])
+        owner_path, _, name = path.rpartition(".")
+        owner = find_module(network, owner_path)
+        is_map = name == "weight" and isinstance(owner, (Linear, Conv2d))
+        quantizes = (
+            quantization_bits is not None
+            and is_map
+            and isinstance(owner, Linear)
+            and value.shape[-1] % DEFAULT_GROUP_SIZE == 0
+        )
+        keeps_dtype = is_map and not quantizes
+        kept = storage_dtype(value.dtype, dtype, size=value.size) if keeps_dtype else dtype
+        value = _read(value, kept, f"{source.name}: tensor {path}")
+        if quantizes and quantization_bits is not None:
+            quantize_weight(network, path, value, bits=quantization_bits)
+        else:
+            assign(network, path, value)
+        del value
+    return network
+
+
+def _read(value: mx.array, dtype: mx.Dtype, label: str) -> mx.array:
+    """The evaluated value; quantized weights (uint32) keep their dtype."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+        value = mx.contiguous(value if value.dtype == mx.uint32 else value.astype(dtype))
+        mx.eval(value)
+    except (RuntimeError, ValueError) as error:
         raise InvalidModelFilesError(
-            f"{path} is missing", hint="Check the folder, or download the model again."
-        ) from None
-    except ValueError as error:
-        raise InvalidModelFilesError(f"{path} is not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise InvalidModelFilesError(f"{path} is not a JSON object")
-    return config
+            f"{label} cannot be read ({error})", hint="download the model again"
+        ) from error
+    return value
+
+
+def check_tensors(network: nn.Module, tensors: Tensors, *, component: str) -> None:
+    """Requires exactly one tensor of a fitting shape for every parameter, and no other tensor.
+
+    Layers that files hold quantized are swapped in first.
+
+    Args:
+        network: freshly built.
+        tensors: by parameter path; only their shapes are looked at.
+        component: named in the error.
+
+    Raises:
+        InvalidModelFilesError: counts and names what is missing, extra or misshapen, with both shapes.
+    """
+    shapes = {path: tuple(value.shape) for path, value in tensors.items()}
+    prepare_stored_quantization(network, shapes)
+    needed = _parameter_shapes(network)
+    problems = {
+        "missing": [path for path in needed if path not in shapes],
+        "not part of it": [path for path in shapes if path not in needed],
+        "misshapen": [
+            f"{path} is {_stored_shape(shape)}, needs {_stored_shape(needed[path])}"
+            for path, shape in shapes.items()
+            if path in needed and not _fits(shape, needed[path])
+        ],
+    }
+    parts = [_describe(label, names) for label, names in problems.items() if names]
+    if parts:
+        raise InvalidModelFilesError(
+            f"the tensors of {component} do not fit its config.json. {' | '.join(parts)}",
+            hint="check that the folder's files belong together, or download the model again",
+        )
+
+
+def _parameter_shapes(network: nn.Module) -> Mapping[str, tuple[int, ...]]:
+    parameters: Any = tree_flatten(network.parameters())
+    return {path: tuple(value.shape) for path, value in parameters}
+
+
+def _fits(shape: tuple[int, ...], needed: tuple[int, ...]) -> bool:
+    """Equal, or a 1x1 kernel for a matrix, or the other way round."""
+    short, long = sorted((shape, needed), key=len)
+    return shape == needed or (len(short) == 2 and long == (short[0], 1, 1, short[1]))
+
+
+def _stored_shape(shape: tuple[int, ...]) -> list[int]:
+    """A kernel's shape as files have it: [O, I, kh, kw]."""
+    return [shape[0], shape[3], shape[1], shape[2]] if len(shape) == 4 else list(shape)
+
+
+def _describe(label: str, names: list[str]) -> str:
+    more = "" if len(names) <= _SHOWN else f" and {len(names) - _SHOWN} more"
+    return f"{len(names)} {label}: {'; '.join(sorted(names)[:_SHOWN])}{more}"

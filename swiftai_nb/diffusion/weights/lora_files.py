@@ -17,7 +17,7 @@ from typing import Any, cast
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
-from swiftai_nb.diffusion.weights.component import read_config
+from swiftai_nb.diffusion.weights.tensors import read_config
 from swiftai_nb.model_files.safetensors_headers import read_header
 
 # What stands behind a module's name -> the tensor's role.

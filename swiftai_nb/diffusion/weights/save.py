@@ -1,4 +1,4 @@
-"""Writes a loaded model back as a folder, so that packing its weights is done once."""
+"""Writes a loaded model back as a folder, so that its weights are quantized once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def save_model(
     source: Path,
     target: Path,
     *,
-    tell: Callable[[str], None] = lambda _name: None,
+    notify: Callable[[str], None] = lambda _name: None,
 ) -> None:
-    """Saves networks as they are in memory, packed weights included, in diffusers layout.
+    """Saves networks as they are in memory, quantized weights included, in diffusers layout.
 
     One after the other: what was not loaded before is released again.
 
@@ -37,19 +37,19 @@ def save_model(
         networks: a pipeline's, by folder name; loaded when they are not.
         source: the model folder they came from; its configs and tokenizers are copied.
         target: the folder to make.
-        tell: given each network's name before it is read.
+        notify: given each network's name before it is read.
 
     Raises:
         InvalidInputError: the target exists.
     """
     if target.exists():
-        raise InvalidInputError(f"{target} exists already", hint="Give a folder that does not.")
+        raise InvalidInputError(f"{target} exists already", hint="Give a folder that does not exist.")
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         _copy_configs(source, unfinished)
         for name, component in networks.items():
-            tell(name)
+            notify(name)
             _save_network(component, unfinished / name)
         unfinished.chmod(0o755)
         unfinished.rename(target)

@@ -79,7 +79,7 @@ class ModelHost:
         folder, target = Path(command.folder), Path(command.target)
         try:
             pipeline = self._load_pipeline(folder, quantization_bits=command.bits)
-            save_model(pipeline.networks, folder, target, tell=on_network)
+            save_model(pipeline.networks, folder, target, notify=on_network)
         except AIError:
             raise
         except (OSError, RuntimeError, ValueError) as error:
@@ -312,7 +312,7 @@ def _init_image(command: Generate) -> InitImage | None:
 
 
 def _dtype(command: Generate) -> str:
-    from swiftai_nb.diffusion.precision import resolve_dtype
+    from swiftai_nb.diffusion.weights.precision import resolve_dtype
 
     return str(resolve_dtype(command.model.dtype)).removeprefix("mlx.core.")
 
@@ -320,7 +320,7 @@ def _dtype(command: Generate) -> str:
 def _return_memory() -> None:
     import mlx.core as mx
 
-    from swiftai_nb.diffusion.allocator import return_freed_memory
+    from swiftai_nb.diffusion.memory import return_freed_memory
 
     gc.collect()
     mx.clear_cache()

@@ -75,15 +75,15 @@ def make_model_host(*, own_process: bool, started_s: float | None = None) -> Mod
     import numpy as np
 
     from swiftai_nb._version import __version__
-    from swiftai_nb.diffusion import allocator, ops
-    from swiftai_nb.diffusion.memory import MemoryPolicy
+    from swiftai_nb.diffusion import ops
+    from swiftai_nb.diffusion.memory import MemoryPolicy, retain_freed_memory
     from swiftai_nb.engine.child.model_host import ModelHost
 
     ops.configure(fast=os.environ.get("SWIFTAI_FAST_MATH", "").strip().lower() not in _OFF)
     if own_process:
         MemoryPolicy.for_machine().apply()
         if ops.on_cpu():
-            allocator.retain_freed_memory()
+            retain_freed_memory()
     versions = {"swiftai_nb": __version__, "mlx": str(vars(mx)["__version__"]), "numpy": np.__version__}
     device = "cpu" if ops.on_cpu() else "metal" if mx.metal.is_available() else "cuda"
     return ModelHost(

@@ -213,7 +213,7 @@ def _tensor_bytes(name: str, tensor: StoredTensor, bytes_per_weight: int, bits: 
         scales_bytes = 2 * bytes_per_weight * count // _GROUP  # a scale and a bias for each group
         return count * bits // 8 + scales_bytes
     if is_map and tensor.dtype in ("F16", "BF16") and count >= _LARGE_WEIGHT:
-        return count * 2  # they stay as they are (see diffusion.precision.storage_dtype)
+        return count * 2  # they stay as they are (see diffusion.weights.precision.storage_dtype)
     return count * bytes_per_weight
 
 

@@ -7,9 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from swiftai_nb.diffusion.models.taesd import TinyDecoder
-from swiftai_nb.diffusion.pipelines.flux import FluxPipeline
-from swiftai_nb.diffusion.preview_decoder import load_preview_decoder
+from swiftai_nb.diffusion.pipelines.families import load_pipeline
+from swiftai_nb.diffusion.preview_decoder import TinyDecoder, load_preview_decoder
 from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
 from tests.diffusion.flux_folders import _seeded, save, write_diffusers
 from tests.diffusion.parity import tiny_flux
@@ -27,7 +26,7 @@ def recorded():
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory):
     return {
-        dev: FluxPipeline(write_diffusers(tmp_path_factory.mktemp("flux"), dev=dev), dtype=mx.float32)
+        dev: load_pipeline(write_diffusers(tmp_path_factory.mktemp("flux"), dev=dev), dtype="float32")
         for dev in (False, True)
     }
 

@@ -8,7 +8,7 @@ import pytest
 
 import swiftai_nb
 from swiftai_nb.diffusion import load_pipeline
-from swiftai_nb.diffusion.training_vocabulary import TrainingVocabulary
+from swiftai_nb.diffusion.pipelines.text_stage import TrainingVocabulary
 
 BUNDLED = Path(swiftai_nb.__file__).parent / "assets" / "emoji-mini"
 WORDS = TrainingVocabulary(frozenset(["a", "cat", "2", "t", "shirt", "on", "the", "beach"]))
@@ -34,19 +34,18 @@ def test_words_outside_the_list(text: str, unknown: tuple[str, ...]) -> None:
 
 
 def test_a_note_is_one_line_and_names_a_few() -> None:
-    (note,) = WORDS.notes(["b c d e f g h i"], "prompt")
-    assert (
-        note
-        == "prompt: words this model was not taught: b, c, d, e, f, g, ...; it draws the nearest it knows"
+    (note,) = WORDS.notes(["b c d e f g h i"])
+    assert note == (
+        "this model doesn't know these words: b, c, d, e, f, g, .... It uses the closest ones it knows."
     )
 
 
-def test_a_model_of_the_whole_language_has_no_list(tmp_path: Path) -> None:
+def test_other_models_have_no_list(tmp_path: Path) -> None:
     assert TrainingVocabulary.read(tmp_path) is None
 
 
-def test_the_bundled_model_says_what_it_was_not_taught() -> None:
+def test_the_bundled_model_names_unknown_words() -> None:
     pipeline = load_pipeline(BUNDLED)
     assert pipeline.encode_prompt("a red guitar on the beach").notes == ()
     (note,) = pipeline.encode_prompt("a red gramophone", "a zebu").notes
-    assert note == "prompt: a word this model was not taught: gramophone; it draws the nearest it knows"
+    assert note == "this model doesn't know this word: gramophone. It uses the closest ones it knows."

@@ -1,31 +1,71 @@
-"""The middle of a Stable Diffusion pipeline: start latents, guided UNet calls, the sampler."""
+"""The middle of every pipeline: start latents, the denoising loop, blending with a given picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.diffusion.models.layers import sinusoidal_embedding
-from swiftai_nb.diffusion.models.unet import UNet
-from swiftai_nb.diffusion.models.unet_config import UNetConfig
 from swiftai_nb.diffusion.noise import start_noise, step_noise
-from swiftai_nb.diffusion.pipelines.stages import (
-    Conditioning,
-    DenoiseStep,
-    Latents,
-    NoiseSource,
-    run_denoising,
-)
-from swiftai_nb.diffusion.schedulers.factory import make_scheduler
 from swiftai_nb.diffusion.schedulers.scheduler import Scheduler
-from swiftai_nb.diffusion.weights.component import Component, read_config
-from swiftai_nb.diffusion.weights.key_mapping import UNET_RULES
+
+Latents = NDArray[np.float32]
+NoiseSource = Callable[[int, tuple[int, ...]], Any]
+# (scaled latents [B, h, w, C], timestep) -> model output after guidance, the same shape, float32
+Predict = Callable[[mx.array, float], mx.array]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """An encoded prompt, evaluated.
+
+    Attributes:
+        prompt_embeds: [B, L, D].
+        negative_prompt_embeds: [B, L, D], or None when guidance is off.
+        pooled_prompt_embeds: [B, P], or None for families without it.
+        negative_pooled_prompt_embeds: [B, P], or None.
+        guidance_scale: of classifier-free guidance, or of the guidance embedding of distilled models.
+        notes: for the user, e.g. which part of the prompt was cut.
+    """
+
+    prompt_embeds: mx.array
+    negative_prompt_embeds: mx.array | None = None
+    pooled_prompt_embeds: mx.array | None = None
+    negative_pooled_prompt_embeds: mx.array | None = None
+    guidance_scale: float = 1.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def batch_size(self) -> int:
+        """B, the number of prompts."""
+        return int(self.prompt_embeds.shape[0])
+
+    def evaluated(self) -> Conditioning:
+        """Itself, with every array computed, so that the text encoders can be released."""
+        mx.eval([a for a in vars(self).values() if isinstance(a, mx.array)])
+        return self
+
+
+@dataclass(frozen=True)
+class DenoiseStep:
+    """One finished step.
+
+    Attributes:
+        index: 0-based.
+        total: number of network calls of the whole run (PNDM has one more than steps).
+        latents: [B, H/s, W/s, C], float32: the sample after this step.
+        denoised: [B, H/s, W/s, C], float32: the predicted x0, for previews.
+    """
+
+    index: int
+    total: int
+    latents: Latents
+    denoised: Latents
 
 
 @dataclass(frozen=True)
@@ -45,98 +85,47 @@ class DenoiseRequest:
     guidance_rescale: float = 0.0
 
 
-class UNetStage:
-    """The UNet of a model folder, and how it is sampled.
+def run_denoising(
+    predict: Predict,
+    scheduler: Scheduler,
+    latents: mx.array,
+    *,
+    noise: NoiseSource,
+    start_index: int = 0,
+    after_step: Callable[[mx.array, int], mx.array] | None = None,
+) -> Iterator[DenoiseStep]:
+    """Network, scheduler step, evaluation, report; until the schedule ends.
 
     Args:
-        folder: the model.
-        scheduler_config: the `scheduler_config.json` to plan runs from.
-        vae_scale: pixels per latent.
-        dtype: compute dtype.
-        quantization_bits: of the UNet's linear maps, or None.
+        predict: (scaled latents, timestep) -> model output after guidance, float32.
+        scheduler: planned for this run.
+        latents: [B, h, w, C], float32, at the noise level of start_index.
+        noise: (step index in this run, shape) -> unit-normal array, for stochastic samplers.
+        start_index: first index of the schedule to run (image to image starts later).
+        after_step: (latents, next index) -> latents, e.g. blending for inpainting.
+
+    Yields:
+        One evaluated `DenoiseStep` per network call.
     """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        scheduler_config: Mapping[str, Any],
-        vae_scale: int,
-        dtype: mx.Dtype,
-        quantization_bits: int | None = None,
-    ) -> None:
-        self.config = UNetConfig.from_dict(read_config(folder / "unet" / "config.json"))
-        self.scheduler_config = dict(scheduler_config)
-        self.vae_scale = vae_scale
-        self.component = Component(
-            folder / "unet",
-            lambda: UNet(self.config),
-            rules=UNET_RULES,
-            dtype=dtype,
-            quantization_bits=quantization_bits,
+    total = len(scheduler.timesteps) - start_index
+    history: Any = None
+    for position in range(total):
+        index = start_index + position
+        model_input = scheduler.scale_model_input(latents, index)
+        model_output = predict(model_input, float(scheduler.timesteps[index]))
+        fresh = noise(position, tuple(latents.shape)) if scheduler.needs_noise else None
+        step = scheduler.step(
+            model_output,
+            latents,
+            index,
+            noise=None if fresh is None else mx.array(np.asarray(fresh, dtype=np.float32)),
+            history=history,
         )
-
-    @property
-    def uses_guidance_embedding(self) -> bool:
-        """Whether guidance is an input of the network (LCM), which rules out negative prompts."""
-        return self.config.time_cond_proj_dim is not None
-
-    def denoise(
-        self,
-        conditioning: Conditioning,
-        request: DenoiseRequest,
-        *,
-        added: Mapping[str, tuple[mx.array, mx.array]] | None = None,
-    ) -> Iterator[DenoiseStep]:
-        """Runs a request.
-
-        Args:
-            conditioning: the encoded prompt.
-            request: settings.
-            added: further UNet inputs as (negative, positive) pairs, each [n, ...] with n prompts.
-
-        Raises:
-            InvalidInputError: sizes, latents, strength or mask that do not fit; before any work.
-        """
-        scheduler = make_scheduler(self.scheduler_config, request.steps, name=request.scheduler)
-        shape = latent_shape(
-            conditioning, request, vae_scale=self.vae_scale, channels=self.config.in_channels
-        )
-        predict = self._make_predict(conditioning, shape[0], request.guidance_rescale, added or {})
-        return sample(request, scheduler, predict, shape=shape)
-
-    def _make_predict(
-        self,
-        conditioning: Conditioning,
-        batch: int,
-        guidance_rescale: float,
-        added: Mapping[str, tuple[mx.array, mx.array]],
-    ) -> Callable[[mx.array, float], mx.array]:
-        """(scaled latents, timestep) -> model output after guidance."""
-        repeats = batch // conditioning.batch_size
-        negative, scale = conditioning.negative_prompt_embeds, conditioning.guidance_scale
-        guided = negative is not None
-
-        def both(unconditional: mx.array | None, conditional: mx.array) -> mx.array:
-            parts = [conditional] if unconditional is None or not guided else [unconditional, conditional]
-            return mx.concatenate([mx.repeat(p, repeats, axis=0) for p in parts])
-
-        inputs = {name: both(*pair) for name, pair in added.items()}
-        context = both(negative, conditioning.prompt_embeds)
-        if self.config.time_cond_proj_dim is not None:
-            inputs["timestep_cond"] = _guidance_embedding(scale, self.config.time_cond_proj_dim, len(context))
-
-        def predict(latents: mx.array, timestep: float) -> mx.array:
-            sample = mx.concatenate([latents, latents]) if guided else latents
-            times = mx.full((len(sample),), timestep, dtype=mx.float32)
-            predicted = self.component.network(sample, times, context, **inputs).astype(mx.float32)
-            if not guided:
-                return predicted
-            unconditional, conditional = mx.split(predicted, 2)
-            combined = unconditional + scale * (conditional - unconditional)
-            return _rescale_guidance(combined, conditional, guidance_rescale)
-
-        return predict
+        latents, history = step.latents, step.history
+        if after_step is not None:
+            latents = after_step(latents, index + 1)
+        mx.eval(latents, step.denoised, history)
+        yield DenoiseStep(position, total, np.array(latents), np.array(step.denoised))
 
 
 def latent_shape(
@@ -186,7 +175,7 @@ def latent_shape(
 def sample(
     request: DenoiseRequest,
     scheduler: Scheduler,
-    predict: Callable[[mx.array, float], mx.array],
+    predict: Predict,
     *,
     shape: tuple[int, ...],
 ) -> Iterator[DenoiseStep]:
@@ -210,7 +199,7 @@ def sample(
 def _run(
     request: DenoiseRequest,
     scheduler: Scheduler,
-    predict: Callable[[mx.array, float], mx.array],
+    predict: Predict,
     unit_noise: mx.array,
     start_index: int,
 ) -> Iterator[DenoiseStep]:
@@ -233,23 +222,6 @@ def _run(
         start_index=start_index,
         after_step=blend,
     )
-
-
-def _guidance_embedding(guidance_scale: float, width: int, batch: int) -> mx.array:
-    """The guidance input of LCM UNets (Luo et al. 2023): [B, width] of 1000 (scale - 1), sines first."""
-    values = mx.full((batch,), (guidance_scale - 1.0) * 1000.0, dtype=mx.float32)
-    return sinusoidal_embedding(values, width, cosine_first=False, frequency_shift=1.0)
-
-
-def _rescale_guidance(combined: mx.array, conditional: mx.array, factor: float) -> mx.array:
-    """Pulls the standard deviation back to the conditional's (Lin et al. 2024, section 3.4)."""
-    if factor == 0.0:
-        return combined
-    axes = tuple(range(1, combined.ndim))
-    ratio = mx.std(conditional, axis=axes, keepdims=True, ddof=1) / mx.std(
-        combined, axis=axes, keepdims=True, ddof=1
-    )
-    return factor * combined * ratio + (1 - factor) * combined
 
 
 def _start_index(request: DenoiseRequest, total: int) -> int:

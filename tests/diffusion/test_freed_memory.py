@@ -10,7 +10,7 @@ import pytest
 CODE = """
 import resource
 import numpy as np
-from swiftai_nb.diffusion import allocator
+from swiftai_nb.diffusion import memory
 
 def faults_of(function):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -26,13 +26,13 @@ def resident_bytes():
 
 touch()
 default = faults_of(touch)
-kept = allocator.retain_freed_memory()
+kept = memory.retain_freed_memory()
 touch()
 print(kept, faults_of(touch), default)
 arrays = [np.ones(4_000_000, np.float32) for _ in range(10)]
 del arrays
 held = resident_bytes()
-print(allocator.return_freed_memory(), held - resident_bytes())
+print(memory.return_freed_memory(), held - resident_bytes())
 """
 
 
@@ -49,8 +49,8 @@ def test_freed_memory_stays_without_page_faults_until_it_is_returned():
 
 
 def test_other_systems_are_left_alone(monkeypatch):
-    from swiftai_nb.diffusion import allocator
+    from swiftai_nb.diffusion import memory
 
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert allocator.retain_freed_memory() is False
-    assert allocator.return_freed_memory() is False
+    assert memory.retain_freed_memory() is False
+    assert memory.return_freed_memory() is False

@@ -1,14 +1,92 @@
-"""Shapes of FLUX.1's networks, read off their tensors where a layout has no `config.json`."""
+"""The networks of a model folder as tensors and configs, whatever layout its files have.
+
+To add a network, add rows to `_CONVERTERS`: how the tensors of each layout become its parameters.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.diffusion.weights import flux_tensors
+from swiftai_nb.diffusion.weights.tensors import (
+    CLIP_RULES,
+    CLIP_WITHOUT_PROJECTION_RULES,
+    UNET_RULES,
+    VAE_RULES,
+    Convert,
+    Tensors,
+    TensorSource,
+    read_config,
+    renamed_by,
+)
+from swiftai_nb.model_files.folder import ModelFolder
+
+# (network, layout) -> what turns its tensors into the network's.
+_CONVERTERS: dict[tuple[str, str], Convert] = {
+    ("unet", "diffusers"): renamed_by(UNET_RULES),
+    ("vae", "diffusers"): renamed_by(VAE_RULES),
+    ("vae", "BFL"): flux_tensors.convert_ldm_vae,
+    ("vae", "mflux"): flux_tensors.convert_mflux_vae,
+    ("clip", "transformers"): renamed_by(CLIP_WITHOUT_PROJECTION_RULES),
+    ("clip", "transformers or mflux"): flux_tensors.convert_clip,
+    ("clip with projection", "transformers"): renamed_by(CLIP_RULES),
+    ("t5", "transformers"): flux_tensors.convert_hf_t5,
+    ("t5", "mflux"): flux_tensors.convert_mflux_t5,
+    ("flux", "diffusers"): dict,
+    ("flux", "BFL"): flux_tensors.convert_bfl_transformer,
+    ("flux", "mflux"): flux_tensors.convert_mflux_transformer,
+    ("flux", "Argmax"): flux_tensors.convert_argmax_transformer,
+}
+
+
+def tensor_source(model: ModelFolder, name: str, network: str) -> TensorSource:
+    """Where the tensors of a network are.
+
+    Args:
+        model: the folder.
+        name: of the component, e.g. "text_encoder".
+        network: which kind it is: "unet", "vae", "clip", "clip with projection", "t5" or "flux".
+
+    Raises:
+        InvalidModelFilesError: the folder lacks it, or its files are broken.
+    """
+    files = model.components.get(name)
+    if files is None:
+        raise InvalidModelFilesError(
+            f"{model.folder / name} is missing", hint="check the folder, or download the model again"
+        )
+    return TensorSource(name, files.paths, _CONVERTERS[network, files.layout])
+
+
+def component_config(
+    model: ModelFolder,
+    name: str,
+    source: TensorSource | None = None,
+    infer: Callable[[Tensors], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The `config.json` of a network; where its layout has none, what its tensors' shapes tell.
+
+    Args:
+        model: the folder.
+        name: of the component.
+        source: its tensors, for `infer`.
+        infer: None where there has to be a file.
+
+    Raises:
+        InvalidModelFilesError: no such file, or no JSON object in it.
+    """
+    files = model.components.get(name)
+    if files is not None and files.config is not None:
+        return read_config(files.config)
+    if source is None or infer is None:
+        return read_config(model.folder / name / "config.json")  # which names it as missing
+    return infer(source.open())
+
 
 # What no tensor's shape tells; the same in every published FLUX.1.
 _CLIP_HEAD_DIM = 64

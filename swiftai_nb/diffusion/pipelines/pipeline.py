@@ -1,0 +1,170 @@
+"""What every pipeline is: text in, latents step by step, pixels out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from swiftai_nb.diffusion.pipelines.denoising import (
+    Conditioning,
+    DenoiseRequest,
+    DenoiseStep,
+    Latents,
+    NoiseSource,
+)
+from swiftai_nb.diffusion.pipelines.image_stage import ImageStage, Pixels
+from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.model_files.folder import GenerationDefaults
+
+
+class DiffusionPipeline(ABC):
+    """A loaded model folder. All calls belong to the thread that made it (MLX arrays do).
+
+    Weights are read when they are first needed and can be released in between. A family adds
+    `encode_prompt` and `_denoise`.
+
+    Args:
+        text_encoders: in the order they are read.
+        denoiser: the UNet or transformer.
+        image: the autoencoder.
+        defaults: the settings of this model where the user gives none.
+
+    Attributes:
+        defaults: as given.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_encoders: Sequence[Component[Any]],
+        denoiser: Component[Any],
+        image: ImageStage,
+        defaults: GenerationDefaults,
+    ) -> None:
+        self.defaults = defaults
+        self._text_encoders, self._denoiser, self._image = tuple(text_encoders), denoiser, image
+
+    @property
+    def vae_scale(self) -> int:
+        """Pixels per latent in each direction."""
+        return self._image.config.scale
+
+    @property
+    def size_multiple(self) -> int:
+        """Width and height must be multiples of it."""
+        return self.vae_scale
+
+    @property
+    def latent_channels(self) -> int:
+        """C."""
+        return self._image.config.latent_channels
+
+    @property
+    def networks(self) -> Mapping[str, Component[Any]]:
+        """The components by folder name: where adapters (LoRA) attach."""
+        parts = (*self._text_encoders, self._denoiser, self._image.component)
+        return {part.name: part for part in parts}
+
+    @property
+    def components(self) -> Mapping[str, int]:
+        """Bytes in memory by component; 0 when released."""
+        return {name: part.size_bytes for name, part in self.networks.items()}
+
+    @abstractmethod
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        guidance_scale: float = 7.5,
+        clip_skip: int | None = None,
+        max_sequence_length: int | None = None,
+    ) -> Conditioning:
+        """Encodes one prompt or several; the conditioning's notes tell what was cut or left out."""
+
+    def denoise(
+        self,
+        conditioning: Conditioning,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        latents: Latents | None = None,
+        noise: NoiseSource | None = None,
+        scheduler: str | None = None,
+        image_latents: Latents | None = None,
+        strength: float | None = None,
+        mask: Latents | None = None,
+        guidance_rescale: float = 0.0,
+    ) -> Iterator[DenoiseStep]:
+        """Yields one evaluated step per network call.
+
+        Args:
+            conditioning: from `encode_prompt`.
+            width: pixels, a multiple of `size_multiple`; None is the model's own.
+            height: as width.
+            steps: at least 1; None is the model's own.
+            seed: of the start noise and of stochastic samplers (`diffusion.noise` has the recipe).
+            latents: unit-normal start [B, h, w, C] instead of the seed's.
+            noise: (step index, shape) -> fresh noise, instead of the seed's.
+            scheduler: a sampler's short name or diffusers class name; None is the model's own.
+            image_latents: [1 or B, h, w, C] from `encode_image`: start from a picture.
+            strength: how far to leave that picture, 0 (not at all) to 1; None is 0.8, with a mask 1.
+            mask: [h, w, 1] or [B, h, w, 1] in 0..1: 1 where to paint, 0 where to keep the picture.
+            guidance_rescale: 0..1, against over-exposure by strong guidance (Lin et al. 2024); without
+                effect where guidance is an input of the network.
+
+        Raises:
+            InvalidInputError: values out of range, or a sampler that does not fit; before any work.
+        """
+        request = DenoiseRequest(
+            width=self.defaults.width if width is None else width,
+            height=self.defaults.height if height is None else height,
+            steps=self.defaults.steps if steps is None else steps,
+            seed=seed,
+            latents=latents,
+            noise=noise,
+            scheduler=scheduler,
+            image_latents=image_latents,
+            strength=strength,
+            mask=mask,
+            guidance_rescale=guidance_rescale,
+        )
+        return self._denoise(conditioning, request)
+
+    @abstractmethod
+    def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
+        """Checks a request now; works on it when iterated."""
+
+    def decode(self, latents: Latents | mx.array) -> Pixels:
+        """Latents [B, h, w, C] -> pixels [B, H, W, 3], uint8."""
+        return self._image.decode(latents)
+
+    def encode_image(self, pixels: Pixels) -> Latents:
+        """Pixels [H, W, 3], uint8 -> latents [1, h, w, C]."""
+        return self._image.encode_image(pixels)
+
+    def preview(self, denoised: Latents | mx.array) -> Pixels:
+        """Predicted x0 [B, h, w, C] -> small pictures [B, h, w, 3], uint8; cheap."""
+        return self._image.preview(denoised)
+
+    def preload(self) -> None:
+        """Reads all weights now instead of on first use."""
+        for part in self.networks.values():
+            _ = part.network
+
+    def release_text_encoders(self) -> None:
+        """Drops the text encoders' weights; the next prompt reads them again."""
+        for part in self._text_encoders:
+            part.release()
+
+    def release_denoiser(self) -> None:
+        """Drops the UNet's or transformer's weights; the next run reads them again."""
+        self._denoiser.release()
+
+    def release_decoder(self) -> None:
+        """Drops the autoencoder's weights; the next decoding reads them again."""
+        self._image.component.release()
