@@ -76,7 +76,7 @@ class ModelCommands:
         *,
         registry: DiffusionModelRegistry | None = None,
         downloader: DiffusionModelDownloader | None = None,
-        wait: Wait = lambda download, _title: download.wait(),
+        wait: Wait = lambda download, _title: download.result(),
         log: Callable[[str], None] = lambda _line: None,
         endpoint: str | None = None,
         quantize: Quantize | None = None,
@@ -256,17 +256,14 @@ def wait_in_terminal(download: Download, out: TextIO) -> Path:
     """
     shown = -1
     try:
-        while not download.is_over:
-            try:
-                return download.wait(0.25)
-            except TimeoutError:
-                progress = download.progress
-                if out.isatty():
-                    out.write(f"\r\x1b[K{progress}")
-                elif progress.percent_completed // 10 > shown and progress.total_bytes:
-                    shown = progress.percent_completed // 10
-                    out.write(f"{progress}\n")
-                out.flush()
+        while not download.wait(0.25):
+            progress = download.progress
+            if out.isatty():
+                out.write(f"\r\x1b[K{progress}")
+            elif progress.percent_completed // 10 > shown and progress.total_bytes:
+                shown = progress.percent_completed // 10
+                out.write(f"{progress}\n")
+            out.flush()
         return download.result()
     finally:
         download.cancel()

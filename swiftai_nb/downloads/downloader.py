@@ -12,7 +12,7 @@ from pathlib import Path
 from swiftai_nb.core.errors import DownloadFailedError, InvalidInputError, ModelNotFoundError, NetworkError
 from swiftai_nb.downloads.cache_files import check_revision
 from swiftai_nb.downloads.deletion import delete_files
-from swiftai_nb.downloads.download import Download, ProgressHandler
+from swiftai_nb.downloads.download import Download
 from swiftai_nb.downloads.progress import DownloadProgress, SpeedRecorder
 from swiftai_nb.downloads.protocol import DownloadJob, DownloadOptions
 from swiftai_nb.model_files.variants import DiffusionVariant
@@ -23,6 +23,8 @@ from swiftai_nb.registry.loras import find_lora, lora_info
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes
 from swiftai_nb.registry.paths import is_offline
 from swiftai_nb.registry.registry import DiffusionModelRegistry
+
+ProgressHandler = Callable[[DownloadProgress], object]
 
 __all__ = ["DiffusionModelDownloader", "Download", "DownloadOptions", "DownloadProgress"]
 
@@ -80,23 +82,14 @@ class DiffusionModelDownloader:
             _tell_complete(info, folder, progress_handler)
             return folder
         download = self.start(model_id, variant)
-        loop = asyncio.get_running_loop()
-        over: asyncio.Future[None] = loop.create_future()
-
-        def relay(progress: DownloadProgress) -> None:
-            if progress_handler is not None:
-                _call_soon(loop, lambda: progress_handler(progress))
-
-        unsubscribe = download.subscribe(relay)
-        download.add_done_callback(lambda: _call_soon(loop, lambda: _settle(over)))
+        unsubscribe = download.subscribe(_on_loop(asyncio.get_running_loop(), progress_handler))
         try:
-            await over
+            return await download
         except asyncio.CancelledError:
             await asyncio.to_thread(self._leave, info.id, download)
             raise
         finally:
             unsubscribe()
-        return download.result()
 
     def start(self, model_id: str, variant: DiffusionVariant | str | None = None) -> Download:
         """Starts a download, or joins the one that runs; the handle tells progress and can be waited for.
@@ -127,7 +120,7 @@ class DiffusionModelDownloader:
 
         Args:
             source: a path, or as `start_lora`.
-            progress_handler: called from another thread.
+            progress_handler: as in `download`.
 
         Raises:
             AIError: as `download`; InvalidInputError names the files of a repository with several LoRAs.
@@ -135,12 +128,11 @@ class DiffusionModelDownloader:
         found = find_lora(self.registry, source)
         if found is None:
             download = self.start_lora(source)
-            unsubscribe = download.subscribe(progress_handler) if progress_handler is not None else None
+            unsubscribe = download.subscribe(_on_loop(asyncio.get_running_loop(), progress_handler))
             try:
-                await asyncio.to_thread(download.wait)
+                await download
             finally:
-                if unsubscribe is not None:
-                    unsubscribe()
+                unsubscribe()
             found = find_lora(self.registry, source)
         if found is None:
             raise DownloadFailedError(f"{source} brought no LoRA", hint="name its file")
@@ -152,11 +144,11 @@ class DiffusionModelDownloader:
             raise _offline(info, self.registry)
         with self._lock:
             running = self._active.get(info.id)
-            if running is None or running.is_over:
+            if running is None or running.done:
                 running = Download(self._job(info), on_plan=self._plan_recorder(info))
                 recorder = SpeedRecorder(self.registry.choices)
-                running.subscribe(recorder.note)
-                running.add_done_callback(recorder.save)
+                running.subscribe(lambda download: recorder.note(download.progress))
+                running.add_done_callback(lambda _download: recorder.save())
                 self._active[info.id] = running
                 self._askers[info.id] = 0
             self._askers[info.id] += 1
@@ -199,13 +191,13 @@ class DiffusionModelDownloader:
             names = (info.id, *info.requires)
         with self._lock:
             found = [self._active[name] for name in names if name in self._active]
-        return next((download for download in found if not download.is_over), None)
+        return next((download for download in found if not download.done), None)
 
     @property
     def active_downloads(self) -> tuple[Download, ...]:
         """All that run now in this process."""
         with self._lock:
-            return tuple(d for d in self._active.values() if not d.is_over)
+            return tuple(d for d in self._active.values() if not d.done)
 
     async def delete_model(self, model_id: str) -> int:
         """Deletes a model's files from the cache; returns the bytes that were freed.
@@ -304,13 +296,14 @@ def _tell_complete(info: DiffusionModelInfo, folder: Path, handler: ProgressHand
         handler(DownloadProgress(info.id, "done", size, size, detail=str(folder)))
 
 
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _on_loop(
+    loop: asyncio.AbstractEventLoop, handler: ProgressHandler | None
+) -> Callable[[Download], object]:
+    """A subscriber that calls `handler` on an event loop with every progress."""
 
+    def relay(download: Download) -> None:
+        if handler is not None:
+            with contextlib.suppress(RuntimeError):  # closed while the download goes on for another caller
+                loop.call_soon_threadsafe(handler, download.progress)
 
-def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], object]) -> None:
-    try:
-        loop.call_soon_threadsafe(action)
-    except RuntimeError:  # the loop was closed while the download went on for somebody else
-        return
+    return relay

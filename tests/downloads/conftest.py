@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,11 +77,3 @@ def cancel_limit_s() -> float:
     """Half a second, as promised; more where many other processes wait for the same cores."""
     is_crowded = hasattr(os, "getloadavg") and os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
     return 3.0 if is_crowded else 0.5
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
-    """Waits for a condition; fails loudly when it never comes."""
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "it never happened"
-        time.sleep(0.02)

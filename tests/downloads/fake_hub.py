@@ -41,6 +41,8 @@ class Faults:
     """What goes wrong. Paths are inside a repository; may be changed while the server runs."""
 
     throttle_bps: float | None = None  # per response
+    drip: set[str] = field(default_factory=set)  # one byte every 0.1 s, for ever
+    drip_headers: set[str] = field(default_factory=set)  # the same, before the headers end
     drop_after: dict[str, list[int]] = field(default_factory=dict)  # path -> byte counts, one used per GET
     drop_mode: str = "fin"  # or "rst"
     ignore_range: set[str] = field(default_factory=set)
@@ -304,6 +306,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self._is_hidden(repository, for_files=True) or not self._has_revision(repository, revision):
             return
         data = self.hub.repositories[repository].get(path)
+        if path in self.hub.faults.drip_headers:
+            _quietly(lambda: self._drip(b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 10_000))
+            return
         if data is None:
             self.refuse(404, "EntryNotFound", "Entry not found")
             return
@@ -363,6 +368,8 @@ class _Handler(BaseHTTPRequestHandler):
         stall_at = 0 if path in faults.hang else faults.hang_after.get(path)
         end = min(x for x in (len(body), drop_at, stall_at) if x is not None)
         try:
+            if path in faults.drip:
+                self._drip(body)
             self._send_paced(body[:end])
             if stall_at is not None:
                 self.hub.released.wait(120)
@@ -371,6 +378,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if drop_at is not None or stall_at is not None:
             self._hang_up()
+
+    def _drip(self, data: bytes) -> None:
+        for byte in data:
+            self.wfile.write(bytes([byte]))
+            self.record.sent_bytes += 1
+            if self.hub.released.wait(0.1):
+                return
 
     def _send_paced(self, body: bytes) -> None:
         for start in range(0, len(body), CHUNK_BYTES):

@@ -4,7 +4,6 @@ import asyncio
 import io
 import json
 import threading
-import time
 
 import pytest
 
@@ -21,7 +20,8 @@ from swiftai_nb.downloads.verification import check_catalog, verify_files
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.hub_cache import locks_folder
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
-from tests.downloads.conftest import REPOSITORY, UNET, VAE, assert_complete, partial_files, until
+from tests.downloads.conftest import REPOSITORY, UNET, VAE, assert_complete, partial_files
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_table_is_html_in_a_notebook_and_escapes_what_users_named(verbs, registr
 def test_partial_download_shows_in_the_table_and_in_clean(verbs, hub, registry, downloader):
     hub.faults.hang_after[UNET] = 200_000
     download = downloader.start(REPOSITORY)
-    until(lambda: [p.stat().st_size for p in partial_files(registry.cache_dir)] == [200_000])
+    wait_until(lambda: [p.stat().st_size for p in partial_files(registry.cache_dir)] == [200_000])
     download.cancel()
     assert "part:" in show(verbs, "list")
     assert "200 kB" in show(verbs, "clean")
@@ -260,11 +260,10 @@ def test_waiting_in_a_terminal_passes_errors_on(hub, registry, downloader):
 def test_delete_while_downloading_cancels_first(verbs, hub, registry, downloader):
     hub.faults.hang.add(UNET)
     download = downloader.start(REPOSITORY)
-    until(lambda: download.progress.completed_files >= 5)
+    wait_until(lambda: download.progress.completed_files >= 5)
     deleting = threading.Thread(target=lambda: verbs.run(["delete", REPOSITORY]))
     deleting.start()
     with pytest.raises(DownloadCancelledError):
-        download.wait(20)
+        download.result(20)
     deleting.join(20)
-    time.sleep(0.05)
     assert [p for p in registry.cache_dir.rglob("*") if p.is_file() and p.suffix != ".lock"] == []

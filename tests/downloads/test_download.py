@@ -26,9 +26,9 @@ from tests.downloads.conftest import (
     cancel_limit_s,
     make_downloader,
     partial_files,
-    until,
 )
 from tests.downloads.fake_hub import FakeHub, tiny_repository
+from tests.waiting import wait_until
 
 
 def test_download_returns_folder_with_exact_files(hub, registry, downloader):
@@ -70,7 +70,7 @@ def test_complete_model_is_returned_without_any_request(hub, registry, downloade
 def test_size_is_known_before_the_first_byte_of_a_file(hub, registry, downloader):
     hub.faults.hang.update({UNET, VAE, TEXT_ENCODER})
     download = downloader.start(REPOSITORY)
-    until(lambda: download.progress.total_bytes > 0)
+    wait_until(lambda: download.progress.total_bytes > 0)
     wanted = [p for p in tiny_repository() if p.endswith((".fp16.safetensors", ".json", ".txt"))]
     assert download.progress.total_bytes == sum(len(tiny_repository()[p]) for p in wanted)
     download.cancel()
@@ -134,7 +134,7 @@ def test_leaving_one_asker_keeps_the_download_for_the_other(hub, downloader):
     async def two_ask_one_leaves():
         first = asyncio.create_task(downloader.download(REPOSITORY))
         second = asyncio.create_task(downloader.download(REPOSITORY))
-        await asyncio.sleep(1.0)
+        await asyncio.to_thread(wait_until, lambda: hub.fetched(UNET) > 0)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
@@ -148,9 +148,7 @@ def test_when_the_last_asker_leaves_the_download_ends(hub, downloader):
 
     async def ask_and_leave():
         task = asyncio.create_task(downloader.download(REPOSITORY))
-        while not downloader.active_downloads:
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.3)
+        await asyncio.to_thread(wait_until, lambda: any(r.file == UNET for r in hub.requests))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -164,9 +162,7 @@ def test_cancel_reaches_everybody_who_waits(hub, downloader):
 
     async def ask_twice_and_cancel():
         tasks = [asyncio.create_task(downloader.download(REPOSITORY)) for _ in range(2)]
-        while downloader.active_download(REPOSITORY) is None:
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.3)
+        await asyncio.to_thread(wait_until, lambda: any(r.file == UNET for r in hub.requests))
         assert downloader.cancel_download(REPOSITORY) is True
         return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -207,7 +203,7 @@ def test_listener_that_fails_does_not_end_the_download(hub, downloader):
 
     download = downloader.start(REPOSITORY)
     download.subscribe(fail)
-    assert_complete(hub, download.wait(180))
+    assert_complete(hub, download.result(180))
 
 
 def test_size_of_an_own_entry_is_known_after_the_hub_was_asked(hub, registry, downloader):

@@ -4,7 +4,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,18 @@ from tests.downloads.conftest import (
     REPOSITORY,
     TEXT_ENCODER,
     UNET,
-    VAE,
     assert_complete,
     make_downloader,
     partial_files,
-    until,
 )
 from tests.downloads.fake_hub import tiny_repository
+from tests.waiting import wait_until
 
 
 def test_partial_download_is_told_apart_from_a_complete_one(hub, registry, downloader):
     hub.faults.hang_after[UNET] = 120_000
     download = downloader.start(REPOSITORY)
-    until(lambda: hub.fetched(UNET) >= 120_000 and hub.fetched(VAE) == len(tiny_repository()[VAE]))
-    time.sleep(0.3)
+    wait_until(lambda: [p.stat().st_size for p in partial_files(registry.cache_dir)] == [120_000])
     download.cancel()
     found = registry.on_disk(REPOSITORY)
     assert found.state is DiskState.PARTIAL
@@ -146,7 +143,7 @@ def test_token_is_in_no_command_line_log_or_error(hub, registry, tmp_path):
     hub.faults.hang.add(UNET)
     downloader = make_downloader(hub, registry, token=token)
     download = downloader.start(REPOSITORY)
-    until(lambda: download.progress.total_bytes > 0)
+    wait_until(lambda: download.progress.total_bytes > 0)
     command = Path(f"/proc/{download.pid}/cmdline")
     if command.exists():
         assert token.encode() not in command.read_bytes()

@@ -32,6 +32,7 @@ from tests.downloads.conftest import (
     partial_files,
 )
 from tests.downloads.fake_hub import EXPIRED_TOKEN, GOOD_TOKEN, FakeHub, tiny_repository
+from tests.waiting import wait_until
 
 UNET_BYTES = len(tiny_repository()[UNET])
 
@@ -258,11 +259,10 @@ def test_disk_that_fills_up_midway_leaves_no_partial_file(hub, registry):
     with small_disk(registry, needed + 300_000) as small:
         downloader = make_downloader(hub, small)
         running = downloader.start(REPOSITORY)
-        while hub.fetched(UNET) < 60_000:
-            time.sleep(0.02)
+        wait_until(lambda: hub.fetched(UNET) >= 60_000)
         fill_up(Path(small.cache_dir, "other"))
         with pytest.raises(InsufficientDiskSpaceError, match="filled up"):
-            running.wait(180)
+            running.result(180)
         assert partial_files(small.cache_dir) == []
         Path(small.cache_dir, "other").unlink()
         hub.faults.throttle_bps = None

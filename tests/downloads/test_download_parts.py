@@ -33,7 +33,7 @@ def hub(registry):
 
 def test_a_model_without_its_parts_is_not_here_and_says_what_is_missing(hub, registry):
     downloader = make_downloader(hub, registry)
-    downloader.start(MODEL).wait(180)
+    downloader.start(MODEL).result(180)
     assert registry.disk_status(registry.find(MODEL)).state is DiskState.PARTIAL
     assert not registry.is_downloaded(MODEL)
     with pytest.raises(ModelNotDownloadedError, match=r"11\.4 GB of sd3-text-encoders"):
@@ -52,7 +52,7 @@ def test_downloading_fetches_the_parts_too_and_nothing_else(hub, registry):
 
 def test_the_verb_goes_on_until_all_is_here_and_parts_are_fetched_once(hub, registry):
     verbs = ModelCommands(
-        registry=registry, downloader=make_downloader(hub, registry), wait=lambda d, _: d.wait(180)
+        registry=registry, downloader=make_downloader(hub, registry), wait=lambda d, _: d.result(180)
     )
     said, is_good = verbs.run(["download", MODEL])
     assert is_good

@@ -15,9 +15,9 @@ from tests.downloads.conftest import (
     cancel_limit_s,
     make_downloader,
     partial_files,
-    until,
 )
 from tests.downloads.fake_hub import FakeHub, tiny_repository
+from tests.waiting import wait_until
 
 pytest.importorskip("hf_xet")
 
@@ -45,13 +45,13 @@ def enable(server, tmp_path):
 
 def test_xet_files_come_over_plain_http_with_resume(xet_hub, registry):
     xet_hub.faults.drop_after[UNET] = [100_000]
-    assert_complete(xet_hub, make_downloader(xet_hub, registry).start(REPOSITORY).wait(180))
+    assert_complete(xet_hub, make_downloader(xet_hub, registry).start(REPOSITORY).result(180))
     assert xet_hub.gets(UNET)[-1].first_byte > 0
 
 
 def test_xet_download_is_complete_and_verified(xet_hub, registry):
     downloader = make_downloader(xet_hub, registry, options=VIA_XET)
-    assert_complete(xet_hub, downloader.start(REPOSITORY).wait(180))
+    assert_complete(xet_hub, downloader.start(REPOSITORY).result(180))
     assert xet_hub.fetched(UNET) == 0, "the bytes came through hf_xet"
     assert registry.is_downloaded(REPOSITORY)
     assert partial_files(registry.cache_dir) == []
@@ -59,7 +59,7 @@ def test_xet_download_is_complete_and_verified(xet_hub, registry):
 
 def test_file_that_plain_http_refuses_comes_through_xet(xet_hub, registry):
     xet_hub.faults.xet_only.add(UNET)
-    assert_complete(xet_hub, make_downloader(xet_hub, registry).start(REPOSITORY).wait(180))
+    assert_complete(xet_hub, make_downloader(xet_hub, registry).start(REPOSITORY).result(180))
     assert xet_hub.fetched(UNET) == 0
     assert partial_files(registry.cache_dir) == []
 
@@ -70,24 +70,22 @@ def test_cancel_during_xet_is_at_once_and_leaves_no_orphan(tmp_path, registry):
         downloader = make_downloader(hub, registry, options=VIA_XET)
         for pause_s in (0.0, 0.1):
             download = downloader.start(REPOSITORY)
-            until(
-                lambda d=download: (
-                    d.progress.completed_bytes > 1_000_000 or bool(orphans(registry)) or d.is_over
-                )
+            wait_until(
+                lambda d=download: d.progress.completed_bytes > 1_000_000 or bool(orphans(registry)) or d.done
             )
             time.sleep(pause_s)
             started = time.monotonic()
             download.cancel()
             assert time.monotonic() - started < cancel_limit_s()
             assert orphans(registry) == []
-        assert_complete(hub, downloader.start(REPOSITORY).wait(180))
+        assert_complete(hub, downloader.start(REPOSITORY).result(180))
 
 
 def test_delete_frees_files_in_the_shared_store(xet_hub, registry):
     import asyncio
 
     downloader = make_downloader(xet_hub, registry, options=VIA_XET)
-    downloader.start(REPOSITORY).wait(180)
+    downloader.start(REPOSITORY).result(180)
     size_bytes = registry.downloaded_model(REPOSITORY).size_bytes
     assert asyncio.run(downloader.delete_model(REPOSITORY)) == size_bytes
     weights = [p for p in registry.cache_dir.rglob("*") if p.is_file() and p.stat().st_size > 1000]

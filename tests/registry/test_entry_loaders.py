@@ -99,7 +99,7 @@ def fetch(info: DiffusionModelInfo, tmp_path: Path) -> Path:
     registry = DiffusionModelRegistry(home=tmp_path / "h", cache_dir=tmp_path / "c")
     with FakeHub({info.repository: {**files, **clutter}}) as hub:
         # The catalog's sizes are those of the real files: these are tiny, so only names are taken over.
-        folder = make_downloader(hub, registry).start(info.id).wait(180)
+        folder = make_downloader(hub, registry).start(info.id).result(180)
         assert not {r.file for r in hub.gets()} & set(clutter)
     assert registry.is_downloaded(info.id) or any(f.is_exact for f in info.files)
     return folder

@@ -156,7 +156,7 @@ def test_a_cancelled_download_goes_on_where_it_was(lora_hub, registry, downloade
     while (
         not partial_files(registry.cache_dir) or partial_files(registry.cache_dir)[0].stat().st_size < 50_000
     ):
-        assert not download.is_over
+        assert not download.done
     download.cancel()
     assert missing_loras(registry, [LoraReference(ONE)]) == (ONE,)
     lora_hub.faults.hang_after.clear()

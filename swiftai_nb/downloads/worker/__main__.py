@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn
 
+from swiftai_nb.core.child import claim_standard_streams, exit_with_parent
 from swiftai_nb.core.errors import (
     AIError,
     InsufficientDiskSpaceError,
@@ -26,13 +25,11 @@ from swiftai_nb.core.errors import (
 from swiftai_nb.downloads.cache_files import hold_lock
 from swiftai_nb.downloads.protocol import DownloadJob, job_from_line, redact
 from swiftai_nb.downloads.worker.cache_writer import CacheWriter
-from swiftai_nb.downloads.worker.errors import StoppedError, is_disk_full, translate, with_retries
+from swiftai_nb.downloads.worker.errors import is_disk_full, translate, with_retries
 from swiftai_nb.downloads.worker.hub_listing import DownloadPlan, fetch_listing, open_client
 from swiftai_nb.downloads.worker.reporter import ProgressMeter, Reporter
 from swiftai_nb.downloads.worker.transfer import TransferContext, fetch_file
 from swiftai_nb.registry.model_info import ModelFile, format_bytes
-
-_POLL_S = 0.25
 
 
 def run_job(job: DownloadJob, reporter: Reporter, meter: ProgressMeter) -> None:
@@ -139,50 +136,25 @@ def _check_disk_space(missing: list[ModelFile], context: TransferContext) -> Non
         )
 
 
-def _exit_with_parent(parent_pid: int) -> None:
-    """Ends this process with the kernel: its pipe closes, or (a fork may keep that open) its id is gone."""
-
-    def watch_pipe() -> None:
-        while sys.stdin.buffer.read(4096):
-            pass
-        os._exit(143)
-
-    def watch_parent() -> None:
-        while os.getppid() == parent_pid:
-            time.sleep(_POLL_S)
-        os._exit(143)
-
-    threading.Thread(target=watch_pipe, daemon=True).start()
-    if os.name == "posix":
-        threading.Thread(target=watch_parent, daemon=True).start()
-
-
-def _own_standard_output() -> TextIO:
-    """Standard output for events alone; what libraries print goes to standard error."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return out
-
-
-def main() -> int:
-    """Reads one job, does it and reports the outcome: 0 done, 2 failed."""
-    parent_pid = os.getppid()
-    out = _own_standard_output()
-    job = job_from_line(sys.stdin.buffer.readline().decode())
-    _exit_with_parent(parent_pid)
+def main() -> NoReturn:
+    """Reads one job from standard input, does it, reports the outcome and exits: 0 done, 2 failed."""
+    reader, writer = claim_standard_streams()
+    with os.fdopen(reader, "rb", closefd=False) as lines:
+        job = job_from_line(lines.readline().decode())
+    exit_with_parent(watched_pipe=reader, status=143)
     meter = ProgressMeter()
+    out = os.fdopen(writer, "w", encoding="utf-8")
     reporter = Reporter(out, meter, job.options, on_too_slow=lambda: os._exit(2))
     reporter.start()
+    status = 2
     try:
         run_job(job, reporter, meter)
-    except StoppedError:
-        return 2
+        status = 0
     except Exception as error:  # noqa: BLE001 (the process boundary: every failure becomes one event)
         data = translate(error, job, repository=job.repositories[0]).to_dict()
         reporter.send("error", error={**data, "message": redact(data["message"], job.token)})
-        return 2
-    return 0
+    os._exit(status)  # no interpreter shutdown: it would wait for native threads of hf_xet
 
 
 if __name__ == "__main__":
-    os._exit(main())
+    main()

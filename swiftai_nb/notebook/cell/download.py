@@ -30,16 +30,12 @@ class DownloadWork:
     @property
     def is_final(self) -> bool:
         """Whether it has ended."""
-        return self._download.is_over
+        return self._download.done
 
     @property
     def error(self) -> AIError | None:
         """Why it ended without the model."""
-        try:
-            self._download.result()
-        except AIError as error:
-            return error
-        return None
+        return self._download.error
 
     def progress(self) -> WorkProgress:
         """How far it is; the bar counts bytes."""
@@ -65,5 +61,4 @@ class DownloadWork:
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls `callback` on every report and at the end."""
-        self._download.add_done_callback(callback)
-        return self._download.subscribe(lambda _progress: callback())
+        return self._download.subscribe(lambda _download: callback())

@@ -99,8 +99,8 @@ class ModelPicker:
             return
         with self._lock:
             self._started_s.setdefault(model_id, time.monotonic())
-        download.subscribe(lambda _progress: self._changed())
-        download.add_done_callback(lambda: self._ended(model_id, download))
+        download.subscribe(lambda _download: self._changed())
+        download.add_done_callback(lambda _download: self._ended(model_id, download))
         self._reread()
 
     def cancel_download(self, model_id: str) -> None:
