@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.table import Table
 from swiftai_nb.downloads.cache_files import check_revision
 from swiftai_nb.downloads.deletion import delete_files, find_reclaimable, remove_reclaimable
@@ -20,7 +21,7 @@ from swiftai_nb.downloads.verification import HubCheck, check_catalog, verify_fi
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import catalog
 from swiftai_nb.registry.model_card import ModelCard
-from swiftai_nb.registry.model_info import DiffusionModelInfo, format_bytes
+from swiftai_nb.registry.model_info import DiffusionModelInfo
 from swiftai_nb.registry.model_table import ModelRow, make_table
 from swiftai_nb.registry.quantized_models import folder_bytes
 from swiftai_nb.registry.registry import DiffusionModelRegistry

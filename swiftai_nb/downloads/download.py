@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from swiftai_nb.registry.model_info import ModelFile
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 0.2
-_SILENCE_S = 0.4
 _TRY_AGAIN = "try again; the download resumes where it stopped"
 _WORKER = "swiftai_nb.downloads.worker.__main__"
 
@@ -31,8 +28,8 @@ PlanHandler = Callable[[str, str, list[ModelFile]], None]
 class Download(Task[Path, DownloadProgress]):
     """A model being downloaded by a worker process that ends with this one. Its result is the folder.
 
-    Subscribers are called at least twice a second with the task itself, see `Task`; `progress` never goes
-    backwards.
+    Subscribers are called about four times a second with the task itself, see `Task`; `progress` never
+    goes backwards.
 
     Args:
         job: what to fetch.
@@ -47,7 +44,6 @@ class Download(Task[Path, DownloadProgress]):
         super().__init__(name=name, progress=DownloadProgress(job.model_id))
         self.job = job
         self._on_plan = on_plan
-        self._reported_s = time.monotonic()
         self._folder: Path | None = None
         self._failure: AIError | None = None
         environment = copy_environment(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="0")
@@ -60,7 +56,6 @@ class Download(Task[Path, DownloadProgress]):
         self._process.write(job.to_line().encode())
         self.token.on_cancel(self._stop)
         self.run_in_thread(self._follow, thread_name=f"download {job.model_id}")
-        threading.Thread(target=self._repeat_progress, name="download progress", daemon=True).start()
 
     @property
     def progress(self) -> DownloadProgress:
@@ -112,7 +107,7 @@ class Download(Task[Path, DownloadProgress]):
     def _handle(self, event: dict[str, Any]) -> None:
         kind = event.pop("event", None)
         if kind == "progress":
-            self._report(DownloadProgress(self.job.model_id, **event))
+            self.report(DownloadProgress(self.job.model_id, **event))
         elif kind == "plan" and self._on_plan is not None:
             files = [ModelFile(**f) for f in event["files"]]
             try:
@@ -123,16 +118,6 @@ class Download(Task[Path, DownloadProgress]):
             self._folder = Path(event["folder"])
         elif kind == "error":
             self._failure = error_from_dict(event["error"])
-
-    def _report(self, progress: DownloadProgress) -> None:
-        self._reported_s = time.monotonic()
-        self.report(progress)
-
-    def _repeat_progress(self) -> None:
-        """The worker is silent while it imports and starts; subscribers are still called regularly."""
-        while not self._final_event.wait(_SILENCE_S / 2):
-            if time.monotonic() - self._reported_s > _SILENCE_S and not self.token.is_cancelled:
-                self._report(self.progress)
 
     def _clean_up(self) -> None:
         with contextlib.suppress(OSError):

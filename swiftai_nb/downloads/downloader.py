@@ -1,4 +1,4 @@
-"""Gets models onto this disk: shared by all who ask, stopped at once, continued at the byte."""
+"""Downloads models into the Hugging Face cache: one download per model, cancellable and resumable."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from swiftai_nb.core.errors import DownloadFailedError, InvalidInputError, ModelNotFoundError, NetworkError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.downloads.cache_files import check_revision
 from swiftai_nb.downloads.deletion import delete_files
 from swiftai_nb.downloads.download import Download
@@ -20,7 +21,7 @@ from swiftai_nb.registry.entries import is_repository_id, repository_info
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.loras import KIND as LORA_KIND
 from swiftai_nb.registry.loras import find_lora, lora_info
-from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes
+from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
 from swiftai_nb.registry.paths import is_offline
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
@@ -34,9 +35,9 @@ class DiffusionModelDownloader:
 
     Args:
         registry: None is `DiffusionModelRegistry.shared`.
-        endpoint: another Hub than huggingface_hub's own choice.
-        token: None lets huggingface_hub find the user's own.
-        options: patience and parallelism.
+        endpoint: address of another Hub; None is huggingface_hub's own choice.
+        token: None lets huggingface_hub find the user's.
+        options: timeouts, retries and parallelism.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class DiffusionModelDownloader:
         self._options = DownloadOptions() if options is None else options
         self._lock = threading.Lock()
         self._active: dict[str, Download] = {}
-        self._askers: dict[str, int] = {}
+        self._waiters: dict[str, int] = {}
 
     async def download(
         self,
@@ -61,25 +62,29 @@ class DiffusionModelDownloader:
         variant: DiffusionVariant | str | None = None,
         progress_handler: ProgressHandler | None = None,
     ) -> Path:
-        """The folder of a model, after fetching what of it is missing.
+        """Downloads what is missing of a model; returns its folder.
 
         Args:
             model_id: catalog id, alias, a user entry, or any Hub repository (then `variant` is needed).
             variant: family of a repository that is not in the catalog; it is then registered.
-            progress_handler: called on this event loop, at least twice a second, never going backwards.
+            progress_handler: called on this event loop, several times a second; never goes backwards.
 
         Raises:
             DownloadCancelledError: `cancel_download` was called.
             InsufficientDiskSpaceError: the disk has no room; nothing was fetched.
             ModelNotFoundError, AuthenticationError, RateLimitedError, ServerError, NetworkError,
-            ChecksumMismatchError, DownloadFailedError: each says what to do.
+            ChecksumMismatchError, DownloadFailedError: each with a remedy.
         """
         info = self._info(model_id, variant)
         for part in self.registry.missing_parts(info):
             await self.download(part.id, None, progress_handler)
-        folder = self.registry.local_path(info.id) if self._is_known(info) else None
+        folder = self.registry.local_path(info.id)
         if folder is not None:
-            _tell_complete(info, folder, progress_handler)
+            if progress_handler is not None:
+                size_bytes = max(1, info.size_bytes)
+                progress_handler(
+                    DownloadProgress(info.id, "done", size_bytes, size_bytes, detail=str(folder))
+                )
             return folder
         download = self.start(model_id, variant)
         unsubscribe = download.subscribe(_on_loop(asyncio.get_running_loop(), progress_handler))
@@ -92,10 +97,10 @@ class DiffusionModelDownloader:
             unsubscribe()
 
     def start(self, model_id: str, variant: DiffusionVariant | str | None = None) -> Download:
-        """Starts a download, or joins the one that runs; the handle tells progress and can be waited for.
+        """Starts a download, or returns the one that is running.
 
-        A model that lacks only parts it shares with others: the first of these is fetched. `start_missing`
-        goes on until all is here.
+        Of a model that lacks only parts it shares with others, the first of these is downloaded.
+        `start_missing` downloads all.
 
         Raises:
             ModelNotFoundError, InvalidInputError: before anything is fetched.
@@ -104,19 +109,19 @@ class DiffusionModelDownloader:
         return self._start(self._next_missing(self._info(model_id, variant)))
 
     def start_lora(self, source: str) -> Download:
-        """Starts the download of a LoRA; see `start`. `loras.find_lora` then knows its file.
+        """Starts the download of a LoRA; see `start`. Afterwards `loras.find_lora` gives its file.
 
         Args:
             source: "owner/name", or "owner/name/file.safetensors" where a repository holds several.
 
         Raises:
-            ModelNotFoundError, InvalidInputError: not such a name, or a model's.
+            ModelNotFoundError, InvalidInputError: not a LoRA's name.
             NetworkError: offline mode is on.
         """
         return self._start(lora_info(self.registry, source))
 
     async def download_lora(self, source: str, progress_handler: ProgressHandler | None = None) -> Path:
-        """The file of a LoRA, after fetching it if it is not here.
+        """Downloads a LoRA unless it is on this disk; returns its file.
 
         Args:
             source: a path, or as `start_lora`.
@@ -135,7 +140,7 @@ class DiffusionModelDownloader:
                 unsubscribe()
             found = find_lora(self.registry, source)
         if found is None:
-            raise DownloadFailedError(f"{source} brought no LoRA", hint="name its file")
+            raise DownloadFailedError(f"the download of {source} contained no LoRA", hint="name its file")
         return found
 
     def _start(self, info: DiffusionModelInfo) -> Download:
@@ -150,14 +155,14 @@ class DiffusionModelDownloader:
                 running.subscribe(lambda download: recorder.note(download.progress))
                 running.add_done_callback(lambda _download: recorder.save())
                 self._active[info.id] = running
-                self._askers[info.id] = 0
-            self._askers[info.id] += 1
+                self._waiters[info.id] = 0
+            self._waiters[info.id] += 1
             return running
 
     def start_missing(
         self, model_id: str, variant: DiffusionVariant | str | None = None
     ) -> Iterator[Download]:
-        """Downloads to be waited for one after another, until the model and all its parts are here.
+        """The downloads of a model and all its missing parts, to be waited for one after another.
 
         Raises:
             AIError: as `start`.
@@ -173,9 +178,9 @@ class DiffusionModelDownloader:
         return parts[0] if parts and self.registry.disk_status(own).state is DiskState.COMPLETE else info
 
     def cancel_download(self, model_id: str) -> bool:
-        """Ends a running download within half a second, for all who wait for it; says whether one ran.
+        """Ends a running download within half a second, for all callers; returns whether one was running.
 
-        What came is kept, and the next download continues it.
+        What was received is kept, and the next download resumes it.
         """
         download = self.active_download(model_id)
         if download is None:
@@ -195,17 +200,17 @@ class DiffusionModelDownloader:
 
     @property
     def active_downloads(self) -> tuple[Download, ...]:
-        """All that run now in this process."""
+        """The running downloads of this process."""
         with self._lock:
             return tuple(d for d in self._active.values() if not d.done)
 
     async def delete_model(self, model_id: str) -> int:
         """Deletes a model's files from the cache; returns the bytes that were freed.
 
-        Files that other models or other tools' snapshots share stay. A user's own folder is only forgotten.
+        Files shared with other tools' snapshots stay. A user's own folder is only unregistered.
 
         Raises:
-            ModelNotFoundError: nobody knows the name.
+            ModelNotFoundError: unknown name.
             InvalidInputError: a bundled model.
             DownloadFailedError: another process is downloading it.
         """
@@ -214,13 +219,10 @@ class DiffusionModelDownloader:
 
     def _leave(self, name: str, download: Download) -> None:
         with self._lock:
-            self._askers[name] -= 1
-            is_last = self._askers[name] <= 0
+            self._waiters[name] -= 1
+            is_last = self._waiters[name] <= 0
         if is_last:
             download.cancel()
-
-    def _is_known(self, info: DiffusionModelInfo) -> bool:
-        return any(info.id == known.id for known in self.registry.available_models)
 
     def _info(self, model_id: str, variant: DiffusionVariant | str | None) -> DiffusionModelInfo:
         try:
@@ -276,24 +278,18 @@ def parse_variant(variant: DiffusionVariant | str) -> DiffusionVariant:
 def _check_downloadable(info: DiffusionModelInfo) -> None:
     if not info.is_downloadable:
         why = "ships with the package" if info.bundled else f"is your own folder, {info.local_folder}"
-        raise InvalidInputError(f"{info.id} {why}: there is nothing to download", hint="just use it")
+        raise InvalidInputError(f"{info.id} {why}: there is nothing to download", hint="use it as it is")
 
 
 def _offline(info: DiffusionModelInfo, registry: DiffusionModelRegistry) -> NetworkError:
     found = registry.disk_status(info)
-    part = f" ({format_bytes(found.size_bytes)} of it is here)" if found.state is DiskState.PARTIAL else ""
+    part = f" ({format_bytes(found.size_bytes)} are downloaded)" if found.state is DiskState.PARTIAL else ""
     is_lora = info.kind == LORA_KIND
-    instead = "the path of a LoRA file" if is_lora else "a model that is here: %imagine_models list"
+    instead = "the path of a LoRA file" if is_lora else "an installed model: %imagine_models list"
     return NetworkError(
-        f"{info.id} is not complete on this disk{part} and offline mode is on (HF_HUB_OFFLINE)",
+        f"{info.id} is not downloaded{part} and offline mode is on (HF_HUB_OFFLINE)",
         hint=f"unset HF_HUB_OFFLINE, or use {instead}",
     )
-
-
-def _tell_complete(info: DiffusionModelInfo, folder: Path, handler: ProgressHandler | None) -> None:
-    if handler is not None:
-        size = max(1, info.size_bytes)
-        handler(DownloadProgress(info.id, "done", size, size, detail=str(folder)))
 
 
 def _on_loop(

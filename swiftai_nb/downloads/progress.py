@@ -6,7 +6,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-from swiftai_nb.registry.model_info import format_bytes
+from swiftai_nb.core.format import format_bytes, format_remaining
 from swiftai_nb.registry.user_config import UserConfig
 
 _MIN_MEASURED_BYTES = 20_000_000
@@ -58,17 +58,9 @@ class DownloadProgress:
             return f"{self.model_id}: {self.phase}"
         amount = f"{format_bytes(self.completed_bytes)} of {format_bytes(self.total_bytes)}"
         speed = f", {format_bytes(self.bytes_per_s)}/s" if self.bytes_per_s > 0 else ""
-        left = f", {format_duration(self.eta_s)} left" if self.eta_s is not None else ""
-        why = "" if self.phase == "downloading" else f", {self.detail or self.phase}"
-        return f"{self.model_id}: {self.percent_completed} % ({amount}{speed}{left}{why})"
-
-
-def format_duration(seconds: float) -> str:
-    """In words: "45 s", "3 min", "1 h 20 min"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+        left = f", {format_remaining(self.eta_s)}" if self.eta_s is not None else ""
+        detail = "" if self.phase == "downloading" else f", {self.detail or self.phase}"
+        return f"{self.model_id}: {self.percent_completed} % ({amount}{speed}{left}{detail})"
 
 
 class SpeedRecorder:

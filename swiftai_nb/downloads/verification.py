@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, ModelNotDownloadedError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.downloads.cache_files import matches_checksum, safe_join, unlink_cached
 from swiftai_nb.downloads.protocol import DownloadJob
 from swiftai_nb.downloads.worker.errors import translate
 from swiftai_nb.downloads.worker.hub_listing import DownloadPlan, fetch_listing, open_client
 from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, repository_folder
-from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes
+from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 _ROUNDING = 0.02
@@ -243,9 +244,9 @@ def _size_differences(info: DiffusionModelInfo, files: tuple[ModelFile, ...], to
             continue
         allowed = 0 if file.is_exact else _ROUNDING * file.size_bytes
         if abs(there - file.size_bytes) > allowed:
-            lines.append(f"{file.path}: the table says {file.size_bytes:,} bytes, the Hub {there:,}")
+            lines.append(f"{file.path}: {file.size_bytes:,} bytes in the table, {there:,} on the Hub")
     if info.size_bytes and abs(total_bytes - info.size_bytes) > _ROUNDING * info.size_bytes:
-        lines.append(f"total: the table says {info.size_bytes:,} bytes, the Hub {total_bytes:,}")
+        lines.append(f"total: {info.size_bytes:,} bytes in the table, {total_bytes:,} on the Hub")
     return lines
 
 
@@ -253,8 +254,8 @@ def _page_differences(info: DiffusionModelInfo, plan: DownloadPlan) -> list[str]
     lines = []
     if plan.is_gated != (info.gated is not None):
         is_there = "gated" if plan.is_gated else "open"
-        lines.append(f"gating: the table says {info.gated or 'open'}, the Hub {is_there}")
+        lines.append(f"gating: {info.gated or 'open'} in the table, {is_there} on the Hub")
     licenses = [t.removeprefix("license:") for t in plan.tags if t.startswith("license:")]
     if licenses and info.license not in licenses and licenses != ["other"]:
-        lines.append(f"license: the table says {info.license}, the Hub {', '.join(licenses)}")
+        lines.append(f"license: {info.license} in the table, {', '.join(licenses)} on the Hub")
     return lines

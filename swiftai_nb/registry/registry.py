@@ -14,7 +14,7 @@ from swiftai_nb.core.errors import (
     ModelNotDownloadedError,
     ModelNotFoundError,
 )
-from swiftai_nb.downloads.progress import format_duration
+from swiftai_nb.core.format import format_duration
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import bundled_folder, catalog, find
 from swiftai_nb.registry.entries import folder_info, is_repository_id, repository_info

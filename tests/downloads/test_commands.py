@@ -163,7 +163,7 @@ def test_catalog_check_finds_every_kind_of_difference(hub):
     off = (ModelFile(UNET, 5, is_exact=True),)
     rounded = (ModelFile(UNET, round(len(hub.repositories[REPOSITORY][UNET]) * 1.01)),)
     wrong = {
-        "the table says 5 bytes": entry(hub, files=off, size_bytes=0),
+        ": 5 bytes in the table": entry(hub, files=off, size_bytes=0),
         "total": entry(hub, size_bytes=right.size_bytes * 2),
         "license": entry(hub, license="apache-2.0"),
         "gating": entry(hub, gated="accept the terms first"),

@@ -22,6 +22,7 @@ from swiftai_nb.core.errors import (
     InvalidModelFilesError,
     ModelNotFoundError,
 )
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.downloads.cache_files import hold_lock
 from swiftai_nb.downloads.protocol import DownloadJob, job_from_line, redact
 from swiftai_nb.downloads.worker.cache_writer import CacheWriter
@@ -29,7 +30,7 @@ from swiftai_nb.downloads.worker.errors import is_disk_full, translate, with_ret
 from swiftai_nb.downloads.worker.hub_listing import DownloadPlan, fetch_listing, open_client
 from swiftai_nb.downloads.worker.reporter import ProgressMeter, Reporter
 from swiftai_nb.downloads.worker.transfer import TransferContext, fetch_file
-from swiftai_nb.registry.model_info import ModelFile, format_bytes
+from swiftai_nb.registry.model_info import ModelFile
 
 
 def run_job(job: DownloadJob, reporter: Reporter, meter: ProgressMeter) -> None:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from swiftai_nb.core.errors import NetworkError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.downloads.protocol import DownloadOptions
-from swiftai_nb.registry.model_info import format_bytes
 
 _TICK_S = 0.25
 _WINDOW_S = 8.0

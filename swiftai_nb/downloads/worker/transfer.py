@@ -239,52 +239,27 @@ def _fetch_with_hub(file: ModelFile, context: TransferContext) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _bar_class(path: str, meter: ProgressMeter) -> type:
-    """A stand-in for tqdm that counts received bytes and draws nothing.
+def _bar_class(path: str, meter: ProgressMeter) -> Any:
+    """A progress bar class for huggingface_hub that draws nothing and counts received bytes.
 
     huggingface_hub may make several bars for one file (network and disk); the furthest one counts.
     """
-    furthest = {"bytes": 0}
+    furthest_bytes = 0
 
-    class Bar:
-        _lock = threading.RLock()
-
-        def __init__(self, *_: Any, total: float | None = None, initial: float = 0, **options: Any) -> None:
-            self.n = initial
-            self.total = total
+    class CountingBar(hub_utils().tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
             self.counts_bytes = options.get("unit", "B") == "B"
-            self.format_dict = {"rate": None}
-            self.disable = False
-
-        @classmethod
-        def get_lock(cls) -> threading.RLock:
-            return cls._lock
-
-        @classmethod
-        def set_lock(cls, lock: Any) -> None:
-            cls._lock = lock
+            self.bytes = int(options.get("initial") or 0)
 
         def update(self, n: float | None = 1) -> None:
-            self.n += n or 0
-            ahead = int(self.n) - furthest["bytes"]
-            if self.counts_bytes and ahead > 0:
-                furthest["bytes"] = int(self.n)
-                meter.add_received(path, ahead)
+            nonlocal furthest_bytes
+            self.bytes += int(n or 0)
+            if self.counts_bytes and self.bytes > furthest_bytes:
+                meter.add_received(path, self.bytes - furthest_bytes)
+                furthest_bytes = self.bytes
 
-        def refresh(self, *_: Any, **__: Any) -> None: ...
-
-        reset = close = clear = set_description = set_description_str = refresh
-        set_postfix = set_postfix_str = display = unpause = refresh
-
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-        def __iter__(self) -> Any:
-            return iter(())
-
-    return Bar
+    return CountingBar
 
 
 def _checksum_error(file: ModelFile, repository: str) -> ChecksumMismatchError:
