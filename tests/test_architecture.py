@@ -89,7 +89,6 @@ ENGINE_FORBIDDEN = {
 ENGINE_EXCEPTIONS = {
     # An engine in a thread of the kernel.
     "engine/kernel/process.py": ("swiftai_nb.engine.child.serve", "swiftai_nb.engine.child.start"),
-    "engine/kernel/memory_plan.py": ("swiftai_nb.diffusion.memory",),
 }
 
 

@@ -1,16 +1,19 @@
-"""What this machine, or the container this process runs in, has: memory and processors."""
+"""What this machine or container has, memory and processors, and what its size means for the engine."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from swiftai_nb.core.errors import InvalidInputError
 
 MEMORY_VARIABLE = "SWIFTAI_MEMORY_GB"
 GIB = 1024**3
+MIB = 1024**2
+_UNKNOWN_MACHINE_BYTES = 16 * GIB
 _USABLE_SHARE_OF_TOTAL = 0.9  # where the system does not report available memory
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -62,6 +65,63 @@ def usable_cpus() -> int:
         return max(1, min(count, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no cgroup v2, or "max": no quota
         return max(1, count)
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """How memory is used on a machine of some size.
+
+    Attributes:
+        cache_limit_bytes: of freed arrays MLX may keep for reuse.
+        memory_limit_bytes: what MLX tries to stay under; None leaves its own. Advisory: MLX goes over
+            it rather than fail.
+        releases_between_stages: drop text encoders before denoising, the denoiser before decoding.
+        kept_share: of the machine's memory; what needs no more than that stays loaded all the same.
+        decode_side: a picture with more than decode_side x decode_side pixels is decoded in tiles of
+            that size.
+    """
+
+    cache_limit_bytes: int
+    memory_limit_bytes: int | None
+    releases_between_stages: bool
+    decode_side: int
+    kept_share: float = 1.0
+
+    @classmethod
+    def for_machine(cls, total_bytes: int | None = None) -> MemoryPolicy:
+        """The policy for a machine with this much memory.
+
+        Args:
+            total_bytes: None reads `machine_memory_bytes`; unknown counts as 16 GiB.
+        """
+        total = machine_memory_bytes() if total_bytes is None else total_bytes
+        total = _UNKNOWN_MACHINE_BYTES if total is None else total
+        return next(policy for limit, policy in POLICIES if limit is None or total <= limit)
+
+    def releases(self, need_bytes: int, total_bytes: int | None = None) -> bool:
+        """Whether a picture drops each network after its use.
+
+        Args:
+            need_bytes: of the picture, with the whole model in memory.
+            total_bytes: of the machine; None reads the system's.
+        """
+        total = machine_memory_bytes() if total_bytes is None else total_bytes
+        kept_bytes = self.kept_share * (_UNKNOWN_MACHINE_BYTES if total is None else total)
+        return self.releases_between_stages and need_bytes > kept_bytes
+
+
+# Up to this much memory -> policy; the last serves the rest.
+POLICIES: tuple[tuple[int | None, MemoryPolicy], ...] = (
+    (
+        8 * GIB,
+        MemoryPolicy(1 * MIB, 3 * GIB, releases_between_stages=True, decode_side=512, kept_share=1 / 8),
+    ),
+    (
+        16 * GIB,
+        MemoryPolicy(256 * MIB, None, releases_between_stages=True, decode_side=768, kept_share=1 / 2),
+    ),
+    (None, MemoryPolicy(256 * MIB, None, releases_between_stages=False, decode_side=1024)),
+)
 
 
 def _container_limit() -> int | None:

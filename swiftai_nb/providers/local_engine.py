@@ -14,11 +14,12 @@ from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.machine import available_memory_bytes
 from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel.client import EngineClient
-from swiftai_nb.engine.kernel.memory_plan import available_memory_bytes, check_memory
+from swiftai_nb.engine.kernel.memory_plan import check_memory
 from swiftai_nb.engine.kernel.platform import expected_device
 from swiftai_nb.engine.protocol import (
     AskStatus,

@@ -7,33 +7,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from swiftai_nb.core.machine import GIB, MIB, MemoryPolicy
 from swiftai_nb.diffusion import load_pipeline
-from swiftai_nb.diffusion.memory import GIB, MIB, MemoryPolicy, machine_memory_bytes
+from swiftai_nb.diffusion.memory import apply_memory_limits
 from swiftai_nb.diffusion.models.layers import Linear, QuantizedLinear
 
 
 class TestPolicy:
-    @pytest.mark.parametrize("total", [4 * GIB, 8 * GIB])
-    def test_small_machine(self, total):
-        policy = MemoryPolicy.for_machine(total)
-        assert (policy.cache_limit_bytes, policy.memory_limit_bytes) == (1 * MIB, 3 * GIB)
-        assert policy.releases_between_stages
-        assert policy.decode_side == 512
-
-    def test_middle_and_large_machines(self):
-        middle, large = MemoryPolicy.for_machine(16 * GIB), MemoryPolicy.for_machine(16 * GIB + 1)
-        assert middle.cache_limit_bytes == large.cache_limit_bytes == 256 * MIB
-        assert middle.memory_limit_bytes is None
-        assert large.memory_limit_bytes is None
-        assert middle.releases_between_stages
-        assert not large.releases_between_stages
-        assert middle.decode_side < large.decode_side
-
-    def test_this_machine(self):
-        assert MemoryPolicy.for_machine() == MemoryPolicy.for_machine(machine_memory_bytes())
-
     def test_applied_limits_are_mlxs_and_can_be_put_back(self):
-        cache, memory = MemoryPolicy.for_machine(8 * GIB).apply()
+        cache, memory = apply_memory_limits(MemoryPolicy.for_machine(8 * GIB))
         assert memory is not None
         assert mx.set_cache_limit(cache) == 1 * MIB
         assert mx.set_memory_limit(memory) == 3 * GIB

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from swiftai_nb.core import machine
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.errors import (
     EngineDiedError,
@@ -33,7 +34,6 @@ from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import GenerationRequest
-from swiftai_nb.engine.kernel import memory_plan
 from swiftai_nb.engine.kernel import platform as platform_check
 from swiftai_nb.jobs.job import JobState
 from swiftai_nb.jobs.queue import JobQueue
@@ -278,9 +278,9 @@ def test_a_model_too_large_for_the_memory_is_refused_with_advice(home):
 def test_a_loaded_model_counts_once_but_a_huge_picture_is_still_refused(provider, monkeypatch):
     make(provider)
     need = provider.plan("a cat").memory_bytes
-    held = memory_plan._held_bytes(provider.engine_pid)
+    held = machine._resident_bytes(provider.engine_pid)
     assert held > 50_000_000
-    monkeypatch.setattr(memory_plan, "_free_in_system", lambda: need - held // 2)
+    monkeypatch.setattr(machine, "_available_in_system", lambda total: need - held // 2)
     assert provider.plan("a cat").memory_plan_bytes.is_staged is False
     with pytest.raises(InsufficientMemoryError, match="needs about"):
         provider.plan("a cat", ImageGenerationConfig(width=2048, height=2048))

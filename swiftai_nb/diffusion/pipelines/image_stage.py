@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
+from swiftai_nb.core.machine import MemoryPolicy
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.memory import MemoryPolicy, return_freed_memory
+from swiftai_nb.diffusion.memory import return_freed_memory
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
 from swiftai_nb.diffusion.pipelines.denoising import Latents
 from swiftai_nb.diffusion.preview import LinearPreview, fit_preview, read_preview, to_uint8

@@ -75,13 +75,14 @@ def make_model_host(*, own_process: bool, started_s: float | None = None) -> Mod
     import numpy as np
 
     from swiftai_nb._version import __version__
+    from swiftai_nb.core.machine import MemoryPolicy
     from swiftai_nb.diffusion import ops
-    from swiftai_nb.diffusion.memory import MemoryPolicy, retain_freed_memory
+    from swiftai_nb.diffusion.memory import apply_memory_limits, retain_freed_memory
     from swiftai_nb.engine.child.model_host import ModelHost
 
     ops.configure(fast=os.environ.get("SWIFTAI_FAST_MATH", "").strip().lower() not in _OFF)
     if own_process:
-        MemoryPolicy.for_machine().apply()
+        apply_memory_limits(MemoryPolicy.for_machine())
         if ops.on_cpu():
             retain_freed_memory()
     versions = {"swiftai_nb": __version__, "mlx": str(vars(mx)["__version__"]), "numpy": np.__version__}

@@ -12,14 +12,13 @@ measured.
 from __future__ import annotations
 
 import math
-import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from swiftai_nb.core.errors import InsufficientMemoryError, InvalidModelFilesError
-from swiftai_nb.diffusion.memory import MemoryPolicy, machine_memory_bytes
+from swiftai_nb.core.format import format_bytes
+from swiftai_nb.core.machine import MemoryPolicy, available_memory_bytes
 from swiftai_nb.model_files.folder import ModelFolder
 from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
 
@@ -27,7 +26,6 @@ _UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of th
 _DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
 _FLOW_BYTES_PER_TOKEN = 400_000
 _PROCESS_BYTES = 150_000_000
-_TOTAL_SHARE = 0.9
 _LARGE_WEIGHT = 1 << 17
 _GROUP = 64  # packed weights that share a scale
 _TABLE = re.compile(r"(embedding|shared|embed_tokens|relative_attention_bias)\.weight$")  # never packed
@@ -132,8 +130,9 @@ def check_memory(plan: MemoryPlan, *, available_bytes: int | None = None) -> Non
     available = available_memory_bytes() if available_bytes is None else available_bytes
     if available is None or plan.peak_bytes <= available:
         return
+    need, free = format_bytes(plan.peak_bytes), format_bytes(available)
     raise InsufficientMemoryError(
-        f"this picture needs about {_gb(plan.peak_bytes)}, and {_gb(available)} of memory are free",
+        f"this picture needs about {need}, and {free} of memory are free",
         hint=_advice(plan, available),
     )
 
@@ -145,55 +144,6 @@ def _advice(plan: MemoryPlan, available: int) -> str:
     if weights * 0.6 <= available:
         return "quantization_bits=4 or 8, or close other programs"
     return "a smaller model such as emoji-mini, or close other programs"
-
-
-def available_memory_bytes(engine_pid: int | None = None) -> int | None:
-    """Memory an engine can have now, never more than `machine_memory_bytes`; None where nobody says.
-
-    Args:
-        engine_pid: a running engine's process; what it holds is at the next picture's disposal.
-    """
-    found = [n for n in (_free_in_system(), _left_in_container()) if n is not None]
-    if not found:
-        return machine_memory_bytes()
-    total = machine_memory_bytes()
-    available = min(found) + _held_bytes(engine_pid)
-    return available if total is None else min(available, total)
-
-
-def _held_bytes(pid: int | None) -> int:
-    """What another process has in memory; of this one, only the model would be given back."""
-    if pid is None or pid == os.getpid():
-        return 0
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _free_in_system() -> int | None:
-    if sys.platform.startswith("linux"):
-        try:
-            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        except OSError:
-            return None
-        fields = {line.split(":")[0]: line.split()[1] for line in lines if ":" in line}
-        return int(fields["MemAvailable"]) * 1024 if "MemAvailable" in fields else None
-    # macOS gives its caches and compressed pages back on demand: free pages say nothing.
-    total = machine_memory_bytes()
-    return None if total is None else int(total * _TOTAL_SHARE)
-
-
-def _left_in_container() -> int | None:
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        lines = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):  # no cgroup v2 here, or "max": no limit
-        return None
-    cache = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
-    return max(0, limit - used + cache)
 
 
 def _weights_bytes(paths: tuple[Path, ...], bytes_per_weight: int, bits: int | None) -> int:
@@ -215,7 +165,3 @@ def _tensor_bytes(name: str, tensor: StoredTensor, bytes_per_weight: int, bits: 
     if is_map and tensor.dtype in ("F16", "BF16") and count >= _LARGE_WEIGHT:
         return count * 2  # they stay as they are (see diffusion.weights.precision.storage_dtype)
     return count * bytes_per_weight
-
-
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import threading
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, DownloadCancelledError
+from swiftai_nb.core.machine import installed_memory_bytes
 from swiftai_nb.registry.model_info import GB
 
 if TYPE_CHECKING:
@@ -59,7 +58,8 @@ class ModelPicker:
         self._session = session
         self._changed = changed
         self._on_error = on_error
-        self._memory_bytes = machine_memory_bytes() if memory_bytes is None else memory_bytes
+        installed_bytes = installed_memory_bytes() if memory_bytes is None else memory_bytes
+        self._memory_bytes = 2**50 if installed_bytes is None else installed_bytes  # unknown: enough
         self._lock = threading.Lock()
         self._started_s: dict[str, float] = {}
         self._rows: list[ModelEntry] = []
@@ -235,13 +235,6 @@ class ModelPicker:
             }
             for repository, name, description, side, steps, guidance_scale in CLOUD_MODELS
         ]
-
-
-def machine_memory_bytes() -> int:
-    """Physical memory of this machine; a very large number where the system does not tell."""
-    with contextlib.suppress(ValueError, OSError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 2**50
 
 
 def _free_bytes(folder: Path) -> int:
