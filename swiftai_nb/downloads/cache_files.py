@@ -14,12 +14,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
 from swiftai_nb.registry.hub_cache import incomplete_files, locks_folder, repository_folder
-from swiftai_nb.registry.model_info import ModelFile
+from swiftai_nb.registry.model_info import ModelFile, check_path
 
 _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.25
@@ -27,19 +27,6 @@ _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*(/[A-Za-z0-9_][A-Za-z0-9_.+@-]*)*")
 XET_SCRATCH_SUFFIX = ".swiftai.xet"
-
-
-def check_path(path: str) -> PurePosixPath:
-    """A path inside a repository, as a server or a record names it.
-
-    Raises:
-        InvalidModelFilesError: it would lead out of the folder it is joined to.
-    """
-    pure = PurePosixPath(path)
-    is_plain = bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts
-    if not is_plain or any(c in path for c in "\\\0") or ":" in pure.parts[0]:
-        raise InvalidModelFilesError(f"unsafe path in the file list: {path!r}", hint="do not use this model")
-    return pure
 
 
 def safe_join(folder: Path, path: str) -> Path:

@@ -20,10 +20,9 @@ from swiftai_nb.downloads.downloader import DiffusionModelDownloader, parse_vari
 from swiftai_nb.downloads.verification import HubCheck, check_catalog, verify_files
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import catalog
-from swiftai_nb.registry.model_card import ModelCard
+from swiftai_nb.registry.entries import folder_bytes
 from swiftai_nb.registry.model_info import DiffusionModelInfo
-from swiftai_nb.registry.model_table import ModelRow, make_table
-from swiftai_nb.registry.quantized_models import folder_bytes
+from swiftai_nb.registry.model_tables import ModelCard, ModelRow, make_table
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 Wait = Callable[[Download, str], Any]
@@ -110,7 +109,8 @@ class ModelCommands:
 
     def list(self, _chosen: Any) -> Table[ModelRow]:
         """All models."""
-        return make_table(self.registry)
+        reclaimable = find_reclaimable(self.registry.cache_dir)
+        return make_table(self.registry, reclaimable_bytes=sum(f.size_bytes for f in reclaimable))
 
     def info(self, chosen: Any) -> ModelCard:
         """Details of one model."""

@@ -26,6 +26,7 @@ from swiftai_nb.downloads.cache_files import (
     safe_join,
     try_lock,
 )
+from swiftai_nb.registry.entries import delete_quantized_model
 from swiftai_nb.registry.hub_cache import (
     INCOMPLETE_SUFFIX,
     repository_folder,
@@ -33,7 +34,6 @@ from swiftai_nb.registry.hub_cache import (
     snapshots,
 )
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
-from swiftai_nb.registry.quantized_models import delete_copy
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 
@@ -51,7 +51,7 @@ def delete_files(registry: DiffusionModelRegistry, model_id: str) -> int:
             f"{info.id} is part of the package", hint="uninstall the package to remove it"
         )
     if not info.is_downloadable:
-        freed = delete_copy(registry, info)
+        freed = delete_quantized_model(registry.home, info)
         registry.remove_custom(info.id)
         return freed
     try:

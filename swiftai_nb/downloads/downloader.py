@@ -18,11 +18,10 @@ from swiftai_nb.downloads.progress import DownloadProgress, SpeedRecorder
 from swiftai_nb.downloads.protocol import DownloadJob, DownloadOptions
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.entries import is_repository_id, repository_info
-from swiftai_nb.registry.hub_cache import DiskState
+from swiftai_nb.registry.hub_cache import DiskState, is_offline
 from swiftai_nb.registry.loras import KIND as LORA_KIND
 from swiftai_nb.registry.loras import find_lora, lora_info
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
-from swiftai_nb.registry.paths import is_offline
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 ProgressHandler = Callable[[DownloadProgress], object]

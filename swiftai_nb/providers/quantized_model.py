@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from swiftai_nb.core.errors import InsufficientDiskSpaceError, InvalidInputError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.engine.kernel.client import save_quantized
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, check_memory, plan_memory
 from swiftai_nb.engine.kernel.platform import expected_device
 from swiftai_nb.model_files.folder import open_model
-from swiftai_nb.registry.model_info import DiffusionModelInfo, format_bytes
-from swiftai_nb.registry.quantized_models import copy_info, folder_bytes
+from swiftai_nb.registry.entries import folder_bytes, quantized_info
+from swiftai_nb.registry.model_info import DiffusionModelInfo
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 
@@ -47,7 +48,7 @@ def quantize_model(
     if bits not in (4, 8):
         raise InvalidInputError(f"bits {bits} is not 4 or 8", hint="--bits 4 or --bits 8")
     resolved = registry.resolve(name)
-    copy = copy_info(registry, resolved.info, bits=bits, id=id)
+    copy = quantized_info(registry.home, resolved.info, bits=bits, id=id)
     target = Path(str(copy.local_folder))
     taken = {info.id for info in registry.available_models}
     if copy.id in taken or target.exists():

@@ -1,22 +1,24 @@
-"""The models we know: a table. Sizes and licenses as read from public pages, rounded ones marked so.
+"""The built-in models: a table. Sizes and licenses come from public pages; rounded sizes are marked.
 
 No live Hub was reachable when this table was written: `python -m swiftai_nb models verify` compares it
 with the Hub, and a maintainer with a connection should run it before a release. Revisions are therefore
-not pinned yet; the commit that was fetched is recorded with every download.
+not pinned; the commit that was downloaded is recorded with every download.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from swiftai_nb.core.errors import ModelNotFoundError
+from swiftai_nb.model_files.configs import read_generation_defaults
 from swiftai_nb.model_files.variants import DiffusionVariant
-from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile
+from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile, family_settings
 from swiftai_nb.registry.model_sources import model_sources
 
 _NOT_LIVE = "sizes, license and gating come from public pages and were not checked against the live Hub"
@@ -67,7 +69,7 @@ def _stable_diffusion_files(
 
 
 def _mflux_files() -> tuple[ModelFile, ...]:
-    """FLUX.1 as saved by mflux: numbered shards per component, weights already packed to 4 bits."""
+    """FLUX.1 as saved by mflux: numbered shards per component, weights already quantized to 4 bits."""
     transformer_gb, t5_gb = (2.14, 2.14, 2.14, 0.27), (2.14, 0.73)
     components = ("transformer", "text_encoder", "text_encoder_2", "vae")
     return (
@@ -91,7 +93,7 @@ def _taesd(
     return DiffusionModelInfo(
         id=name,
         name=f"{name.upper()} preview decoder",
-        variant=variant,
+        **family_settings(variant, steps=1, guidance_scale=0.0),
         description=f"Small decoder that turns {family} latents into sharp previews",
         repository=repository,
         files=(ModelFile("config.json"), weights),
@@ -99,8 +101,6 @@ def _taesd(
         license="mit",
         license_summary="free to use",
         min_memory_bytes=GB,
-        default_steps=1,
-        default_guidance_scale=0.0,
         aliases=(repository,),
         kind="preview-decoder",
         unconfirmed=_NOT_LIVE,
@@ -110,8 +110,8 @@ def _taesd(
 _SD_15 = DiffusionModelInfo(
     id="sd-1.5",
     name="Stable Diffusion 1.5",
-    variant=DiffusionVariant.SD_15,
-    description="The classic: thousands of fine-tunes and LoRAs fit it; 512x512",
+    **family_settings(DiffusionVariant.SD_15),
+    description="Thousands of fine-tunes and LoRAs fit it; 512x512",
     repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
     files=_stable_diffusion_files(unet_gb=1.7191, text_encoder_gb=0.2461),
     size_bytes=2_130_000_000,
@@ -119,8 +119,6 @@ _SD_15 = DiffusionModelInfo(
     license_url="https://huggingface.co/spaces/CompVis/stable-diffusion-license",
     license_summary=_OPENRAIL,
     min_memory_bytes=8 * GB,
-    default_steps=20,
-    default_guidance_scale=7.5,
     aliases=("stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5", "sd15", "sd1.5"),
     fallback_repositories=("vladmandic/sd15-diffusers",),
     preview_decoder="taesd",
@@ -131,15 +129,11 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
     DiffusionModelInfo(
         id="emoji-mini",
         name="Emoji mini",
-        variant=DiffusionVariant.SD_15,
-        description="Ships with the package: small pictures of things and animals in seconds, on any CPU",
+        **family_settings(DiffusionVariant.SD_15, steps=10, guidance_scale=1.7, side=128),
+        description="Ships with the package: small images of things and animals in seconds, on any CPU",
         license="mit",
         license_summary="free to use; trained on Fluent Emoji (MIT)",
         min_memory_bytes=GB,
-        default_steps=10,
-        default_guidance_scale=1.7,
-        default_width=128,
-        default_height=128,
         display_scale=2,
         aliases=("bundled",),
         bundled=True,
@@ -147,7 +141,7 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
     DiffusionModelInfo(
         id="sdxl-turbo",
         name="SDXL Turbo",
-        variant=DiffusionVariant.SDXL_TURBO,
+        **family_settings(DiffusionVariant.SDXL_TURBO),
         description="High quality at 512x512 in 1 to 4 steps; runs without guidance",
         repository="stabilityai/sdxl-turbo",
         files=_stable_diffusion_files(unet_gb=5.1351, text_encoder_gb=0.2461, text_encoder_2_gb=1.3894),
@@ -156,8 +150,6 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
         license_url="https://stability.ai/license",
         license_summary=_STABILITY_NC,
         min_memory_bytes=12 * GB,
-        default_steps=4,
-        default_guidance_scale=0.0,
         aliases=("mlx-community/sdxl-turbo",),
         preview_decoder="taesdxl",
         unconfirmed=_NOT_LIVE,
@@ -167,7 +159,7 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
         _SD_15,
         id="sd-1.5-8bit",
         name="Stable Diffusion 1.5 (8-bit)",
-        description="The files of sd-1.5, packed to 8 bits on load; nearly the same pictures in less memory",
+        description="sd-1.5 quantized to 8 bits at load time; nearly the same images in less memory",
         quantization_bits=8,
         aliases=(),
     ),
@@ -175,14 +167,14 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
         _SD_15,
         id="sd-1.5-4bit",
         name="Stable Diffusion 1.5 (4-bit)",
-        description="The files of sd-1.5, packed to 4 bits on load; saves little, most of it is convolutions",
+        description="sd-1.5 quantized to 4 bits at load time; saves little memory",
         quantization_bits=4,
         aliases=("mlx-community/stable-diffusion-v1-5-4bit",),
     ),
     DiffusionModelInfo(
         id="sd-turbo",
         name="SD Turbo",
-        variant=DiffusionVariant.SD_21,
+        **family_settings(DiffusionVariant.SD_21, steps=4, guidance_scale=0.0),
         description="Small and fast: 512x512 in 1 to 4 steps, distilled from Stable Diffusion 2.1",
         repository="stabilityai/sd-turbo",
         files=_stable_diffusion_files(unet_gb=1.7320, text_encoder_gb=0.6809),
@@ -191,15 +183,13 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
         license_url="https://stability.ai/license",
         license_summary=_STABILITY_NC,
         min_memory_bytes=8 * GB,
-        default_steps=4,
-        default_guidance_scale=0.0,
         preview_decoder="taesd",
         unconfirmed=_NOT_LIVE,
     ),
     DiffusionModelInfo(
         id="lcm-dreamshaper",
         name="LCM Dreamshaper v7",
-        variant=DiffusionVariant.SD_15,
+        **family_settings(DiffusionVariant.SD_15, steps=4, guidance_scale=8.0, side=768),
         description="Free license and fast: 768x768 in 4 steps, a latent consistency model after SD 1.5",
         repository="SimianLuo/LCM_Dreamshaper_v7",
         files=_stable_diffusion_files(unet_gb=3.44, text_encoder_gb=0.4923, suffix=""),
@@ -207,10 +197,6 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
         license="mit",
         license_summary="free to use, also commercially",
         min_memory_bytes=8 * GB,
-        default_steps=4,
-        default_guidance_scale=8.0,
-        default_width=768,
-        default_height=768,
         aliases=("lcm",),
         preview_decoder="taesd",
         unconfirmed=_NOT_LIVE,
@@ -218,8 +204,8 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
     DiffusionModelInfo(
         id="flux-schnell-4bit",
         name="FLUX.1 schnell (4-bit)",
-        variant=DiffusionVariant.FLUX,
-        description="The best pictures here, in 4 steps; needs 16 GB of memory, not for 8 GB machines",
+        **family_settings(DiffusionVariant.FLUX),
+        description="The best images of the built-in models, in 4 steps; needs 16 GB of memory",
         repository="dhairyashil/FLUX.1-schnell-mflux-4bit",
         files=_mflux_files(),
         size_bytes=9_850_000_000,
@@ -227,10 +213,6 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
         license_url="https://www.apache.org/licenses/LICENSE-2.0",
         license_summary="free to use, also commercially",
         min_memory_bytes=16 * GB,
-        default_steps=4,
-        default_guidance_scale=0.0,
-        default_width=1024,
-        default_height=1024,
         aliases=(
             "mlx-community/flux-schnell-4bit",
             "mlx-community/FLUX.1-schnell-4bit",
@@ -248,10 +230,10 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
 
 
 def catalog() -> tuple[DiffusionModelInfo, ...]:
-    """All models known by name: our own and those that providers of other packages bring."""
+    """All models known by name: the built-in ones and those that providers of other packages add."""
     own = {info.id for info in CATALOG}
-    brought = (info for source in model_sources() for info in source.models if info.id not in own)
-    return (*CATALOG, *brought)
+    added = (info for source in model_sources() for info in source.models if info.id not in own)
+    return (*CATALOG, *added)
 
 
 def bundled_folder(info: DiffusionModelInfo) -> Path:
@@ -267,7 +249,7 @@ def find(name: str, *, entries: Iterable[DiffusionModelInfo] | None = None) -> D
         entries: where to look; None is the whole catalog.
 
     Raises:
-        ModelNotFoundError: none has; says what was probably meant and lists what there is.
+        ModelNotFoundError: there is none; suggests the nearest name and lists the models.
     """
     entries = catalog() if entries is None else tuple(entries)
     wanted = name.strip().casefold()
@@ -297,14 +279,16 @@ def _not_found(name: str, entries: tuple[DiffusionModelInfo, ...]) -> ModelNotFo
     return ModelNotFoundError(f"no model named {name!r}", hint=f"{meant}known models: {listed}")
 
 
+def bundled_names() -> frozenset[str]:
+    """The names of bundled models, in lower case: no other entry can take them."""
+    return frozenset(name for info in CATALOG if info.bundled for name in (*_ids(info), *_other_names(info)))
+
+
+@lru_cache(maxsize=8)
 def _with_file_defaults(info: DiffusionModelInfo) -> DiffusionModelInfo:
-    """A bundled model says its own defaults in generation_defaults.json; without one the table's hold."""
+    """A bundled model with the defaults of its `generation_defaults.json` and its size."""
     folder = bundled_folder(info)
-    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
-    try:
-        data = json.loads((folder / "generation_defaults.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        data = {}
+    size_bytes = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
     fields = {
         "width": "default_width",
         "height": "default_height",
@@ -312,5 +296,6 @@ def _with_file_defaults(info: DiffusionModelInfo) -> DiffusionModelInfo:
         "guidance_scale": "default_guidance_scale",
         "display_scale": "display_scale",
     }
-    values = {field: data[key] for key, field in fields.items() if data.get(key) is not None}
-    return replace(info, size_bytes=size, **values)
+    given = read_generation_defaults(folder)
+    values: dict[str, Any] = {field: given[name] for name, field in fields.items() if name in given}
+    return replace(info, size_bytes=size_bytes, **values)

@@ -1,14 +1,19 @@
-"""Builds entries for what is not in the catalog: any Hub repository, any model folder."""
+"""Entries for models that are not in the catalog: Hub repositories, model folders, quantized models."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from swiftai_nb.core.errors import ModelNotFoundError
+from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
 from swiftai_nb.model_files.folder import GenerationDefaults, open_model
 from swiftai_nb.model_files.variants import DiffusionVariant
-from swiftai_nb.registry.model_info import DiffusionModelInfo
+from swiftai_nb.registry.model_info import DiffusionModelInfo, family_settings
 from swiftai_nb.registry.model_sources import detect_plugin_variant, engine_of
+
+_QUANTIZED_SUFFIX = ".packed"  # of the folder's name: tells it from a folder that goes by its path
+_FORBIDDEN_IN_NAMES = frozenset('/\\:*?"<>|')
 
 
 def is_repository_id(name: str) -> bool:
@@ -26,21 +31,16 @@ def repository_info(
     revision: str | None = None,
 ) -> DiffusionModelInfo:
     """An entry for any Hub repository, with the family's defaults."""
-    width, height = variant.default_resolution
     return DiffusionModelInfo(
         id=repository if id is None else id,
         name=repository,
-        variant=variant,
-        description=f"Own entry ({variant.display_name})",
+        description=f"Your entry ({variant.display_name})",
         repository=repository,
         revision=revision,
         license="see its page",
-        default_steps=variant.default_steps,
-        default_guidance_scale=variant.default_guidance_scale,
-        default_width=width,
-        default_height=height,
         is_custom=True,
         engine=engine_of(variant),
+        **family_settings(variant),
     )
 
 
@@ -63,7 +63,9 @@ def folder_info(
     """
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
-        raise ModelNotFoundError(f"no folder {folder}", hint="give the folder that holds unet/ and vae/")
+        raise ModelNotFoundError(
+            f"there is no folder {folder}", hint="give the folder that holds unet/ and vae/"
+        )
     family = detect_plugin_variant(folder) if variant is None else variant
     if family is None:
         opened = open_model(folder)
@@ -74,8 +76,8 @@ def folder_info(
         id=folder.name if id is None else id,
         name=folder.name,
         variant=family,
-        description=f"Own folder ({family.display_name})",
-        size_bytes=sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()),
+        description=f"Your folder ({family.display_name})",
+        size_bytes=folder_bytes(folder),
         default_steps=defaults.steps,
         default_guidance_scale=defaults.guidance_scale,
         default_width=defaults.width,
@@ -84,3 +86,67 @@ def folder_info(
         is_custom=True,
         engine=engine_of(family),
     )
+
+
+def quantized_info(
+    home: Path,
+    info: DiffusionModelInfo,
+    *,
+    bits: int,
+    id: str | None = None,  # noqa: A002
+) -> DiffusionModelInfo:
+    """The entry of a quantized model that is not made yet: "sd-1.5" in 4 bits is "sd-1.5-q4".
+
+    Args:
+        home: the state folder, below which it will be kept.
+        info: the model to quantize.
+        bits: 4 or 8.
+        id: None adds "-q4" or "-q8" to the model's.
+
+    Raises:
+        InvalidInputError: the id cannot be a folder's name.
+    """
+    plain = info.id.removesuffix(f"-{info.quantization_bits}bit").replace("/", "-")
+    name = f"{plain}-q{bits}" if id is None else id
+    if name.startswith(".") or not name.strip() or _FORBIDDEN_IN_NAMES & set(name):
+        raise InvalidInputError(f"{name!r} cannot be a folder's name", hint="--id NAME")
+    return replace(
+        info,
+        id=name,
+        name=f"{info.name.partition(' (')[0]} ({bits}-bit, quantized)",
+        description=f"{info.id} quantized to {bits} bits on this machine",
+        repository=None,
+        revision=None,
+        files=(),
+        quantization_bits=None,
+        aliases=(),
+        fallback_repositories=(),
+        bundled=False,
+        local_folder=str(_quantized_folder(home) / f"{name}{_QUANTIZED_SUFFIX}"),
+        is_custom=True,
+        unconfirmed=None,
+    )
+
+
+def is_quantized_model(home: Path, info: DiffusionModelInfo) -> bool:
+    """Whether an entry's folder was made by quantizing a model: it is deleted with the entry."""
+    return info.local_folder is not None and Path(info.local_folder).parent == _quantized_folder(home)
+
+
+def delete_quantized_model(home: Path, info: DiffusionModelInfo) -> int:
+    """Deletes the folder of a quantized model; the bytes freed, 0 for any other folder."""
+    if not is_quantized_model(home, info) or info.local_folder is None:
+        return 0
+    folder = Path(info.local_folder)
+    size_bytes = folder_bytes(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return size_bytes
+
+
+def folder_bytes(folder: Path) -> int:
+    """The size of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _quantized_folder(home: Path) -> Path:
+    return home / "models"

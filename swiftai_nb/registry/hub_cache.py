@@ -1,12 +1,16 @@
-"""Reads the Hugging Face cache: which snapshots are there, and what of a model is in them.
+"""Reads the Hugging Face cache: which snapshots it has, and which files of a model are in them.
 
 The layout is that of huggingface_hub (`models--owner--name/{blobs,refs,snapshots/<commit>/...}`). Whether
 a file is a link into `blobs/`, into the shared store of newer versions, or (Windows) the file itself does
-not matter here: only what a path leads to is looked at.
+not matter: only what a path leads to is looked at.
+
+`huggingface_hub.scan_cache_dir` is not used: it looks at every file of every repository, and importing it
+takes longer than a cell without a model may take. Here only the files of one entry are looked at.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -20,7 +24,7 @@ INCOMPLETE_SUFFIX = ".swiftai.incomplete"
 
 
 class DiskState(str, Enum):
-    """What of a model is on this disk."""
+    """How much of a model is on disk."""
 
     ABSENT = "absent"
     PARTIAL = "partial"
@@ -32,15 +36,15 @@ class DiskState(str, Enum):
 
 @dataclass(frozen=True)
 class ModelOnDisk:
-    """What of a model is on this disk.
+    """The files of a model that are on disk.
 
     Args:
         state: absent, partial or complete.
         folder: the snapshot that has the most of it; None when absent.
         revision: that snapshot's commit.
         repository: the repository it came from (a fallback's name when that was used).
-        size_bytes: of the finished files, plus what waits in interrupted ones.
-        missing: paths of required files that are not finished.
+        size_bytes: of the complete files and of interrupted downloads.
+        missing: paths of required files that are not complete.
     """
 
     state: DiskState
@@ -49,6 +53,29 @@ class ModelOnDisk:
     repository: str | None = None
     size_bytes: int = 0
     missing: tuple[str, ...] = ()
+
+
+def hub_cache_dir(cache_dir: str | Path | None = None) -> Path:
+    """The Hugging Face cache: `cache_dir`, else what huggingface_hub itself would choose.
+
+    The rule (HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME) is repeated here because
+    huggingface_hub reads the environment once, at import. Here it is read at every call.
+    """
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser().resolve()
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(name):
+            return Path(os.path.expandvars(os.environ[name])).expanduser().resolve()
+    hf_home = os.environ.get("HF_HOME")
+    if not hf_home:
+        hf_home = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")  # noqa: PTH118
+    return (Path(os.path.expandvars(hf_home)).expanduser() / "hub").resolve()
+
+
+def is_offline() -> bool:
+    """Whether the user asked the Hugging Face tools to stay off the network (HF_HUB_OFFLINE)."""
+    values = (os.environ.get("HF_HUB_OFFLINE", ""), os.environ.get("TRANSFORMERS_OFFLINE", ""))
+    return any(v.strip().upper() in {"1", "ON", "YES", "TRUE"} for v in values)
 
 
 def repository_folder(cache_dir: Path, repository: str) -> Path:
@@ -92,22 +119,22 @@ def find_on_disk(
     Args:
         info: the entry; must have a repository.
         cache_dir: the Hugging Face cache.
-        manifests: what the Hub said of the files of a (repository, commit) when they were fetched.
+        manifests: the published file list of a (repository, commit), as recorded at its download.
     """
     best = ModelOnDisk(DiskState.ABSENT, missing=tuple(f.path for f in info.files if is_needed(f)))
     for repository in (info.repository, *info.fallback_repositories):
         if repository is None:
             continue
-        waiting = sum(_size_of(p) or 0 for p in incomplete_files(cache_dir, repository, ours_only=True))
+        interrupted = sum(_size_of(p) or 0 for p in incomplete_files(cache_dir, repository, ours_only=True))
         for folder in snapshots(cache_dir, repository, info.revision):
             files = required_files(info, {} if manifests is None else manifests(repository, folder.name))
-            found = _look_into(folder, repository, files, waiting_bytes=waiting)
+            found = _check_snapshot(folder, repository, files, interrupted_bytes=interrupted)
             if found.state is DiskState.COMPLETE:
                 return found
             if found.size_bytes > best.size_bytes:
                 best = found
-        if waiting > best.size_bytes:
-            best = ModelOnDisk(DiskState.PARTIAL, None, None, repository, waiting, best.missing)
+        if interrupted > best.size_bytes:
+            best = ModelOnDisk(DiskState.PARTIAL, None, None, repository, interrupted, best.missing)
     return best
 
 
@@ -123,11 +150,11 @@ def is_needed(file: ModelFile) -> bool:
     return file.is_required or file.group is not None
 
 
-def _look_into(
-    folder: Path, repository: str, files: tuple[ModelFile, ...], *, waiting_bytes: int
+def _check_snapshot(
+    folder: Path, repository: str, files: tuple[ModelFile, ...], *, interrupted_bytes: int
 ) -> ModelOnDisk:
     absent: list[ModelFile] = []
-    groups_here: set[str | None] = {None}
+    groups_found: set[str | None] = {None}
     size_bytes = 0
     for file in files:
         found_bytes = _size_of(folder / file.path)
@@ -135,12 +162,12 @@ def _look_into(
             absent.append(file)
         else:
             size_bytes += found_bytes
-            groups_here.add(file.group)
-    missing = [f.path for f in absent if f.group is None or f.group not in groups_here]
+            groups_found.add(file.group)
+    missing = [f.path for f in absent if f.group is None or f.group not in groups_found]
     if not missing and len(files) > 0:
         return ModelOnDisk(DiskState.COMPLETE, folder, folder.name, repository, size_bytes)
-    state = DiskState.PARTIAL if size_bytes + waiting_bytes > 0 else DiskState.ABSENT
-    return ModelOnDisk(state, folder, folder.name, repository, size_bytes + waiting_bytes, tuple(missing))
+    state = DiskState.PARTIAL if size_bytes + interrupted_bytes > 0 else DiskState.ABSENT
+    return ModelOnDisk(state, folder, folder.name, repository, size_bytes + interrupted_bytes, tuple(missing))
 
 
 def _size_of(path: Path) -> int | None:

@@ -1,7 +1,7 @@
-"""LoRAs of the Hub: how they are named, which file of a repository is meant, where it is on this disk.
+"""LoRAs of the Hub: how they are named, which file of a repository is meant, where it is on disk.
 
 A downloaded LoRA is an entry of the registry like any other (kind "lora"): listed, verified and deleted
-with the same verbs, kept in the same cache.
+by the same commands, kept in the same cache.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import (
@@ -23,9 +22,7 @@ from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.entries import is_repository_id
 from swiftai_nb.registry.hub_cache import snapshots
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
-
-if TYPE_CHECKING:
-    from swiftai_nb.registry.registry import DiffusionModelRegistry
+from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 KIND = "lora"
 _SUFFIX = ".safetensors"
@@ -40,7 +37,7 @@ class HubLora:
 
     Args:
         repository: "owner/name".
-        file: path inside it; None lets the repository's only LoRA be meant.
+        file: path inside it; None is the only LoRA of the repository.
     """
 
     repository: str
@@ -48,7 +45,7 @@ class HubLora:
 
 
 def parse_hub_lora(source: str) -> HubLora | None:
-    """What a source names on the Hub; None when it has neither form."""
+    """The LoRA on the Hub that a source names; None when it has neither form."""
     owner, _, rest = source.partition("/")
     name, _, file = rest.partition("/")
     if not is_repository_id(f"{owner}/{name}") or ".." in PurePosixPath(file).parts:
@@ -62,7 +59,7 @@ def select_lora(repository: str, listing: Iterable[str]) -> tuple[str, ...]:
     """The files of the one LoRA a repository holds.
 
     Raises:
-        InvalidInputError: it holds several; names them as they can be asked for.
+        InvalidInputError: it holds several; lists them as they can be given.
         UnsupportedModelError: it holds none, or a whole model.
     """
     paths = sorted(set(listing))
@@ -88,13 +85,13 @@ def lora_info(registry: DiffusionModelRegistry, source: str) -> DiffusionModelIn
     """The registered entry of a Hub LoRA, or the one to register.
 
     Raises:
-        ModelNotFoundError: neither a file here nor a name the Hub could have.
+        ModelNotFoundError: neither a file nor a name that the Hub could have.
         InvalidInputError: the name is that of a model.
     """
     named = parse_hub_lora(source)
     if named is None:
         raise ModelNotFoundError(
-            f"no LoRA file {source!r} on this disk",
+            f"there is no LoRA file {source!r}",
             hint="give a file, a folder, OWNER/NAME or OWNER/NAME/FILE.safetensors of the Hub",
         )
     known = _exact_entry(registry, source)
@@ -109,7 +106,7 @@ def lora_info(registry: DiffusionModelRegistry, source: str) -> DiffusionModelIn
     return DiffusionModelInfo(
         id=source,
         name=source,
-        variant=DiffusionVariant.SD_15,  # unknown; the engine tells from the file what it fits
+        variant=DiffusionVariant.SD_15,  # unknown; the engine finds out from the file
         description="LoRA: --lora " + source,
         repository=named.repository,
         files=files,
@@ -120,10 +117,10 @@ def lora_info(registry: DiffusionModelRegistry, source: str) -> DiffusionModelIn
 
 
 def find_lora(registry: DiffusionModelRegistry, source: str) -> Path | None:
-    """The file (or folder) of a LoRA on this disk: as a path, else in the cache; None when it is not here.
+    """The file (or folder) of a LoRA: as a path, else in the cache; None when it is not on disk.
 
     Raises:
-        InvalidInputError: the cache holds several files that may be meant.
+        InvalidInputError: the cache holds several LoRAs of that repository.
     """
     own = Path(source).expanduser()
     named = None if own.exists() else parse_hub_lora(source)
@@ -133,12 +130,12 @@ def find_lora(registry: DiffusionModelRegistry, source: str) -> Path | None:
     files = [f.path for f in known.files] if known is not None and known.kind == KIND else []
     wanted = next((path for path in files if path.endswith(_SUFFIX)), named.file)
     for snapshot in snapshots(registry.cache_dir, named.repository, None):
-        here = [p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()]
+        files_found = [p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()]
         try:
-            path = select_lora(named.repository, here)[0] if wanted is None else wanted
+            path = select_lora(named.repository, files_found)[0] if wanted is None else wanted
         except UnsupportedModelError:
             continue
-        if path in here:
+        if path in files_found:
             return snapshot / path
     return None
 
@@ -147,7 +144,7 @@ def missing_loras(registry: DiffusionModelRegistry, loras: Iterable[LoraReferenc
     """The sources that have to be downloaded first, each once.
 
     Raises:
-        ModelNotFoundError: one that is neither here nor a name of the Hub.
+        ModelNotFoundError: one is neither on disk nor a name of the Hub.
     """
     missing = [lora.source for lora in loras if find_lora(registry, lora.source) is None]
     return tuple(lora_info(registry, source).id for source in dict.fromkeys(missing))
@@ -156,11 +153,11 @@ def missing_loras(registry: DiffusionModelRegistry, loras: Iterable[LoraReferenc
 def local_loras(
     registry: DiffusionModelRegistry, loras: Iterable[LoraReference]
 ) -> tuple[LoraReference, ...]:
-    """The same LoRAs by the paths of their files on this disk.
+    """The same LoRAs with the paths of their files.
 
     Raises:
         ModelNotFoundError: a file that is not there.
-        ModelNotDownloadedError: a LoRA of the Hub that is not here; says how to get it.
+        ModelNotDownloadedError: a LoRA of the Hub is not installed; says how to download it.
     """
     return tuple(replace(lora, source=str(_local_path(registry, lora.source))) for lora in loras)
 
@@ -170,11 +167,11 @@ def _local_path(registry: DiffusionModelRegistry, source: str) -> Path:
     if found is None:
         name = lora_info(registry, source).id
         raise ModelNotDownloadedError(
-            f"the LoRA {name} is not on this disk",
-            hint=f"%imagine --lora {name} fetches it; in Python: "
+            f"the LoRA {name} is not downloaded",
+            hint=f"%imagine --lora {name} downloads it; in Python: "
             f"await DiffusionModelDownloader().download_lora({name!r})",
         )
-    # The engine's working directory is not the kernel's. Links stay: their names tell what a file is.
+    # The engine's working directory is not the kernel's. Links are kept: their names say what a file is.
     return found.absolute()
 
 

@@ -1,17 +1,22 @@
-"""What the catalog says of a model, and what is known of one that is on disk."""
+"""The records of the registry: an entry, its files, a model on disk; and entries read from untrusted JSON."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from swiftai_nb.core.format import format_bytes as format_bytes  # noqa: PLC0414 - until its users import it from core
+from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.model_files.variants import DiffusionVariant
 
 GB = 1_000_000_000
 DEFAULT_ENGINE = "mlx"
+Entry = TypeVar("Entry", "DiffusionModelInfo", "ModelFile")
+_LONGEST_TEXT = 10_000
 
 
 @dataclass(frozen=True)
@@ -22,9 +27,9 @@ class ModelFile:
         path: inside the repository, with forward slashes.
         size_bytes: None when no source says it.
         is_exact: the size is to the byte; else it was read rounded (about 1 %).
-        is_required: the model is incomplete without it; else it is fetched when the repository has it.
+        is_required: the model is incomplete without it; else it is downloaded when the repository has it.
         group: name of a set of alternatives; the model needs at least one file of each set.
-        oid: sha256 (64 hex, large files) or git blob sha1 (40 hex) as the Hub announces it; None if unknown.
+        oid: sha256 (64 hex, large files) or git blob sha1 (40 hex) as the Hub publishes it; None if unknown.
     """
 
     path: str
@@ -41,31 +46,31 @@ class DiffusionModelInfo:
 
     Args:
         id: short name, unique: "sdxl-turbo".
-        name: for people.
+        name: as shown to users.
         variant: the family, which decides the pipeline.
         description: one line.
         repository: Hub repository "owner/name"; None for bundled models and local folders.
         revision: 40-hex commit, branch or tag; None is the repository's main branch.
-        files: what to fetch; empty lets the repository's listing decide (user entries).
+        files: what to download; empty lets the repository's listing decide (user entries).
         size_bytes: the whole download.
         license: its identifier.
-        license_url: where its words are.
-        license_summary: what it means, in plain words.
-        gated: what a user must do before the files may be fetched, in plain words; None when nothing.
-        min_memory_bytes: memory of the smallest machine it is meant for; an estimate unless said otherwise.
+        license_url: where its text is.
+        license_summary: what it allows, in one line.
+        gated: what a user must do before the files may be downloaded; None when nothing.
+        min_memory_bytes: memory of the smallest machine it is meant for; an estimate.
         default_steps, default_guidance_scale, default_width, default_height: the model's own.
         display_scale: how many times larger a notebook shows the picture (tiny models); 1 is as it is.
-        quantization_bits: shrink the weights to so many bits on load; None loads them as they are.
+        quantization_bits: quantize the weights to so many bits at load time; None loads them as they are.
         aliases: other names that find this entry.
-        fallback_repositories: copies with the same files, tried when `repository` is gone.
+        fallback_repositories: repositories with the same files, tried when `repository` is gone.
         preview_decoder: id of the small decoder (TAESD) that fits its latents.
         kind: "model", "preview-decoder" for one that only decodes previews, "part" for what models share, or
             "lora" (its family is then unknown).
-        requires: ids of the parts without which the model is incomplete; they are fetched with it.
+        requires: ids of the parts without which the model is incomplete; they are downloaded with it.
         bundled: ships inside this package.
-        local_folder: where a user's local entry lies.
+        local_folder: folder of a model that is not in the Hugging Face cache.
         is_custom: registered by the user.
-        unconfirmed: what about this entry was not checked against the live Hub, in words.
+        unconfirmed: what about this entry was not checked against the live Hub.
         engine: name of the provider that runs it on this machine.
     """
 
@@ -106,7 +111,7 @@ class DiffusionModelInfo:
 
     @property
     def formatted_size(self) -> str:
-        """Download in words: "6.9 GB"; "size unknown" when it is."""
+        """Download size as text: "6.9 GB", or "size unknown"."""
         return format_bytes(self.size_bytes) if self.size_bytes else "size unknown"
 
     @property
@@ -121,7 +126,7 @@ class DiffusionModelInfo:
 
     @property
     def is_downloadable(self) -> bool:
-        """False for bundled models and local folders: nothing to fetch."""
+        """False for bundled models and local folders."""
         return self.repository is not None
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,28 +134,128 @@ class DiffusionModelInfo:
         return asdict(self)
 
 
-def info_from_dict(data: dict[str, Any]) -> DiffusionModelInfo:
+def family_settings(
+    variant: DiffusionVariant,
+    *,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    side: int | None = None,
+) -> dict[str, Any]:
+    """The fields of an entry that follow from its family, or are this model's own.
+
+    Args:
+        variant: the family.
+        steps: denoising steps; None is the family's number, like the others.
+        guidance_scale: weight of the prompt.
+        side: width and height in pixels.
+    """
+    width, height = variant.default_resolution if side is None else (side, side)
+    guidance = variant.default_guidance_scale if guidance_scale is None else guidance_scale
+    return {
+        "variant": variant,
+        "default_steps": variant.default_steps if steps is None else steps,
+        "default_guidance_scale": guidance,
+        "default_width": width,
+        "default_height": height,
+    }
+
+
+def check_path(path: str) -> PurePosixPath:
+    """A path inside a repository, as a server or a record names it.
+
+    Raises:
+        InvalidModelFilesError: it would lead out of the folder it is joined to.
+    """
+    pure = PurePosixPath(path)
+    is_plain = bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts
+    if not is_plain or any(c in path for c in "\\\0") or ":" in pure.parts[0]:
+        raise InvalidModelFilesError(f"unsafe path in the file list: {path!r}", hint="do not use this model")
+    return pure
+
+
+def info_from_dict(data: object) -> DiffusionModelInfo:
     """Rebuilds an entry from `to_dict`; unknown keys (a newer version's) are left out.
 
     Raises:
-        (KeyError, TypeError, ValueError): the data is not an entry.
+        ValueError: the data is not an entry; names the field.
     """
-    known = {f.name for f in fields(DiffusionModelInfo)}
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known
-    }
-    values["variant"] = DiffusionVariant(data["variant"])
-    values["files"] = tuple(ModelFile(**f) for f in data.get("files", ()))
-    return DiffusionModelInfo(**values)
+    info = _build(DiffusionModelInfo, data)
+    if not info.id.strip():
+        raise ValueError("id is empty")
+    return info
+
+
+def files_from_list(data: object) -> tuple[ModelFile, ...]:
+    """Rebuilds the files of an entry or a manifest.
+
+    Raises:
+        ValueError: not a list of files with safe paths; names the field.
+    """
+    if not isinstance(data, (list, tuple)):
+        raise ValueError("files is not a list")
+    files = tuple(_build(ModelFile, item) for item in data)
+    try:
+        for file in files:
+            check_path(file.path)
+    except InvalidModelFilesError as error:
+        raise ValueError(error.message) from None
+    return files
+
+
+def _build(cls: type[Entry], data: object) -> Entry:
+    """An instance of a dataclass from JSON, every value checked against its field's type."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{cls.__name__} is not an object")
+    hints, values = _field_types(cls.__name__), {}
+    for field in fields(cls):
+        if field.name in data:
+            values[field.name] = _convert(field.name, data[field.name], hints[field.name])
+        elif field.default is MISSING:
+            raise ValueError(f"{field.name} is missing")
+    return cls(**values)
+
+
+@lru_cache(maxsize=2)
+def _field_types(class_name: str) -> dict[str, Any]:
+    return get_type_hints({cls.__name__: cls for cls in (DiffusionModelInfo, ModelFile)}[class_name])
+
+
+def _convert(name: str, value: object, hint: Any) -> Any:
+    if hint is DiffusionVariant:
+        return DiffusionVariant(value)
+    if hint == tuple[ModelFile, ...]:
+        return files_from_list(value)
+    if hint == tuple[str, ...]:
+        is_right = isinstance(value, (list, tuple)) and all(_is_text(item) for item in value)
+        value = tuple(value) if isinstance(value, list) else value
+    else:
+        is_right = any(_is_scalar(value, kind) for kind in get_args(hint) or (hint,))
+    if not is_right:
+        raise ValueError(f"{name} cannot be {value!r:.80}")
+    return value
+
+
+def _is_scalar(value: object, kind: type) -> bool:
+    if kind is str:
+        return _is_text(value)
+    if kind is float:
+        return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+    if kind is int:
+        return type(value) is int and 0 <= value < 2**63
+    return type(value) is kind
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_TEXT and "\0" not in value
 
 
 @dataclass(frozen=True)
 class DownloadedDiffusionModel:
-    """A complete model on this disk.
+    """A complete model on disk.
 
     Args:
         id: the catalog id or the user's.
-        name: for people.
+        name: as shown to users.
         variant: the family.
         local_path: folder to load from.
         downloaded_at: when its newest file arrived.
@@ -168,7 +273,7 @@ class DownloadedDiffusionModel:
 
     @property
     def formatted_size(self) -> str:
-        """In words: "6.9 GB"."""
+        """The size as text: "6.9 GB"."""
         return format_bytes(self.size_bytes)
 
 

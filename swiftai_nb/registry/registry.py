@@ -1,4 +1,4 @@
-"""Which models there are and which are on this disk. The Hugging Face cache is the only truth about files."""
+"""Which models there are and which are installed. Only the Hugging Face cache says which files there are."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from swiftai_nb.core.errors import (
     ModelNotDownloadedError,
     ModelNotFoundError,
 )
-from swiftai_nb.core.format import format_duration
+from swiftai_nb.core.format import format_bytes, format_duration
+from swiftai_nb.model_files.families import MODEL_FILE_SUFFIXES
+from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.variants import DiffusionVariant
-from swiftai_nb.registry.catalog import bundled_folder, catalog, find
+from swiftai_nb.registry.catalog import bundled_folder, bundled_names, catalog, find
 from swiftai_nb.registry.entries import folder_info, is_repository_id, repository_info
-from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, find_on_disk
+from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, find_on_disk, hub_cache_dir
 from swiftai_nb.registry.model_info import (
     DiffusionModelInfo,
     DownloadedDiffusionModel,
     ResolvedModel,
-    format_bytes,
 )
-from swiftai_nb.registry.paths import hub_cache_dir, state_dir
-from swiftai_nb.registry.user_config import Choices, UserConfig
+from swiftai_nb.registry.user_config import Choices, UserConfig, state_dir
 
 __all__ = ["DiffusionModelInfo", "DiffusionModelRegistry", "DownloadedDiffusionModel", "ResolvedModel"]
 
 
 class _ClassProperty:
-    """`DiffusionModelRegistry.shared`: made on first use, so importing does no work."""
+    """`DiffusionModelRegistry.shared`: created on first use, so that importing does no work."""
 
     def __get__(self, instance: object, owner: type[DiffusionModelRegistry]) -> DiffusionModelRegistry:
         if owner._shared is None:
@@ -41,7 +41,7 @@ class _ClassProperty:
 
 
 class _AvailableModels:
-    """On the class: the built-in catalog. On a registry: with the user's own entries."""
+    """On the class: the catalog. On a registry: with the user's own entries."""
 
     def __get__(
         self, instance: DiffusionModelRegistry | None, owner: type[DiffusionModelRegistry]
@@ -50,13 +50,13 @@ class _AvailableModels:
 
 
 class DiffusionModelRegistry:
-    """The catalog, the user's own entries, and what is on disk.
+    """The catalog, the user's own entries, and which of them are installed.
 
-    Holds no state of its own: every answer is read from disk, so kernels cannot disagree. The folders
-    are looked up in the environment at every call unless they are given here.
+    It keeps no state: every answer is read from disk, so that all kernels give the same. The folders are
+    looked up in the environment at every call unless they are given.
 
     Args:
-        home: folder of the user's choices; None follows SWIFTAI_HOME and the platform.
+        home: folder of the user's settings; None follows SWIFTAI_HOME and the platform.
         cache_dir: Hugging Face cache; None follows HF_HUB_CACHE and HF_HOME.
     """
 
@@ -70,7 +70,7 @@ class DiffusionModelRegistry:
 
     @property
     def home(self) -> Path:
-        """Where the user's choices are kept."""
+        """Where the user's settings are kept."""
         return state_dir(self._home)
 
     @property
@@ -85,8 +85,9 @@ class DiffusionModelRegistry:
 
     @property
     def custom_models(self) -> tuple[DiffusionModelInfo, ...]:
-        """Entries the user registered, in the order they were added."""
-        return tuple(self.choices.read().entries.values())
+        """Entries the user registered, in the order they were added; none takes a bundled model's name."""
+        own = self.choices.read().entries.values()
+        return tuple(info for info in own if not bundled_names() & {info.id.casefold(), *info.aliases})
 
     @property
     def engines(self) -> frozenset[str]:
@@ -102,7 +103,7 @@ class DiffusionModelRegistry:
         return find(name, entries=(*self.custom_models, *catalog()))
 
     def on_disk(self, name: str) -> ModelOnDisk:
-        """What of a model is on this disk, complete or partial.
+        """Which files of a model are on disk, complete or partial.
 
         Raises:
             ModelNotFoundError: no such model.
@@ -110,16 +111,16 @@ class DiffusionModelRegistry:
         return self.disk_status(self.find(name))
 
     def is_downloaded(self, name: str) -> bool:
-        """Whether all files of the model are on this disk; False for a name nobody knows."""
+        """Whether all files of the model are on disk; False for an unknown name."""
         return self.downloaded_model(name) is not None
 
     def local_path(self, name: str) -> Path | None:
-        """The folder to load the model from, or None when it is not complete on this disk."""
+        """The folder to load the model from, or None when it is not complete on disk."""
         model = self.downloaded_model(name)
         return None if model is None else model.local_path
 
     def downloaded_model(self, name: str) -> DownloadedDiffusionModel | None:
-        """What is known of a complete model; None when it is not complete on this disk, or unknown."""
+        """What is known of a complete model; None when it is incomplete or unknown."""
         try:
             info = self.find(name)
         except ModelNotFoundError:
@@ -129,7 +130,7 @@ class DiffusionModelRegistry:
 
     @property
     def all_downloaded_models(self) -> list[DownloadedDiffusionModel]:
-        """All complete models, newest first. Bundled ones are not among them: nobody downloaded them."""
+        """All complete models, newest first; without the bundled ones."""
         found = [self.downloaded_model(info.id) for info in self.available_models if not info.bundled]
         return sorted((m for m in found if m is not None), key=lambda m: m.downloaded_at, reverse=True)
 
@@ -145,7 +146,7 @@ class DiffusionModelRegistry:
 
     @property
     def formatted_total_size(self) -> str:
-        """`total_downloaded_size` in words: "9.1 GB"."""
+        """`total_downloaded_size` as text: "9.1 GB"."""
         return format_bytes(self.total_downloaded_size)
 
     def add_custom(self, info: DiffusionModelInfo) -> DiffusionModelInfo:
@@ -192,11 +193,13 @@ class DiffusionModelRegistry:
             InvalidInputError: not an "owner/name", or the id is that of a built-in model.
         """
         if not is_repository_id(repository):
-            raise InvalidInputError(f"{repository!r} is no Hub repository", hint='write it as "owner/name"')
+            raise InvalidInputError(
+                f"{repository!r} is not a Hub repository", hint='write it as "owner/name"'
+            )
         return self.add_custom(repository_info(repository, variant=variant, id=id, revision=revision))
 
     def remove_custom(self, name: str) -> bool:
-        """Forgets an own entry; its files stay. Says whether there was one."""
+        """Removes an own entry; its files stay. Returns whether there was one."""
         own = self.custom_models
         wanted = [i.id for i in own if name == i.id] or [
             i.id for i in own if name in (i.repository, *i.aliases)
@@ -210,13 +213,13 @@ class DiffusionModelRegistry:
         return bool(wanted)
 
     def add_downloaded(self, model: DownloadedDiffusionModel) -> None:
-        """Registers a complete model folder under its id. For catalog models the cache already says it."""
+        """Registers a complete model folder under its id; catalog models need no entry."""
         if _builtin_owner(model.id) is None:
             info = folder_info(model.local_path, id=model.id, variant=model.variant)
             self.add_custom(replace(info, name=model.name))
 
     def remove_downloaded(self, name: str) -> None:
-        """Forgets a user entry without touching its files; `delete_model` frees disk space."""
+        """Removes a user entry and keeps its files; `delete_model` frees disk space."""
         self.remove_custom(name)
 
     @property
@@ -234,12 +237,12 @@ class DiffusionModelRegistry:
 
         Args:
             model: catalog id, alias, a user entry's id or repository, or the path of a model folder; None
-                is the user's default model when that is on disk, else the bundled one.
+                is the user's default model when that is installed, else the bundled one.
 
         Raises:
-            ModelNotFoundError: nobody knows the name, and it is no folder.
-            ModelNotDownloadedError: known but not complete on this disk; says size and how to get it.
-            InvalidModelFilesError, UnsupportedModelError: the folder is not a model we can load.
+            ModelNotFoundError: the name is unknown, and it is no folder.
+            ModelNotDownloadedError: known but not installed; says its size and how to download it.
+            InvalidModelFilesError, UnsupportedModelError: a folder of another kind, or a single file.
         """
         if model is None:
             return self._resolve_default()
@@ -247,6 +250,8 @@ class DiffusionModelRegistry:
             info = self.find(model)
         except ModelNotFoundError:
             folder = Path(model).expanduser()
+            if folder.is_file() and folder.suffix.lower() in MODEL_FILE_SUFFIXES:
+                open_model(folder)  # raises: says what the file is
             if not folder.is_dir():
                 raise
             known = self._known_at(folder.resolve())
@@ -254,15 +259,18 @@ class DiffusionModelRegistry:
         if info.kind != "model":
             kinds = {
                 "part": "is a part of other models",
-                "lora": "is a LoRA, which goes onto a model (--lora)",
+                "lora": "is a LoRA, which is added to a model (--lora)",
             }
             what = kinds.get(info.kind, "only decodes previews")
             raise InvalidInputError(f"{info.id} {what}", hint="choose a model: emoji-mini")
         return self._resolve_entry(info, asked=model)
 
     def _known_at(self, folder: Path) -> ResolvedModel | None:
-        """The model whose own folder this is, under its name: recipes then hold for other machines too."""
+        """The known model in this folder, by its name: recipes then work on other machines too."""
         for info in self.available_models:
+            is_elsewhere = info.is_downloadable and not folder.is_relative_to(self.cache_dir)
+            if is_elsewhere:
+                continue
             at = self.local_path(info.id) if info.kind == "model" and info.quantization_bits is None else None
             if at is not None and Path(at).resolve() == folder:
                 return self.resolve(info.id)
@@ -281,7 +289,9 @@ class DiffusionModelRegistry:
     def _resolve_entry(self, info: DiffusionModelInfo, *, asked: str) -> ResolvedModel:
         found = self.disk_status(info)
         if found.state is not DiskState.COMPLETE or found.folder is None:
-            raise _not_installed(info, found, self.time_words(info, found), parts=self.missing_parts(info))
+            raise _not_installed(
+                info, found, self.estimated_time(info, found), parts=self.missing_parts(info)
+            )
         is_alias = asked.strip().casefold() not in (info.id.casefold(), str(info.repository).casefold())
         source = info.id if found.repository is None else f"{info.id} ({found.repository})"
         note = f"{asked} is an alias of {source}" if is_alias else None
@@ -295,12 +305,15 @@ class DiffusionModelRegistry:
     def _parts_of(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
         return tuple(self.find(name) for name in info.requires)
 
-    def time_words(self, info: DiffusionModelInfo, found: ModelOnDisk | None = None) -> str:
+    def estimated_time(self, info: DiffusionModelInfo, found: ModelOnDisk | None = None) -> str:
         """How long the rest of a download should take: "about 12 min"; "" while no speed is known."""
-        speed = self.choices.last_bytes_per_s
-        here = self.disk_status(info) if found is None else found
-        left = info.size_bytes - here.size_bytes
-        return "" if speed is None or left <= 0 else f"about {format_duration(left / speed)}"
+        bytes_per_s = self.choices.last_bytes_per_s
+        status = self.disk_status(info) if found is None else found
+        remaining_bytes = info.size_bytes - status.size_bytes
+        if bytes_per_s is None or remaining_bytes <= 0:
+            return ""
+        remaining_s = remaining_bytes / bytes_per_s
+        return f"about {format_duration(remaining_s if remaining_s < 60 else round(remaining_s / 60) * 60)}"
 
     def disk_status(self, info: DiffusionModelInfo) -> ModelOnDisk:
         """As `on_disk`, for an entry at hand, registered or not; without its parts a model is partial."""
@@ -348,15 +361,16 @@ def _arrival_s(path: Path) -> float:
 def _not_installed(
     info: DiffusionModelInfo,
     found: ModelOnDisk,
-    time_words: str,
+    estimated_time: str,
     *,
     parts: tuple[DiffusionModelInfo, ...] = (),
 ) -> ModelNotDownloadedError:
     if not info.is_downloadable:
         where = "this installation" if info.bundled else str(info.local_folder)
         return ModelNotDownloadedError(f"{info.id} is missing from {where}", hint="put its files back there")
-    part = f", {format_bytes(found.size_bytes)} of it is here" if found.state is DiskState.PARTIAL else ""
-    time = f", {time_words} at the speed of your last download" if time_words else ""
+    amount = format_bytes(found.size_bytes)
+    part = f", {amount} of it downloaded" if found.state is DiskState.PARTIAL else ""
+    time = f", {estimated_time} at the speed of your last download" if estimated_time else ""
     gate = "" if info.gated is None else f"; {info.gated}"
     more = "".join(f" + {p.formatted_size} of {p.id}" for p in parts)
     return ModelNotDownloadedError(

@@ -1,30 +1,62 @@
-"""What the user chose (own entries, the default model) and what the Hub announced about fetched files.
+"""The user's own settings: registered models, the default model, and records of earlier downloads.
 
-Nothing here says whether a model is on disk: only the Hugging Face cache does. Files are replaced
-atomically under a lock, so two kernels never lose each other's entries; a broken file is set aside.
+They never decide whether a model is on disk: only the Hugging Face cache does. Files are replaced in one
+step under a lock, so two kernels never lose each other's entries; a broken file is set aside, and a wrong
+entry is left out. A file is parsed again only when it has changed.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import errno
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import AIError
-from swiftai_nb.downloads.file_lock import FileLock
-from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, info_from_dict
+from swiftai_nb.model_files.json_file import parse_json, write_json_atomically
+from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, files_from_list, info_from_dict
 from swiftai_nb.registry.model_sources import engine_of
 
 _VERSION = 1
+_MAX_BYTES = 64 * 2**20
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
+def state_dir(home: str | Path | None = None) -> Path:
+    """The folder of the user's settings: `home`, else SWIFTAI_HOME, else the platform's usual place.
+
+    The environment is read at every call.
+    """
+    if home is not None:
+        return Path(home).expanduser().resolve()
+    from_environment = os.environ.get("SWIFTAI_HOME")
+    if from_environment:
+        return Path(from_environment).expanduser().resolve()
+    return _platform_data_dir() / "swiftai_nb"
+
+
+def _platform_data_dir() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
 
 
 @dataclass
 class Choices:
-    """The content of models.json."""
+    """The content of models.json.
+
+    Attributes:
+        entries: the user's own models by id, in the order they were added.
+        default_model: used when no model is named; None when never chosen.
+    """
 
     entries: dict[str, DiffusionModelInfo] = field(default_factory=dict)
     default_model: str | None = None
@@ -34,7 +66,7 @@ class UserConfig:
     """models.json and the manifests below one state folder.
 
     Args:
-        home: the state folder; made on the first write.
+        home: the state folder; created on the first write.
     """
 
     def __init__(self, home: Path) -> None:
@@ -43,7 +75,8 @@ class UserConfig:
 
     def read(self) -> Choices:
         """What is stored; empty when nothing is, or when the file is broken."""
-        return _parse(_read_json(self.path))
+        stored = _parse(_read_json(self.path))
+        return Choices(dict(stored.entries), stored.default_model)
 
     def update(self, change: Callable[[Choices], None]) -> None:
         """Reads, lets `change` alter it, and writes it back, all under the lock.
@@ -52,45 +85,42 @@ class UserConfig:
             AIError: the folder cannot be written.
         """
         try:
-            with FileLock(self.home / "models.lock"):
-                self._update(change)
+            with _locked(self.home / "models.lock"):
+                data = _read_json(self.path)
+                if data is None and self.path.exists():
+                    self.path.replace(self.path.with_name(f"models.broken-{time.time_ns()}.json"))
+                choices = self.read()
+                change(choices)
+                entries = [info.to_dict() for info in choices.entries.values()]
+                stored = {"version": _VERSION, "default_model": choices.default_model, "entries": entries}
+                write_json_atomically(self.path, stored)
         except OSError as error:
             raise AIError(
                 f"cannot write {self.path}: {error.strerror or error}",
                 hint="set SWIFTAI_HOME to a folder you may write to",
             ) from error
 
-    def _update(self, change: Callable[[Choices], None]) -> None:
-        data = _read_json(self.path)
-        if data is None and self.path.exists():
-            self.path.replace(self.path.with_name(f"models.broken-{time.time_ns()}.json"))
-        choices = _parse(data)
-        change(choices)
-        entries = [info.to_dict() for info in choices.entries.values()]
-        stored = {"version": _VERSION, "default_model": choices.default_model, "entries": entries}
-        write_json_atomically(self.path, stored)
-
     @property
     def last_bytes_per_s(self) -> float | None:
-        """Speed of the last download worth measuring; None when there was none."""
+        """Speed of the last download that was long enough to measure; None when there was none."""
         value = (_read_json(self.home / "download_speed.json") or {}).get("bytes_per_s")
         return float(value) if isinstance(value, (int, float)) and value > 0 else None
 
     def record_speed(self, bytes_per_s: float) -> None:
-        """Keeps a measured speed, so that the next model's time can be told before its download."""
+        """Keeps a measured speed, to estimate the duration of the next download."""
         write_json_atomically(self.home / "download_speed.json", {"bytes_per_s": bytes_per_s})
 
     def manifest(self, repository: str, commit: str) -> dict[str, ModelFile]:
-        """What the Hub announced for this commit, by path; empty when it was never asked."""
+        """The published files of this commit, by path; empty when they were never recorded."""
         data = _read_json(self._manifest_path(repository, commit)) or {}
         try:
-            return {f["path"]: ModelFile(**f) for f in data.get("files", ())}
-        except (TypeError, KeyError):
+            return {file.path: file for file in files_from_list(data.get("files", ()))}
+        except ValueError:
             return {}
 
     def record_manifest(self, repository: str, commit: str, files: list[ModelFile]) -> None:
-        """Keeps what the Hub announced; the files of several entries of one commit add up."""
-        with FileLock(self.home / "models.lock"):
+        """Keeps the published files of a commit; those of several entries of one commit add up."""
+        with _locked(self.home / "models.lock"):
             known = self.manifest(repository, commit) | {f.path: f for f in files}
             data = {"version": _VERSION, "repository": repository, "commit": commit}
             path = self._manifest_path(repository, commit)
@@ -100,26 +130,41 @@ class UserConfig:
         return self.home / "manifests" / f"{repository.replace('/', '--')}@{commit}.json"
 
 
-def write_json_atomically(path: Path, data: dict[str, Any]) -> None:
-    """A reader sees the old file or the new one, never half of one."""
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock file, waiting while another process does; where there are no locks, nothing is held."""
+    from filelock import FileLock  # late: it takes a tenth of a second, and reading needs no lock
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.time_ns()}")
+    lock = FileLock(path)
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(data, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        lock.acquire()
+    except NotImplementedError:  # filelock before 4 on a file system without flock
+        pass
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        lock.release()
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file, cached (do not change it); None when there is no such file or it is broken."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        stat = path.stat()
+        return _read_version(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
     except (OSError, ValueError):
         return None
-    return data if isinstance(data, dict) else None
+
+
+@lru_cache(maxsize=64)
+def _read_version(path: Path, _mtime_ns: int, size_bytes: int, _inode: int) -> dict[str, Any]:
+    data = parse_json(path.read_text(encoding="utf-8")) if size_bytes <= _MAX_BYTES else None
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")
+    return data
 
 
 def _parse(data: dict[str, Any] | None) -> Choices:
@@ -132,9 +177,9 @@ def _parse(data: dict[str, Any] | None) -> Choices:
     for entry in entries if isinstance(entries, list) else ():
         try:
             info = info_from_dict(entry)
-            if "engine" not in entry:  # written before entries named it
-                info = replace(info, engine=engine_of(info.variant))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except ValueError:  # a wrong entry is left out; the others hold
             continue
+        if "engine" not in entry:  # written before entries named it
+            info = replace(info, engine=engine_of(info.variant))
         choices.entries[info.id] = info
     return choices

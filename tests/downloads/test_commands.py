@@ -57,7 +57,7 @@ def test_partial_download_shows_in_the_table_and_in_clean(verbs, hub, registry, 
     download = downloader.start(REPOSITORY)
     wait_until(lambda: [p.stat().st_size for p in partial_files(registry.cache_dir)] == [200_000])
     download.cancel()
-    assert "part:" in show(verbs, "list")
+    assert "partial:" in show(verbs, "list")
     assert "200 kB" in show(verbs, "clean")
     assert "the next download resumes it" in show(verbs, "clean")
     assert show(verbs, "clean --delete") == "200 kB freed"

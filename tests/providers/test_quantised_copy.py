@@ -56,8 +56,8 @@ def test_a_copy_draws_what_packing_on_load_draws_and_is_listed_and_deleted(regis
     assert said[0] == "packing small to 4 bits"
     assert "  unet" in said
     line = next(line for line in show("list").splitlines() if line.startswith("small-q4"))
-    assert f"copy, {size}" in line
-    assert "packed to 4 bits" in line
+    assert f"quantized, {size}" in line
+    assert "quantized to 4 bits" in line
     provider = MLXImageProvider(registry=registry)
     try:
         images = [

@@ -6,10 +6,11 @@ import sys
 import pytest
 
 from swiftai_nb.core.errors import ModelNotFoundError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.model_files.listing import select_files
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import CATALOG, find
-from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, format_bytes, info_from_dict
+from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile, info_from_dict
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 DOWNLOADABLE = [info for info in CATALOG if info.is_downloadable]

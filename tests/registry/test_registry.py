@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import errno
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from swiftai_nb.core.errors import (
     InvalidInputError,
@@ -19,11 +23,14 @@ from swiftai_nb.core.errors import (
     UnsupportedModelError,
 )
 from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.registry import user_config
 from swiftai_nb.registry.catalog import bundled_folder, find
-from swiftai_nb.registry.hub_cache import DiskState
+from swiftai_nb.registry.hub_cache import DiskState, hub_cache_dir
 from swiftai_nb.registry.model_info import DownloadedDiffusionModel
-from swiftai_nb.registry.paths import hub_cache_dir, state_dir
+from swiftai_nb.registry.model_tables import make_table
 from swiftai_nb.registry.registry import DiffusionModelRegistry
+from swiftai_nb.registry.user_config import state_dir
+from tests.model_files.files import write_weights
 
 COMMIT = "a" * 40
 TRAILING = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
@@ -330,29 +337,129 @@ def test_cache_folder_is_where_huggingface_hub_looks(monkeypatch, settings):
     assert hub_cache_dir() == Path(theirs.stdout.strip()).resolve()
 
 
-def test_file_system_without_locks_does_not_wait_for_ever(tmp_path, monkeypatch):
-    import errno
-
-    from swiftai_nb.downloads import file_lock
-
-    def refuse(_fd):
+def test_a_file_system_without_locks_does_not_wait_forever(registry, monkeypatch):
+    def refuse(*_args, **_options):
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(file_lock, "_lock", refuse)
-    with file_lock.FileLock(tmp_path / "lock"):
-        pass
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    registry.add_repository("org/one", variant=DiffusionVariant.SD_15)
+    assert registry.find("org/one").id == "org/one"
 
 
-def test_lock_keeps_others_out_until_it_is_given_back(tmp_path):
-    from swiftai_nb.downloads.file_lock import FileLock, is_locked
+def test_a_lock_that_is_held_keeps_other_kernels_out_until_it_is_released(registry):
+    registry.home.mkdir(parents=True)
+    add = functools.partial(registry.add_repository, "org/one", variant=DiffusionVariant.SD_15)
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(registry.home / "models.lock"):
+            waiting = pool.submit(add)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            assert registry.custom_models == ()
+        assert waiting.result(timeout=60).id == "org/one"
 
-    path = tmp_path / "deep" / "lock"
-    assert not is_locked(path)
-    with FileLock(path) as held:
-        assert is_locked(path)
-        assert not FileLock(path).try_acquire()
-        held.acquire()
-    assert not is_locked(path)
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": None},
+        {"id": ["x"]},
+        {"id": ""},
+        {"size_bytes": "7"},
+        {"size_bytes": -1},
+        {"size_bytes": True},
+        {"repository": 3},
+        {"local_folder": ["x"]},
+        {"local_folder": "a\0b"},
+        {"variant": "sd-9"},
+        {"variant": []},
+        {"default_guidance_scale": "7"},
+        {"aliases": "abc"},
+        {"aliases": [3]},
+        {"files": {}},
+        {"files": [3]},
+        {"files": [{"path": "../../outside"}]},
+        {"files": [{"path": "/etc/passwd"}]},
+        {"files": [{"path": "x", "size_bytes": "1"}]},
+        {"bundled": 1},
+    ],
+)
+def test_a_wrong_entry_is_left_out_and_the_others_stay(registry, change):
+    for name in ("org/one", "org/two"):
+        registry.add_repository(name, variant=DiffusionVariant.SD_15)
+    path = registry.home / "models.json"
+    stored = json.loads(path.read_text())
+    stored["entries"][0] |= change
+    path.write_text(json.dumps(stored))
+    assert [m.id for m in registry.custom_models] == ["org/two"]
+    assert registry.resolve().info.id == "emoji-mini"
+    assert "org/two" in repr(make_table(registry))
+
+
+def test_json_that_is_nested_too_deeply_is_a_broken_file(registry):
+    registry.home.mkdir(parents=True)
+    (registry.home / "models.json").write_text('{"entries": ' + "[" * 100_000)
+    assert registry.custom_models == ()
+    registry.add_repository("org/one", variant=DiffusionVariant.SD_15)
+    assert len(list(registry.home.glob("models.broken-*"))) == 1
+
+
+@pytest.mark.parametrize("names", [{"id": "emoji-mini"}, {"id": "Emoji-Mini"}, {"aliases": ["bundled"]}])
+def test_no_entry_in_the_file_takes_the_name_of_the_bundled_model(registry, names):
+    registry.add_repository("org/one", variant=DiffusionVariant.SD_15)
+    path = registry.home / "models.json"
+    stored = json.loads(path.read_text())
+    stored["entries"][0] |= names
+    path.write_text(json.dumps(stored))
+    for name in (None, "emoji-mini", "bundled"):
+        assert registry.resolve(name).info.bundled
+
+
+def test_models_json_is_parsed_once_and_again_when_it_changes(registry, monkeypatch):
+    registry.add_repository("org/one", variant=DiffusionVariant.SD_15)
+    parsed = []
+    parse = user_config.parse_json
+    monkeypatch.setattr(user_config, "parse_json", lambda text: parsed.append(text) or parse(text))
+    user_config._read_version.cache_clear()
+    for _ in range(5):
+        registry.find("org/one")
+        registry.resolve()
+        assert registry.default_model is None
+    assert len(parsed) == 1
+    registry.add_repository("org/two", variant=DiffusionVariant.SD_15)
+    assert [m.id for m in registry.custom_models] == ["org/one", "org/two"]
+    registry.custom_models  # noqa: B018 - what the cache holds must not have been changed
+    assert [m.id for m in registry.custom_models] == ["org/one", "org/two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.safetensors", "Stable Diffusion XL checkpoint in a single file"),
+        ("model.ckpt", "pickle"),
+        ("model.gguf", "GGUF"),
+    ],
+)
+def test_a_single_file_given_as_a_model_answers_with_what_it_is(registry, tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    if name.endswith("safetensors"):
+        write_weights(tmp_path / name, **{"conditioner.embedders.1.x": (4, 4)})
+    else:
+        (tmp_path / name).write_bytes(b"x")
+    for given in (name, str(tmp_path / name)):
+        with pytest.raises((InvalidModelFilesError, UnsupportedModelError), match=words):
+            registry.resolve(given)
+    with pytest.raises(ModelNotFoundError):
+        registry.resolve(f"gone-{name}")
+
+
+def test_a_folder_with_one_flux_transformer_file_is_a_model(registry, tmp_path):
+    write_weights(tmp_path / "mine" / "flux1-dev.safetensors", **{
+        "double_blocks.0.img_attn.qkv.weight": (8, 8), "guidance_in.in_layer.weight": (8, 8),
+    })  # fmt: skip
+    info = registry.add_folder(tmp_path / "mine")
+    assert info.variant is DiffusionVariant.FLUX
+    assert (info.default_steps, info.default_guidance_scale) == (28, 3.5)
+    assert registry.resolve(str(tmp_path / "mine")).info.id == "mine"
 
 
 def test_the_folder_of_a_known_model_goes_by_its_name(registry, tmp_path):

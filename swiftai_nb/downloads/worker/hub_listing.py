@@ -12,13 +12,13 @@ from typing import Any
 from urllib.parse import quote
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
-from swiftai_nb.downloads.cache_files import check_path, is_checksum
+from swiftai_nb.downloads.cache_files import is_checksum
 from swiftai_nb.downloads.protocol import DownloadJob
 from swiftai_nb.downloads.worker.errors import hub_utils
 from swiftai_nb.model_files.listing import select_files
 from swiftai_nb.registry.loras import KIND as LORA_KIND
 from swiftai_nb.registry.loras import select_lora
-from swiftai_nb.registry.model_info import ModelFile
+from swiftai_nb.registry.model_info import ModelFile, check_path
 from swiftai_nb.registry.model_sources import select_plugin_files
 
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")

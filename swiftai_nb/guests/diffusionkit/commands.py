@@ -111,7 +111,7 @@ def _versions(versions: object) -> str:
 
 
 def _home() -> Path:
-    from swiftai_nb.registry.paths import state_dir
+    from swiftai_nb.registry.user_config import state_dir
 
     return state_dir()
 
