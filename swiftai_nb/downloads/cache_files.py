@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import re
 import shutil
 import time
@@ -167,11 +168,26 @@ def try_lock(path: Path) -> Callable[[], None] | None:
         return None
     except NotImplementedError:  # filelock before 4 on a file system without flock
         return lambda: None
+    except PermissionError:
+        return _try_lock_read_only(path)
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise
         return lambda: None
     return lock.release
+
+
+def _try_lock_read_only(path: Path) -> Callable[[], None] | None:
+    """As `try_lock`, for another user's file that we may only read, which filelock refuses."""
+    import fcntl
+
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return lambda: os.close(fd)
 
 
 def is_locked(path: Path) -> bool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +28,7 @@ from swiftai_nb.downloads.cache_files import (
     try_lock,
     unlink_cached,
 )
+from swiftai_nb.downloads.worker.cache_writer import CacheWriter
 from swiftai_nb.registry.model_info import ModelFile
 from tests.waiting import wait_until
 
@@ -142,6 +147,60 @@ def test_the_umask_decides_who_else_may_lock(tmp_path, umask, mode):
     finally:
         os.umask(previous)
     assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == mode
+
+
+@contextmanager
+def as_nobody():
+    """Another user of the machine, for the time of a `with`."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def shared_folder():
+    """A folder everybody may write to (those of pytest are the user's alone)."""
+    with tempfile.TemporaryDirectory(prefix="shared-cache-") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def test_the_lock_of_another_user_works_though_we_may_only_read_it(shared_folder):
+    path = shared_folder / "lock"
+    path.touch(mode=0o644)
+    with as_nobody(), hold_lock(path):
+        assert is_locked(path)
+    with hold_lock(path), as_nobody():
+        assert try_lock(path) is None
+
+
+def test_a_lock_that_may_not_be_opened_counts_as_held(shared_folder):
+    path = shared_folder / "lock"
+    path.touch(mode=0o600)
+    with as_nobody():
+        assert is_locked(path)
+        with pytest.raises(PermissionError):
+            try_lock(path)
+
+
+def test_a_partial_file_of_another_user_is_continued_as_ours(shared_folder, monkeypatch):
+    writer = CacheWriter(shared_folder, "org/tiny", "a" * 40)
+    file = ModelFile("x", 10, oid="b" * 64)
+    path = writer.prepare_partial(file)
+    path.write_bytes(b"theirs")
+    path.chmod(0o644)
+    for folder in (path.parent, path.parent.parent):
+        folder.chmod(0o777)
+    # The worker's real and effective users are the same; here only the effective one changes.
+    monkeypatch.setattr(os, "access", functools.partial(os.access, effective_ids=True))
+    with as_nobody(), writer.prepare_partial(file).open("ab") as stream:
+        stream.write(b" and ours")
+    assert path.read_bytes() == b"theirs and ours"
+    assert path.stat().st_uid == 65534
 
 
 @pytest.mark.skipif(not IS_POSIX, reason="flock of POSIX")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from swiftai_nb.downloads.cache_files import (
@@ -82,11 +83,18 @@ class CacheWriter:
         return False
 
     def prepare_partial(self, file: ModelFile) -> Path:
-        """The partial file's path, in an existing folder; a link in its place is removed, never followed."""
+        """The partial file's path, in an existing folder.
+
+        A link in its place is removed, never followed; another user's file, in a shared cache, is copied.
+        """
         partial = self.partial(file)
         partial.parent.mkdir(parents=True, exist_ok=True)
         if partial.is_symlink():
             partial.unlink()
+        elif partial.exists() and not os.access(partial, os.W_OK):
+            copy = partial.with_name(f"{partial.name}.{os.getpid()}")
+            shutil.copyfile(partial, copy)
+            copy.replace(partial)
         return partial
 
     def finish(self, file: ModelFile, source: Path | None = None) -> None:
