@@ -5,6 +5,7 @@ Sizes and licenses as their pages showed them in 2024 and 2025, rounded to about
 
 from __future__ import annotations
 
+from swiftai_nb.guests.diffusionkit.checkpoint import CHECKPOINTS
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile
 from swiftai_nb.registry.model_sources import ModelSource
@@ -105,7 +106,7 @@ _ROWS: tuple[DiffusionModelInfo, ...] = (
         license_id="stabilityai-ai-community",
         min_memory_gb=16,
         guidance_scale=3.5,
-        description="sd3.5-large, packed to 4 bits by Argmax",
+        description="sd3.5-large, quantized to 4 bits by Argmax",
     ),
     DiffusionModelInfo(
         id="sd3-text-encoders",
@@ -153,9 +154,5 @@ _ROWS: tuple[DiffusionModelInfo, ...] = (
 MODELS = ModelSource(
     engine=ENGINE,
     models=_ROWS,
-    weight_files={
-        "sd3_medium.safetensors": DiffusionVariant.SD_3,
-        "sd3.5_large.safetensors": DiffusionVariant.SD_3,
-        "sd3.5_large_4bit_quantized.safetensors": DiffusionVariant.SD_3,
-    },
+    weight_files={c.weights: DiffusionVariant.SD_3 for c in CHECKPOINTS if not c.is_flux},
 )

@@ -1,4 +1,4 @@
-"""What a Python environment can offer DiffusionKit. Standard library only: any interpreter may run it."""
+"""Inspects a Python environment for DiffusionKit. Standard library only: any interpreter can run it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swiftai_nb.core.errors import ProviderUnavailableError
 DIFFUSIONKIT_VERSION = "0.5.2"
 MIN_PYTHON = (3, 10)
 INSTALL = "python -m swiftai_nb diffusionkit install"
-# What the worker imports: name of the module -> name of the package.
+# What the child imports: name of the module -> name of the package.
 PACKAGES = {
     "mlx": "mlx",
     "diffusionkit": "diffusionkit",
@@ -33,13 +33,13 @@ _SHOWN = ("diffusionkit", "mlx", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class EnvironmentFacts:
-    """An environment in words.
+    """A Python environment.
 
     Attributes:
         executable: its interpreter.
         python: its version.
-        versions: package -> version, of those that compute.
-        missing: packages that are not there.
+        versions: package -> version, of the packages that compute.
+        missing: required packages that are not installed.
     """
 
     executable: str
@@ -48,18 +48,18 @@ class EnvironmentFacts:
     missing: tuple[str, ...] = ()
 
 
-def facts_here() -> EnvironmentFacts:
-    """The facts of the interpreter that runs this; imports none of the packages."""
+def inspect_this_interpreter() -> EnvironmentFacts:
+    """Inspects the interpreter that runs this; imports none of the packages."""
     missing = tuple(package for module, package in PACKAGES.items() if util.find_spec(module) is None)
     versions = {name: found for name in _SHOWN if (found := _version(name)) is not None}
     return EnvironmentFacts(sys.executable, platform.python_version(), versions, missing)
 
 
 def facts_from_dict(data: Mapping[str, Any]) -> EnvironmentFacts:
-    """The facts another interpreter printed.
+    """Reads what `main` printed in another interpreter.
 
     Raises:
-        (KeyError, TypeError, ValueError): they are none.
+        (KeyError, TypeError, ValueError): the data is not of that form.
     """
     return EnvironmentFacts(
         str(data["executable"]),
@@ -69,12 +69,12 @@ def facts_from_dict(data: Mapping[str, Any]) -> EnvironmentFacts:
     )
 
 
-def obstacle_in(facts: EnvironmentFacts, *, is_own: bool = False) -> ProviderUnavailableError | None:
+def find_obstacle(facts: EnvironmentFacts, *, is_own: bool = False) -> ProviderUnavailableError | None:
     """Why DiffusionKit cannot run there, or None when it should.
 
     Args:
         facts: of the environment.
-        is_own: whether our installer made it, so that it can be made again.
+        is_own: whether our installer made it, so that it can be reinstalled.
     """
     remedy = f"{INSTALL} --again" if is_own else f"set SWIFTAI_DIFFUSIONKIT_PYTHON to another, or {INSTALL}"
     if _numbers(facts.python) < MIN_PYTHON:
@@ -96,15 +96,15 @@ def obstacle_in(facts: EnvironmentFacts, *, is_own: bool = False) -> ProviderUna
     return None
 
 
-def broken(reason: str, *, is_own: bool = False) -> ProviderUnavailableError:
-    """An environment that cannot be used, for a reason only trying tells."""
-    again = f"{INSTALL} --again" if is_own else f"mend it, or let us make one: {INSTALL}"
+def broken_environment(reason: str, *, is_own: bool = False) -> ProviderUnavailableError:
+    """The error for an environment that passes inspection and still does not work."""
+    again = f"{INSTALL} --again" if is_own else f"repair it, or install another: {INSTALL}"
     return ProviderUnavailableError(f"the DiffusionKit environment is broken: {reason}", hint=again)
 
 
 def main() -> None:
     """Prints the facts as one line of JSON."""
-    facts = facts_here()
+    facts = inspect_this_interpreter()
     sys.stdout.write(json.dumps({**vars(facts), "versions": dict(facts.versions)}) + "\n")
 
 

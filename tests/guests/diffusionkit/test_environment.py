@@ -20,9 +20,14 @@ from swiftai_nb.core.errors import (
     ProviderUnavailableError,
     UnsupportedPlatformError,
 )
-from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider, commands, installation
+from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider, commands
 from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE, environment_folder, interpreter_in
-from swiftai_nb.guests.diffusionkit.probe import PACKAGES, EnvironmentFacts, facts_here, obstacle_in
+from swiftai_nb.guests.diffusionkit.probe import (
+    PACKAGES,
+    EnvironmentFacts,
+    find_obstacle,
+    inspect_this_interpreter,
+)
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 GOOD = {"executable": "/somewhere/python", "python": "3.11.7", "versions": {"diffusionkit": "0.5.2"}}
@@ -71,7 +76,7 @@ def test_missing_environment_says_how_to_get_one(provider):
 def test_half_an_environment_is_made_again(provider, home):
     environment_folder(home).mkdir(parents=True)
     error = refusal(provider)
-    assert "not whole" in error.message
+    assert "incomplete" in error.message
     assert "--again" in error.hint
 
 
@@ -115,8 +120,8 @@ def test_environment_of_another_version_is_named(provider, monkeypatch, tmp_path
     ("lines", "words"),
     [
         (("echo 'libpython not found' >&2", "exit 127"), "libpython not found"),
-        (("echo hello",), "no usable Python"),
-        (("kill -9 $$",), "no usable Python"),
+        (("echo hello",), "not a usable Python"),
+        (("kill -9 $$",), "not a usable Python"),
     ],
 )
 def test_broken_interpreter_is_one_line(provider, monkeypatch, tmp_path, lines, words):
@@ -143,13 +148,13 @@ def test_mended_environment_is_asked_again(provider, monkeypatch, tmp_path):
 def test_this_interpreter_answers_for_itself(provider, monkeypatch):
     """The real question to a real interpreter: the one of the tests, which has no DiffusionKit."""
     monkeypatch.setenv(PYTHON_VARIABLE, sys.executable)
-    missing = facts_here().missing
+    missing = inspect_this_interpreter().missing
     assert "diffusionkit" in missing, "DiffusionKit must never enter the environment of the package itself"
     assert ", ".join(missing) in refusal(provider).message
 
 
 def test_facts_name_every_package_the_worker_imports():
-    assert obstacle_in(EnvironmentFacts("python", "3.12.1", {"diffusionkit": "0.5.2"})) is None
+    assert find_obstacle(EnvironmentFacts("python", "3.12.1", {"diffusionkit": "0.5.2"})) is None
     assert {"mlx", "diffusionkit", "transformers", "regex", "beartype"} <= set(PACKAGES)
 
 
@@ -169,7 +174,7 @@ def test_dry_run_says_folder_size_and_commands_and_does_nothing(home):
     assert commands.run(["install", "--dry-run"], out, home=home) == 0
     said = out.getvalue()
     assert str(environment_folder(home)) in said
-    assert "GB on disk" in said
+    assert "400 MB on disk, 100 MB to download" in said
     assert "--no-deps diffusionkit==0.5.2" in said
     assert not home.exists()
 
@@ -184,42 +189,42 @@ def test_install_asks_first_and_no_is_the_default(home):
 
 
 def test_mac_gets_the_mlx_that_diffusionkit_pins_and_a_python_that_has_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(installation.sys, "platform", "darwin")
+    monkeypatch.setattr(commands.sys, "platform", "darwin")
     machine = os.uname()
-    monkeypatch.setattr(installation.os, "uname", lambda: type(machine)((*machine[:4], "arm64")))
-    monkeypatch.setattr(installation.sys, "version_info", (3, 14, 0))
+    monkeypatch.setattr(commands.os, "uname", lambda: type(machine)((*machine[:4], "arm64")))
+    monkeypatch.setattr(commands.sys, "version_info", (3, 14, 0))
     old = script(tmp_path / "python3.12", "exit 0")
     monkeypatch.setenv("PATH", str(tmp_path))
-    plan = installation.plan_installation(tmp_path / "env")
+    plan = commands.plan_installation(tmp_path / "env")
     assert plan.python == old
     assert "mlx==0.17.3" in plan.commands[1]
     old.unlink()
     with pytest.raises(UnsupportedPlatformError, match=r"3\.10 to 3\.12"):
-        installation.plan_installation(tmp_path / "env")
+        commands.plan_installation(tmp_path / "env")
 
 
 def test_system_without_mlx_is_told_of_the_cloud(monkeypatch, tmp_path):
-    monkeypatch.setattr(installation.sys, "platform", "win32")
+    monkeypatch.setattr(commands.sys, "platform", "win32")
     with pytest.raises(UnsupportedPlatformError, match="MLX") as caught:
-        installation.plan_installation(tmp_path)
+        commands.plan_installation(tmp_path)
     assert "--engine cloud" in caught.value.hint
 
 
 def test_failed_install_leaves_nothing_and_repeats_the_last_line(home, tmp_path):
     python = script(tmp_path / "python3", "echo starting", "echo 'no network today' >&2", "exit 1")
-    plan = installation.plan_installation(environment_folder(home), python=str(python))
+    plan = commands.plan_installation(environment_folder(home), python=str(python))
     said = []
     with pytest.raises(DownloadFailedError, match="no network today"):
-        installation.install(plan, said.append)
+        commands.install(plan, said.append)
     assert "starting" in said
     assert not environment_folder(home).exists()
 
 
 def test_environment_that_is_there_is_not_made_again_unasked(home):
     environment_folder(home).mkdir(parents=True)
-    plan = installation.plan_installation(environment_folder(home), python=sys.executable)
-    with pytest.raises(InvalidInputError, match="there already") as caught:
-        installation.install(plan, lambda line: None)
+    plan = commands.plan_installation(environment_folder(home), python=sys.executable)
+    with pytest.raises(InvalidInputError, match="exists already") as caught:
+        commands.install(plan, lambda line: None)
     assert "--again" in caught.value.hint
 
 

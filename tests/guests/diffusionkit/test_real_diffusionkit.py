@@ -24,8 +24,11 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider
-from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE
-from swiftai_nb.guests.diffusionkit.process import ask_environment, diffusionkit_client
+from swiftai_nb.guests.diffusionkit.environment import (
+    PYTHON_VARIABLE,
+    diffusionkit_client,
+    inspect_environment,
+)
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from tests.contract_suite.image_generator import ImageGeneratorContract
 
@@ -195,7 +198,7 @@ def test_users_generators_and_modules_are_left_alone(provider, models):
 
 def test_worker_that_cannot_import_says_what(tmp_path, models):
     """Present and of the right version, yet broken: only trying tells."""
-    facts = ask_environment(Path(PYTHON))
+    facts = inspect_environment(Path(PYTHON))
     assert facts.versions["diffusionkit"] == "0.5.2"
     (tmp_path / "beartype.py").write_text("raise ImportError('beartype is damaged')", encoding="utf-8")
     # The engine calls: python -E -u -c CODE FOLDER MODULE.

@@ -15,8 +15,7 @@ from swiftai_nb.core.errors import EngineDiedError, GenerationCancelledError, Pr
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.engine.protocol import AskStatus, Generate, ModelFiles, Stage
 from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider
-from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE
-from swiftai_nb.guests.diffusionkit.process import diffusionkit_client
+from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE, diffusionkit_client
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from tests.guests.diffusionkit.stand_in import write_environment
 from tests.guests.diffusionkit.test_plan import write_layout

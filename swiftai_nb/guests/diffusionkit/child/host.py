@@ -1,8 +1,7 @@
-"""Runs DiffusionKit's pipelines behind the engine's protocol. Lives in the worker, under its interpreter."""
+"""Runs DiffusionKit's pipelines behind the engine's protocol."""
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ from swiftai_nb.engine.protocol import (
 )
 from swiftai_nb.guests.diffusionkit.checkpoint import Checkpoint, locate
 from swiftai_nb.guests.diffusionkit.child import pipeline as pipelines
-from swiftai_nb.guests.diffusionkit.child.compatibility import import_diffusionkit
-from swiftai_nb.guests.diffusionkit.probe import broken, facts_here, obstacle_in
 
 SCHEDULER = "flow-match-euler"
 
@@ -36,13 +33,13 @@ class DiffusionKitHost:
     """See `EngineHost`.
 
     Args:
-        dk: `diffusionkit.mlx`, mended.
-        ready: the answer to "what are you".
+        dk: `diffusionkit.mlx`, patched.
+        ready: describes this process to the kernel.
     """
 
     def __init__(self, dk: Any, ready: Ready) -> None:
         self._dk, self._ready = dk, ready
-        self._held: tuple[ModelFiles, bool] | None = None
+        self._loaded: tuple[ModelFiles, bool] | None = None
         self._pipeline: Any = None
         self._checkpoint: Checkpoint | None = None
 
@@ -53,14 +50,14 @@ class DiffusionKitHost:
     def load(self, command: LoadModel, report: Report, token: CancellationToken) -> Loaded:
         """See `EngineHost.load`."""
         started_s = time.monotonic()
-        pipeline = self._pipeline_of(command.model, report, command.job_id, low_memory=False)
+        pipeline = self._load_pipeline(command.model, report, command.job_id, low_memory=False)
         token.raise_if_cancelled()
         pipeline.ensure_models_are_loaded()
         return Loaded(command.job_id, _component_bytes(pipeline), time.monotonic() - started_s)
 
     def unload(self) -> None:
         """See `EngineHost.unload`."""
-        self._held = self._pipeline = self._checkpoint = None
+        self._loaded = self._pipeline = self._checkpoint = None
         pipelines.give_memory_back()
 
     def status(self) -> Status:
@@ -68,7 +65,7 @@ class DiffusionKitHost:
         import mlx.core as mx
 
         return Status(
-            folder="" if self._held is None else self._held[0].folder,
+            folder="" if self._loaded is None else self._loaded[0].folder,
             components={} if self._pipeline is None else _component_bytes(self._pipeline),
             active_memory_bytes=int(mx.metal.get_active_memory()),
             peak_memory_bytes=int(mx.metal.get_peak_memory()),
@@ -77,7 +74,7 @@ class DiffusionKitHost:
     def generate(self, command: Generate, report: Report, token: CancellationToken) -> Done:
         """See `EngineHost.generate`."""
         run = GenerationRun(command, report, token)
-        pipeline = self._pipeline_of(command.model, report, command.job_id, low_memory=command.is_staged)
+        pipeline = self._load_pipeline(command.model, report, command.job_id, low_memory=command.is_staged)
         try:
             pipelines.reload_missing(pipeline)
             run.model_loaded()
@@ -114,16 +111,16 @@ class DiffusionKitHost:
         )
         return image, log
 
-    def _pipeline_of(self, files: ModelFiles, report: Report, job_id: str, *, low_memory: bool) -> Any:
+    def _load_pipeline(self, files: ModelFiles, report: Report, job_id: str, *, low_memory: bool) -> Any:
         wanted = (files, low_memory)
-        if self._held != wanted:
+        if self._loaded != wanted:
             report(Stage(job_id, GenerationStage.LOADING_MODEL.value, Path(files.folder).name))
             self.unload()  # never two models in memory
             located = locate(Path(files.folder), tuple(Path(f) for f in files.more_folders))
             self._pipeline = pipelines.open_pipeline(
                 self._dk, located, halves=self._ready.device == "metal", low_memory=low_memory
             )
-            self._checkpoint, self._held = located.checkpoint, wanted
+            self._checkpoint, self._loaded = located.checkpoint, wanted
         return self._pipeline
 
 
@@ -155,38 +152,6 @@ class _RunListener:
 
     def decoding(self) -> None:
         self._run.enter_stage(GenerationStage.DECODING)
-
-
-def make_host(*, started_s: float) -> DiffusionKitHost:
-    """Prepares DiffusionKit in the calling thread.
-
-    Args:
-        started_s: when the start began, on `time.monotonic`.
-
-    Raises:
-        ProviderUnavailableError: DiffusionKit is missing here, of another version, or broken.
-    """
-    facts = facts_here()
-    obstacle = obstacle_in(facts)
-    if obstacle is not None:
-        raise obstacle
-    try:
-        dk = import_diffusionkit()
-    except Exception as error:
-        raise broken(f"{type(error).__name__}: {error}".splitlines()[0]) from error
-    import mlx.core as mx
-
-    from swiftai_nb._version import __version__
-
-    device = "cpu" if mx.default_device() == mx.cpu else "metal" if mx.metal.is_available() else "cuda"
-    versions = {"swiftai_nb": __version__, **facts.versions}
-    ready = Ready(
-        pid=os.getpid(),
-        device=device,
-        versions=versions,
-        start_s=time.monotonic() - started_s,
-    )
-    return DiffusionKitHost(dk, ready)
 
 
 def _component_bytes(pipeline: Any) -> dict[str, int]:
