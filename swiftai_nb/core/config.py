@@ -1,4 +1,4 @@
-"""What the user asks for: size, steps, guidance, seed. `None` means the model's own default."""
+"""Settings of a picture: size, steps, guidance, seed. `None` means the model's own default."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ class LoraReference:
 
 @dataclass(frozen=True)
 class ImageGenerationConfig:
-    """How a picture is made. Every field may stay None: the model's own default then holds.
+    """How a picture is made. A field that is None takes the model's own default.
 
     Args:
         width: pixels, 16..4096, a multiple of what the model needs (8 for most).
         height: pixels, as `width`.
         steps: number of denoising steps, 1..1000.
-        guidance_scale: weight of the prompt against no prompt, 0..100; 1 or less turns it off.
+        guidance_scale: prompt strength (CFG), 0..100; 1 or less disables it.
         seed: 0..2**53-1; the same seed, settings and machine give the same bytes.
         scheduler: sampler name such as "ddim", "euler", "dpm++2m".
         model: catalog id, alias, Hub id or folder.
         clip_skip: how many of the text encoder's last layers to skip, 0..12.
-        image: a picture to start from (encoded PNG, JPEG or WebP bytes).
-        strength: how far to leave that picture, 0..1.
-        mask: where to paint (white) and what to keep (black); needs `image`.
+        image: an initial image (encoded PNG, JPEG or WebP bytes).
+        strength: how much to change the initial image, 0..1.
+        mask: where to paint (white) and what to keep (black), encoded; needs `image`.
         loras: LoRAs to apply, in order.
-        quantization_bits: 4 or 8: shrink the weights on load.
-        steps_factor: scales the model's default steps when `steps` is None; the presets use it.
-        preview: "rgb" (cheap), "taesd" (sharper, needs its decoder), "off"; None is the cheapest one.
+        quantization_bits: 4 or 8: quantize the weights at load time.
+        steps_factor: multiplies the model's default steps when `steps` is None; the presets use it.
+        preview: "rgb" (fast), "taesd" (sharper, needs its decoder), "off"; None is the fastest one.
 
     Raises:
-        InvalidInputError: a value is outside its limits; names the value, the limit, the remedy.
+        InvalidInputError: a value is outside its limits; names the value and the limits.
     """
 
     width: int | None = None
@@ -88,7 +88,7 @@ class ImageGenerationConfig:
         self._check_choice("quantization_bits", (4, 8))
         self._check_choice("preview", ("rgb", "taesd", "off"))
         if self.mask is not None and self.image is None:
-            raise InvalidInputError("mask without image", hint="give the picture to paint on as image")
+            raise InvalidInputError("mask without image", hint="pass the picture to paint on as image")
 
     @classmethod
     def default(cls) -> ImageGenerationConfig:
@@ -133,7 +133,7 @@ class ImageGenerationConfig:
         value = getattr(self, name)
         if value is not None and value not in choices:
             listed = ", ".join(str(c) for c in choices)
-            raise InvalidInputError(f"{name} {value!r} is not one of {listed}", hint=f"use one of {listed}")
+            raise InvalidInputError(f"{name} must be one of {listed} (got {value!r})")
 
 
 def checked_int(name: str, value: Any, *, low: int, high: int, unit: str = "") -> int:
@@ -142,18 +142,15 @@ def checked_int(name: str, value: Any, *, low: int, high: int, unit: str = "") -
     Raises:
         InvalidInputError: not a whole number, or outside the limits.
     """
+    limits = f"between {low} and {high}{f' {unit}' if unit else ''}"
     try:
         if isinstance(value, bool):
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise InvalidInputError(
-            f"{name} {value!r} is not a whole number", hint=f"use a whole number from {low} to {high}"
-        ) from None
+        raise InvalidInputError(f"{name} must be a whole number {limits} (got {value!r})") from None
     if not low <= number <= high:
-        side = f"below the smallest, {low}" if number < low else f"above the largest, {high}"
-        tail = f" {unit}" if unit else ""
-        raise InvalidInputError(f"{name} {number} is {side}{tail}", hint=f"use {low} to {high}{tail}")
+        raise InvalidInputError(f"{name} must be {limits} (got {number})")
     return number
 
 
@@ -164,10 +161,8 @@ def _check_number(name: str, value: Any, *, low: float, high: float) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise InvalidInputError(
-            f"{name} {value!r} is not a number", hint=f"use a number from {low:g} to {high:g}"
+            f"{name} must be a number between {low:g} and {high:g} (got {value!r})"
         ) from None
     if not math.isfinite(number) or not low <= number <= high:
-        raise InvalidInputError(
-            f"{name} {number:g} is outside {low:g} to {high:g}", hint=f"use a number from {low:g} to {high:g}"
-        )
+        raise InvalidInputError(f"{name} must be between {low:g} and {high:g} (got {number:g})")
     return number

@@ -1,23 +1,23 @@
-"""Every error a user can meet, in one tree.
+"""All errors of the package, in one tree.
 
 AIError
 ├── InvalidInputError (ValueError)           a value outside its limits; raised before any work
 ├── UnsupportedPlatformError                 this machine cannot run the local engine
-├── ProviderUnavailableError                 a back end is missing or not configured
+├── ProviderUnavailableError                 a provider is missing or not configured
 ├── ModelNotFoundError (LookupError)         no such model in the catalog, or no such folder
-├── ModelNotDownloadedError                  known, but not on this disk
+├── ModelNotDownloadedError                  in the catalog, but not installed
 ├── ModelNotLoadedError                      the provider was used before a model was chosen
-├── UnsupportedModelError                    the files are of a family we cannot run
-├── InvalidModelFilesError                   files missing, corrupt or misshapen
+├── UnsupportedModelError                    the model family is not supported
+├── InvalidModelFilesError                   files missing, corrupt or of the wrong shape
 ├── InsufficientMemoryError (MemoryError)    refused by the pre-flight check, or ran out
 ├── GenerationFailedError                    the engine or service failed while working
 │   └── EngineDiedError                      the engine process ended (signal, abort, killed)
-├── GenerationCancelledError                 an outcome, not a failure
+├── GenerationCancelledError                 the user cancelled; not a failure
 ├── ContentFilteredError                     a service refused the prompt or the picture
 ├── DownloadFailedError
 │   ├── InsufficientDiskSpaceError
 │   └── ChecksumMismatchError
-├── DownloadCancelledError                   an outcome, not a failure
+├── DownloadCancelledError                   the user cancelled; not a failure
 └── NetworkError (ConnectionError)
     ├── AuthenticationError                  no token, a bad one, or one without permission
     ├── QuotaExceededError                   credits used up, or billing not enabled

@@ -30,6 +30,20 @@ def to_png_bytes(source: Any) -> bytes:
     return buffer.getvalue()
 
 
+def mask_to_png_bytes(source: Any) -> bytes:
+    """Any picture as a mask: PNG bytes, white where to paint.
+
+    A mask of zeros and ones, as segmentation gives, is scaled to black and white.
+
+    Raises:
+        InvalidInputError: not a picture, or a file that cannot be read.
+    """
+    mask = to_pil(source).convert("L")
+    if mask.getextrema()[1] == 1:
+        mask = mask.point(lambda value: value * 255)
+    return to_png_bytes(mask)
+
+
 def to_pil(source: Any) -> Image:
     """Any picture as an upright RGB PIL image.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig, LoraReference
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
-from swiftai_nb.core.image_input import to_pil, to_png_bytes
+from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil, to_png_bytes
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_memory
@@ -173,7 +173,7 @@ def make_command(plan: LocalPlan, index: int = 0) -> Generate:
         clip_skip=config.clip_skip,
         strength=plan.strength,
         image=None if config.image is None else to_png_bytes(config.image),
-        mask=None if config.mask is None else to_png_bytes(config.mask),
+        mask=None if config.mask is None else mask_to_png_bytes(config.mask),
         preview=config.preview != "off",
         preview_decoder=None if plan.preview_decoder is None else str(plan.preview_decoder),
         is_staged=plan.memory_plan_bytes.is_staged,

@@ -12,34 +12,33 @@ from swiftai_nb.core.config import MAX_SEED, ImageGenerationConfig, LoraReferenc
 from swiftai_nb.core.errors import InvalidInputError
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"width": 0}, "width 0 is below the smallest, 16 pixels"),
-    ({"height": 7}, "height 7 is below the smallest, 16 pixels"),
-    ({"width": 100_000}, "width 100000 is above the largest, 4096 pixels"),
-    ({"width": 64.0}, "width 64.0 is not a whole number"),
-    ({"width": True}, "width True is not a whole number"),
-    ({"steps": 0}, "steps 0 is below the smallest, 1"),
-    ({"steps": 1001}, "steps 1001 is above the largest, 1000"),
-    ({"steps": "4"}, "steps '4' is not a whole number"),
-    ({"seed": -1}, "seed -1 is below the smallest, 0"),
-    ({"seed": MAX_SEED + 1}, f"seed {MAX_SEED + 1} is above the largest"),
-    ({"guidance_scale": math.nan}, "guidance_scale nan is outside 0 to 100"),
-    ({"guidance_scale": math.inf}, "guidance_scale inf is outside 0 to 100"),
-    ({"guidance_scale": -0.5}, "guidance_scale -0.5 is outside 0 to 100"),
-    ({"guidance_scale": "7"}, "guidance_scale '7' is not a number"),
-    ({"strength": 1.01}, "strength 1.01 is outside 0 to 1"),
-    ({"quantization_bits": 3}, "quantization_bits 3 is not one of 4, 8"),
-    ({"preview": "full"}, "preview 'full' is not one of rgb, taesd, off"),
-    ({"mask": b"x"}, "mask without image"),
+    ({"width": 0}, "width must be between 16 and 4096 pixels (got 0)"),
+    ({"height": 7}, "height must be between 16 and 4096 pixels (got 7)"),
+    ({"width": 100_000}, "width must be between 16 and 4096 pixels (got 100000)"),
+    ({"width": 64.0}, "width must be a whole number between 16 and 4096 pixels (got 64.0)"),
+    ({"width": True}, "width must be a whole number between 16 and 4096 pixels (got True)"),
+    ({"steps": 0}, "steps must be between 1 and 1000 (got 0)"),
+    ({"steps": 1001}, "steps must be between 1 and 1000 (got 1001)"),
+    ({"steps": "4"}, "steps must be a whole number between 1 and 1000 (got '4')"),
+    ({"seed": -1}, f"seed must be between 0 and {MAX_SEED} (got -1)"),
+    ({"seed": MAX_SEED + 1}, f"seed must be between 0 and {MAX_SEED} (got {MAX_SEED + 1})"),
+    ({"guidance_scale": math.nan}, "guidance_scale must be between 0 and 100 (got nan)"),
+    ({"guidance_scale": math.inf}, "guidance_scale must be between 0 and 100 (got inf)"),
+    ({"guidance_scale": -0.5}, "guidance_scale must be between 0 and 100 (got -0.5)"),
+    ({"guidance_scale": "7"}, "guidance_scale must be a number between 0 and 100 (got '7')"),
+    ({"strength": 1.01}, "strength must be between 0 and 1 (got 1.01)"),
+    ({"quantization_bits": 3}, "quantization_bits must be one of 4, 8 (got 3)"),
+    ({"preview": "full"}, "preview must be one of rgb, taesd, off (got 'full')"),
+    ({"mask": b"x"}, "mask without image\nTry: pass the picture to paint on as image"),
 ]
 
 
-@pytest.mark.parametrize(("values", "message"), BAD, ids=[str(v) for v, _ in BAD])
-def test_bad_value_is_refused_with_value_limit_and_remedy(values: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("values", "text"), BAD, ids=[str(v) for v, _ in BAD])
+def test_a_bad_value_is_refused_with_the_value_and_its_limits(values: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         ImageGenerationConfig(**values)
-    assert caught.value.message.startswith(message)
-    assert caught.value.hint is not None
-    assert "\n" not in caught.value.message + caught.value.hint
+    assert str(caught.value) == text
+    assert "\n" not in caught.value.message
 
 
 def test_zero_is_a_value_not_a_missing_one() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
-from swiftai_nb.core.image_input import to_pil, to_png_bytes
+from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil, to_png_bytes
 
 
 def test_path_bytes_pil_and_own_images_agree(tmp_path: Path) -> None:
@@ -94,3 +94,23 @@ def test_what_is_not_a_picture_is_one_clear_error(source: object) -> None:
     with pytest.raises(InvalidInputError) as caught:
         to_png_bytes(source)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.array([[0, 1]], dtype=np.uint8),
+        np.array([[0, 255]], dtype=np.uint8),
+        np.array([[False, True]]),
+        np.array([[0.0, 1.0]]),
+        to_png_bytes(Image.fromarray(np.array([[0, 1]], dtype=np.uint8))),
+    ],
+    ids=["zeros and ones", "black and white", "booleans", "floats", "a file of zeros and ones"],
+)
+def test_a_mask_of_zeros_and_ones_is_black_and_white(mask: object) -> None:
+    assert np.asarray(to_pil(mask_to_png_bytes(mask)))[0, :, 0].tolist() == [0, 255]
+
+
+def test_a_gray_mask_keeps_its_shades() -> None:
+    shades = np.array([[0, 2, 100]], dtype=np.uint8)
+    assert np.asarray(to_pil(mask_to_png_bytes(shades)))[0, :, 0].tolist() == [0, 2, 100]

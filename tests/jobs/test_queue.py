@@ -324,7 +324,7 @@ def test_elapsed_time_stands_still_before_and_after_the_run(queue):
 def test_a_request_needs_valid_seeds():
     with pytest.raises(InvalidInputError, match="without seeds"):
         request_for(seeds=())
-    with pytest.raises(InvalidInputError, match="seed -1"):
+    with pytest.raises(InvalidInputError, match="got -1"):
         request_for(seeds=(1, -1))
 
 

@@ -57,8 +57,8 @@ def test_executed_notebook_holds_plain_pictures_and_no_widget() -> None:
 
 ONE_LINE = [
     ("%imagine a fox --step 4", "unknown option --step: did you mean --steps?"),
-    ("%imagine a fox --size 0", "width 0 is below the smallest, 16 pixels; use 16 to 4096 pixels"),
-    ("%imagine a fox --seed -1", "seed -1 is below the smallest, 0; use 0 to 9007199254740991"),
+    ("%imagine a fox --size 0", "width must be between 16 and 4096 pixels (got 0)"),
+    ("%imagine a fox --seed -1", "seed must be between 0 and 9007199254740991 (got -1)"),
     ("%imagine", "the prompt is empty; example: %imagine a red fox"),
     ("%imagine a {missing}", "no variable 'missing'; write {{missing}} for a literal brace"),
     ("%imagine a fox --engine local --model nothing-such", "nothing-such"),

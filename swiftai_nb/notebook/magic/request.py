@@ -195,9 +195,10 @@ def _check_start_picture(
 
 
 def _png(text: str, variables: Mapping[str, Any], *, option: str) -> bytes:
-    from swiftai_nb.core.image_input import to_png_bytes
+    from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
 
-    return to_png_bytes(_named(text, variables, option=option))
+    encode = mask_to_png_bytes if option == "mask" else to_png_bytes
+    return encode(_named(text, variables, option=option))
 
 
 def _seeds(arguments: ImagineArguments, recipe: Recipe | None) -> tuple[int, ...]:
