@@ -114,7 +114,7 @@ def test_cancel_keeps_what_has_come(shell: Any) -> None:
         assert ended.wait(60)
         go_on.set()
     assert isinstance(work.error, GenerationCancelledError)
-    assert work.error.message == "Cancelled; 1 of 3 pictures are finished and kept"
+    assert work.error.message == "Cancelled. Kept 1 of 3 pictures."
     assert len(work.pictures()) == 1
     cluster.close_generators()
 
@@ -126,7 +126,7 @@ def test_background_and_executor_go_together(shell: Any, workers: Any) -> None:
 
 @pytest.mark.parametrize(("line", "message"), [
     ("a fox --executor nobody", "--executor nobody: there is no such variable"),
-    ("a fox --executor number", "--executor number is a int, which takes no work"),
+    ("a fox --executor number", "--executor number is a int, which has no submit()"),
     ("--grid engine=fake,mlx a fox --executor workers", "--executor makes the pictures of one engine, not of fake, mlx"),
 ])  # fmt: skip
 def test_bad_executors_are_told_before_any_work(shell: Any, workers: Any, line: str, message: str) -> None:

@@ -141,7 +141,7 @@ def value(client: Any, expression: str) -> str:
         ("%%imagine --steps 500\na red fox", r"Cancelled at step \d+ of 500"),
         ("img = %imagine a red fox --steps 500", r"Cancelled at step \d+ of 500"),
         ("for k in range(9):\n    try: get_ipython().run_line_magic('imagine', 'a fox --steps 500')\n    except Exception: pass", r"Cancelled at step \d+ of 500"),
-        ("%imagine a fox --grid steps=2,3,500 seed=1,2", r"Cancelled; \d of 6 pictures are finished and kept, run the cell again to go on"),
+        ("%imagine a fox --grid steps=2,3,500 seed=1,2", r"Cancelled. (Kept \d of 6 pictures|No pictures were finished). Run the cell again to continue"),
     ],
 )  # fmt: skip
 def test_interrupt_cancels_in_every_blocking_form(kernel: Kernel, source: str, line: str) -> None:
@@ -182,7 +182,7 @@ def test_unloading_in_mid_job_ends_it(kernel: Kernel) -> None:
     client.execute_interactive(
         "job = %imagine --bg --steps 900 a fox\n%unload_ext swiftai_nb", timeout=PATIENCE_S
     )
-    assert value(client, "job.wait(30), job.state") == "(True, 'cancelled')"
+    assert value(client, "job.wait(30), str(job.state)") == "(True, 'cancelled')"
 
 
 def test_loading_is_light() -> None:

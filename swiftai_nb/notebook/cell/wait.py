@@ -1,24 +1,25 @@
-"""A cell that waits for its pictures: shows them forming, hears Cancel, ends as a plain picture."""
+"""The end of a cell's work: waited for by a blocking cell, or in the background (`--bg`)."""
 
 from __future__ import annotations
 
+import base64
+import html
+import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from swiftai_nb.core.errors import AIError, GenerationCancelledError
 from swiftai_nb.core.format import shorten
+from swiftai_nb.core.task import Task
 from swiftai_nb.notebook.cell import cancel
 from swiftai_nb.notebook.cell.views import Bundle, CellView
-from swiftai_nb.notebook.output.pictures import Pictures
-from swiftai_nb.notebook.progress import WorkProgress, job_progress
+from swiftai_nb.notebook.cell.work import Work
+from swiftai_nb.notebook.output.pictures import Pictures, embed
+from swiftai_nb.notebook.progress import WorkProgress
 
-if TYPE_CHECKING:
-    from swiftai_nb.core.image import GeneratedImage
-    from swiftai_nb.jobs.job import GenerationJob
-
+_log = logging.getLogger(__name__)
 POLL_S = 0.03
 REPAINT_S = 0.2  # a terminal's clock has no other source
 PATIENCE_S = 15.0  # after a stop request, before the cell gives up waiting for the engine
@@ -32,78 +33,6 @@ class GenerationInterrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
-
-
-class Work(Protocol):
-    """What a cell waits for: a job, or a grid of them."""
-
-    @property
-    def is_final(self) -> bool:
-        """Whether it has ended."""
-        ...
-
-    @property
-    def error(self) -> AIError | None:
-        """Why it failed or was cancelled."""
-        ...
-
-    def progress(self) -> WorkProgress:
-        """What to show now."""
-        ...
-
-    def pictures(self) -> Pictures:
-        """What has been made."""
-        ...
-
-    def cancel(self) -> None:
-        """Asks it to stop."""
-        ...
-
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Calls `callback` on every change; returns a function that ends this."""
-        ...
-
-
-@dataclass(frozen=True)
-class JobWork:
-    """A job as a cell sees it.
-
-    Args:
-        job: the job.
-        prompt: the words as the user typed them, for the result's text.
-        earlier: pictures that precede the job's own.
-    """
-
-    job: GenerationJob
-    prompt: str
-    earlier: Sequence[GeneratedImage] = ()
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the job has ended."""
-        return self.job.state.is_final
-
-    @property
-    def error(self) -> AIError | None:
-        """The job's error."""
-        return self.job.error
-
-    def progress(self) -> WorkProgress:
-        """What to show of the job now."""
-        return job_progress(self.job)
-
-    def pictures(self) -> Pictures:
-        """The pictures so far."""
-        wanted = len(self.earlier) + len(self.job.request.seeds)
-        return Pictures([*self.earlier, *self.job.images], prompt=self.prompt, wanted=wanted)
-
-    def cancel(self) -> None:
-        """Cancels the job."""
-        self.job.cancel()
-
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Calls `callback` on every change of the job."""
-        return self.job.subscribe(lambda _job: callback())
 
 
 def wait(
@@ -162,18 +91,14 @@ def final_bundle(work: Work, *, largest_bytes: int | None = None) -> Bundle | No
     """The output that remains: the pictures, else the preview of a cancelled one, else nothing."""
     pictures = work.pictures()
     if pictures:
-        from swiftai_nb.notebook.output.embedding import embed
-
         return embed(pictures, largest_bytes=largest_bytes)
-    preview = work.progress().preview
+    preview = work.last_preview
     if preview is None or not isinstance(work.error, GenerationCancelledError):
         return None
     return _unfinished(preview, pictures)
 
 
 def _unfinished(preview: bytes, pictures: Pictures) -> Bundle:
-    import base64
-
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.core.image_input import to_pil
 
@@ -181,3 +106,72 @@ def _unfinished(preview: bytes, pictures: Pictures) -> Bundle:
     text = f"Unfinished picture: {shorten(pictures.prompt)}"
     data = {"image/jpeg": base64.b64encode(preview).decode("ascii"), "text/plain": text}
     return data, {"image/jpeg": {"width": width, "height": height}}
+
+
+class BackgroundJob(Task[Pictures, WorkProgress]):
+    """What `%imagine --bg` returns: a task that may be awaited, asked or cancelled from any cell.
+
+    Args:
+        work: started already.
+        view: the output of the cell that started it.
+        at_end: called once with the pictures, before the task ends: binds, saves, returns the output.
+    """
+
+    def __init__(self, work: Work, view: CellView, *, at_end: Callable[[Pictures], Bundle | None]) -> None:
+        super().__init__(name="the job")
+        self._work = work
+        self._view = view
+        self._at_end = at_end
+        self._finishing = threading.Lock()
+        self.token.on_cancel(work.cancel)
+        self._unsubscribe = work.subscribe(self._on_change)
+        self._on_change()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended, successfully or not."""
+        return self.done
+
+    @property
+    def images(self) -> Pictures:
+        """The pictures so far."""
+        return self._work.pictures()
+
+    def _on_change(self) -> None:
+        if not self._work.is_final:
+            progress = self._work.progress()
+            self._view.paint(progress)
+            self.start()
+            self.report(progress)
+        elif self._finishing.acquire(blocking=False):  # once, and never released
+            self._show_end()
+            if self._work.error is None:
+                self.set_result(self._work.pictures())
+            else:
+                self.set_error(self._work.error)
+            # A work that ended within `subscribe` has not returned it yet.
+            getattr(self, "_unsubscribe", lambda: None)()
+
+    def _show_end(self) -> None:
+        error = self._work.error
+        try:
+            bundle = self._at_end(self._work.pictures())
+            self._view.finish(error_bundle(error) if bundle is None and error is not None else bundle)
+        except AIError as late:
+            self._view.finish(error_bundle(late))
+        except Exception:  # noqa: BLE001 - nobody is there to catch it, and the job must end
+            _log.exception("the background job's output could not be finished")
+
+    def __repr__(self) -> str:
+        images = self.images
+        return f"<BackgroundJob {self.state}, {len(images)} of {images.wanted} pictures: {images.prompt}>"
+
+    def _ipython_display_(self) -> None:
+        """Nothing: the cell that started it shows it. `print(job)` shows its state."""
+
+
+def error_bundle(error: AIError) -> Bundle:
+    """An error as a cell's output, where it can no longer be raised."""
+    lines = error._render_traceback_()
+    markup = "<br>".join(html.escape(line) for line in lines)
+    return {"text/plain": "\n".join(lines), "text/html": f"<div>{markup}</div>"}, {}

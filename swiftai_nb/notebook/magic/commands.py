@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb.core.errors import DownloadCancelledError, InvalidInputError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.table import Table
-from swiftai_nb.notebook.cell.download import DownloadWork
 from swiftai_nb.notebook.cell.views import create_view
 from swiftai_nb.notebook.cell.wait import GenerationInterrupted, outcome, wait
+from swiftai_nb.notebook.cell.work import DownloadWork
 from swiftai_nb.notebook.magic.tokens import split
 from swiftai_nb.notebook.output.pictures import Pictures
 from swiftai_nb.notebook.progress import job_progress

@@ -11,18 +11,18 @@ from swiftai_nb.core.errors import AIError, ModelNotDownloadedError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.notebook.cell.views import CellView, NullView, TextView, create_view
-from swiftai_nb.notebook.cell.wait import JobWork, Work, final_bundle, outcome, wait
+from swiftai_nb.notebook.cell.wait import BackgroundJob, final_bundle, outcome, wait
+from swiftai_nb.notebook.cell.work import DownloadWork, JobWork, Work
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.request import Defaults, build_request
 from swiftai_nb.notebook.output import saving
-from swiftai_nb.notebook.output.pictures import LONGEST_ALT, Pictures, describe
+from swiftai_nb.notebook.output.pictures import LONGEST_ALT, Pictures, describe, describe_grid, sheet_size
 from swiftai_nb.notebook.session import Session
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.downloads.download import Download
     from swiftai_nb.jobs.cluster import SupportsSubmit
-    from swiftai_nb.notebook.cell.background import BackgroundJob
     from swiftai_nb.notebook.cell.cancel import SubshellRoute
 
 LAST_RESULT = "_imagine"
@@ -160,8 +160,6 @@ class Runner:
         return downloads + [downloader.start_lora(source) for source in sources]
 
     def _wait_for(self, download: Download, request: GenerationRequest) -> None:
-        from swiftai_nb.notebook.cell.download import DownloadWork
-
         work = DownloadWork(download)
         view = self._view(work, GenerationPlan.of(request), work_id=work.id)
         view.start(f"Download of {download.job.model_id}")
@@ -180,7 +178,7 @@ class Runner:
     def _run_grid(
         self, requests: list[GenerationRequest], executor: SupportsSubmit | None, *, source: tuple[str, str]
     ) -> Pictures | BackgroundJob:
-        from swiftai_nb.notebook.cell.grid import GridProgress, GridWork, describe_grid, sheet_size
+        from swiftai_nb.notebook.cell.grid import GridProgress, GridWork
 
         arguments, session = self._arguments, self._session
         progress = session.unfinished_grids.get(source)
@@ -264,8 +262,6 @@ class Runner:
         return pictures if isinstance(view, TextView) else pictures.mark_shown()
 
     def _leave(self, work: Work, view: CellView) -> BackgroundJob:
-        from swiftai_nb.notebook.cell.background import BackgroundJob
-
         if self._route is not None and view.comm is not None:
             self._route.route(view.comm)
 

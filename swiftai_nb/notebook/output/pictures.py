@@ -1,22 +1,29 @@
-"""What `%imagine` returns: its pictures, in order."""
+"""What `%imagine` returns: its pictures in order, how they describe themselves and how they are embedded."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.format import shorten
+from swiftai_nb.core.format import encode_jpeg, shorten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.core.recipe import Recipe
+    from swiftai_nb.notebook.magic.options import Axis
 
 LONGEST_ALT = 400
+LARGE_FOLDER = Path("imagine")
+PREVIEW_SIDE = 768
 
 
 class Pictures(Sequence["GeneratedImage"]):
@@ -178,6 +185,130 @@ class Pictures(Sequence["GeneratedImage"]):
         data, metadata = picture._repr_mimebundle_()
         metadata["image/png"]["alt"] = shorten(self.prompt, LONGEST_ALT)
         return {**data, "text/plain": repr(self)}, metadata
+
+
+class GridPictures(Pictures):
+    """The pictures of a grid: a sequence row by row, and `at(steps=4, seed=2)`.
+
+    Args:
+        cells: row by row; None where a cancelled grid has none.
+        axes: over the columns, and beside the rows when there are two.
+        prompt: the prompt.
+    """
+
+    def __init__(
+        self, cells: Sequence[GeneratedImage | None], *, axes: tuple[Axis, ...], prompt: str
+    ) -> None:
+        made = [cell for cell in cells if cell is not None]
+        super().__init__(made, prompt=prompt, wanted=len(cells))
+        self.cells = tuple(cells)
+        self.axes = axes
+
+    def at(self, **chosen: Any) -> GeneratedImage:
+        """The picture of these values: `at(steps=4)`, `at(steps=4, seed=2)`.
+
+        Raises:
+            InvalidInputError: no such axis or value, or that picture was not made.
+        """
+        index = 0
+        for axis in reversed(self.axes):
+            index = index * len(axis.values) + _position(axis, chosen)
+        unknown = set(chosen) - {axis.name.replace("-", "_") for axis in self.axes}
+        if unknown:
+            raise InvalidInputError(f"the grid does not vary {', '.join(sorted(unknown))}")
+        cell = self.cells[index]
+        if cell is None:
+            raise InvalidInputError(
+                "that picture was not made", hint="run the cell again to continue the grid"
+            )
+        return cell
+
+    def grid(self, columns: int | None = None) -> GeneratedImage:
+        """The labeled sheet."""
+        from swiftai_nb.notebook.output.contact_sheet import contact_sheet
+
+        return contact_sheet(self.cells, columns=columns, labels=axis_labels(self.axes))
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        if not len(self):
+            return {"text/plain": repr(self)}, {}
+        data, metadata = self.grid()._repr_mimebundle_()
+        metadata["image/png"]["alt"] = repr(self)
+        return {**data, "text/plain": repr(self)}, metadata
+
+    def __repr__(self) -> str:
+        return describe_grid(self.prompt, self.axes)
+
+
+def describe_grid(prompt: str, axes: tuple[Axis, ...]) -> str:
+    """Such as "3 x 2 grid of steps and seed: a red fox", or "3 pictures by steps: a red fox"."""
+    text = f": {shorten(prompt)}" if prompt else ""
+    if len(axes) == 1:
+        return f"{len(axes[0].values)} pictures by {axes[0].name}{text}"
+    return f"{len(axes[0].values)} x {len(axes[1].values)} grid of {axes[0].name} and {axes[1].name}{text}"
+
+
+def sheet_size(picture: tuple[int, int], axes: tuple[Axis, ...]) -> tuple[int, int]:
+    """CSS pixels (width, height) that the sheet of such pictures is shown at."""
+    from swiftai_nb.core.image import GeneratedImage
+    from swiftai_nb.notebook.output.contact_sheet import expected_size
+
+    count = math.prod(len(axis.values) for axis in axes)
+    return GeneratedImage(b"", *expected_size(picture, count, axis_labels(axes))).display_size
+
+
+def axis_labels(axes: tuple[Axis, ...]) -> tuple[list[str], list[str]]:
+    """(over the columns, beside the rows), each with its option's name."""
+    texts = [[_label(axis, label) for label in axis.labels] for axis in axes]
+    return texts[0], texts[1] if len(texts) > 1 else []
+
+
+def _label(axis: Axis, label: str) -> str:
+    return label if axis.name in ("prompt", "style", "model") else f"{axis.name} {label}"
+
+
+def _position(axis: Axis, chosen: dict[str, Any]) -> int:
+    key = axis.name.replace("-", "_")
+    if key not in chosen:
+        raise InvalidInputError(f"choose one {axis.name}: {', '.join(axis.labels)}")
+    for index, (value, label) in enumerate(zip(axis.values, axis.labels, strict=True)):
+        if chosen[key] == value or str(chosen[key]) == label:
+            return index
+    raise InvalidInputError(f"the grid has no {axis.name} {chosen[key]}: {', '.join(axis.labels)}")
+
+
+def embed(
+    pictures: Pictures, *, largest_bytes: int | None = None, folder: Path = LARGE_FOLDER
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(data, metadata) of an output that shows `pictures`.
+
+    Args:
+        pictures: at least one.
+        largest_bytes: a PNG above this is written into `folder`, and the notebook gets a smaller JPEG
+            that names the file; None embeds everything.
+        folder: where such files go, beside the notebook.
+    """
+    data, metadata = pictures._repr_mimebundle_()
+    encoded: str = data["image/png"]
+    if largest_bytes is None or len(encoded) * 3 // 4 <= largest_bytes:
+        return data, metadata
+    png = base64.b64decode(encoded)
+    path = folder / f"{hashlib.sha256(png).hexdigest()[:16]}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_bytes(png)
+    except OSError as error:
+        raise InvalidInputError(
+            f"cannot store a large picture in {str(folder)!r}: {error.strerror or error}",
+            hint="%config Imagine.embed_limit_mb = 100 keeps pictures in the notebook",
+        ) from error
+    from PIL import Image as PILImage
+
+    with PILImage.open(io.BytesIO(png)) as picture:
+        preview = encode_jpeg(picture, max_side=PREVIEW_SIDE)
+    data = {"image/jpeg": base64.b64encode(preview).decode("ascii"), "text/plain": data["text/plain"]}
+    return data, {"image/jpeg": {**metadata["image/png"], "file": path.as_posix()}}
 
 
 def _cell_number() -> int | None:

@@ -1,4 +1,4 @@
-"""File names from a template."""
+"""File names of saved pictures: from a template, or from the prompt."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import string
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 
 FIELDS = ("n", "seed", "model", "date", "prompt")
 _LONGEST_SLUG = 60
+_LONGEST_NAME = 40
 
 
 def save_images(images: Sequence[GeneratedImage], template: str, *, first: int = 1) -> list[Path]:
-    """Writes each picture to its own file, and says where.
+    """Writes each picture to its own file; returns the paths.
 
     Raises:
-        InvalidInputError: an unknown field or extension, two pictures of one name, a place that
+        InvalidInputError: an unknown field or extension, two pictures with one name, or a folder that
             cannot be written.
     """
     template = _with_number(template, several=len(images) > 1)
@@ -53,8 +55,16 @@ def path_of(template: str, image: GeneratedImage, number: int) -> str:
         raise InvalidInputError(f"cannot fill in {template!r}: {error}", hint=f"use {listed}") from error
 
 
+def free_path(folder: Path, image: GeneratedImage) -> Path:
+    """An unused path in `folder`, named by the picture's prompt and seed: "a-fox-7.png"."""
+    text = re.sub(r"[^\w]+", "-", image.prompt.casefold()).strip("-_")[:_LONGEST_NAME].rstrip("-_")
+    name = "-".join(part for part in (text or "picture", str(image.seed or "")) if part)
+    numbered = (folder / f"{name}{'' if n == 1 else f'-{n}'}.png" for n in count(1))
+    return next(path for path in numbered if not path.exists())
+
+
 def check_template(template: str) -> None:
-    """Refuses a template before any work.
+    """Checks a template before any work.
 
     Raises:
         InvalidInputError: an unknown field or extension, or a folder that cannot be written.
@@ -108,5 +118,5 @@ def _check_writable(folder: Path) -> None:
 
 def slug(text: str) -> str:
     """`text` as a safe part of a file name."""
-    words = re.sub(r"[^\w.+-]+", "-", text, flags=re.UNICODE).strip("-.")
-    return words[:_LONGEST_SLUG].rstrip("-.") or "picture"
+    text = re.sub(r"[^\w.+-]+", "-", text, flags=re.UNICODE).strip("-.")
+    return text[:_LONGEST_SLUG].rstrip("-.") or "picture"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import threading
@@ -17,11 +18,10 @@ from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.notebook import wire
+from swiftai_nb.notebook.output.saving import free_path
 from swiftai_nb.notebook.progress import Throttle
-from swiftai_nb.notebook.widget.file_names import free_path
 from swiftai_nb.notebook.widget.job_tracker import JobTracker
 from swiftai_nb.notebook.widget.model_picker import ModelPicker
-from swiftai_nb.notebook.widget.static_output import StaticOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 SHOWN_PICTURES = 60
 SHOWN_JOBS = 100
 MODELS_INTERVAL_S = 0.4
+TAIL_LENGTH = 64
 
 
 class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
@@ -270,13 +271,13 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
                 self._own_jobs[job.id] = len(job.images)
                 if new:
                     self.images = (*self.images, *new)
-                    self._keep(new[-1])
+                    self._update_static_output(new[-1])
         self._publish_pictures()
 
-    def _keep(self, image: GeneratedImage) -> None:
-        # The page must know the copy before it appears, so that it is never seen twice.
+    def _update_static_output(self, image: GeneratedImage) -> None:
+        # The page must be able to identify the output before it appears, so that it is never visible.
         self.static_output_tail = self._static_output.tail(image)
-        self._static_output.keep(image)
+        self._static_output.update(image)
 
     def _send_preview(self, job: GenerationJob, preview: bytes) -> None:
         progress = job.progress
@@ -299,3 +300,47 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
     def _notify_trait(self, name: str, old_value: Any, new_value: Any) -> None:
         with self._traits_lock:
             super()._notify_trait(name, old_value, new_value)
+
+
+class StaticOutput:
+    """What a saved notebook shows without a kernel: the newest picture as an ordinary output.
+
+    The widget is displayed with a second, empty output below it, which becomes the newest picture. While
+    the widget is alive the page hides it (js/src/widget/static_output.ts finds it by the end of its base64
+    text).
+    """
+
+    def __init__(self) -> None:
+        self._display_id: str | None = None
+        self._image: GeneratedImage | None = None
+
+    def tail(self, image: GeneratedImage) -> str:
+        """The end of the output's base64 text, by which the page identifies it."""
+        # From a whole group of three bytes on, the text is the same as that of the whole file.
+        start = max(0, len(image.data) - TAIL_LENGTH) // 3 * 3
+        return base64.b64encode(image.data[start:]).decode("ascii")[-TAIL_LENGTH:]
+
+    def display(self, bundle: dict[str, Any]) -> None:
+        """Displays the widget and, below it, the static output."""
+        from IPython.display import display
+
+        display(bundle, raw=True)
+        data: dict[str, Any] = {"text/html": "", "text/plain": ""}
+        metadata: dict[str, Any] = {}
+        if self._image is not None:
+            data, metadata = self._image._repr_mimebundle_()
+        if self._display_id is None:
+            handle = display(data, metadata=metadata, raw=True, display_id=True)
+            self._display_id = None if handle is None else handle.display_id
+        else:
+            display(data, metadata=metadata, raw=True, display_id=self._display_id)
+
+    def update(self, image: GeneratedImage) -> None:
+        """Makes `image` the output; does nothing visible where the widget was never displayed by itself."""
+        self._image = image
+        if self._display_id is None:
+            return
+        from IPython.display import update_display
+
+        data, metadata = image._repr_mimebundle_()
+        update_display(data, metadata=metadata, raw=True, display_id=self._display_id)

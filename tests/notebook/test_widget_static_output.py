@@ -9,8 +9,7 @@ import pytest
 
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook.session import Session
-from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
-from swiftai_nb.notebook.widget.static_output import StaticOutput
+from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget, StaticOutput
 from swiftai_nb.testing import FakeGenerator
 
 
@@ -76,14 +75,14 @@ def test_newest_picture_becomes_the_output_under_the_widget(publisher: Publisher
 
 def test_widget_inside_another_widget_leaves_no_copy(publisher: Publisher) -> None:
     static_output = StaticOutput()
-    static_output.keep(picture(4))
+    static_output.update(picture(4))
     assert publisher.outputs == {}
 
 
 def test_widget_displayed_twice_has_its_copy_under_each(publisher: Publisher) -> None:
     static_output = StaticOutput()
     static_output.display({"text/plain": "ImagineWidget"})
-    static_output.keep(picture(4))
+    static_output.update(picture(4))
     static_output.display({"text/plain": "ImagineWidget"})
     assert len(publisher.outputs) == 1, "one display id, so that both follow"
     assert len(publisher.loose) == 2
