@@ -45,7 +45,7 @@ class FakeGenerator:
 
     @property
     def is_available(self) -> bool:
-        """Always: there is nothing that could be missing."""
+        """Always True."""
         return True
 
     async def generate_image(

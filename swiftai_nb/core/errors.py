@@ -39,8 +39,8 @@ class AIError(Exception):
     """Base of all errors raised by swiftai_nb.
 
     Args:
-        message: one line that says what happened and names the value at fault.
-        hint: one line that says what to try; None when there is nothing to try.
+        message: one line: what happened, with the value at fault.
+        hint: one line: what to try; None when there is nothing to try.
     """
 
     is_retryable = False
@@ -54,12 +54,12 @@ class AIError(Exception):
         return self.message if self.hint is None else f"{self.message}\nTry: {self.hint}"
 
     def _render_traceback_(self) -> list[str]:
-        """IPython's hook: these lines stand in a cell instead of a traceback."""
+        """IPython's hook: these lines are shown instead of a traceback."""
         return [f"{self.title}: {self.message}", *([] if self.hint is None else [f"Try: {self.hint}"])]
 
     @property
     def title(self) -> str:
-        """The class name in words, without "Error": "Invalid input"."""
+        """The class name as text, without "Error": "Invalid input"."""
         name = type(self).__name__.removesuffix("Error")
         words = "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
         return "AI error" if name == "AI" else words[:1].upper() + words[1:]
@@ -79,7 +79,7 @@ class UnsupportedPlatformError(AIError):
 
 
 class ProviderUnavailableError(AIError):
-    """A back end is not installed, not configured, or refuses to start."""
+    """A provider is not installed, not configured, or does not start."""
 
 
 class ModelNotFoundError(AIError, LookupError):
@@ -87,7 +87,7 @@ class ModelNotFoundError(AIError, LookupError):
 
 
 class ModelNotDownloadedError(AIError):
-    """The model is known but its files are not on this disk."""
+    """The model is in the catalog but not installed."""
 
 
 class ModelNotLoadedError(AIError):
@@ -95,11 +95,11 @@ class ModelNotLoadedError(AIError):
 
 
 class UnsupportedModelError(AIError):
-    """The files belong to a model family the engine cannot run."""
+    """The files belong to a model family that is not supported."""
 
 
 class InvalidModelFilesError(AIError):
-    """Model files are missing, corrupt, or hold tensors that do not fit; names them."""
+    """Model files are missing, corrupt, or hold tensors of the wrong shape; names them."""
 
 
 class InsufficientMemoryError(AIError, MemoryError):
@@ -111,7 +111,7 @@ class GenerationFailedError(AIError):
 
 
 class EngineDiedError(GenerationFailedError):
-    """The engine process ended in the middle of a job; the kernel is unharmed."""
+    """The engine process ended during a job; the kernel is unaffected."""
 
     is_retryable = True
 
@@ -136,7 +136,7 @@ class GenerationCancelledError(AIError):
 
 
 class ContentFilteredError(AIError):
-    """A service refused the prompt or the picture by its content rules."""
+    """A service refused the prompt or the picture by its content policy."""
 
 
 class DownloadFailedError(AIError):
@@ -152,7 +152,7 @@ class InsufficientDiskSpaceError(DownloadFailedError):
 
 
 class ChecksumMismatchError(DownloadFailedError):
-    """A downloaded file is not what its publisher announced."""
+    """A downloaded file does not match its published checksum."""
 
 
 class DownloadCancelledError(AIError):

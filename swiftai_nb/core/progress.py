@@ -1,4 +1,4 @@
-"""What a running job tells: stage, step, times, preview."""
+"""Progress of a picture: stage, step, times, preview."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class GenerationStage(str, Enum):
-    """Where a job is. Cloud jobs use the honest, stepless ones."""
+    """What a job is doing; cloud jobs have stages without steps."""
 
     QUEUED = "queued"
     STARTING_ENGINE = "starting engine"
@@ -29,13 +29,13 @@ class ImageGenerationProgress:
     """Progress of one picture.
 
     Args:
-        current_step: denoising steps that are computed, 0..total_steps.
-        total_steps: steps in all (network calls); 0 when the back end has none to tell.
+        current_step: completed denoising steps, 0..total_steps.
+        total_steps: denoising steps in all; 0 when the provider does not report any.
         elapsed_time: seconds since the job began.
-        estimated_time_remaining: seconds; None computes it from the steps done so far.
-        stage: what is being done now.
-        detail: a few words more, such as "2.1 of 6.9 GB"; may be empty.
-        preview: the picture so far (predicted x0) as JPEG bytes, or None.
+        estimated_time_remaining: seconds; None estimates it from the completed steps.
+        stage: the current stage.
+        detail: more about the stage, such as "2.1 of 6.9 GB"; may be empty.
+        preview: the current prediction of the picture (x0) as JPEG bytes, or None.
     """
 
     current_step: int
@@ -64,7 +64,7 @@ class ImageGenerationProgress:
 
     @property
     def formatted_eta(self) -> str:
-        """In words: "~5s remaining", "~2m 5s remaining", or "Calculating..." while nothing is known."""
+        """As text: "~5s remaining", "~2m 5s remaining", or "Calculating..." while it is unknown."""
         eta = self.estimated_time_remaining
         if eta is None or not eta > 0:
             return "Calculating..."

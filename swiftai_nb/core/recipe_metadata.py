@@ -1,7 +1,7 @@
 """Reading recipes from the metadata of image files: ours, AUTOMATIC1111's, InvokeAI's and ComfyUI's.
 
-Everything here comes from files of strangers. Readers take bounded text, run in linear time, and return
-plain field values that `Recipe.from_dict` validates; text that is no recipe gives None, never an error.
+The files are untrusted. Readers take bounded text, run in linear time, and return plain field values that
+`Recipe.from_dict` validates; text that is no recipe gives None, never an error.
 """
 
 from __future__ import annotations

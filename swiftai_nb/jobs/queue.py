@@ -41,6 +41,7 @@ class JobQueue:
         self._lock = threading.RLock()
         self._jobs: list[GenerationJob] = []
         self._lanes: dict[str, _Worker] = {}
+        self._inherited: dict[str, _Worker] = {}
         self._closed = False
         self._owner_pid = os.getpid()
 
@@ -103,9 +104,7 @@ class JobQueue:
         """In a forked process: the parent's worker threads do not exist here, and its jobs never end."""
         self._owner_pid = os.getpid()
         self._lock = threading.RLock()
-        self._inherited = (
-            self._lanes
-        )  # kept: their event loops belong to the parent and are not ours to close
+        self._inherited = self._lanes  # kept, because closing the parent's event loops would disturb it
         self._jobs, self._lanes = [], {}
 
     def _drop_oldest(self) -> None:

@@ -1,4 +1,4 @@
-"""The contract of `ImageGenerator`, for any back end.
+"""The contract of `ImageGenerator`, for any provider.
 
 Inherit from `ImageGeneratorContract` in a test module and override the fixture `generator`. `small`
 is a config whose picture is quick; `long` one that runs long enough to be cancelled in the middle.
@@ -63,7 +63,7 @@ class ImageGeneratorContract:
 
     def test_the_same_seed_gives_the_same_bytes(self, generator):
         if not self.is_deterministic:
-            pytest.skip("this back end promises no such thing")
+            pytest.skip("this provider does not promise it")
         first, second = (self.run(generator.generate_image("a cat", config=self.small)) for _ in range(2))
         other = self.run(generator.generate_image("a cat", config=self.small.replace(seed=8)))
         assert first.data == second.data
