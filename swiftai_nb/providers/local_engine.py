@@ -69,7 +69,7 @@ class LocalEngineProvider(ABC):
         """Raises an AIError with the reason when the engine cannot run on this machine."""
 
     @abstractmethod
-    def _make_plan(self, request: GenerationRequest, *, available_bytes: int | None) -> LocalPlan:
+    def _build_plan(self, request: GenerationRequest, *, available_bytes: int | None) -> LocalPlan:
         """The plan, without its estimate and before the memory is checked."""
 
     @abstractmethod
@@ -130,7 +130,7 @@ class LocalEngineProvider(ABC):
         limit = self._memory_limit_bytes
         # What the engine holds now it gives up for another model: not counting it would refuse what works.
         available_bytes = available_memory_bytes(self.engine_pid) if limit is None else limit
-        plan = self._make_plan(request, available_bytes=available_bytes)
+        plan = self._build_plan(request, available_bytes=available_bytes)
         check_memory(plan.memory_plan_bytes, available_bytes=plan.available_bytes)
         is_cold = self.loaded_model_id != plan.model
         estimated_s = self._timings.estimate_s(plan.timing_key, steps=plan.steps or 0, cold=is_cold)

@@ -89,7 +89,7 @@ class MLXImageProvider(LocalEngineProvider):
         self._chosen_model = None
         await super().unload_model()
 
-    def _make_plan(self, request: GenerationRequest, *, available_bytes: int | None) -> LocalPlan:
+    def _build_plan(self, request: GenerationRequest, *, available_bytes: int | None) -> LocalPlan:
         config = request.config
         resolved = self.registry.resolve(self._chosen_model if config.model is None else config.model)
         return make_plan(

@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import errors as hub_errors
 
 from swiftai_nb.core.errors import AIError
-from swiftai_nb.providers.huggingface.routing import Route
-from swiftai_nb.providers.huggingface.translation import BY_CLASS, BY_STATUS, translate
+from swiftai_nb.providers.huggingface.errors import BY_CLASS, BY_STATUS, translate
+from swiftai_nb.providers.huggingface.hub import Route
 
 # Classes that no inference call can raise: local files, command line, other products.
 ELSEWHERE = (

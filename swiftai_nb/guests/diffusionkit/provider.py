@@ -75,7 +75,7 @@ class DiffusionKitImageProvider(LocalEngineProvider):
         config = ImageGenerationConfig(model=None if model is None else str(model))
         await self._load(await asyncio.to_thread(self.plan, GenerationRequest.of("load", config)))
 
-    def _make_plan(self, request: GenerationRequest, *, available_bytes: int | None) -> LocalPlan:
+    def _build_plan(self, request: GenerationRequest, *, available_bytes: int | None) -> LocalPlan:
         resolved = self._resolve(request.config.model)
         return make_plan(request, resolved, device=self.device, available_bytes=available_bytes)
 

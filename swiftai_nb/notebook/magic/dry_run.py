@@ -62,10 +62,7 @@ def _plan_rows(plan: GenerationPlan, requests: Sequence[GenerationRequest]) -> l
         ("memory", plan.memory),
         ("memory plan", plan.memory_plan),
         ("precision", plan.precision),
-        (
-            "time",
-            "" if plan.estimated_s is None else f"about {format_duration(max(1, plan.estimated_s * count))}",
-        ),
+        ("time", "" if duration_s is None else f"about {format_duration(duration_s)}"),
         *(("note", note) for note in (*plan.request.notes, plan.revision_note or "")),
     ]
 

@@ -245,7 +245,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _how_to_give_a_token() -> str:
-    from swiftai_nb.providers.huggingface.token import how_to_give_a_token
+    from swiftai_nb.providers.huggingface.hub import token_help
 
-    words = how_to_give_a_token()
+    words = token_help()
     return f"{words[:1].upper()}{words[1:]}."

@@ -8,76 +8,243 @@ and their Cancel. A loop per call keeps a slow look-up where it belongs.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
-import threading
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-T = TypeVar("T")
+from swiftai_nb.core.errors import (
+    AIError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    NetworkError,
+    RateLimitedError,
+)
+from swiftai_nb.core.generator import ProgressCallback
+from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
+from swiftai_nb.core.request import GenerationPlan
+from swiftai_nb.core.task import Task
+from swiftai_nb.providers.huggingface.errors import retry_after_s, translate
+from swiftai_nb.providers.huggingface.hub import Route, find_route
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TICK_S = 0.5
+FIRST_BACKOFF_S = 1.0
+_RETRYABLE_STATUS = (500, 502, 503, 504)
 
 
-class CloudCall:
-    """Runs a blocking preparation and then a coroutine, away from the caller's loop.
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """Whom to ask, and for how long; see `HuggingFaceProvider`."""
 
-    Cancelling ends the coroutine at its current await, which closes its connection. While the
-    preparation blocks there is nothing to close: the caller is let go at once and the thread's
-    late result is dropped.
+    provider: str
+    base_url: str | None
+    bill_to: str | None
+    timeout_s: float
+    retry_wait_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudPlan(GenerationPlan):
+    """A plan for the cloud; `model` is a Hub id, or the name an endpoint is asked for.
+
+    Attributes:
+        service: whom to ask.
+        token: access token; None for an endpoint that needs none.
     """
 
-    def __init__(self) -> None:
-        self.is_cancelled = False
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._future: concurrent.futures.Future[object] = concurrent.futures.Future()
+    model: str
+    service: Service
+    token: str | None = field(repr=False)
 
-    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Awaits `work()`'s result; `work` itself is called on the call's own thread.
+
+@dataclass(frozen=True)
+class CloudAnswer:
+    """What came back.
+
+    Attributes:
+        picture: decoded.
+        route: model and provider that made it.
+        elapsed_s: seconds in all.
+        asked_s: seconds at the provider, retries included.
+    """
+
+    picture: Image
+    route: Route
+    elapsed_s: float
+    asked_s: float
+
+
+class CloudCall(Task[CloudAnswer, ImageGenerationProgress]):
+    """Picture `index` of a plan: finds the provider, asks it, retries what may pass.
+
+    Cancelling ends the task at once. A request under way is closed; a look-up that blocks is left to
+    its thread, and its late result is dropped.
+
+    Args:
+        plan: what to ask for.
+        seed: of the picture.
+        on_progress: called with stages and elapsed time; there are no steps.
+    """
+
+    def __init__(self, plan: CloudPlan, seed: int, on_progress: ProgressCallback | None = None) -> None:
+        super().__init__(name="the request to the cloud")
+        self._plan, self._seed = plan, seed
+        self._on_progress = on_progress
+        self._route = Route(plan.model, "the provider")
+        self._created_s = time.monotonic()
+        self.token.on_cancel(self._give_up)
+
+    async def answer(self) -> CloudAnswer:
+        """Runs the call and waits for it; cancelling the awaiting coroutine cancels the call.
 
         Raises:
-            asyncio.CancelledError: the awaiting task or this call was cancelled.
+            AIError: what went wrong, GenerationCancelledError after `cancel`.
         """
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._future = future  # type: ignore[assignment]
-        thread = threading.Thread(target=self._run, args=(work, future), name="swiftai-cloud", daemon=True)
-        thread.start()
+        self.run_in_thread(lambda: asyncio.run(self._run()), thread_name="swiftai-cloud")
+        return await self.wait_or_cancel(grace_s=0.0)
+
+    def _give_up(self) -> None:
+        self.set_error(GenerationCancelledError())
+
+    async def _run(self) -> CloudAnswer:
+        loop, work = asyncio.get_running_loop(), asyncio.current_task()
+
+        def stop() -> None:
+            # A loop that has just finished and closed has nothing left to cancel.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: None if work is None else work.cancel())
+
+        self.token.raise_if_cancelled()
+        self.token.on_cancel(stop)
         try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
+            self._enter(GenerationStage.LOOKING_UP_PROVIDER, self._plan.model)
+            self._route = self._find_route()
+            started_s = time.monotonic()
+            picture = await asyncio.wait_for(self._ask(), self._plan.service.timeout_s)
+        except Exception as error:  # noqa: BLE001 (the one place where foreign errors become ours)
+            raise self._translate(error) from None
+        now_s = time.monotonic()
+        self._enter(GenerationStage.DONE, self._route.provider)
+        return CloudAnswer(picture, self._route, now_s - self._created_s, now_s - started_s)
 
-    def cancel(self) -> None:
-        """Ends the call; from any thread, any number of times."""
-        with self._lock:
-            self.is_cancelled = True
-            if self._loop is not None and self._task is not None:
-                # A loop that has just finished and closed has nothing left to cancel.
-                with contextlib.suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(self._task.cancel)
-        self._future.cancel()
+    def _find_route(self) -> Route:
+        from huggingface_hub import constants
+        from huggingface_hub.errors import OfflineModeIsEnabled
 
-    def _run(self, work: Callable[[], Awaitable[T]], future: concurrent.futures.Future[T]) -> None:
+        service = self._plan.service
+        if service.base_url is not None:
+            return Route(self._plan.model, "endpoint")
+        if constants.HF_HUB_OFFLINE:
+            raise OfflineModeIsEnabled
+        return find_route(self._plan.model, service.provider)
+
+    async def _ask(self) -> Image:
+        waited_s, backoff_s = 0.0, FIRST_BACKOFF_S
+        while True:
+            try:
+                async with self._ticking():
+                    return await self._ask_once()
+            except Exception as error:  # noqa: BLE001 (translated, then judged)
+                ours = self._translate(error)
+                pause_s = _pause_s(ours, retry_after_s(error), backoff_s)
+                if pause_s is None or waited_s + pause_s > self._plan.service.retry_wait_s:
+                    raise ours from None
+            busy = f"{self._route.provider} is busy, trying again in {pause_s:.0f} s"
+            self._enter(GenerationStage.WAITING, busy)
+            await asyncio.sleep(pause_s)
+            waited_s, backoff_s = waited_s + pause_s, backoff_s * 2
+
+    async def _ask_once(self) -> Image:
+        plan, request = self._plan, self._plan.request
+        async with self._client() as client:
+            await _on_response(client, lambda: self._enter(GenerationStage.RECEIVING, self._route.provider))
+            picture: Image = await client.text_to_image(
+                request.prompt,
+                negative_prompt=request.negative_prompt,
+                width=plan.width,
+                height=plan.height,
+                num_inference_steps=plan.steps,
+                guidance_scale=plan.guidance_scale,
+                scheduler=plan.scheduler,
+                seed=self._seed,
+                model=self._route.model if plan.service.base_url is None else plan.service.base_url,
+            )
+        return _decoded(picture, self._route)
+
+    def _client(self) -> Any:
+        from huggingface_hub import AsyncInferenceClient
+
+        service, token = self._plan.service, self._plan.token
+        if service.base_url is not None:
+            # Without any token the library would send the user's own to the endpoint.
+            token = "none" if token is None else token
+        provider: Any = None if service.base_url is not None else self._route.provider
+        return AsyncInferenceClient(
+            provider=provider, token=token, timeout=service.timeout_s, bill_to=service.bill_to
+        )
+
+    def _translate(self, error: BaseException) -> AIError:
+        return translate(error, route=self._route, token=self._plan.token)
+
+    def _enter(self, stage: GenerationStage, detail: str = "", remaining_s: float | None = None) -> None:
+        elapsed_s = time.monotonic() - self._created_s
+        progress = ImageGenerationProgress(0, 0, elapsed_s, remaining_s, stage=stage, detail=detail)
+        self.report(progress)
+        if self._on_progress is not None and not self.done:
+            self._on_progress(progress)
+
+    @contextlib.asynccontextmanager
+    async def _ticking(self) -> AsyncIterator[None]:
+        """Reports that the call waits, now and every half second until the block ends."""
+
+        async def tick() -> None:
+            expected_s, began_s = self._plan.estimated_s, time.monotonic()
+            while True:
+                left_s = None if expected_s is None else max(0.0, expected_s - (time.monotonic() - began_s))
+                self._enter(GenerationStage.WAITING, self._route.provider, left_s)
+                await asyncio.sleep(TICK_S)
+
+        task = asyncio.get_running_loop().create_task(tick())
         try:
-            result = asyncio.run(self._main(work))
-        except asyncio.CancelledError:
-            future.cancel()
-        except BaseException as error:  # noqa: BLE001 (handed to the awaiting caller)
-            with _settling():
-                future.set_exception(error)
-        else:
-            with _settling():
-                future.set_result(result)
-
-    async def _main(self, work: Callable[[], Awaitable[T]]) -> T:
-        with self._lock:
-            if self.is_cancelled:
-                raise asyncio.CancelledError
-            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        return await work()
+            yield
+        finally:
+            task.cancel()
 
 
-def _settling() -> contextlib.AbstractContextManager[None]:
-    # The caller may have cancelled the future while the answer was on its way.
-    return contextlib.suppress(concurrent.futures.InvalidStateError)
+async def _on_response(client: Any, callback: Callable[[], None]) -> None:
+    # The inner HTTP client is private; without it the stage "receiving" is left out.
+    try:
+        inner = await client._get_async_client()
+        hooks = inner.event_hooks
+    except AttributeError:
+        return
+
+    async def hook(_: Any) -> None:
+        callback()
+
+    inner.event_hooks = {**hooks, "response": [*hooks.get("response", []), hook]}
+
+
+def _decoded(picture: Image, route: Route) -> Image:
+    try:
+        picture.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise GenerationFailedError(
+            f"{route.provider} sent a broken picture ({error})",
+            hint="try again, or choose another --provider",
+        ) from None
+    return picture
+
+
+def _pause_s(error: AIError, asked_s: float | None, backoff_s: float) -> float | None:
+    """Seconds to wait before asking again, or None when that is of no use."""
+    status = getattr(error, "status_code", None)
+    if isinstance(error, RateLimitedError) or (
+        isinstance(error, NetworkError) and status in _RETRYABLE_STATUS
+    ):
+        return backoff_s if asked_s is None else asked_s
+    return None

@@ -1,7 +1,8 @@
-"""Which provider serves a model, asked of the Hub."""
+"""What is asked of the Hugging Face Hub: the access token, and which provider serves a model."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from swiftai_nb.core.errors import ModelNotFoundError, ProviderUnavailableError
@@ -9,11 +10,29 @@ from swiftai_nb.core.errors import ModelNotFoundError, ProviderUnavailableError
 DEFAULT_MODEL = "black-forest-labs/FLUX.1-schnell"
 SECOND_MODEL = "stabilityai/stable-diffusion-3-medium-diffusers"
 TASK = "text-to-image"
+TOKEN_PAGE = "huggingface.co/settings/tokens"
+
+
+def find_token(given: str | None = None) -> str | None:
+    """The token to use: the given one, `HF_TOKEN`, the hub's login, or Colab's secret."""
+    if given is not None:
+        return given
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def token_help() -> str:
+    """How to provide a token in this front end: one sentence that starts in lower case."""
+    get_one = f"make one at {TOKEN_PAGE} with permission to call Inference Providers"
+    if "google.colab" in sys.modules:
+        return f"{get_one}, then store it as the Colab secret HF_TOKEN (the key at the left)"
+    return f"{get_one}, then set HF_TOKEN before the kernel starts or run `hf auth login` in a terminal"
 
 
 @dataclass(frozen=True)
 class Route:
-    """One way to a picture.
+    """Where a picture is made.
 
     Args:
         model: Hub id, or the URL of an endpoint.
@@ -32,7 +51,7 @@ def provider_names() -> list[str]:
 
 
 def find_route(model: str, provider: str) -> Route:
-    """Picks the provider for a model: the named one, or for "auto" the first that is live.
+    """Selects the provider for a model: the named one, or for "auto" the first that is live.
 
     Asks the Hub once per model and process; blocks, so call it off the kernel's thread.
 
@@ -51,15 +70,15 @@ def find_route(model: str, provider: str) -> Route:
     if provider in serving:
         return Route(model, provider)
     if not serving:
-        raise ModelNotFoundError(f"no provider serves {model} now", hint=instead_of(model))
+        raise ModelNotFoundError(f"no provider serves {model} now", hint=other_models(model))
     raise ProviderUnavailableError(
         f"{provider} does not serve {model}",
         hint=f"served by {', '.join(serving)}; or leave the provider to auto",
     )
 
 
-def instead_of(model: str) -> str:
-    """A remedy that names a model usually served, and where to see all of them."""
+def other_models(model: str) -> str:
+    """A hint that names a model usually served, and the page that lists all of them."""
     other = SECOND_MODEL if model == DEFAULT_MODEL else DEFAULT_MODEL
     page = f"huggingface.co/models?pipeline_tag={TASK}&inference_provider=all"
     return f"use --model {other}; all that are served: {page}"
