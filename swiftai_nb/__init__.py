@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
     from swiftai_nb.core.errors import AIError
-    from swiftai_nb.core.generator import ImageGenerator
+    from swiftai_nb.core.generator import ImageGenerator, PlanningGenerator
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
     from swiftai_nb.core.recipe import Recipe
+    from swiftai_nb.core.request import GenerationPlan, GenerationRequest
     from swiftai_nb.core.task import CancellationToken
     from swiftai_nb.downloads.downloader import DiffusionModelDownloader
     from swiftai_nb.model_files.variants import DiffusionVariant
@@ -41,6 +42,8 @@ _HOMES = {
     "DiffusionVariant": "swiftai_nb.model_files.variants",
     "DownloadedDiffusionModel": "swiftai_nb.registry.registry",
     "GeneratedImage": "swiftai_nb.core.image",
+    "GenerationPlan": "swiftai_nb.core.request",
+    "GenerationRequest": "swiftai_nb.core.request",
     "GenerationStage": "swiftai_nb.core.progress",
     "HuggingFaceProvider": "swiftai_nb.providers.huggingface",
     "ImageGenerationConfig": "swiftai_nb.core.config",
@@ -50,6 +53,7 @@ _HOMES = {
     "imagine_batch": "swiftai_nb.providers.batch",
     "LoraReference": "swiftai_nb.core.config",
     "MLXImageProvider": "swiftai_nb.providers.mlx",
+    "PlanningGenerator": "swiftai_nb.core.generator",
     "Recipe": "swiftai_nb.core.recipe",
 }
 
@@ -62,6 +66,8 @@ __all__ = [
     "DiffusionVariant",
     "DownloadedDiffusionModel",
     "GeneratedImage",
+    "GenerationPlan",
+    "GenerationRequest",
     "GenerationStage",
     "HuggingFaceProvider",
     "ImageGenerationConfig",
@@ -70,6 +76,7 @@ __all__ = [
     "ImagineWidget",
     "LoraReference",
     "MLXImageProvider",
+    "PlanningGenerator",
     "Recipe",
     "__version__",
     "imagine_batch",

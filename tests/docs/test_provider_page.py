@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.request import GenerationRequest
 from tests.contract_suite.image_generator import ImageGeneratorContract
 from tests.docs.pages import DOCS, blocks
 
@@ -69,7 +70,8 @@ def test_the_session_takes_it_without_a_package(installed: Any) -> None:
 
     try:
         get_session().add_generator("waves", installed.WavesProvider())
-        job = get_session().submit("a wave", engine="waves", config=ImageGenerationConfig(seed=3))
+        config = ImageGenerationConfig(seed=3)
+        job = get_session().submit(GenerationRequest.of("a wave", config, engine="waves"))
         assert job.wait(60)
         assert job.images[0].seed == 3
     finally:
