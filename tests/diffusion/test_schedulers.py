@@ -6,8 +6,8 @@ import pytest
 
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.diffusion.schedulers import noise_schedule as schedule
-from swiftai_nb.diffusion.schedulers.factory import make_scheduler
-from swiftai_nb.diffusion.schedulers.lms import lms_coefficient
+from swiftai_nb.diffusion.schedulers.multistep import lms_coefficient
+from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
 from swiftai_nb.model_files.samplers import (
     CLASS_NAMES,
     SAMPLERS,
@@ -160,7 +160,7 @@ class TestNames:
 
     def test_named_sampler_keeps_the_models_fields(self):
         plain = make_scheduler({**SD, "beta_end": 0.02}, 4, name="euler")
-        assert plain.plan.sigmas[0] > make_scheduler(SD, 4, name="euler").plan.sigmas[0]
+        assert plain.sigmas[0] > make_scheduler(SD, 4, name="euler").sigmas[0]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])

@@ -32,7 +32,7 @@ from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage, T5Stage, prompt_list
 from swiftai_nb.diffusion.preview import FLUX_PREVIEW
-from swiftai_nb.diffusion.schedulers.factory import make_scheduler
+from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import (
     clip_config_from_tensors,

@@ -22,7 +22,7 @@ from swiftai_nb.diffusion.pipelines.denoising import (
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
-from swiftai_nb.diffusion.schedulers.factory import make_scheduler
+from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
 from swiftai_nb.model_files.folder import ModelFolder

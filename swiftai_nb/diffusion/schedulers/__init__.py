@@ -1,1 +1,1 @@
-"""Noise schedules as pure functions and one file per sampler family."""
+"""Noise schedules and samplers as functions."""

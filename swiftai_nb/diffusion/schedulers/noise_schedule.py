@@ -1,4 +1,4 @@
-"""Noise schedules as pure functions on the host (NumPy), with the papers' names.
+"""Noise schedules on the host (NumPy), with the papers' names, and the fields of `scheduler_config.json`.
 
 betas, alphas_cumprod: Ho et al. 2020 (DDPM). sigmas: Karras et al. 2022 (EDM), sigma = sqrt((1-a)/a).
 Zero terminal SNR: Lin et al. 2024. Flow shift: Esser et al. 2024.
@@ -7,13 +7,18 @@ Zero terminal SNR: Lin et al. 2024. Flow shift: Esser et al. 2024.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftai_nb.core.errors import UnsupportedModelError
+from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 
 FloatArray = NDArray[np.float64]
+
+_UNSUPPORTED_SWITCHES = ("thresholding", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas")
 
 
 def make_betas(
@@ -116,3 +121,102 @@ def dynamic_shift(
     """mu, linear in the number of latent tokens (FLUX dev)."""
     slope = (max_shift - base_shift) / (max_seq_len - base_seq_len)
     return base_shift + slope * (sequence_length - base_seq_len)
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """Fields of a scheduler's config; absent ones take the named sampler's defaults, as in diffusers."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: tuple[float, ...] | None = None
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 0
+    rescale_betas_zero_snr: bool = False
+    clip_sample: bool = False
+    clip_sample_range: float = 1.0
+    set_alpha_to_one: bool = True
+    use_karras_sigmas: bool = False
+    interpolation_type: str = "linear"
+    final_sigmas_type: str = "zero"
+    skip_prk_steps: bool = False
+    algorithm_type: str = "dpmsolver++"
+    solver_order: int = 2
+    solver_type: str = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+    use_lu_lambdas: bool = False
+    original_inference_steps: int = 50
+    timestep_scaling: float = 10.0
+    shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
+    shift_terminal: float | None = None
+    time_shift_type: str = "exponential"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **sampler_defaults: Any) -> ScheduleOptions:
+        """Reads a config over the defaults of one sampler.
+
+        Raises:
+            UnsupportedModelError: the config switches on something that is not supported.
+        """
+        lacking = [name for name in _UNSUPPORTED_SWITCHES if config.get(name)]
+        if lacking:
+            raise UnsupportedModelError(f"scheduler_config.json asks for {', '.join(lacking)}: not supported")
+        names = {f.name for f in fields(cls)}
+        taken = {k: v for k, v in config.items() if k in names and v is not None}
+        if "trained_betas" in taken:
+            taken["trained_betas"] = tuple(taken["trained_betas"])
+        return cls(**{**sampler_defaults, **taken})
+
+    def check_steps(self, steps: int) -> None:
+        """Refuses a number of steps this schedule cannot be divided into.
+
+        Raises:
+            InvalidInputError: fewer than 1 or more than the training had.
+        """
+        if not 1 <= steps <= self.num_train_timesteps:
+            raise InvalidInputError(f"steps is {steps}, must be in 1..{self.num_train_timesteps}")
+
+    def make_alphas_cumprod(self) -> FloatArray:
+        """Cumulative products of 1 - beta, [T], with zero terminal SNR where asked for."""
+        if self.trained_betas is not None:
+            betas = np.asarray(self.trained_betas, dtype=np.float32).astype(np.float64)
+        else:
+            betas = make_betas(
+                self.beta_schedule,
+                beta_start=self.beta_start,
+                beta_end=self.beta_end,
+                num_train_timesteps=self.num_train_timesteps,
+            )
+        return make_alphas_cumprod(rescale_zero_terminal_snr(betas) if self.rescale_betas_zero_snr else betas)
+
+    def make_timesteps(self, steps: int) -> FloatArray:
+        """[steps], decreasing, spaced as the config says.
+
+        Raises:
+            UnsupportedModelError: another spacing.
+        """
+        self.check_steps(steps)
+        count = self.num_train_timesteps
+        if self.timestep_spacing == "leading":
+            return leading_timesteps(steps, num_train_timesteps=count, steps_offset=self.steps_offset)
+        if self.timestep_spacing == "trailing":
+            return trailing_timesteps(steps, num_train_timesteps=count)
+        if self.timestep_spacing == "linspace":
+            return linspace_timesteps(steps, num_train_timesteps=count)
+        raise UnsupportedModelError(f"timestep_spacing {self.timestep_spacing!r} is not supported")
+
+    def make_train_sigmas(self) -> FloatArray:
+        """Noise-to-signal ratios at the training timesteps, [T], increasing and finite."""
+        alphas_cumprod = self.make_alphas_cumprod()
+        if self.rescale_betas_zero_snr:
+            alphas_cumprod[-1] = 2.0**-24  # it is zero
+        return sigmas_from_alphas(alphas_cumprod)
