@@ -49,7 +49,7 @@ class EngineCall(Task[Message, None]):
     Attributes:
         command: what is sent, with its job id.
         is_started: whether the engine has reported anything on it.
-        is_repeated: whether it was sent to a second engine because the first had died before it began.
+        is_repeated: whether it was sent to a second engine because the first died before it began.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class EngineClient:
                 call = self._current = self._waiting.popleft()
                 failure: Exception | None = None
                 try:
-                    self._running_session().take(call)
+                    self._running_session().send(call.command)
                 except Exception as error:  # noqa: BLE001 - whatever prevents the start is the call's error
                     self._current, failure = None, error
             if failure is None:
@@ -220,7 +220,7 @@ class EngineClient:
             is_own = message.job_id == call.command.job_id
             is_answer = is_own and isinstance(message, ANSWERS)
             if is_answer:
-                self._current = session.was_idle_for = None
+                self._current = None
         call.is_started = call.is_started or is_own
         if is_answer:
             if isinstance(message, Failed):
@@ -240,7 +240,6 @@ class EngineClient:
             repeat = (
                 call is not None
                 and isinstance(reason, EngineDiedError)
-                and session.was_idle_for is call
                 and not (call.is_started or call.is_repeated or call.token.is_cancelled)
             )
             if call is not None and repeat:
@@ -253,28 +252,17 @@ class EngineClient:
 
 
 class _Session:
-    """One engine from its start to its end, with the threads that talk to it.
-
-    Attributes:
-        was_idle_for: the command that was sent when the engine was already running: if the engine turns
-            out to have died before it began, that command is not to blame.
-    """
+    """One engine from its start to its end, with the threads that talk to it."""
 
     def __init__(self, client: EngineClient, engine: Engine) -> None:
         self.engine = engine
         self.ready: Ready | None = None
-        self.was_idle_for: EngineCall | None = None
         self._client = weakref.ref(client)
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         # A client that is dropped, or a kernel that ends, takes its engine along.
         self._finalizer = weakref.finalize(client, _close_engine, engine, os.getpid())
         for target in (self._read, self._write):
             threading.Thread(target=target, name=f"swiftai-engine{target.__name__}", daemon=True).start()
-
-    def take(self, call: EngineCall) -> None:
-        """Sends a call's command."""
-        self.was_idle_for = None if self.ready is None else call
-        self.send(call.command)
 
     def send(self, message: Message) -> None:
         """Queues a message: a large one to a busy engine must not block the caller."""

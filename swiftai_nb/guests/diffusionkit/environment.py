@@ -8,10 +8,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftai_nb.core.child import copy_environment
 from swiftai_nb.core.errors import AIError, EngineDiedError, ProviderUnavailableError
 from swiftai_nb.engine.kernel.client import CANCEL_GRACE_S, EngineClient
-from swiftai_nb.engine.kernel.process import ProcessEngine
+from swiftai_nb.engine.kernel.process import ProcessEngine, engine_environment
 from swiftai_nb.guests.diffusionkit.probe import (
     INSTALL,
     MIN_PYTHON,
@@ -192,5 +191,6 @@ def _command(python: Path, module: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's variables without those that would point the other interpreter at this environment."""
-    return copy_environment(PYTHONHOME=None, PYTHONPATH=None, VIRTUAL_ENV=None, __PYVENV_LAUNCHER__=None)
+    """An engine's variables without those that would point the other interpreter at this environment."""
+    left_out = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+    return {name: value for name, value in engine_environment().items() if name not in left_out}
