@@ -52,6 +52,7 @@ def _request_rows(plan: GenerationPlan) -> list[tuple[str, str]]:
 
 def _plan_rows(plan: GenerationPlan, requests: Sequence[GenerationRequest]) -> list[tuple[str, str]]:
     count = sum(request.count for request in requests)
+    duration_s = None if plan.estimated_s is None else max(1, plan.estimated_s * count)
     return [
         ("size", "" if None in (plan.width, plan.height) else f"{plan.width}x{plan.height}"),
         ("steps", "" if plan.steps is None else str(plan.steps)),
