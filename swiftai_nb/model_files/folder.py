@@ -161,6 +161,17 @@ class ModelFolder:
         paths = (path for files in self.components.values() for path in files.paths)
         return any(name.endswith(".scales") for path in paths for name in read_header(path)[0])
 
+    def defaults_with(self, entry_settings: Mapping[str, float]) -> GenerationDefaults:
+        """The defaults of a registered model: its entry's own settings over those read from the folder.
+
+        The values of `generation_defaults.json` stay, as the publisher's last word.
+
+        Args:
+            entry_settings: fields of `GenerationDefaults` that the entry has of its own.
+        """
+        values = {name: value for name, value in entry_settings.items() if name not in self.given}
+        return replace(self.defaults, **values)  # type: ignore[arg-type]
+
     @property
     def schedulers(self) -> tuple[str, ...]:
         """The samplers that fit it."""

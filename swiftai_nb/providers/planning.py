@@ -114,14 +114,13 @@ def make_plan(
             hint=f"--engine {info.engine}",
         )
     model = open_model(resolved.folder, prefer_half=device != "cpu")
-    native_size = _native_size(resolved, model)
+    defaults = model.defaults_with(info.own_settings)
+    native_size = (defaults.width, defaults.height)
     request = request.with_native_size(native_size)
     config = request.config
     width, height = _size(config, native_size, model.size_multiple)
     model.check_size(width, height)
-    own_scheduler = model.defaults.scheduler
-    steps, guidance_scale = _defaults(resolved, model)
-    guidance_scale = guidance_scale if config.guidance_scale is None else config.guidance_scale
+    guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
     dtype = "float32" if device == "cpu" else "bfloat16" if model.is_flow else "float16"
     return LocalPlan(
@@ -132,9 +131,9 @@ def make_plan(
         model_revision=resolved.revision,
         width=width,
         height=height,
-        steps=config.resolved_steps(steps),
+        steps=config.resolved_steps(defaults.steps),
         guidance_scale=guidance_scale,
-        scheduler=own_scheduler if config.scheduler is None else model.check_scheduler(config.scheduler),
+        scheduler=defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler),
         strength=_strength(config),
         device=device,
         precision=dtype if bits is None else f"{dtype}, weights in {bits} bits",
@@ -234,24 +233,6 @@ def content_revision(plan: LocalPlan) -> str:
 
 def _sha256(data: bytes | None) -> str | None:
     return None if data is None else hashlib.sha256(data).hexdigest()
-
-
-def _defaults(resolved: ResolvedModel, model: ModelFolder) -> tuple[int, float]:
-    """Steps and guidance: the folder's own word, else the catalog's, else the family's."""
-    steps, guidance_scale = resolved.info.default_steps, resolved.info.default_guidance_scale
-    if resolved.info.is_custom and model.is_consistency:
-        steps, guidance_scale = 4, 8.5
-    elif resolved.info.is_custom and model.is_turbo:
-        steps, guidance_scale = 4, 0.0
-    given = model.given
-    return int(given.get("steps", steps)), float(given.get("guidance_scale", guidance_scale))
-
-
-def _native_size(resolved: ResolvedModel, model: ModelFolder) -> tuple[int, int]:
-    width, height = resolved.info.default_resolution
-    if resolved.info.is_custom and model.native_side is not None:
-        width = height = model.native_side
-    return int(model.given.get("width", width)), int(model.given.get("height", height))
 
 
 def _size(config: ImageGenerationConfig, native_size: tuple[int, int], multiple: int) -> tuple[int, int]:

@@ -120,6 +120,21 @@ class DiffusionModelInfo:
         return self.default_width, self.default_height
 
     @property
+    def own_settings(self) -> dict[str, float]:
+        """Steps, guidance and size where they differ from the family's: they are this model's own.
+
+        Keys as in `model_files.folder.GenerationDefaults`.
+        """
+        family = self.variant.defaults
+        settings: dict[str, tuple[float, float]] = {
+            "steps": (self.default_steps, family.steps),
+            "guidance_scale": (self.default_guidance_scale, family.guidance_scale),
+            "width": (self.default_width, family.width),
+            "height": (self.default_height, family.height),
+        }
+        return {name: own for name, (own, usual) in settings.items() if own != usual}
+
+    @property
     def hugging_face_url(self) -> str | None:
         """The model's page, or None for models that have none."""
         return None if self.repository is None else f"https://huggingface.co/{self.repository}"

@@ -131,7 +131,7 @@ def test_a_flux_transformer_in_two_layouts_counts_once(tmp_path):
     assert sum(plan(both).weights_bytes.values()) == 4 * (81 + 9)
 
 
-def test_packing_counts_the_scales_and_leaves_tables_alone(tmp_path):
+def test_quantization_counts_the_scales_and_leaves_tables_alone(tmp_path):
     write_weights(
         tmp_path / "transformer" / "0.safetensors",
         "F16",

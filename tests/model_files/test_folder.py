@@ -87,6 +87,13 @@ def test_the_folders_own_defaults_win(tmp_path):
     assert open_model(folder).defaults == GenerationDefaults(640, 512, 9, 1, "ddim")
 
 
+def test_the_own_settings_of_an_entry_win_over_what_is_read_but_not_over_the_publishers(tmp_path):
+    folder = write_model(tmp_path, unet={"sample_size": 96}, scheduler={"_class_name": "LCMScheduler"})
+    write_json(folder / "generation_defaults.json", {"steps": 6})
+    defaults = open_model(folder).defaults_with({"guidance_scale": 8.0, "steps": 3})
+    assert defaults == GenerationDefaults(768, 768, 6, 8.0, "lcm")
+
+
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
@@ -99,6 +106,15 @@ def test_the_folders_own_defaults_win(tmp_path):
         ("vae/config.json", {"block_out_channels": [64] * 40}, "block_out_channels cannot be"),
         ("vae/config.json", {"block_out_channels": "64"}, "block_out_channels cannot be"),
         ("unet/config.json", {"block_out_channels": [1.5], "a": 1}, "block_out_channels cannot be"),
+        ("unet/config.json", {"a": 1, "layers_per_block": 10**6}, "layers_per_block cannot be"),
+        ("unet/config.json", {"transformer_layers_per_block": [1, [2, 10**9]]}, "cannot be"),
+        ("text_encoder/config.json", {"num_hidden_layers": 1e300}, "num_hidden_layers cannot be"),
+        ("transformer/config.json", {"num_single_layers": 10**5}, "num_single_layers cannot be"),
+        (
+            "scheduler/scheduler_config.json",
+            {"num_train_timesteps": 2 * 10**9},
+            "num_train_timesteps cannot be",
+        ),
         ("model_index.json", 3, "not a JSON object"),
         ("scheduler/scheduler_config.json", None, "not a JSON object"),
     ],

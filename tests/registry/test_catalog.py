@@ -122,6 +122,14 @@ def test_class_attribute_lists_the_catalog_and_variants_have_their_defaults():
     assert DiffusionVariant.FLUX.size_gb == 9.8
 
 
+def test_only_settings_that_are_not_the_familys_are_an_entrys_own():
+    assert find("sdxl-turbo").own_settings == find("sd-1.5").own_settings == {}
+    assert find("lcm-dreamshaper").own_settings == {
+        "steps": 4, "guidance_scale": 8.0, "width": 768, "height": 768,
+    }  # fmt: skip
+    assert find("sd-turbo").own_settings == {"steps": 4, "guidance_scale": 0.0}
+
+
 def test_entries_survive_json():
     for info in CATALOG:
         assert info_from_dict({**info.to_dict(), "from_the_future": 1}) == info
@@ -146,20 +154,6 @@ def test_looking_at_the_catalog_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_files_of_a_sharded_full_precision_repository_are_taken_whole():
-    listing = [
-        "model_index.json",
-        "transformer/config.json",
-        "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
-        "transformer/diffusion_pytorch_model-00002-of-00002.safetensors",
-        "transformer/diffusion_pytorch_model.safetensors.index.json",
-        "vae/config.json",
-        "vae/diffusion_pytorch_model.safetensors",
-        "ae.safetensors",
-    ]
-    assert set(select_files(listing)) == set(listing) - {"ae.safetensors"}
 
 
 def test_entry_with_exact_size_is_marked_so():

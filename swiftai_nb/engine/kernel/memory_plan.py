@@ -27,8 +27,8 @@ _DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
 _FLOW_BYTES_PER_TOKEN = 400_000
 _PROCESS_BYTES = 150_000_000
 _LARGE_WEIGHT = 1 << 17
-_GROUP = 64  # packed weights that share a scale
-_TABLE = re.compile(r"(embedding|shared|embed_tokens|relative_attention_bias)\.weight$")  # never packed
+_GROUP = 64  # quantized weights that share a scale
+_TABLE = re.compile(r"(embedding|shared|embed_tokens|relative_attention_bias)\.weight$")  # never quantized
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _weights_bytes(paths: tuple[Path, ...], bytes_per_weight: int, bits: int | N
 
 def _tensor_bytes(name: str, tensor: StoredTensor, bytes_per_weight: int, bits: int | None) -> int:
     count = math.prod(tensor.shape)
-    if tensor.dtype in ("U32", "U64", "I64"):  # packed already, or an index
+    if tensor.dtype in ("U32", "U64", "I64"):  # quantized already, or an index
         return tensor.size_bytes
     is_map = name.endswith(".weight") and len(tensor.shape) > 1 and not _TABLE.search(name)
     if is_map and bits is not None and len(tensor.shape) == 2:
