@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.jobs.history_store import FolderStore, HistoryEntry, HistoryStore, MemoryStore
 
+_log = logging.getLogger(__name__)
 DEFAULT_MEMORY_BYTES = 512 * 2**20
 _PAGE = 200
 
@@ -39,6 +41,14 @@ class History:
             InvalidInputError: the folder cannot be written.
         """
         return self._store.add(image, created_at=time.time())
+
+    def append_or_log(self, image: GeneratedImage) -> HistoryEntry | None:
+        """As `append`, for pictures that are shown anyway: a failure is one line in the log, and None."""
+        try:
+            return self.append(image)
+        except InvalidInputError as error:
+            _log.warning("this picture is not in the history: %s", error.message)
+            return None
 
     def __iter__(self) -> Iterator[HistoryEntry]:
         return self._walk(())

@@ -257,7 +257,7 @@ class _HistoryKeeper:
             while self._kept < len(job.images):
                 image = job.images[self._kept]
                 self._kept += 1
-                self._history.append(image)
+                self._history.append_or_log(image)
 
 
 def _running_kernel() -> Any:

@@ -225,3 +225,15 @@ def test_a_damaged_recipe_costs_that_recipe_alone(tmp_path):
         ("damaged", True),
         ("whole", False),
     ]
+
+
+def test_a_picture_that_cannot_be_kept_is_one_line_in_the_log(tmp_path, caplog):
+    history = History(tmp_path / "pictures")
+    assert history.append_or_log(picture()) is not None
+    (tmp_path / "pictures" / INDEX_NAME).unlink()
+    (tmp_path / "pictures" / INDEX_NAME).mkdir()
+    assert history.append_or_log(picture(seed=2)) is None
+    assert [record.getMessage()[:45] for record in caplog.records] == [
+        "this picture is not in the history: cannot wr"
+    ]
+    assert "Traceback" not in caplog.text
