@@ -123,10 +123,12 @@ export interface Model {
   name: string;
   description: string;
   size_bytes: number;
+  /** Of the smallest machine that runs it; 0 when it runs elsewhere. */
+  memory_bytes: number;
   license: string;
   state: ModelState;
   state_text: string;
-  how: string;
+  hint: string;
   width: number;
   height: number;
   steps: number;

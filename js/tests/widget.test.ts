@@ -417,7 +417,7 @@ test("choosing a cloud model says what is missing and how to give it", async () 
     name: "FLUX",
     state: "cloud_missing",
     state_text: "cloud, needs a token",
-    how: "Set HF_TOKEN.",
+    hint: "Set HF_TOKEN.",
   });
   const card = mount({ models: [model(), cloud] });
   card.find(".model-button").click();

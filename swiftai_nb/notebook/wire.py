@@ -106,17 +106,18 @@ class PictureSnapshot(TypedDict):
 
 
 class ModelEntry(TypedDict):
-    """One row of the model picker; `how` is what to do when the state is not "ready"."""
+    """One row of the model picker; `hint` is what to do when the state is not "ready"."""
 
     id: str
     engine: Engine
     name: str
     description: str
     size_bytes: int
+    memory_bytes: int
     license: str
     state: ModelState
     state_text: str
-    how: str
+    hint: str
     width: int
     height: int
     steps: int

@@ -11,6 +11,7 @@ from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook.session import Session
 from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget, StaticOutput
 from swiftai_nb.testing import FakeGenerator
+from tests.waiting import wait_until
 
 
 class Publisher:
@@ -62,8 +63,7 @@ def test_newest_picture_becomes_the_output_under_the_widget(publisher: Publisher
     assert list(publisher.outputs.values()) == [{"text/html": "", "text/plain": ""}]
     job = widget.generate(steps=1)
     (image,) = job.result(30)
-    while not widget.images:
-        pass
+    wait_until(lambda: widget.images != ())
     (output,) = publisher.outputs.values()
     assert output["image/png"] == base64.b64encode(image.data).decode()
     assert output["text/plain"] == repr(image)

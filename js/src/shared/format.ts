@@ -1,14 +1,13 @@
-const UNITS = ["B", "kB", "MB", "GB", "TB"];
+const UNITS = ["B", "kB", "MB", "GB"];
 
-/** In decimal units: "6.9 GB". */
-export function formatBytes(value: number): string {
-  let rest = value;
-  let unit = 0;
-  while (rest >= 999.5 && unit < UNITS.length - 1) {
+/** In decimal units: "6.9 GB", "44 MB", "512 B"; as Python's `format_bytes`. */
+export function formatBytes(size_bytes: number): string {
+  let rest = size_bytes;
+  for (const unit of ["B", "kB", "MB"]) {
+    if (rest < 999.5) return `${unit === "B" || rest >= 99.5 ? Math.round(rest) : rest.toFixed(1)} ${unit}`;
     rest /= 1000;
-    unit += 1;
   }
-  return `${unit === 0 || rest >= 99.5 ? Math.round(rest) : rest.toFixed(1)} ${UNITS[unit]}`;
+  return `${(rest + 1e-9).toFixed(1)} GB`;
 }
 
 /** "2.1 of 6.9 GB": both in the unit of the whole. */

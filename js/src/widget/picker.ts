@@ -106,9 +106,11 @@ function createRow(ctx: Context, choose: (model: Model) => void) {
     setText(state, stateText(model));
     setAttribute(state, "data-state", model.state);
     setText(description, model.description);
-    const size = model.size_bytes > 0 ? formatBytes(model.size_bytes) : "";
+    // The state has the size of what is not downloaded yet.
+    const size = model.size_bytes > 0 && model.state !== "download" ? formatBytes(model.size_bytes) : "";
+    const memory = model.memory_bytes > 0 ? `needs ${Math.round(model.memory_bytes / 1e9)} GB of memory` : "";
     const license = model.license === "" ? "" : `license ${model.license}`;
-    setText(facts, [size, license].filter((fact) => fact !== "").join(" · "));
+    setText(facts, [size, memory, license].filter((fact) => fact !== "").join(" · "));
     setAttribute(choice, "aria-current", chosen ? "true" : null);
     remove.update(model);
   };
@@ -169,7 +171,7 @@ function createOffer(ctx: Context) {
     setHidden(start, !missing);
     setText(start, `Download ${formatBytes(model.size_bytes)}`);
     setText(what, offerText(model));
-    setText(how, loading ? downloadTimes(model) : model.how);
+    setText(how, loading ? downloadTimes(model) : model.hint);
     const done = percent(model.done_bytes, model.total_bytes);
     setAttribute(bar, "aria-valuenow", String(done));
     fill.style.width = `${done}%`;

@@ -1,15 +1,15 @@
-"""How a click on Cancel reaches Python while the cell that shows the button still runs.
+"""Delivery of a click on Cancel while the cell that shows the button still runs.
 
-A kernel works off one message after another, so a widget's click waits behind the running cell.
-Three ways around that, each checked for before use, none able to fail the cell:
+A kernel handles one message after another, so a widget's message waits behind the running cell. There
+are three ways around that; each is tested for before use, and none can make the cell fail:
 
-- `SubshellRoute` (ipykernel >= 7.4): the widget's messages go to a subshell of our own.
-- `ShellMessageReader` (before that): while the cell waits it takes this widget's messages out of the
-  kernel's own socket and hands every other message back, in order.
-- The interrupt (the stop button, Ctrl-C): always there; the page presses it, too, when nothing
-  else answered in time.
+- `SubshellRoute` (ipykernel >= 7.4): the widget's messages are sent to a subshell of our own.
+- `ShellMessageReader` (older versions): while the cell waits it takes this widget's messages out of the
+  kernel's socket and hands every other message back, in order.
+- The interrupt (the stop button, Ctrl-C): always available; the page sends it when nothing else has
+  replied in time.
 
-The first two use what ipykernel does not promise; without it, the interrupt remains.
+The first two use private API of ipykernel; without it, the interrupt remains.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SUBSHELL_TIMEOUT_S = 5.0
 
 
 class SubshellRoute:
-    """Delivers a widget's messages on a subshell of the kernel, made on first use."""
+    """Delivers a widget's messages on a subshell of the kernel, created on first use."""
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
@@ -34,7 +34,7 @@ class SubshellRoute:
 
     @property
     def is_possible(self) -> bool:
-        """Whether this kernel has what it takes; nothing is made."""
+        """Whether this kernel has the API for it; creates nothing."""
         from importlib.util import find_spec
 
         if self._kernel is None or not getattr(self._kernel, "_supports_kernel_subshells", False):
@@ -84,7 +84,7 @@ class SubshellRoute:
 
         self._kernel.shell_channel_thread.io_loop.add_callback(run)
         if not ended.wait(_SUBSHELL_TIMEOUT_S) or not results:
-            raise RuntimeError("the kernel made no subshell")
+            raise RuntimeError("the kernel created no subshell")
         return results[0]
 
 
@@ -113,7 +113,7 @@ class ShellMessageReader:
                 raw = self._stream.socket.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return
-            except Exception:  # noqa: BLE001 - the socket is not ours: leave it alone from now on
+            except Exception:  # noqa: BLE001 - the socket is not ours: do not use it again
                 self._stream = None
                 return
             self._has_read = True
@@ -127,7 +127,7 @@ class ShellMessageReader:
         self.poll()
         loop, kernel = self._kernel.io_loop, self._kernel
         if self._stream is not None:
-            # Reading took the socket's edge-triggered wake-up along: let the kernel look once itself.
+            # Reading has consumed the socket's edge-triggered event: make the kernel check it once.
             loop.add_callback(self._stream.flush, zmq.POLLIN)
         for raw in self._set_aside:
             if _channel_subshells(kernel) is not None:
@@ -139,7 +139,7 @@ class ShellMessageReader:
     def _sort(self, raw: Any) -> None:
         try:
             content = self._own_content(raw)
-        except Exception:  # noqa: BLE001 - not a message we can read: the kernel may
+        except Exception:  # noqa: BLE001 - the kernel may be able to read it
             content = None
         if content is None:
             self._set_aside.append(raw)
@@ -164,7 +164,7 @@ def _channel_subshells(kernel: Any) -> Any:
 
 
 def _main_stream(kernel: Any) -> Any:
-    """The ZMQ stream from which the main thread takes its messages, or None where there is none we know."""
+    """The ZMQ stream of the main thread's messages, or None in an unknown version."""
     subshells = _channel_subshells(kernel)
     if subshells is not None:
         # ipykernel 7.0 has no such lock: there, messages handed back would not be aborted after an error.
@@ -180,23 +180,23 @@ def _main_stream(kernel: Any) -> Any:
 def listening(
     comm: Any, *, kernel: Any, route: SubshellRoute | None, handler: MessageHandler
 ) -> Iterator[Callable[[], None]]:
-    """While the block runs, clicks on the widget of `comm` arrive; yields what to call now and then.
+    """Delivers the messages of a widget while the block runs; yields a function to call regularly.
 
     Args:
         comm: the widget's comm, or None.
         kernel: the ipykernel kernel, or None.
-        route: the way by a subshell, where there is one.
-        handler: takes the content of a message that the pump found.
+        route: delivery by a subshell, where it is possible.
+        handler: called with the content of each message that the yielded function finds.
     """
     if comm is None or kernel is None or (route is not None and route.route(comm)):
         yield lambda: None
         return
-    pump = ShellMessageReader(kernel, comm.comm_id, handler)
+    reader = ShellMessageReader(kernel, comm.comm_id, handler)
     try:
-        yield pump.poll
+        yield reader.poll
     finally:
         with contextlib.suppress(Exception):
-            pump.close()
+            reader.close()
 
 
 def ways_to_cancel(kernel: Any) -> str:

@@ -62,7 +62,7 @@ class ClusterWork(SheetWork):
 
     Args:
         requests: one picture each.
-        cells: the pictures, filled in here; what is there already is not made again.
+        cells: the pictures, filled in by this work; those that are set are not made again.
         executor: where to submit.
         session: whose history keeps them.
         axes: of a grid; empty for plain pictures.

@@ -22,7 +22,7 @@ from swiftai_nb.notebook.progress import WorkProgress
 _log = logging.getLogger(__name__)
 POLL_S = 0.03
 REPAINT_S = 0.2  # a terminal's clock has no other source
-PATIENCE_S = 15.0  # after a stop request, before the cell gives up waiting for the engine
+CANCEL_TIMEOUT_S = 15.0  # from an interrupt until the cell no longer waits for the engine
 
 
 class GenerationInterrupted(KeyboardInterrupt):
@@ -38,10 +38,10 @@ class GenerationInterrupted(KeyboardInterrupt):
 def wait(
     work: Work, view: CellView, *, kernel: Any = None, route: cancel.SubshellRoute | None = None
 ) -> bool:
-    """Blocks until `work` has ended, painting it; returns whether an interrupt asked for the end.
+    """Blocks until `work` has ended, painting it; returns whether an interrupt requested the end.
 
-    The waiting is on an Event, never on a thread: CPython up to 3.12 takes a running thread for ended
-    when KeyboardInterrupt hits `Thread.join`. A second interrupt is not waited out.
+    It waits for an Event, never for a thread: CPython up to 3.12 considers a running thread ended when
+    KeyboardInterrupt interrupts `Thread.join`. A second interrupt ends the wait at once.
     """
     changed = threading.Event()
     unsubscribe = work.subscribe(changed.set)
@@ -62,7 +62,7 @@ def wait(
                 except KeyboardInterrupt:
                     if interrupted:
                         raise
-                    interrupted, deadline = True, time.monotonic() + PATIENCE_S
+                    interrupted, deadline = True, time.monotonic() + CANCEL_TIMEOUT_S
                     work.cancel()
     finally:
         unsubscribe()
@@ -72,7 +72,7 @@ def wait(
 
 
 def outcome(work: Work, *, interrupted: bool) -> None:
-    """Raises what the work ended with, if it did not end well.
+    """Raises the error of the work, if any.
 
     Raises:
         GenerationInterrupted: the stop button ended it.
@@ -159,7 +159,7 @@ class BackgroundJob(Task[Pictures, WorkProgress]):
             self._view.finish(error_bundle(error) if bundle is None and error is not None else bundle)
         except AIError as late:
             self._view.finish(error_bundle(late))
-        except Exception:  # noqa: BLE001 - nobody is there to catch it, and the job must end
+        except Exception:  # noqa: BLE001 - no caller could catch it, and the job must end
             _log.exception("the background job's output could not be finished")
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from swiftai_nb.core.errors import AIError, GenerationCancelledError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.task import CallbackList, Task
 from swiftai_nb.jobs.job import cancelled_error
 from swiftai_nb.notebook.output.pictures import GridPictures, Pictures, axis_labels
@@ -15,6 +16,7 @@ from swiftai_nb.notebook.progress import WorkProgress, job_progress
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.downloads.download import Download
+    from swiftai_nb.downloads.progress import DownloadProgress
     from swiftai_nb.jobs.job import GenerationJob
     from swiftai_nb.notebook.magic.options import Axis
     from swiftai_nb.notebook.output.contact_sheet import SheetPreview
@@ -138,7 +140,7 @@ class DownloadWork(TaskWork):
         progress = self._download.progress
         return WorkProgress(
             stage=f"downloading {progress.model_id}",
-            detail=str(progress).partition(": ")[2] or progress.phase,
+            detail=_download_detail(progress),
             current_fraction=progress.fraction_completed,
             elapsed_s=self._download.elapsed_s,
             remaining_s=progress.eta_s,
@@ -148,6 +150,13 @@ class DownloadWork(TaskWork):
     def pictures(self) -> Pictures:
         """None."""
         return Pictures([])
+
+
+def _download_detail(progress: DownloadProgress) -> str:
+    if not progress.total_bytes or progress.phase != "downloading":
+        return progress.detail or progress.phase
+    amount = f"{format_bytes(progress.completed_bytes)} of {format_bytes(progress.total_bytes)}"
+    return f"{amount} ({format_bytes(progress.bytes_per_s)}/s)" if progress.bytes_per_s > 0 else amount
 
 
 @dataclass(frozen=True)

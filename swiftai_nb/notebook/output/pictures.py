@@ -34,8 +34,8 @@ class Pictures(Sequence["GeneratedImage"]):
 
     Args:
         images: in order of their seeds.
-        prompt: the words they were made from.
-        wanted: how many were asked for; more than there are when the job was cancelled.
+        prompt: what they were made from.
+        wanted: how many were requested; more than there are when the job was cancelled.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Pictures(Sequence["GeneratedImage"]):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all pictures asked for are here."""
+        """Whether all requested pictures were made."""
         return len(self._images) >= self.wanted
 
     @property
@@ -325,6 +325,6 @@ def _is_active(hook: Any) -> bool:
 
 def describe(prompt: str, count: int) -> str:
     """Such as "1 picture: a red fox": the text that stands for pictures, before and after they are made."""
-    words = shorten(prompt)
+    text = shorten(prompt)
     number = "1 picture" if count == 1 else f"{count} pictures"
-    return f"{number}: {words}" if words else number
+    return f"{number}: {text}" if text else number

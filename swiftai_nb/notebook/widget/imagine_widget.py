@@ -49,7 +49,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
     Args:
         prompt: what to draw.
         session: the kernel's session; None is the shared one, so that pictures made by `%%imagine`
-            show here and the other way round.
+            are shown here and the other way round.
         settings: any of the traits below.
 
     Attributes:
@@ -121,7 +121,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
             session.subshell_route.route(self.comm)
 
     def generate(self, **settings: Any) -> GenerationJob:
-        """Queues what the form asks for, as Imagine does; `await` the job for its pictures.
+        """Submits the form, as a click on Imagine; `await` the job for its pictures.
 
         Args:
             settings: traits to set first, such as `steps=4`.
@@ -153,7 +153,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         return traitlets.link((self, name), (other, "value" if other_name is None else other_name))
 
     def close(self) -> None:
-        """Takes the widget away; its jobs go on."""
+        """Removes the widget; its jobs continue."""
         tracker = getattr(self, "_tracker", None)
         if tracker is not None:
             tracker.close()
@@ -204,9 +204,9 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
             handler(content)
         except AIError as error:
             self._send_error(error, request_id=str(content.get("request_id", "")))
-        except Exception as error:  # noqa: BLE001 - the page must hear of it, whatever it is
+        except Exception as error:  # noqa: BLE001 - every error is reported to the page
             _log.exception("the widget could not handle a %s message", content.get("kind"))
-            unexpected = AIError(f"something unexpected happened ({type(error).__name__}: {error})")
+            unexpected = AIError(f"unexpected {type(error).__name__}: {error}")
             self._send_error(unexpected, request_id=str(content.get("request_id", "")))
 
     def _on_init(self, _content: dict[str, Any]) -> None:

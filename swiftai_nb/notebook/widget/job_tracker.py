@@ -1,4 +1,4 @@
-"""Follows the kernel's jobs for one widget and tells the page, a few times a second at most."""
+"""The jobs of the kernel as one widget follows them: which ones it shows, and what the page has of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PUBLISH_INTERVAL_S = 0.2
 
 
 class JobTracker:
-    """The unfinished jobs of a session, and the last one that ended after it had begun.
+    """The unfinished jobs of a session, and the last one that has ended after its start.
 
     Args:
         session: the kernel's session.
-        publish: called with nothing when the page should be told anew, from any thread.
-        on_preview: called with (job, JPEG bytes) when a job has a new preview to show.
-        on_images: called with a job when it has finished pictures that were not told yet.
+        publish: called, from any thread and at a limited rate, when the jobs have changed.
+        on_preview: called with (job, JPEG bytes) for each new preview.
+        on_images: called with a job when it has finished more pictures.
     """
 
     def __init__(
@@ -37,114 +37,114 @@ class JobTracker:
         self._on_preview = on_preview
         self._on_images = on_images
         self._lock = threading.RLock()
-        self._jobs: dict[str, _Followed] = {}
+        self._jobs: dict[str, _TrackedJob] = {}
         self._last_ended: GenerationJob | None = None
         self._ended_request_id = ""
-        self._asking = threading.local()
-        self._throttle = Throttle(self._tell, interval_s=PUBLISH_INTERVAL_S)
+        self._submitting = threading.local()
+        self._throttle = Throttle(self._publish_all, interval_s=PUBLISH_INTERVAL_S)
         self._stop_listening: Callable[[], None] = _nothing
 
     def start(self) -> None:
-        """Follows what is unfinished, and all that comes."""
-        self._stop_listening = self._session.on_submit(self._follow)
+        """Follows the unfinished jobs and all that are submitted from now on."""
+        self._stop_listening = self._session.on_submit(self._track)
         for job in self._session.queue.jobs:
             if not job.state.is_final:
-                self._follow(job)
+                self._track(job)
 
     @property
     def jobs(self) -> list[tuple[GenerationJob, str]]:
-        """(job, request id) of those to show, the ended one first, then in order of arrival."""
+        """(job, request id) of those to show: the ended one first, then in the order of submission."""
         with self._lock:
             open_jobs = [(f.job, f.request_id) for f in self._jobs.values() if f.job is not self._last_ended]
             last = self._last_ended
         return open_jobs if last is None else [(last, self._ended_request_id), *open_jobs]
 
     def submit(self, request_id: str, submit: Callable[[], GenerationJob]) -> GenerationJob:
-        """Calls `submit` and remembers the page's name for the job it makes."""
-        self._asking.request_id = request_id
+        """Calls `submit` and records the page's id of the request for the job it creates."""
+        self._submitting.request_id = request_id
         try:
             return submit()
         finally:
-            self._asking.request_id = ""
+            self._submitting.request_id = ""
 
     def find(self, *, job_id: str = "", request_id: str = "") -> GenerationJob | None:
         """The unfinished job of that id, or of that request."""
         with self._lock:
-            for followed in self._jobs.values():
-                if followed.job.id == job_id or (request_id and followed.request_id == request_id):
-                    return followed.job
+            for tracked in self._jobs.values():
+                if tracked.job.id == job_id or (request_id and tracked.request_id == request_id):
+                    return tracked.job
         return None
 
     def close(self) -> None:
-        """Stops following; the jobs go on."""
+        """Stops following; the jobs continue."""
         self._stop_listening()
         self._throttle.close()
         with self._lock:
-            followed, self._jobs = list(self._jobs.values()), {}
-        for one in followed:
+            tracked, self._jobs = list(self._jobs.values()), {}
+        for one in tracked:
             one.unsubscribe()
 
-    def _follow(self, job: GenerationJob) -> None:
+    def _track(self, job: GenerationJob) -> None:
         with self._lock:
             if job.id in self._jobs:
                 return
-            followed = _Followed(job, getattr(self._asking, "request_id", ""))
-            self._jobs[job.id] = followed
+            tracked = _TrackedJob(job, getattr(self._submitting, "request_id", ""))
+            self._jobs[job.id] = tracked
         self._throttle(now=True)
-        followed.unsubscribe = job.subscribe(self._on_change)
+        tracked.unsubscribe = job.subscribe(self._on_change)
         job.token.on_cancel(lambda: self._throttle(now=True))
 
     def _on_change(self, job: GenerationJob) -> None:
         with self._lock:
-            followed = self._jobs.get(job.id)
-            if followed is None:
+            tracked = self._jobs.get(job.id)
+            if tracked is None:
                 return
-            has_images = len(job.images) > followed.images_told
-            followed.images_told = len(job.images)
-            has_new_state = job.state is not followed.state_told
-            followed.state_told = job.state
+            has_images = len(job.images) > tracked.image_count_sent
+            tracked.image_count_sent = len(job.images)
+            has_new_state = job.state is not tracked.state_sent
+            tracked.state_sent = job.state
         if has_images:
             self._on_images(job)
         if job.state.is_final:
-            self._end(followed)
+            self._end(tracked)
         self._throttle(now=has_new_state)
 
-    def _end(self, followed: _Followed) -> None:
-        self._send_preview(followed)
-        job = followed.job
+    def _end(self, tracked: _TrackedJob) -> None:
+        self._send_preview(tracked)
+        job = tracked.job
         with self._lock:
             self._jobs.pop(job.id, None)
             if job.elapsed_s > 0 or job.state.value == "failed":
-                self._last_ended, self._ended_request_id = job, followed.request_id
-        followed.unsubscribe()
+                self._last_ended, self._ended_request_id = job, tracked.request_id
+        tracked.unsubscribe()
 
-    def _tell(self) -> None:
+    def _publish_all(self) -> None:
         with self._lock:
             running = list(self._jobs.values())
-        for followed in running:
-            self._send_preview(followed)
+        for tracked in running:
+            self._send_preview(tracked)
         self._publish()
 
-    def _send_preview(self, followed: _Followed) -> None:
-        preview = followed.job.last_preview
+    def _send_preview(self, tracked: _TrackedJob) -> None:
+        preview = tracked.job.last_preview
         with self._lock:
-            is_new = preview is not None and preview is not followed.preview_told
-            followed.preview_told = preview
+            is_new = preview is not None and preview is not tracked.preview_sent
+            tracked.preview_sent = preview
         if is_new and preview is not None:
-            self._on_preview(followed.job, preview)
+            self._on_preview(tracked.job, preview)
 
 
-class _Followed:
-    """A job and what of it the page knows already."""
+class _TrackedJob:
+    """A job, and what of it has been sent to the page."""
 
     def __init__(self, job: GenerationJob, request_id: str) -> None:
         self.job = job
         self.request_id = request_id
-        self.images_told = 0
-        self.state_told: Any = None
-        self.preview_told: bytes | None = None
+        self.image_count_sent = 0
+        self.state_sent: Any = None
+        self.preview_sent: bytes | None = None
         self.unsubscribe: Callable[[], None] = _nothing
 
 
 def _nothing() -> None:
-    """Nothing to end yet."""
+    """No subscription yet."""

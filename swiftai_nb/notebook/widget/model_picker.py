@@ -1,11 +1,11 @@
-"""The model picker's rows: what each model costs, whether it is here, and what stands in the way."""
+"""The rows of the widget's model picker: what each model needs, and whether it can be used."""
 
 from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +14,37 @@ from swiftai_nb.core.machine import installed_memory_bytes
 from swiftai_nb.registry.model_info import GB
 
 if TYPE_CHECKING:
+    from swiftai_nb.downloads.download import Download
     from swiftai_nb.notebook.wire import ModelEntry, ModelState
     from swiftai_nb.registry.model_info import DiffusionModelInfo
 
-# What the miniature model was trained on, so that the first click succeeds.
+# Prompts that the bundled model was trained on, so that the first click succeeds.
 MINI_EXAMPLES = ("a fox in the snow", "a rocket at night", "a sunflower", "a castle at sunset")
 EXAMPLES = (
     "a lighthouse in a storm, oil painting",
     "a red fox in fresh snow, morning light",
     "an astronaut tending a greenhouse",
 )
+
+
+@dataclass(frozen=True)
+class CloudModel:
+    """A model of the Hugging Face inference providers that the picker offers."""
+
+    id: str
+    name: str
+    description: str
+    side: int
+    steps: int
+    guidance_scale: float
+
+
 CLOUD_MODELS = (
-    ("black-forest-labs/FLUX.1-schnell", "FLUX.1 schnell", "The best pictures in 4 steps", 1024, 4, 0.0),
-    (
+    CloudModel("black-forest-labs/FLUX.1-schnell", "FLUX.1 schnell", "Best quality in 4 steps", 1024, 4, 0.0),
+    CloudModel(
         "stabilityai/stable-diffusion-3-medium-diffusers",
         "Stable Diffusion 3 medium",
-        "Good at words inside pictures",
+        "Good at text inside pictures",
         1024,
         28,
         7.0,
@@ -38,11 +53,11 @@ CLOUD_MODELS = (
 
 
 class ModelPicker:
-    """The rows of the picker, kept true.
+    """The rows of the picker, and its downloads and deletions.
 
     Args:
         session: the kernel's session.
-        changed: called, from any thread, when the rows should be read anew.
+        changed: called, from any thread, when `entries` has changed.
         on_error: called with the AIError of a download or a deletion.
         memory_bytes: of this machine; None asks the system.
     """
@@ -61,34 +76,18 @@ class ModelPicker:
         installed_bytes = installed_memory_bytes() if memory_bytes is None else memory_bytes
         self._memory_bytes = 2**50 if installed_bytes is None else installed_bytes  # unknown: enough
         self._lock = threading.Lock()
-        self._started_s: dict[str, float] = {}
         self._rows: list[ModelEntry] = []
         self._is_stale = True
 
     def entries(self) -> list[ModelEntry]:
         """All rows: local models in the catalog's order, then those of the cloud.
 
-        Read from disk when something may have changed there, else only running downloads are asked.
+        The disk is read when something may have changed there, otherwise only running downloads are.
         """
         with self._lock:
             is_stale, self._is_stale = self._is_stale, False
         self._rows = self._read() if is_stale else self._refreshed()
         return self._rows
-
-    def _read(self) -> list[ModelEntry]:
-        registry = self._session.registry
-        problem = self._local_problem()
-        # Other engines may need an environment of their own; the picker shows what runs at a click.
-        infos = [i for i in registry.available_models if i.kind == "model" and i.engine == "mlx"]
-        local = [self._local_entry(registry.find(info.id), problem) for info in infos]
-        return [*local, *self._cloud_entries()]
-
-    def _refreshed(self) -> list[ModelEntry]:
-        downloads = {d.job.model_id: d for d in self._session.downloader.active_downloads}
-        return [
-            self._with_progress(row, downloads[row["id"]]) if row["id"] in downloads else row
-            for row in self._rows
-        ]
 
     def download(self, model_id: str) -> None:
         """Starts a download or joins the running one; returns at once."""
@@ -97,14 +96,12 @@ class ModelPicker:
         except AIError as error:
             self._on_error(error)
             return
-        with self._lock:
-            self._started_s.setdefault(model_id, time.monotonic())
         download.subscribe(lambda _download: self._changed())
-        download.add_done_callback(lambda _download: self._ended(model_id, download))
+        download.add_done_callback(self._on_download_end)
         self._reread()
 
     def cancel_download(self, model_id: str) -> None:
-        """Ends a running download; what came is kept."""
+        """Ends a running download; what was received is kept."""
         self._session.downloader.cancel_download(model_id)
 
     def delete(self, model_id: str) -> None:
@@ -122,16 +119,24 @@ class ModelPicker:
             self._is_stale = True
         self._changed()
 
-    def _ended(self, model_id: str, download: Any) -> None:
-        with self._lock:
-            self._started_s.pop(model_id, None)
+    def _on_download_end(self, download: Download) -> None:
         self._reread()
-        try:
-            download.result()
-        except DownloadCancelledError:
-            return
-        except AIError as error:
-            self._on_error(error)
+        if download.error is not None and not isinstance(download.error, DownloadCancelledError):
+            self._on_error(download.error)
+
+    def _read(self) -> list[ModelEntry]:
+        registry = self._session.registry
+        problem = self._local_problem()
+        # Other engines may need an environment of their own; the picker shows what runs at a click.
+        infos = [i for i in registry.available_models if i.kind == "model" and i.engine == "mlx"]
+        local = [self._local_entry(registry.find(info.id), problem) for info in infos]
+        return [*local, *self._cloud_entries()]
+
+    def _refreshed(self) -> list[ModelEntry]:
+        downloads = {d.job.model_id: d for d in self._session.downloader.active_downloads}
+        return [
+            _with_progress(row, downloads[row["id"]]) if row["id"] in downloads else row for row in self._rows
+        ]
 
     def _local_problem(self) -> str:
         try:
@@ -141,25 +146,26 @@ class ModelPicker:
         return "" if is_available else "the local engine needs Apple silicon, or Linux on x86-64 or arm64"
 
     def _local_entry(self, info: DiffusionModelInfo, problem: str) -> ModelEntry:
-        is_here = self._session.registry.is_downloaded(info.id)
-        state, text, how = self._state_of(info, is_here, problem)
+        is_installed = self._session.registry.is_downloaded(info.id)
+        state, text, hint = self._state_of(info, is_installed, problem)
         row: ModelEntry = {
             "id": info.id,
             "engine": "local",
             "name": info.name,
             "description": info.description,
             "size_bytes": info.size_bytes,
+            "memory_bytes": info.min_memory_bytes,
             "license": info.license,
             "state": state,
             "state_text": text,
-            "how": how,
+            "hint": hint,
             "width": info.default_width,
             "height": info.default_height,
             "steps": info.default_steps,
             "guidance_scale": info.default_guidance_scale,
             "display_scale": info.display_scale,
             "uses_negative_prompt": info.default_guidance_scale > 1,
-            "can_delete": is_here and info.is_downloadable,
+            "can_delete": is_installed and info.is_downloadable,
             "free_disk_bytes": _free_bytes(self._session.registry.cache_dir),
             "done_bytes": 0,
             "total_bytes": info.size_bytes,
@@ -169,72 +175,72 @@ class ModelPicker:
             "examples": list(MINI_EXAMPLES if info.bundled else EXAMPLES),
         }
         download = self._session.downloader.active_download(info.id)
-        return row if download is None else self._with_progress(row, download)
+        return row if download is None else _with_progress(row, download)
 
-    def _state_of(self, info: DiffusionModelInfo, is_here: bool, problem: str) -> tuple[ModelState, str, str]:
+    def _state_of(
+        self, info: DiffusionModelInfo, is_installed: bool, problem: str
+    ) -> tuple[ModelState, str, str]:
         if problem:
-            return "unavailable", "cannot run here", problem
+            return "unavailable", "not available on this machine", problem
         if info.min_memory_bytes > self._memory_bytes:
             needs, has = round(info.min_memory_bytes / GB), round(self._memory_bytes / 2**30)
-            how = "choose a smaller model, or one of the cloud"
-            return "too_large", f"needs {needs} GB, this machine has {has}", how
-        if is_here:
+            hint = "choose a smaller model or a cloud model"
+            return "too_large", f"needs {needs} GB, this machine has {has}", hint
+        if is_installed:
             return "ready", "ready", ""
-        gate = "" if info.gated is None else f" {info.gated}"
-        words = f"License {info.license}: {info.license_summary}." if info.license_summary else ""
-        return "download", f"download {info.formatted_size}", f"{words}{gate}".strip()
-
-    def _with_progress(self, row: ModelEntry, download: Any) -> ModelEntry:
-        progress = download.progress
-        with self._lock:
-            started_s = self._started_s.setdefault(row["id"], time.monotonic())
-        return {
-            **row,
-            "state": "downloading",
-            "state_text": progress.phase,
-            "done_bytes": progress.completed_bytes,
-            "total_bytes": progress.total_bytes or row["size_bytes"],
-            "bytes_per_s": round(progress.bytes_per_s),
-            "remaining_s": None if progress.eta_s is None else round(progress.eta_s, 1),
-            "elapsed_s": round(time.monotonic() - started_s, 1),
-        }
+        license_text = f"License {info.license}: {info.license_summary}." if info.license_summary else ""
+        hint = " ".join(part for part in (license_text, info.gated or "") if part)
+        return "download", f"download {info.formatted_size}", hint
 
     def _cloud_entries(self) -> list[ModelEntry]:
         try:
             has_token = self._session.generator("cloud").is_available
         except (AIError, ImportError):
             return []
-        state: ModelState = "cloud" if has_token else "cloud_missing"
-        text = "cloud" if has_token else "cloud, needs a token"
-        how = "" if has_token else _how_to_give_a_token()
-        return [
-            {
-                "id": repository,
-                "engine": "cloud",
-                "name": name,
-                "description": f"{description}; runs at a provider, which bills for it",
-                "size_bytes": 0,
-                "license": "",
-                "state": state,
-                "state_text": text,
-                "how": how,
-                "width": side,
-                "height": side,
-                "steps": steps,
-                "guidance_scale": guidance_scale,
-                "display_scale": 1,
-                "uses_negative_prompt": guidance_scale > 1,
-                "can_delete": False,
-                "free_disk_bytes": 0,
-                "done_bytes": 0,
-                "total_bytes": 0,
-                "bytes_per_s": 0.0,
-                "remaining_s": None,
-                "elapsed_s": 0.0,
-                "examples": list(EXAMPLES),
-            }
-            for repository, name, description, side, steps, guidance_scale in CLOUD_MODELS
-        ]
+        return [_cloud_entry(model, has_token=has_token) for model in CLOUD_MODELS]
+
+
+def _with_progress(row: ModelEntry, download: Download) -> ModelEntry:
+    progress = download.progress
+    return {
+        **row,
+        "state": "downloading",
+        "state_text": progress.phase,
+        "done_bytes": progress.completed_bytes,
+        "total_bytes": progress.total_bytes or row["size_bytes"],
+        "bytes_per_s": round(progress.bytes_per_s),
+        "remaining_s": None if progress.eta_s is None else round(progress.eta_s, 1),
+        "elapsed_s": round(download.elapsed_s, 1),
+    }
+
+
+def _cloud_entry(model: CloudModel, *, has_token: bool) -> ModelEntry:
+    return {
+        "id": model.id,
+        "engine": "cloud",
+        "name": model.name,
+        "description": f"{model.description}; runs at a provider, which bills for it",
+        "size_bytes": 0,
+        "memory_bytes": 0,
+        "license": "",
+        "state": "cloud" if has_token else "cloud_missing",
+        "state_text": "cloud" if has_token else "cloud, needs a token",
+        "hint": "" if has_token else _token_hint(),
+        "width": model.side,
+        "height": model.side,
+        "steps": model.steps,
+        "guidance_scale": model.guidance_scale,
+        "display_scale": 1,
+        "uses_negative_prompt": model.guidance_scale > 1,
+        "can_delete": False,
+        "free_disk_bytes": 0,
+        "done_bytes": 0,
+        "total_bytes": 0,
+        "bytes_per_s": 0.0,
+        "remaining_s": None,
+        "elapsed_s": 0.0,
+        "examples": list(EXAMPLES),
+    }
 
 
 def _free_bytes(folder: Path) -> int:
@@ -244,8 +250,8 @@ def _free_bytes(folder: Path) -> int:
     return 0
 
 
-def _how_to_give_a_token() -> str:
+def _token_hint() -> str:
     from swiftai_nb.providers.huggingface.hub import token_help
 
-    words = token_help()
-    return f"{words[:1].upper()}{words[1:]}."
+    text = token_help()
+    return f"{text[:1].upper()}{text[1:]}."
