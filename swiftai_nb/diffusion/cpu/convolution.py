@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.diffusion.cpu.arrays import float32_view, new_array, view
-from swiftai_nb.diffusion.cpu.half_precision import HALF_DTYPES, bit_view, to_float32, widen
 from swiftai_nb.diffusion.cpu.linear import multiply
+from swiftai_nb.diffusion.cpu.weights import HALF_DTYPES, as_float32, bit_view, to_float32
 from swiftai_nb.diffusion.cpu.winograd import winograd_conv
 from swiftai_nb.diffusion.cpu.workers import Float32, for_each, scratch, shares, spans
 
@@ -79,18 +79,6 @@ def _padded(x: Float32, strip: slice, geometry: tuple[int, int, int]) -> Float32
         padded[:, :, :padding] = padded[:, :, -padding:] = 0
     padded[:, top - first : bottom - first, padding : padding + width] = x[:, top:bottom]
     return padded
-
-
-def as_float32(weight: mx.array) -> mx.array:
-    """The weight itself, or a float32 copy of 16-bit values."""
-    if weight.dtype not in HALF_DTYPES:
-        return weight.astype(mx.float32)
-    bits = bit_view(weight)
-    bits = np.ascontiguousarray(bits).reshape(-1)
-    result, out = new_array(weight.shape)
-    flat = out.reshape(-1)
-    for_each(lambda part: widen(bits[part], weight.dtype, flat[part]), spans(bits.size, 1 << 16))
-    return result
 
 
 def _pointwise(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:

@@ -6,20 +6,19 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.diffusion.cpu.arrays import float32_view, new_array, view
-from swiftai_nb.diffusion.cpu.half_precision import HALF_DTYPES, bit_view, to_float32
-from swiftai_nb.diffusion.cpu.transposed_weight_cache import TransposedWeightCache
+from swiftai_nb.diffusion.cpu.weights import HALF_DTYPES, TransposedWeightCache, bit_view, to_float32
 from swiftai_nb.diffusion.cpu.workers import Float32, for_each, shares, spans, worker_count
 
-# Of a weight that is widened: the more rows it is multiplied with, the dearer it is to read those again.
+# Of a weight that is widened: the more rows it is multiplied with, the more it costs to read those again.
 _BLOCK_ELEMENTS_PER_ROW = 1 << 12
 _MAX_BLOCK_ELEMENTS = 1 << 22
 _PART_PRODUCTS = 1 << 23  # multiplications worth another thread
 _MIN_ROWS = 32
-_MIN_COLUMNS = 128  # fewer, and the inputs are read again more often than they are worth
+_MIN_COLUMNS = 128  # with fewer, the inputs are read again too often
 _COPIED_ELEMENTS = 1 << 20
 _COPIED_ROWS = 1 << 10
 
-_copies = TransposedWeightCache(limit_bytes=1 << 28)
+_transposed = TransposedWeightCache(limit_bytes=1 << 28)
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
@@ -81,7 +80,7 @@ def _columns(weight: mx.array, rows: int) -> Float32:
     if weight.size > _COPIED_ELEMENTS or rows > _COPIED_ROWS:
         transposed: Float32 = matrix.T
         return transposed
-    kept = _copies.get(weight, lambda: np.ascontiguousarray(matrix.T), size_bytes=matrix.nbytes)
+    kept = _transposed.get(weight, lambda: np.ascontiguousarray(matrix.T), size_bytes=matrix.nbytes)
     return matrix.T if kept is None else kept
 
 

@@ -166,7 +166,7 @@ _all_buffers: weakref.WeakSet[_Buffers] = weakref.WeakSet()
 
 
 def clear_scratch() -> None:
-    """Lets go of the scratch arrays of all threads; those in use live on until they are done with."""
+    """Frees the scratch arrays of all threads; those in use are freed after use."""
     for buffers in list(_all_buffers):
         buffers.clear()
 

@@ -100,12 +100,14 @@ class Scheduler:
         """(alpha, sigma) at a call; index N is the end of the run."""
         return float(self.alphas[index]), float(self.sigmas[index])
 
-    def _norm(self, index: int) -> float:
-        return math.hypot(*self.level(index)) if self.scales_input else 1.0
+    def _variance(self, index: int) -> float:
+        """Of the sample relative to what the network was trained on."""
+        alpha, sigma = self.level(index)
+        return alpha**2 + sigma**2 if self.scales_input else 1.0
 
     def scale_model_input(self, latents: mx.array, index: int) -> mx.array:
         """The sample as the network takes it at this noise level."""
-        return latents / self._norm(index) if self.scales_input else latents
+        return latents / math.sqrt(self._variance(index)) if self.scales_input else latents
 
     def step(
         self,
@@ -141,9 +143,10 @@ class Scheduler:
             return latents - sigma * output, latents + alpha * output
         if self.prediction_type == "sample":
             return output, (latents - alpha * output) / sigma
-        norm = self._norm(index)
-        signal, noise, scaled = alpha / norm, sigma / norm, latents / norm
-        return signal * scaled - noise * output, signal * output + noise * scaled
+        variance = self._variance(index)
+        deviation = math.sqrt(variance)
+        denoised = alpha * latents / variance - (sigma / deviation) * output
+        return denoised, (alpha / deviation) * output + sigma * latents / variance
 
     def add_noise(self, latents: mx.array, noise: mx.array, index: int) -> mx.array:
         """Clean latents brought to the noise level of `index`; index N gives the end of the run."""

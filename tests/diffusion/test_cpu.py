@@ -14,9 +14,8 @@ import pytest
 
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.cpu import half_precision as halves
-from swiftai_nb.diffusion.cpu import winograd, workers
-from swiftai_nb.diffusion.cpu.transposed_weight_cache import TransposedWeightCache
+from swiftai_nb.diffusion.cpu import weights, winograd, workers
+from swiftai_nb.diffusion.cpu.weights import TransposedWeightCache
 
 
 def random(*shape, seed=0):
@@ -104,7 +103,7 @@ def test_numpy_computes_with_one_thread_during_a_picture_and_as_before_afterward
 def copies(monkeypatch):
     fresh = TransposedWeightCache(limit_bytes=4 * 32 * 48 + 8)
     module = importlib.import_module("swiftai_nb.diffusion.cpu.linear")  # the package shows the function
-    monkeypatch.setattr(module, "_copies", fresh)
+    monkeypatch.setattr(module, "_transposed", fresh)
     return fresh
 
 
@@ -134,7 +133,7 @@ def test_widening_is_exact_for_every_finite_half(dtype):
     bits = np.arange(-(2**15), 2**15, dtype=np.int16)
     expected = np.array(mx.array(bits).view(dtype).astype(mx.float32))
     out = np.empty(bits.shape, np.float32)
-    halves.widen(bits, dtype, out)
+    weights.widen(bits, dtype, out)
     finite = np.isfinite(expected)
     assert np.array_equal(out[finite], expected[finite])
     assert np.array_equal(np.signbit(out[finite]), np.signbit(expected[finite]))
