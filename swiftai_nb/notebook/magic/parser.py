@@ -7,8 +7,9 @@ prompt; its lines that start with an option continue the `%%imagine` line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from swiftai_nb.core.config import MAX_COUNT, ImageGenerationConfig, LoraReference, checked_int
@@ -22,6 +23,7 @@ _OPTION_LIKE = re.compile(r"--?[^\W\d_][\w-]*(?:=.*)?", re.DOTALL)
 _SHORT_NUMBER = re.compile(r"-([a-z])(\d.*)")
 _DASHES = re.compile(r"[—–](?=[a-z])")
 _AXIS = re.compile(r"[A-Za-z][\w-]*=.+", re.DOTALL)
+SAVE_FIELDS = ("seed", "n", "model", "date", "prompt")  # filled in when a picture is saved
 
 
 @dataclass(frozen=True)
@@ -96,26 +98,25 @@ def parse(line: str, body: str = "", *, variables: Mapping[str, Any] | None = No
     Raises:
         InvalidInputError: one line that says what is wrong and, where it can, what was meant.
     """
-    more, text = _option_lines(body)
-    words, values = _sort(split("\n".join([line, *more])))
-    variables = {} if variables is None or "raw" in values else variables
-    if "raw" not in values:
-        values = {name: _filled(name, value, variables) for name, value in values.items()}
-    prompt = _prompt(words)
-    if "raw" not in values:
+    option_lines, text = _split_body(body)
+    words, values = _read_line(split("\n".join([line, *option_lines])))
+    prompt = _joined_as_typed(words)
+    if not any(option.name == "raw" for option in values):
+        variables = {} if variables is None else variables
+        values = {option: _interpolated(option, texts, variables) for option, texts in values.items()}
         prompt, text = interpolate(prompt, variables), interpolate(text, variables)
     arguments = _build(read_prompt(f"{prompt}\n{text}"), values)
     _check(arguments)
     return arguments
 
 
-def _option_lines(body: str) -> tuple[list[str], str]:
-    """Splits the leading option lines off a cell's body; `--no words` stays, it is prompt text."""
+def _split_body(body: str) -> tuple[list[str], str]:
+    """Splits the leading option lines off a cell's body; `--no words` belongs to the prompt."""
     lines = body.splitlines()
-    more: list[str] = []
+    option_lines: list[str] = []
     while lines and (not lines[0].strip() or _begins_with_option(lines[0])):
-        more.append(lines.pop(0))
-    return more, "\n".join(lines)
+        option_lines.append(lines.pop(0))
+    return option_lines, "\n".join(lines)
 
 
 def _begins_with_option(line: str) -> bool:
@@ -123,14 +124,15 @@ def _begins_with_option(line: str) -> bool:
     return word.startswith("--") and word != "--no" and _OPTION_LIKE.fullmatch(word) is not None
 
 
-def _sort(tokens: list[Token]) -> tuple[list[Token], dict[str, Any]]:
-    """Separates prompt words from options; the values are still text (lists for repeated ones)."""
+def _read_line(tokens: list[Token]) -> tuple[list[Token], dict[Option, list[str]]]:
+    """Separates prompt words from options; an option's values are still text, none for a flag."""
     words: list[Token] = []
-    values: dict[str, Any] = {}
-    stream = iter(_Lookahead(tokens))
-    for token in stream:
+    values: dict[Option, list[str]] = {}
+    rest = deque(tokens)
+    while rest:
+        token = rest.popleft()
         if token.text == "--":
-            words += list(stream)
+            words += rest
             break
         option, inline = _as_option(token)
         if option is None:
@@ -138,33 +140,14 @@ def _sort(tokens: list[Token]) -> tuple[list[Token], dict[str, Any]]:
         elif not option.takes_value:
             if inline is not None:
                 raise InvalidInputError(f"--{option.name} takes no value")
-            values[option.attribute] = True
+            values[option] = []
         elif option.kind == "axes":
-            values[option.attribute] = list(_axis_words(stream, inline))
-        elif option.kind == "lora":
-            values.setdefault(option.attribute, []).append(_value_of(option, inline, stream))
+            values[option] = _take_axes(rest, inline)
         else:
-            values[option.attribute] = _value_of(option, inline, stream)
+            value = _take_value(option, rest) if inline is None else inline
+            earlier = values.get(option, []) if option.kind == "lora" else []
+            values[option] = [*earlier, value]
     return words, values
-
-
-class _Lookahead(Iterator[Token]):
-    """An iterator that shows its next item."""
-
-    def __init__(self, tokens: list[Token]) -> None:
-        self._tokens = tokens
-        self._position = 0
-
-    def __next__(self) -> Token:
-        token = self.peek()
-        if token is None:
-            raise StopIteration
-        self._position += 1
-        return token
-
-    def peek(self) -> Token | None:
-        """The next token, or None at the end."""
-        return self._tokens[self._position] if self._position < len(self._tokens) else None
 
 
 def _as_option(token: Token) -> tuple[Option | None, str | None]:
@@ -188,19 +171,15 @@ def _as_option(token: Token) -> tuple[Option | None, str | None]:
     if name in BY_NAME:
         return BY_NAME[name], unquoted(value) if equals else None
     meant = suggest(name)
-    tail = f": did you mean {meant}?" if meant else "; put -- before a prompt that holds such a word"
+    tail = f": did you mean {meant}?" if meant else "; put -- before a prompt that contains such a word"
     raise InvalidInputError(f"unknown option {name}{tail}")
 
 
-def _value_of(option: Option, inline: str | None, stream: Iterator[Token]) -> str:
-    assert isinstance(stream, _Lookahead)
-    if inline is not None:
-        return inline
-    token = stream.peek()
-    if token is None or (not token.is_quoted and _is_option_word(token.text)):
+def _take_value(option: Option, rest: deque[Token]) -> str:
+    if not rest or (not rest[0].is_quoted and _is_option_word(rest[0].text)):
         raise InvalidInputError(f"--{option.name} needs a value: --{option.name} {option.metavar}")
-    next(stream)
-    if option.kind == "text" and not token.is_quoted and token.text.endswith(",") and stream.peek():
+    token = rest.popleft()
+    if option.kind == "text" and not token.is_quoted and token.text.endswith(",") and rest:
         raise InvalidInputError(f'--{option.name} {token.text} ends early; quote multi-word values: "..."')
     return token.value
 
@@ -211,66 +190,45 @@ def _is_option_word(text: str) -> bool:
     return _OPTION_LIKE.fullmatch(text) is not None and text.lstrip("-").lower() not in ("inf", "nan")
 
 
-def _axis_words(stream: Iterator[Token], inline: str | None) -> Iterator[str]:
-    assert isinstance(stream, _Lookahead)
-    found = 0
-    if inline is not None:
-        found += 1
-        yield inline
-    while (token := stream.peek()) is not None and _AXIS.fullmatch(token.value):
-        next(stream)
-        found += 1
-        yield token.value
-    if found == 0:
+def _take_axes(rest: deque[Token], inline: str | None) -> list[str]:
+    axes = [] if inline is None else [inline]
+    while rest and _AXIS.fullmatch(rest[0].value):
+        axes.append(rest.popleft().value)
+    if not axes:
         raise InvalidInputError("--grid needs a value: --grid steps=1,2,4 seed=1-3")
-    if found > 2:
-        raise InvalidInputError(f"--grid has {found} axes; it takes one or two")
+    if len(axes) > 2:
+        raise InvalidInputError(f"--grid has {len(axes)} axes; it takes one or two")
+    return axes
 
 
-def _filled(name: str, value: Any, variables: Mapping[str, Any]) -> Any:
-    if value is True:
-        return value
-    keep = SAVE_FIELDS if name == "save" else ()
-    if isinstance(value, list):
-        return [interpolate(item, variables) for item in value]
-    return interpolate(value, variables, keep=keep)
+def _interpolated(option: Option, texts: list[str], variables: Mapping[str, Any]) -> list[str]:
+    keep = SAVE_FIELDS if option.name == "save" else ()
+    return [interpolate(text, variables, keep=keep) for text in texts]
 
 
-SAVE_FIELDS = ("seed", "n", "model", "date", "prompt")
-
-
-def _prompt(words: list[Token]) -> str:
+def _joined_as_typed(words: list[Token]) -> str:
     """Prompt words as typed; a prompt that is quoted as a whole loses its quotes."""
     if all(word.is_quoted for word in words):
         return " ".join(word.value for word in words)
     return " ".join(word.text for word in words)
 
 
-def _build(text: PromptText, values: dict[str, Any]) -> ImagineArguments:
-    converted = {_by_attribute(name): value for name, value in values.items()}
-    known = {f.name for f in fields(ImagineArguments)}
-    result = {option.attribute: _converted(option, raw) for option, raw in converted.items()}
-    result = {name: value for name, value in result.items() if name in known}
-    result["given"] = frozenset(option.name for option in converted)
+def _build(text: PromptText, values: dict[Option, list[str]]) -> ImagineArguments:
+    result = {option.attribute: _converted(option, texts) for option, texts in values.items()}
     if text.negative is not None:
         result["negative"] = ", ".join(part for part in (result.get("negative"), text.negative) if part)
-    if text.settings is not None:
-        result["settings"] = text.settings
-    return ImagineArguments(prompt=text.prompt, **result)
+    given = frozenset(option.name for option in values)
+    return ImagineArguments(prompt=text.prompt, settings=text.settings, given=given, **result)
 
 
-def _by_attribute(name: str) -> Option:
-    return next(option for option in OPTIONS if option.attribute == name)
-
-
-def _converted(option: Option, raw: Any) -> Any:
-    if raw is True:
+def _converted(option: Option, texts: list[str]) -> Any:
+    if not option.takes_value:
         return True
     if option.kind == "axes":
-        return tuple(parse_axis(item) for item in raw)
+        return tuple(parse_axis(text) for text in texts)
     if option.kind == "lora":
-        return tuple(option.convert(item) for item in raw)
-    return option.convert(raw)
+        return tuple(option.convert(text) for text in texts)
+    return option.convert(texts[-1])
 
 
 def _check(arguments: ImagineArguments) -> None:

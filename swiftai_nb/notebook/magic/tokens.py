@@ -1,4 +1,4 @@
-"""Splitting the magic's line into words, kind to apostrophes."""
+"""Splits the line of a magic into words; apostrophes in prose are no quotes."""
 
 from __future__ import annotations
 
