@@ -365,5 +365,6 @@ def _too_large(error: ProtocolError) -> AIError:
 
 def _forked() -> AIError:
     return GenerationFailedError(
-        "this engine belongs to the process that was forked", hint="make a new provider in this process"
+        "this engine belongs to the process that this one was forked from",
+        hint="make a new provider in this process",
     )
