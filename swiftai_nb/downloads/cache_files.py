@@ -192,9 +192,9 @@ def _try_lock_read_only(path: Path) -> Callable[[], None] | None:
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds this lock file now; one that we may not open counts as held."""
-    if not path.exists():
-        return False
     try:
+        if not path.exists():
+            return False
         release = try_lock(path)
     except OSError:
         return True
@@ -205,8 +205,11 @@ def is_locked(path: Path) -> bool:
 
 def interrupted_paths(cache_dir: Path, repository: str, *, ours_only: bool = False) -> list[Path]:
     """Files (and scratch folders of Xet transfers) that interrupted downloads of a repository left."""
-    scratch = (repository_folder(cache_dir, repository) / "blobs").glob(f"*{XET_SCRATCH_SUFFIX}")
-    return [*incomplete_files(cache_dir, repository, ours_only=ours_only), *scratch]
+    files = incomplete_files(cache_dir, repository, ours_only=ours_only)
+    try:
+        return [*files, *(repository_folder(cache_dir, repository) / "blobs").glob(f"*{XET_SCRATCH_SUFFIX}")]
+    except OSError:
+        return files
 
 
 def remove_path(path: Path) -> int:

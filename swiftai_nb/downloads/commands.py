@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.table import Table
 from swiftai_nb.downloads.cache_files import check_revision
@@ -100,7 +100,15 @@ class ModelCommands:
             AIError: the command failed.
         """
         chosen = _parse(list(arguments) or ["list"])
-        result = getattr(self, chosen.command)(chosen)
+        try:
+            result = getattr(self, chosen.command)(chosen)
+        except AIError:
+            raise
+        except OSError as error:
+            raise AIError(
+                f"cannot access {error.filename or 'the model cache'}: {error.strerror or error}",
+                hint="check who owns the file and who may read and write it",
+            ) from error
         return result if isinstance(result, tuple) else (result, True)
 
     def help(self, _chosen: Any) -> Text:

@@ -76,7 +76,8 @@ def _delete_from(registry: DiffusionModelRegistry, info: DiffusionModelInfo, rep
         )
     try:
         freed = 0
-        for snapshot in list(snapshots(cache_dir, repository, info.revision)):
+        inside = (s for s in snapshots(cache_dir, repository, info.revision) if is_inside(s, folder))
+        for snapshot in list(inside):
             manifest = registry.choices.manifest(repository, snapshot.name)
             freed += sum(_delete_file(path, folder) for path in _files_in(snapshot, info, manifest))
             _remove_empty_folders(snapshot)

@@ -130,7 +130,10 @@ def quantized_info(
 
 def is_quantized_model(home: Path, info: DiffusionModelInfo) -> bool:
     """Whether an entry's folder was made by quantizing a model: it is deleted with the entry."""
-    return info.local_folder is not None and Path(info.local_folder).parent == _quantized_folder(home)
+    if info.local_folder is None:
+        return False
+    folder = Path(info.local_folder)
+    return folder.parent == _quantized_folder(home) and folder.name != ".."
 
 
 def delete_quantized_model(home: Path, info: DiffusionModelInfo) -> int:

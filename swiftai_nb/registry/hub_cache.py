@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
 
@@ -94,11 +94,11 @@ def snapshots(cache_dir: Path, repository: str, revision: str | None) -> Iterato
     seen: set[str] = set()
     for name in (revision, "main"):
         commit = None if name is None else _commit_of(folder, name)
-        if commit is not None and commit not in seen and (folder / "snapshots" / commit).is_dir():
+        if commit is not None and commit not in seen and _is_folder(folder / "snapshots" / commit):
             seen.add(commit)
             yield folder / "snapshots" / commit
     try:
-        others = [d for d in (folder / "snapshots").iterdir() if d.is_dir() and d.name not in seen]
+        others = [d for d in (folder / "snapshots").iterdir() if _is_folder(d) and d.name not in seen]
     except OSError:
         return
     yield from sorted(others, key=lambda d: d.lstat().st_mtime, reverse=True)
@@ -106,9 +106,19 @@ def snapshots(cache_dir: Path, repository: str, revision: str | None) -> Iterato
 
 def _commit_of(folder: Path, revision: str) -> str | None:
     try:
-        return (folder / "refs" / revision).read_text(encoding="utf-8").strip()
-    except OSError:
-        return revision if (folder / "snapshots" / revision).is_dir() else None
+        commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        commit = revision
+    # What a file says becomes a folder's name: only a plain name stays inside the cache.
+    is_plain = commit == PurePosixPath(commit).name and commit not in ("", "..") and "\0" not in commit
+    return commit if is_plain else None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # another user's, not readable for us
+        return False
 
 
 def find_on_disk(

@@ -26,6 +26,7 @@ from swiftai_nb.registry.model_sources import engine_of
 _VERSION = 1
 _MAX_BYTES = 64 * 2**20
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+_LOCK_TIMEOUT_S = 30.0
 
 
 def state_dir(home: str | Path | None = None) -> Path:
@@ -138,7 +139,7 @@ def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire()
+        lock.acquire(timeout=_LOCK_TIMEOUT_S)
     except NotImplementedError:  # filelock before 4 on a file system without flock
         pass
     except OSError as error:

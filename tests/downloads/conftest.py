@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,15 @@ def partial_files(cache_dir: Path) -> list[Path]:
     return sorted(cache_dir.rglob("*.incomplete"))
 
 
+def partial_sizes(cache_dir: Path) -> list[int]:
+    """In bytes; a file that is finished meanwhile is left out."""
+    sizes = []
+    for path in partial_files(cache_dir):
+        with suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size)
+    return sizes
+
+
 def assert_complete(hub: FakeHub, folder: Path) -> None:
     """Every byte of every needed file is right, and nothing else was fetched."""
     files = hub.repositories[REPOSITORY]
@@ -77,3 +88,23 @@ def cancel_limit_s() -> float:
     """Half a second, as promised; more where many other processes wait for the same cores."""
     is_crowded = hasattr(os, "getloadavg") and os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
     return 3.0 if is_crowded else 0.5
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Another user of the machine, for the time of a `with`."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder everybody may write to (those of pytest are the user's alone)."""
+    with tempfile.TemporaryDirectory(prefix="shared-cache-") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)

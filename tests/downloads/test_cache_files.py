@@ -9,11 +9,8 @@ import os
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -30,6 +27,7 @@ from swiftai_nb.downloads.cache_files import (
 )
 from swiftai_nb.downloads.worker.cache_writer import CacheWriter
 from swiftai_nb.registry.model_info import ModelFile
+from tests.downloads.conftest import as_nobody
 from tests.waiting import wait_until
 
 IS_POSIX = os.name == "posix"
@@ -147,26 +145,6 @@ def test_the_umask_decides_who_else_may_lock(tmp_path, umask, mode):
     finally:
         os.umask(previous)
     assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == mode
-
-
-@contextmanager
-def as_nobody():
-    """Another user of the machine, for the time of a `with`."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        pytest.skip("becoming another user needs root")
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.fixture
-def shared_folder():
-    """A folder everybody may write to (those of pytest are the user's alone)."""
-    with tempfile.TemporaryDirectory(prefix="shared-cache-") as name:
-        Path(name).chmod(0o777)
-        yield Path(name)
 
 
 def test_the_lock_of_another_user_works_though_we_may_only_read_it(shared_folder):

@@ -20,7 +20,7 @@ from swiftai_nb.downloads.verification import check_catalog, verify_files
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.hub_cache import locks_folder
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
-from tests.downloads.conftest import REPOSITORY, UNET, VAE, assert_complete, partial_files
+from tests.downloads.conftest import REPOSITORY, UNET, VAE, assert_complete, partial_files, partial_sizes
 from tests.waiting import wait_until
 
 
@@ -55,7 +55,7 @@ def test_table_is_html_in_a_notebook_and_escapes_what_users_named(verbs, registr
 def test_partial_download_shows_in_the_table_and_in_clean(verbs, hub, registry, downloader):
     hub.faults.hang_after[UNET] = 200_000
     download = downloader.start(REPOSITORY)
-    wait_until(lambda: [p.stat().st_size for p in partial_files(registry.cache_dir)] == [200_000])
+    wait_until(lambda: partial_sizes(registry.cache_dir) == [200_000])
     download.cancel()
     assert "partial:" in show(verbs, "list")
     assert "200 kB" in show(verbs, "clean")

@@ -16,6 +16,7 @@ from tests.downloads.conftest import (
     assert_complete,
     make_downloader,
     partial_files,
+    partial_sizes,
 )
 from tests.downloads.fake_hub import tiny_repository
 from tests.waiting import wait_until
@@ -24,7 +25,7 @@ from tests.waiting import wait_until
 def test_partial_download_is_told_apart_from_a_complete_one(hub, registry, downloader):
     hub.faults.hang_after[UNET] = 120_000
     download = downloader.start(REPOSITORY)
-    wait_until(lambda: [p.stat().st_size for p in partial_files(registry.cache_dir)] == [120_000])
+    wait_until(lambda: partial_sizes(registry.cache_dir) == [120_000])
     download.cancel()
     found = registry.on_disk(REPOSITORY)
     assert found.state is DiskState.PARTIAL

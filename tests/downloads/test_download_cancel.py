@@ -21,6 +21,7 @@ from tests.downloads.conftest import (
     cancel_limit_s,
     make_downloader,
     partial_files,
+    partial_sizes,
 )
 from tests.waiting import wait_until
 
@@ -132,7 +133,7 @@ def test_a_finished_file_is_never_asked_for_again(hub, registry, downloader):
 def test_partial_bytes_are_continued_in_the_next_run(hub, registry, downloader):
     hub.faults.hang_after[UNET] = 200_000
     download = downloader.start(REPOSITORY)
-    wait_until(lambda: [p.stat().st_size for p in partial_files(registry.cache_dir)] == [200_000])
+    wait_until(lambda: partial_sizes(registry.cache_dir) == [200_000])
     cancel_in_time(download)
     hub.faults.hang_after.clear()
     hub.requests.clear()
@@ -161,7 +162,7 @@ def test_killed_kernel_leaves_no_process_and_the_next_one_continues(hub, registr
     hub.faults.hang_after[UNET] = 200_000
     kernel = start_kernel(hub, registry)
     child = json.loads(kernel.stdout.readline())["pid"]
-    wait_until(lambda: any(p.stat().st_size >= 190_000 for p in partial_files(registry.cache_dir)))
+    wait_until(lambda: any(size >= 190_000 for size in partial_sizes(registry.cache_dir)))
     kernel.send_signal(signal.SIGKILL)
     kernel.wait()
     kernel.stdout.close()

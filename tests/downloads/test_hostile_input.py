@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,14 @@ from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.hub_cache import locks_folder, repository_folder
 from swiftai_nb.registry.model_info import ModelFile
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from tests.downloads.conftest import IMPATIENT, REPOSITORY, UNET, assert_complete, make_downloader
+from tests.downloads.conftest import (
+    IMPATIENT,
+    REPOSITORY,
+    UNET,
+    as_nobody,
+    assert_complete,
+    make_downloader,
+)
 from tests.downloads.fake_hub import tiny_repository
 from tests.downloads.repositories import oid_of
 
@@ -60,7 +67,7 @@ def test_a_listing_with_unsafe_names_leaves_no_record(hub, registry, downloader,
 
 @pytest.mark.parametrize("recorded", ["absolute", "climbing"])
 def test_delete_and_verify_leave_alone_what_an_old_record_names_outside(registry, tmp_path, recorded):
-    """Versions that recorded a listing before its names were checked left such entries in models.json."""
+    """Versions that recorded a listing before its names were checked left such records."""
     mine = tmp_path / "mine.safetensors"
     mine.write_bytes(b"my own file")
     commit = "a" * 40
@@ -73,15 +80,17 @@ def test_delete_and_verify_leave_alone_what_an_old_record_names_outside(registry
         id="evil/lora",
         repository="evil/lora",
         kind="lora",
-        files=(ModelFile("x.safetensors"), ModelFile(path, oid="0" * 64)),
+        files=(),
     )
     registry.add_custom(entry)
-    registry.choices.record_manifest("evil/lora", commit, list(entry.files))
-    verify_files(registry, "evil/lora", repair=True)
-    assert mine.read_bytes() == b"my own file"
-    delete_files(registry, "evil/lora")
-    assert mine.read_bytes() == b"my own file"
-    assert not (snapshot / "x.safetensors").exists()
+    files = [ModelFile("x.safetensors"), ModelFile(path, oid="0" * 64)]
+    registry.choices.record_manifest("evil/lora", commit, files)
+    for named in ((), tuple(files)):
+        registry.add_custom(replace(entry, files=named))
+        for action in (verify_files, delete_files):
+            with suppress(AIError):
+                action(registry, "evil/lora", **({"repair": True} if action is verify_files else {}))
+            assert mine.read_bytes() == b"my own file"
 
 
 def test_delete_removes_a_link_out_of_the_cache_but_not_its_target(hub, registry, downloader, tmp_path):
@@ -93,6 +102,24 @@ def test_delete_removes_a_link_out_of_the_cache_but_not_its_target(hub, registry
     delete_files(registry, REPOSITORY)
     assert elsewhere.read_bytes() == hub.repositories[REPOSITORY][UNET]
     assert not (folder / UNET).is_symlink()
+
+
+def test_a_ref_that_leads_out_of_the_cache_is_not_followed(registry, tmp_path):
+    mine = tmp_path / "mine" / "unet"
+    mine.mkdir(parents=True)
+    (mine / "config.json").write_text("my own file")
+    folder = repository_folder(registry.cache_dir, REPOSITORY)
+    (folder / "snapshots").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    files = (ModelFile("unet/config.json"),)
+    registry.add_custom(replace(registry.find(REPOSITORY), files=files))
+    for ref in (os.path.relpath(tmp_path / "mine", folder / "snapshots"), str(tmp_path / "mine"), "..", ""):
+        (folder / "refs" / "main").write_text(ref)
+        assert not registry.is_downloaded(REPOSITORY)
+    (folder / "refs" / "main").write_bytes(bytes(range(128, 255)))
+    (folder / "snapshots" / ("a" * 40)).symlink_to(tmp_path / "mine")
+    delete_files(registry, REPOSITORY)
+    assert (mine / "config.json").read_text() == "my own file"
 
 
 @pytest.mark.parametrize(
@@ -238,6 +265,60 @@ def test_a_read_only_cache_is_one_error_and_is_still_readable(hub, registry):
             commands.run(line)
         with pytest.raises(DownloadFailedError, match="cannot delete"):
             commands.run(["delete", REPOSITORY])
+
+
+COMMIT = "a" * 40
+PLACES = (
+    *("home", "home/models.json", "home/manifests", "cache", "cache/.locks"),
+    *(
+        f"cache/.locks/models--org--tiny{rest}"
+        for rest in ("", f"/{'d' * 64}.lock", "/swiftai-download.lock")
+    ),
+    *(f"cache/models--org--tiny{rest}" for rest in ("", "/blobs", "/refs", "/refs/main", "/snapshots")),
+    *(f"cache/models--org--tiny/snapshots/{COMMIT}{rest}" for rest in ("", "/unet")),
+    *(f"cache/models--org--tiny/blobs/{name}" for name in ("b" * 64, f"{'c' * 64}.swiftai.incomplete")),
+)
+
+
+def small_cache(folder: Path) -> DiffusionModelRegistry:
+    """A partly downloaded model with partial files of two tools; everybody may do everything."""
+    registry = DiffusionModelRegistry(home=folder / "home", cache_dir=folder / "cache")
+    registry.add_repository(REPOSITORY, variant=DiffusionVariant.SD_15)
+    repository = repository_folder(registry.cache_dir, REPOSITORY)
+    locks = locks_folder(registry.cache_dir, REPOSITORY)
+    unet = repository / "snapshots" / COMMIT / "unet"
+    for path in (unet, repository / "blobs", repository / "refs", locks):
+        path.mkdir(parents=True)
+    for name in ("b" * 64, f"{'c' * 64}.swiftai.incomplete", f"{'d' * 64}.0123abcd.incomplete"):
+        (repository / "blobs" / name).write_bytes(b"x" * 100)
+    (unet / "config.json").symlink_to(f"../../../blobs/{'b' * 64}")
+    (repository / "refs" / "main").write_text(COMMIT)
+    for name in (f"{'d' * 64}.lock", "swiftai-download.lock"):
+        (locks / name).touch()
+    file = ModelFile("unet/config.json", 100, is_exact=True, oid="b" * 64)
+    registry.choices.record_manifest(REPOSITORY, COMMIT, [file])
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o777)
+    return registry
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_another_user_may_not_read_or_write_is_an_answer_or_one_error(shared_folder, place):
+    import importlib.readers  # noqa: F401 (Python's own folder may be closed to that user)
+
+    import filelock  # noqa: F401
+
+    small = [["list"], ["info"], ["verify"], ["clean"], ["clean", "--delete"], ["delete"]]
+    for number, (mode, line) in enumerate((m, c) for m in (0o000, 0o444, 0o555) for c in small):
+        folder = shared_folder / str(number)
+        registry = small_cache(folder)
+        commands = ModelCommands(registry=registry)
+        commands.run(["list"])
+        (folder / place).chmod(mode)
+        needs_model = line[0] in ("info", "verify", "delete")
+        with as_nobody(), suppress(AIError):
+            commands.run([*line, REPOSITORY] if needs_model else line)
 
 
 def test_the_old_spelling_of_quantize_still_works(registry):
