@@ -119,7 +119,8 @@ class Recipe:
 
     def to_json(self) -> str:
         """Compact JSON with sorted keys: the same recipe is the same bytes."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return _encodable(text)
 
     def to_parameters(self) -> str:
         """The text that AUTOMATIC1111's web UI writes, which most viewers can read."""
@@ -140,7 +141,7 @@ class Recipe:
             "Parameters version": None if self.clip_skip is None else recipe_metadata.PARAMETERS_VERSION,
         }
         lines.append(", ".join(f"{key}: {value}" for key, value in values.items() if value is not None))
-        return "\n".join(lines)
+        return _encodable("\n".join(lines))
 
     def to_config(self) -> ImageGenerationConfig:
         """The settings that make this picture again (an initial image must be given again)."""
@@ -223,7 +224,12 @@ def _checked(name: str, value: Any) -> Any:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _wrong_type(name, value, "a text")
-    return value
+    return _encodable(value)
+
+
+def _encodable(text: str) -> str:
+    """`text` with surrogates that no file can hold (half of an emoji) replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _list(name: str, value: Any) -> list[Any] | tuple[Any, ...]:

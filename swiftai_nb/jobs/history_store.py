@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import encode_jpeg
@@ -46,6 +46,17 @@ _SELECT = (
 )
 _Row = tuple[int, float, str, int, int, str, str | None, bytes]  # in the order of _SELECT
 _HINT = "choose a folder that you may write to"
+_LATEST_TIME = 253_402_214_400.0  # the last day of the year 9999
+_NOT_A_PICTURE = (
+    InvalidInputError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    OverflowError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.DataError,
+)
 
 
 @dataclass(frozen=True)
@@ -182,20 +193,26 @@ class FolderStore:
         conditions = [*(["id < ?"] if before is not None else []), *["instr(searchable, ?) > 0"] * len(words)]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         values = [*([before] if before is not None else []), *words, count]
-        with self._reading() as db:
-            rows = db.execute(f"{_SELECT}{where} ORDER BY id DESC LIMIT ?", values).fetchall()
+        rows = self._query(f"{_SELECT}{where} ORDER BY id DESC LIMIT ?", *values)
         return [self._entry(row) for row in rows]
 
     def find(self, key: int) -> HistoryEntry | None:
         """See `HistoryStore.find`."""
-        with self._reading() as db:
-            row = db.execute(f"{_SELECT} WHERE id = ?", (key,)).fetchone()
-        return None if row is None else self._entry(row)
+        rows = self._query(f"{_SELECT} WHERE id = ?", key)
+        return self._entry(rows[0]) if rows else None
 
     def count(self) -> int:
         """See `HistoryStore.count`."""
-        with self._reading() as db:
-            return int(db.execute("SELECT count(*) FROM pictures").fetchone()[0])
+        return int(self._query("SELECT count(*) FROM pictures")[0][0])
+
+    def _query(self, sql: str, *values: object) -> list[Any]:
+        try:
+            with self._reading() as db:
+                return db.execute(sql, values).fetchall()
+        except (OSError, sqlite3.Error) as error:
+            raise InvalidInputError(
+                f"cannot read the history in {str(self._folder)!r}: {error}", hint=_HINT
+            ) from error
 
     def _prepare(self) -> None:
         try:
@@ -212,13 +229,11 @@ class FolderStore:
             db.executescript(_SCHEMA)
         with self._writing() as db:
             known = {row[0] for row in db.execute("SELECT file FROM pictures")}
-            new = [path for path in self._folder.glob("*.png") if path.name not in known]
-            for path in sorted(new, key=lambda path: (path.stat().st_mtime_ns, path.name)):
-                with contextlib.suppress(
-                    InvalidInputError, OSError, SyntaxError, ValueError
-                ):  # not a picture
-                    image = GeneratedImage.open(path)
-                    self._insert(db, image, path.name, created_at=path.stat().st_mtime)
+            for modified_at, path in sorted(_png_files(self._folder)):
+                # Whatever is wrong with one file, it is not the others' or the index's fault.
+                with contextlib.suppress(*_NOT_A_PICTURE):
+                    if path.name not in known:
+                        self._insert(db, GeneratedImage.open(path), path.name, created_at=modified_at)
 
     def _insert(
         self, db: sqlite3.Connection, image: GeneratedImage, name: str, *, created_at: float
@@ -235,16 +250,17 @@ class FolderStore:
         return self._entry((key or 0, *row, thumbnail))
 
     def _entry(self, row: _Row) -> HistoryEntry:
+        # The index is a file like any other: a damaged row costs what is damaged in it, not its page.
         key, created_at, name, width, height, prompt, recipe, thumbnail = row
         return HistoryEntry(
             id=str(key),
-            created_at=created_at,
-            width=width,
-            height=height,
-            prompt=prompt,
+            created_at=_stored_time(created_at),
+            width=width if isinstance(width, int) else 0,
+            height=height if isinstance(height, int) else 0,
+            prompt=str(prompt),
             recipe=_stored_recipe(recipe),
-            thumbnail=thumbnail,
-            _load=partial(GeneratedImage.open, self._folder / name),
+            thumbnail=thumbnail if isinstance(thumbnail, bytes) else b"",
+            _load=partial(GeneratedImage.open, self._folder / Path(str(name)).name),
         )
 
     def _write_file(self, data: bytes) -> str:
@@ -279,14 +295,30 @@ class FolderStore:
             try:
                 yield db
             except BaseException:
-                db.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # a full disk has rolled back already
+                    db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
 
 
-def _stored_recipe(text: str | None) -> Recipe | None:
-    with contextlib.suppress(ValueError):  # a damaged row costs its recipe, not the whole history
-        return None if text is None else Recipe.from_dict(json.loads(text))
+def _png_files(folder: Path) -> Iterator[tuple[float, Path]]:
+    """Time of modification and path of the regular PNG files; no pipes and no dangling links."""
+    for path in folder.glob("*.png"):
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                yield path.stat().st_mtime, path
+
+
+def _stored_time(value: object) -> float:
+    is_time = isinstance(value, (int, float)) and 0 <= value <= _LATEST_TIME
+    return float(value) if is_time else 0.0  # type: ignore[arg-type]
+
+
+def _stored_recipe(text: object) -> Recipe | None:
+    if not isinstance(text, str):
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        return Recipe.from_dict(json.loads(text))
     return None
 
 

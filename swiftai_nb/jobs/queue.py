@@ -90,6 +90,8 @@ class JobQueue:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Cancels every job and ends the worker threads, waiting up to `timeout_s` seconds in all."""
+        if os.getpid() != self._owner_pid:
+            self._start_over_in_fork()  # the parent's jobs and threads are not this process's to end
         with self._lock:
             self._closed = True
             lanes = list(self._lanes.values())

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import datetime
 import multiprocessing
 import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
+import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
@@ -237,3 +243,86 @@ def test_a_picture_that_cannot_be_kept_is_one_line_in_the_log(tmp_path, caplog):
         "this picture is not in the history: cannot wr"
     ]
     assert "Traceback" not in caplog.text
+
+
+def foreign_picture(path, **texts):
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, text)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+
+
+HOSTILE_RECIPES = {
+    "a prompt that is a list": '{"prompt": ["a"]}',
+    "no prompt": '{"prompt": null}',
+    "a model that is a number": '{"prompt": "a", "model": 7}',
+    "infinity": '{"prompt": "a", "seed": Infinity}',
+    "half an emoji": '{"prompt": "a \\ud83d", "model": "b"}',
+    "deep nesting": "[" * 100_000,
+    "a huge number": '{"prompt": "a", "width": ' + "9" * 4000 + "}",
+}
+
+
+@pytest.mark.parametrize("recipe", HOSTILE_RECIPES.values(), ids=HOSTILE_RECIPES)
+def test_a_foreign_picture_with_an_odd_recipe_hurts_nobody(tmp_path, recipe):
+    History(tmp_path).append(picture("mine"))
+    foreign_picture(tmp_path / "foreign.png", swiftai=recipe)
+    history = History(tmp_path)
+    assert sorted(entry.prompt for entry in history if entry.prompt == "mine") == ["mine"]
+    assert len(history) == 2
+    assert [entry.image.width for entry in history] == [8, 16]
+    assert not list(tmp_path.glob("*.damaged*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes")
+def test_links_to_nothing_pipes_folders_and_bombs_are_no_pictures(tmp_path):
+    history = History(tmp_path)
+    history.append(picture("mine"))
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    header = picture().data[:16] + struct.pack(">II", 60_000, 60_000) + picture().data[24:29]
+    bomb = header + struct.pack(">I", zlib.crc32(header[12:29])) + picture().data[33:]
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    assert [entry.prompt for entry in History(tmp_path)] == ["mine"]
+    assert not list(tmp_path.glob("*.damaged*"))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("created_at", "soon"),
+        ("created_at", 1e300),
+        ("recipe", "not json"),
+        ("recipe", "[]"),
+        ("recipe", "{}"),
+        ("recipe", "[" * 100_000),
+        ("recipe", 7),
+        ("width", "wide"),
+        ("prompt", 7),
+        ("file", "../../secret.png"),
+    ],
+)
+def test_a_damaged_row_does_not_cost_its_page(tmp_path, column, value):
+    history = History(tmp_path)
+    history.append(picture("whole"))
+    history.append(picture("damaged", seed=2))
+    with contextlib.closing(sqlite3.connect(tmp_path / INDEX_NAME)) as db:
+        db.execute(f"UPDATE pictures SET {column} = ? WHERE id = 2", (value,))
+        db.commit()
+    damaged, whole = history
+    assert whole.prompt == "whole"
+    assert whole.image.width == 16
+    assert datetime.datetime.fromtimestamp(damaged.created_at) is not None
+    if column == "file":
+        with pytest.raises(InvalidInputError, match="cannot read a picture"):
+            _ = damaged.image
+
+
+def test_an_unreadable_index_is_one_error(tmp_path):
+    history = History(tmp_path)
+    (tmp_path / INDEX_NAME).unlink()
+    (tmp_path / INDEX_NAME).mkdir()
+    for use in (lambda: list(history), lambda: len(history), lambda: history.find("1")):
+        with pytest.raises(InvalidInputError, match="cannot read the history"):
+            use()

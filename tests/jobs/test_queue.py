@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import os
 import threading
+import time
 
 import pytest
 
@@ -337,10 +338,28 @@ def test_a_forked_process_uses_the_queue_with_workers_of_its_own(queue):
         status = 4
         try:
             is_fresh = len(queue.submit(request_for(), FakeGenerator()).result(60)) == 1
+            queue.close()
             status = 3 if is_fresh and not inherited.wait() else 5
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    inherited.cancel()
+    assert inherited.wait(60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_closes_the_queue_without_waiting_for_its_parents_threads(queue):
+    inherited = queue.submit(request_for(), endless())
+    pid = os.fork()
+    if pid == 0:
+        began = time.monotonic()
+        try:
+            queue.close(timeout_s=30)
+        finally:
+            os._exit(3 if time.monotonic() - began < 10 else 4)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    assert not inherited.done
     inherited.cancel()
     assert inherited.wait(60)
 
