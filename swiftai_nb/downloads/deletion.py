@@ -78,7 +78,7 @@ def _delete_from(registry: DiffusionModelRegistry, info: DiffusionModelInfo, rep
         freed = 0
         inside = (s for s in snapshots(cache_dir, repository, info.revision) if is_inside(s, folder))
         for snapshot in list(inside):
-            manifest = registry.choices.manifest(repository, snapshot.name)
+            manifest = registry.user_config.manifest(repository, snapshot.name)
             freed += sum(_delete_file(path, folder) for path in _files_in(snapshot, info, manifest))
             _remove_empty_folders(snapshot)
         freed += sum(remove_path(p) for p in interrupted_paths(cache_dir, repository, ours_only=True))

@@ -150,7 +150,7 @@ class DiffusionModelDownloader:
             running = self._active.get(info.id)
             if running is None or running.done:
                 running = Download(self._job(info), on_plan=self._plan_recorder(info))
-                recorder = SpeedRecorder(self.registry.choices)
+                recorder = SpeedRecorder(self.registry.user_config)
                 running.subscribe(lambda download: recorder.note(download.progress))
                 running.add_done_callback(lambda _download: recorder.save())
                 self._active[info.id] = running
@@ -252,7 +252,7 @@ class DiffusionModelDownloader:
 
     def _plan_recorder(self, info: DiffusionModelInfo) -> Callable[[str, str, list[ModelFile]], None]:
         def record(repository: str, commit: str, files: list[ModelFile]) -> None:
-            self.registry.choices.record_manifest(repository, commit, files)
+            self.registry.user_config.record_manifest(repository, commit, files)
             if info.is_custom:
                 total = sum(f.size_bytes or 0 for f in files)
                 chosen = tuple(files) if info.kind == LORA_KIND else info.files

@@ -137,7 +137,7 @@ def _published(registry: DiffusionModelRegistry, repository: str, folder: Path) 
     """From our record of the download, else from the cache itself: listings, and the names of blobs."""
     known = _from_links(folder)
     known |= _from_tree(repository_folder(registry.cache_dir, repository) / "trees" / f"{folder.name}.json")
-    return known | registry.choices.manifest(repository, folder.name)
+    return known | registry.user_config.manifest(repository, folder.name)
 
 
 def _from_links(folder: Path) -> dict[str, ModelFile]:

@@ -1,1 +1,1 @@
-"""What is in a model folder or file: family, components, configuration, samplers. Knows no MLX."""
+"""What is in a model folder or file: family, components, configuration, samplers. Does not import MLX."""

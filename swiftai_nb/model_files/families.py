@@ -160,7 +160,7 @@ def refuse_unsupported(family: Family, path: Path) -> None:
 
 
 def single_file_error(path: Path) -> AIError:
-    """Why a single file cannot be used as a model: says what it holds, and what to do instead.
+    """The error for a single file given as a model: names what it holds and what to use instead.
 
     Args:
         path: an existing file with one of `MODEL_FILE_SUFFIXES`.

@@ -94,7 +94,7 @@ class ModelFolder:
         given: those values of `generation_defaults.json` that are not null.
         scheduler_config: of `scheduler/scheduler_config.json`; empty without one.
         size_multiple: width and height must be multiples of it.
-        native_side: pixels the network was trained at, when its configuration says so.
+        native_side: pixels the network was trained at, None when its configuration does not give it.
         is_consistency: distilled for few steps (LCM).
         is_turbo: distilled for few steps without guidance.
         unet_channels: of its first level; 0 for FLUX.
@@ -164,7 +164,7 @@ class ModelFolder:
     def defaults_with(self, entry_settings: Mapping[str, float]) -> GenerationDefaults:
         """The defaults of a registered model: its entry's own settings over those read from the folder.
 
-        The values of `generation_defaults.json` stay, as the publisher's last word.
+        The values of `generation_defaults.json` stay: its publisher chose them for these weights.
 
         Args:
             entry_settings: fields of `GenerationDefaults` that the entry has of its own.
@@ -226,7 +226,7 @@ def open_model(path: Path, *, prefer_half: bool = False) -> ModelFolder:
 
 
 def content_hash(folder: Path) -> str:
-    """Tells apart models of different content: "sha256:" and 16 hex digits.
+    """A hash of the model's content: "sha256:" and 16 hex digits.
 
     Files to 64 MiB count whole; of larger ones their size, both ends (the tensors' names and shapes
     stand first) and 16 samples between.
@@ -387,7 +387,7 @@ def _defaults(
     distilled: Mapping[str, float],
     native_side: int | None = None,
 ) -> GenerationDefaults:
-    """The folder's own word, over what its distillation wants, over the family's."""
+    """The values of the folder's own file, else of its distillation, else of the family."""
     values: dict[str, Any] = asdict(GenerationDefaults.of(variant)) | {"scheduler": scheduler}
     if native_side is not None:
         values |= {"width": native_side, "height": native_side}

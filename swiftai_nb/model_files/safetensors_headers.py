@@ -53,7 +53,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Everything the headers of a component's files say.
+    """The headers of a component's files.
 
     Attributes:
         tensors: by key name.

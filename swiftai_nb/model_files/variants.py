@@ -1,4 +1,4 @@
-"""The model families the engines on this machine can run, with the defaults of each."""
+"""The model families by the names users give them, with the defaults of each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from enum import Enum
 
 @dataclass(frozen=True)
 class VariantDefaults:
-    """What holds for a family when a catalog entry says nothing of its own.
+    """The settings of a family, for models without settings of their own.
 
     Args:
-        display_name: for people.
+        display_name: as shown to users.
         steps: denoising steps.
         guidance_scale: 0.0 where the family was trained to run without guidance.
         width: native width in pixels.
@@ -47,7 +47,7 @@ class DiffusionVariant(str, Enum):
 
     @property
     def display_name(self) -> str:
-        """The family's name for people: "SDXL Turbo"."""
+        """The family's name as shown to users: "SDXL Turbo"."""
         return self.defaults.display_name
 
     @property

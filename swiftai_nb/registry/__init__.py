@@ -1,1 +1,1 @@
-"""Which models exist, which are on this disk, and how they get there. Knows no MLX."""
+"""Which models there are, and which of them are installed. Does not import MLX or huggingface_hub."""

@@ -231,9 +231,12 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
 
 def catalog() -> tuple[DiffusionModelInfo, ...]:
     """All models known by name: the built-in ones and those that providers of other packages add."""
-    own = {info.id for info in CATALOG}
-    added = (info for source in model_sources() for info in source.models if info.id not in own)
-    return (*CATALOG, *added)
+    return (*CATALOG, *_added_models())
+
+
+def _added_models() -> tuple[DiffusionModelInfo, ...]:
+    built_in = {info.id for info in CATALOG}
+    return tuple(info for source in model_sources() for info in source.models if info.id not in built_in)
 
 
 def bundled_folder(info: DiffusionModelInfo) -> Path:
@@ -241,23 +244,28 @@ def bundled_folder(info: DiffusionModelInfo) -> Path:
     return Path(str(resources.files("swiftai_nb"))) / "assets" / info.id
 
 
-def find(name: str, *, entries: Iterable[DiffusionModelInfo] | None = None) -> DiffusionModelInfo:
+def find(name: str, *, own: Iterable[DiffusionModelInfo] = ()) -> DiffusionModelInfo:
     """The entry with this id, alias, or repository; case does not matter.
 
     Args:
         name: as typed.
-        entries: where to look; None is the whole catalog.
+        own: entries of the user, which are preferred to those of the catalog.
 
     Raises:
         ModelNotFoundError: there is none; suggests the nearest name and lists the models.
     """
-    entries = catalog() if entries is None else tuple(entries)
-    wanted = name.strip().casefold()
-    for names in (_ids, _other_names):
-        for info in entries:
-            if wanted in names(info):
-                return _with_file_defaults(info) if info.bundled else info
-    raise _not_found(name, entries)
+    known, wanted = (*own, *CATALOG), name.strip().casefold()
+    found = _search(wanted, known)
+    if found is None:  # other packages are imported only for a name that is not found without them
+        found = _search(wanted, _added_models())
+    if found is None:
+        raise _not_found(name, (*known, *_added_models()))
+    return _with_file_defaults(found) if found.bundled else found
+
+
+def _search(wanted: str, entries: Iterable[DiffusionModelInfo]) -> DiffusionModelInfo | None:
+    entries = tuple(entries)
+    return next((info for names in (_ids, _other_names) for info in entries if wanted in names(info)), None)
 
 
 def _ids(info: DiffusionModelInfo) -> set[str]:

@@ -12,7 +12,7 @@ from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.model_info import DiffusionModelInfo, family_settings
 from swiftai_nb.registry.model_sources import detect_plugin_variant, engine_of
 
-_QUANTIZED_SUFFIX = ".packed"  # of the folder's name: tells it from a folder that goes by its path
+_QUANTIZED_SUFFIX = ".packed"  # of the folder's name; a folder without it is named by its path
 _FORBIDDEN_IN_NAMES = frozenset('/\\:*?"<>|')
 
 

@@ -157,7 +157,7 @@ def local_loras(
 
     Raises:
         ModelNotFoundError: a file that is not there.
-        ModelNotDownloadedError: a LoRA of the Hub is not installed; says how to download it.
+        ModelNotDownloadedError: a LoRA of the Hub is not installed; the hint names the command.
     """
     return tuple(replace(lora, source=str(_local_path(registry, lora.source))) for lora in loras)
 
@@ -171,7 +171,7 @@ def _local_path(registry: DiffusionModelRegistry, source: str) -> Path:
             hint=f"%imagine --lora {name} downloads it; in Python: "
             f"await DiffusionModelDownloader().download_lora({name!r})",
         )
-    # The engine's working directory is not the kernel's. Links are kept: their names say what a file is.
+    # The engine's working directory is not the kernel's. Links are kept: their names have the suffix.
     return found.absolute()
 
 

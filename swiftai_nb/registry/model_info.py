@@ -25,7 +25,7 @@ class ModelFile:
 
     Args:
         path: inside the repository, with forward slashes.
-        size_bytes: None when no source says it.
+        size_bytes: None when it is unknown.
         is_exact: the size is to the byte; else it was read rounded (about 1 %).
         is_required: the model is incomplete without it; else it is downloaded when the repository has it.
         group: name of a set of alternatives; the model needs at least one file of each set.

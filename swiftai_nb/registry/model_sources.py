@@ -19,7 +19,7 @@ class ModelSource:
         engine: the provider's name, the same as in the group `swiftai_nb.providers`.
         models: catalog rows, each with this `engine`.
         weight_files: names of weight files at the top of a model folder or repository, each of which alone
-            tells the family; `config.json` is fetched with it.
+            determines the family; `config.json` is downloaded with it.
     """
 
     engine: str
@@ -41,7 +41,7 @@ def engine_of(variant: DiffusionVariant) -> str:
 
 
 def detect_plugin_variant(folder: Path) -> DiffusionVariant | None:
-    """The family of a folder whose layout a plugin knows; None for all others."""
+    """The family of a folder in the layout of a plugin; None for all others."""
     for source in model_sources():
         for name, variant in source.weight_files.items():
             if (folder / name).is_file():
@@ -50,7 +50,7 @@ def detect_plugin_variant(folder: Path) -> DiffusionVariant | None:
 
 
 def select_plugin_files(listing: Iterable[str]) -> tuple[str, ...] | None:
-    """The files to download from a repository whose layout a plugin knows; None for all others.
+    """The files to download from a repository in the layout of a plugin; None for all others.
 
     A repository with component folders (`transformer/`, `unet/`) is not of such a layout.
     """

@@ -55,7 +55,7 @@ def make_table(registry: DiffusionModelRegistry, *, reclaimable_bytes: int = 0) 
 
     Args:
         registry: what to list.
-        reclaimable_bytes: what interrupted downloads hold; said below the table.
+        reclaimable_bytes: what interrupted downloads hold; shown below the table.
     """
     default = registry.resolve(None).info.id
     infos = [registry.find(info.id) for info in registry.available_models]

@@ -26,7 +26,7 @@ from swiftai_nb.registry.model_info import (
     DownloadedDiffusionModel,
     ResolvedModel,
 )
-from swiftai_nb.registry.user_config import Choices, UserConfig, state_dir
+from swiftai_nb.registry.user_config import StoredModels, UserConfig, state_dir
 
 __all__ = ["DiffusionModelInfo", "DiffusionModelRegistry", "DownloadedDiffusionModel", "ResolvedModel"]
 
@@ -79,14 +79,14 @@ class DiffusionModelRegistry:
         return hub_cache_dir(self._cache_dir)
 
     @property
-    def choices(self) -> UserConfig:
+    def user_config(self) -> UserConfig:
         """The user's own entries and default model, as stored."""
         return UserConfig(self.home)
 
     @property
     def custom_models(self) -> tuple[DiffusionModelInfo, ...]:
         """Entries the user registered, in the order they were added; none takes a bundled model's name."""
-        own = self.choices.read().entries.values()
+        own = self.user_config.read().entries.values()
         return tuple(info for info in own if not bundled_names() & {info.id.casefold(), *info.aliases})
 
     @property
@@ -98,9 +98,9 @@ class DiffusionModelRegistry:
         """The entry of this id, alias or repository, the user's own ones first.
 
         Raises:
-            ModelNotFoundError: there is none; says what was probably meant and lists what there is.
+            ModelNotFoundError: there is none; suggests the nearest name and lists the models.
         """
-        return find(name, entries=(*self.custom_models, *catalog()))
+        return find(name, own=self.custom_models)
 
     def on_disk(self, name: str) -> ModelOnDisk:
         """Which files of a model are on disk, complete or partial.
@@ -160,7 +160,7 @@ class DiffusionModelRegistry:
             if owner is not None:
                 raise InvalidInputError(f"{name!r} is a built-in model", hint="choose another name")
         entry = replace(info, is_custom=True)
-        self.choices.update(lambda choices: choices.entries.__setitem__(entry.id, entry))
+        self.user_config.update(lambda stored: stored.entries.__setitem__(entry.id, entry))
         return entry
 
     def add_folder(
@@ -170,7 +170,7 @@ class DiffusionModelRegistry:
         id: str | None = None,  # noqa: A002
         variant: DiffusionVariant | None = None,
     ) -> DiffusionModelInfo:
-        """Registers a model folder on this disk; its family is read from its own files.
+        """Registers a model folder; its family is read from its own files.
 
         Raises:
             ModelNotFoundError: no such folder.
@@ -187,7 +187,7 @@ class DiffusionModelRegistry:
         id: str | None = None,  # noqa: A002
         revision: str | None = None,
     ) -> DiffusionModelInfo:
-        """Registers any Hub repository of a supported layout; its listing decides the files to fetch.
+        """Registers any Hub repository of a supported layout; its listing decides which files are downloaded.
 
         Raises:
             InvalidInputError: not an "owner/name", or the id is that of a built-in model.
@@ -205,11 +205,11 @@ class DiffusionModelRegistry:
             i.id for i in own if name in (i.repository, *i.aliases)
         ]
 
-        def forget(choices: Choices) -> None:
-            choices.entries.pop(wanted[0], None)
+        def remove(stored: StoredModels) -> None:
+            stored.entries.pop(wanted[0], None)
 
         if wanted:
-            self.choices.update(forget)
+            self.user_config.update(remove)
         return bool(wanted)
 
     def add_downloaded(self, model: DownloadedDiffusionModel) -> None:
@@ -224,13 +224,13 @@ class DiffusionModelRegistry:
 
     @property
     def default_model(self) -> str | None:
-        """The model the user wants when none is named; None when never chosen."""
-        return self.choices.read().default_model
+        """The model to use when none is named; None when the user never chose one."""
+        return self.user_config.read().default_model
 
     @default_model.setter
     def default_model(self, name: str | None) -> None:
         chosen = None if name is None else self.find(name).id
-        self.choices.update(lambda choices: setattr(choices, "default_model", chosen))
+        self.user_config.update(lambda stored: setattr(stored, "default_model", chosen))
 
     def resolve(self, model: str | None = None) -> ResolvedModel:
         """A model that can be loaded now.
@@ -251,7 +251,7 @@ class DiffusionModelRegistry:
         except ModelNotFoundError:
             folder = Path(model).expanduser()
             if folder.is_file() and folder.suffix.lower() in MODEL_FILE_SUFFIXES:
-                open_model(folder)  # raises: says what the file is
+                open_model(folder)  # raises an error that names what the file is
             if not folder.is_dir():
                 raise
             known = self._known_at(folder.resolve())
@@ -299,7 +299,7 @@ class DiffusionModelRegistry:
         return ResolvedModel(info, found.folder, found.revision, note, parts)
 
     def missing_parts(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
-        """The parts an entry requires that are not complete on this disk."""
+        """The parts that an entry requires and that are not complete on disk."""
         return tuple(p for p in self._parts_of(info) if self.disk_status(p).state is not DiskState.COMPLETE)
 
     def _parts_of(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
@@ -307,7 +307,7 @@ class DiffusionModelRegistry:
 
     def estimated_time(self, info: DiffusionModelInfo, found: ModelOnDisk | None = None) -> str:
         """How long the rest of a download should take: "about 12 min"; "" while no speed is known."""
-        bytes_per_s = self.choices.last_bytes_per_s
+        bytes_per_s = self.user_config.last_bytes_per_s
         status = self.disk_status(info) if found is None else found
         remaining_bytes = info.size_bytes - status.size_bytes
         if bytes_per_s is None or remaining_bytes <= 0:
@@ -323,7 +323,7 @@ class DiffusionModelRegistry:
                 return ModelOnDisk(DiskState.ABSENT)
             size_bytes = sum(f.stat().st_size for f in _files_of(info, folder))
             return ModelOnDisk(DiskState.COMPLETE, folder, size_bytes=size_bytes)
-        found = find_on_disk(info, self.cache_dir, self.choices.manifest)
+        found = find_on_disk(info, self.cache_dir, self.user_config.manifest)
         if found.state is DiskState.COMPLETE and info.requires and self.missing_parts(info):
             return replace(found, state=DiskState.PARTIAL)
         return found

@@ -51,7 +51,7 @@ def _platform_data_dir() -> Path:
 
 
 @dataclass
-class Choices:
+class StoredModels:
     """The content of models.json.
 
     Attributes:
@@ -74,12 +74,12 @@ class UserConfig:
         self.home = home
         self.path = home / "models.json"
 
-    def read(self) -> Choices:
+    def read(self) -> StoredModels:
         """What is stored; empty when nothing is, or when the file is broken."""
         stored = _parse(_read_json(self.path))
-        return Choices(dict(stored.entries), stored.default_model)
+        return StoredModels(dict(stored.entries), stored.default_model)
 
-    def update(self, change: Callable[[Choices], None]) -> None:
+    def update(self, change: Callable[[StoredModels], None]) -> None:
         """Reads, lets `change` alter it, and writes it back, all under the lock.
 
         Raises:
@@ -90,11 +90,11 @@ class UserConfig:
                 data = _read_json(self.path)
                 if data is None and self.path.exists():
                     self.path.replace(self.path.with_name(f"models.broken-{time.time_ns()}.json"))
-                choices = self.read()
-                change(choices)
-                entries = [info.to_dict() for info in choices.entries.values()]
-                stored = {"version": _VERSION, "default_model": choices.default_model, "entries": entries}
-                write_json_atomically(self.path, stored)
+                stored = self.read()
+                change(stored)
+                entries = [info.to_dict() for info in stored.entries.values()]
+                content = {"version": _VERSION, "default_model": stored.default_model, "entries": entries}
+                write_json_atomically(self.path, content)
         except OSError as error:
             raise AIError(
                 f"cannot write {self.path}: {error.strerror or error}",
@@ -168,12 +168,12 @@ def _read_version(path: Path, _mtime_ns: int, size_bytes: int, _inode: int) -> d
     return data
 
 
-def _parse(data: dict[str, Any] | None) -> Choices:
-    choices = Choices()
+def _parse(data: dict[str, Any] | None) -> StoredModels:
+    stored = StoredModels()
     if data is None:
-        return choices
+        return stored
     default = data.get("default_model")
-    choices.default_model = default if isinstance(default, str) else None
+    stored.default_model = default if isinstance(default, str) else None
     entries = data.get("entries")
     for entry in entries if isinstance(entries, list) else ():
         try:
@@ -182,5 +182,5 @@ def _parse(data: dict[str, Any] | None) -> Choices:
             continue
         if "engine" not in entry:  # written before entries named it
             info = replace(info, engine=engine_of(info.variant))
-        choices.entries[info.id] = info
-    return choices
+        stored.entries[info.id] = info
+    return stored

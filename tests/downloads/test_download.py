@@ -239,9 +239,9 @@ def test_speed_is_kept_when_enough_came_to_measure_it(registry, monkeypatch, rec
     from swiftai_nb.downloads import progress
     from swiftai_nb.downloads.progress import DownloadProgress, SpeedRecorder
 
-    recorder = SpeedRecorder(registry.choices)
+    recorder = SpeedRecorder(registry.user_config)
     for at_s, here in ((100.0, 500), (100.0 + seconds, 500 + received)):
         monkeypatch.setattr(progress.time, "monotonic", lambda at_s=at_s: at_s)
         recorder.note(DownloadProgress("x", "downloading", here, 10**9))
     recorder.save()
-    assert registry.choices.last_bytes_per_s == kept
+    assert registry.user_config.last_bytes_per_s == kept

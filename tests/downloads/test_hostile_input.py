@@ -84,7 +84,7 @@ def test_delete_and_verify_leave_alone_what_an_old_record_names_outside(registry
     )
     registry.add_custom(entry)
     files = [ModelFile("x.safetensors"), ModelFile(path, oid="0" * 64)]
-    registry.choices.record_manifest("evil/lora", commit, files)
+    registry.user_config.record_manifest("evil/lora", commit, files)
     for named in ((), tuple(files)):
         registry.add_custom(replace(entry, files=named))
         for action in (verify_files, delete_files):
@@ -296,7 +296,7 @@ def small_cache(folder: Path) -> DiffusionModelRegistry:
     for name in (f"{'d' * 64}.lock", "swiftai-download.lock"):
         (locks / name).touch()
     file = ModelFile("unet/config.json", 100, is_exact=True, oid="b" * 64)
-    registry.choices.record_manifest(REPOSITORY, COMMIT, [file])
+    registry.user_config.record_manifest(REPOSITORY, COMMIT, [file])
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o777)

@@ -166,7 +166,7 @@ def test_model_that_is_not_here_says_size_license_and_how_to_get_it(registry):
 
 
 def test_time_is_told_once_a_speed_is_known(registry):
-    registry.choices.record_speed(10_000_000)
+    registry.user_config.record_speed(10_000_000)
     with pytest.raises(ModelNotDownloadedError, match="about 12 min at the speed of your last download"):
         registry.resolve("sdxl-turbo")
 

@@ -1,4 +1,4 @@
-"""How much memory a picture will need, and whether this machine has it: before anything is loaded.
+"""How much memory a picture needs, and whether this machine has it, estimated before anything is loaded.
 
 Metal ends the process when memory runs out, and MLX's own limit is advisory: only a check beforehand
 protects the user's work.
@@ -110,19 +110,19 @@ def keeps_model(plan: MemoryPlan, available_bytes: int | None) -> bool:
 
     Args:
         plan: with the whole model in memory.
-        available_bytes: what there is; None where the system does not say.
+        available_bytes: free memory; None where the system does not report it.
     """
     fits = available_bytes is None or plan.peak_bytes <= available_bytes
     return fits and not MemoryPolicy.for_machine().releases(plan.peak_bytes)
 
 
 def check_memory(plan: MemoryPlan, *, available_bytes: int | None = None) -> None:
-    """Refuses what does not fit.
+    """Refuses a picture that does not fit into memory.
 
     Args:
         plan: the need.
-        available_bytes: what there is; None asks the system. A system that does not say is believed
-            to have enough.
+        available_bytes: free memory; None asks the system. Where the system does not report it, nothing
+            is refused.
 
     Raises:
         InsufficientMemoryError: names need, memory and what to change.
