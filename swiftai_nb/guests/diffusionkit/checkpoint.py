@@ -1,7 +1,7 @@
-"""Which of DiffusionKit's models a folder holds, and where each of its files is. Standard library only.
+"""Detects which of DiffusionKit's models a folder holds and locates its files. Standard library only.
 
-DiffusionKit knows six checkpoints by name and downloads their parts from three repositories. Here the
-parts may lie in any of a few folders: one that holds all, or the three snapshots of a Hub cache.
+DiffusionKit knows six checkpoints by name and downloads their parts from three repositories. This package
+passes it local files, from one folder that holds all or from the three snapshots of a Hub cache.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _T5_TOKENIZERS = ("tokenizer.json", "spiece.model")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as DiffusionKit knows it.
+    """A model known to DiffusionKit.
 
     Attributes:
-        version: its name for the model, a Hub repository.
+        version: DiffusionKit's name of the model, a Hub repository.
         weights: file of the denoiser; Stable Diffusion 3 keeps the autoencoder in the same file.
         is_flux: a FLUX.1 model; else Stable Diffusion 3.
-        shift: of the noise schedule, as its publishers run it.
-        dtype: of the halves its network computes in.
-        is_quantized: whether its linear maps are packed to 4 bits.
-        max_side: pixels; Stable Diffusion 3 has learned positions for no more.
+        shift: of the noise schedule, as published.
+        dtype: 16-bit type its network computes in.
+        is_quantized: whether its linear layers are quantized to 4 bits.
+        max_side: pixels; the positional embeddings of Stable Diffusion 3 end there.
     """
 
     version: str
@@ -53,7 +53,7 @@ class Checkpoint:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files it needs, as DiffusionKit names them; the T5 tokenizer aside."""
+        """The files it needs, as DiffusionKit names them, without the T5 tokenizer."""
         shared = (*_CLIP_L, *_TOKENIZER_L, _T5)
         own = ("ae.safetensors",) if self.is_flux else (*_CLIP_G, *_TOKENIZER_G)
         return (self.weights, *own, *shared)
@@ -94,14 +94,14 @@ class LocatedCheckpoint:
 
 
 def find_checkpoint(folder: Path) -> Checkpoint:
-    """Which model the folder's own weights are.
+    """Detects the checkpoint of a folder by its weight file.
 
     Raises:
-        UnsupportedModelError: none that DiffusionKit runs rightly.
+        UnsupportedModelError: none that DiffusionKit runs correctly.
         InvalidModelFilesError: no such folder.
     """
     if not folder.is_dir():
-        raise InvalidModelFilesError(f"{folder} is no folder", hint="give the folder that holds the weights")
+        raise InvalidModelFilesError(f"{folder} is not a folder", hint="give the folder of the weights")
     for checkpoint in CHECKPOINTS:
         if (folder / checkpoint.weights).is_file():
             return checkpoint
@@ -109,13 +109,13 @@ def find_checkpoint(folder: Path) -> Checkpoint:
         if (folder / name).is_file():
             raise UnsupportedModelError(reason, hint="--engine local runs FLUX.1 dev")
     raise UnsupportedModelError(
-        f"{folder} holds no weights DiffusionKit knows",
-        hint=f"one of {', '.join(c.weights for c in CHECKPOINTS)} must be there, or use --engine local",
+        f"{folder} has no weights known to DiffusionKit",
+        hint=f"expected one of {', '.join(c.weights for c in CHECKPOINTS)}; or use --engine local",
     )
 
 
 def locate(folder: Path, more_folders: Sequence[Path] = ()) -> LocatedCheckpoint:
-    """Finds every file, in `folder` first.
+    """Locates every file, in `folder` first.
 
     Raises:
         UnsupportedModelError: see `find_checkpoint`.
@@ -130,8 +130,8 @@ def locate(folder: Path, more_folders: Sequence[Path] = ()) -> LocatedCheckpoint
         missing.append("t5/config.json with t5/tokenizer.json or t5/spiece.model")
     if missing or t5_folder is None:
         raise InvalidModelFilesError(
-            f"{folder.name} lacks {', '.join(missing)}",
-            hint="put them into the model's folder; docs/diffusionkit.md shows the layout",
+            f"{folder.name} is missing {', '.join(missing)}",
+            hint="add them to the model's folder; docs/diffusionkit.md shows the layout",
         )
     return LocatedCheckpoint(checkpoint, files, t5_folder, _sizes(folder))
 

@@ -217,7 +217,7 @@ def plan_installation(folder: Path, *, python: str | None = None) -> InstallPlan
 
 
 def mlx_requirement() -> str:
-    """The mlx to install here: the one DiffusionKit pins where it exists, else a current one.
+    """The mlx to install: the version DiffusionKit pins where it exists, else a current one.
 
     Raises:
         UnsupportedPlatformError: there is none for this system.
@@ -320,14 +320,14 @@ def _existing_python(python: str) -> Path:
 
 def _suitable_python(*, needs_old: bool) -> Path:
     """This interpreter where it fits, else the newest on the path that does."""
-    here = sys.version_info[:2]
-    if here >= _OLDEST and (not needs_old or here <= _NEWEST):
+    current = sys.version_info[:2]
+    if current >= _OLDEST and (not needs_old or current <= _NEWEST):
         return Path(sys.executable)
     for minor in range(_NEWEST[1], _OLDEST[1] - 1, -1):
         found = shutil.which(f"python3.{minor}")
         if found is not None:
             return Path(found)
     raise UnsupportedPlatformError(
-        f"DiffusionKit needs Python 3.10 to 3.12, this is {here[0]}.{here[1]} and there is no other",
+        f"DiffusionKit needs Python 3.10 to 3.12, this is {current[0]}.{current[1]} and no other was found",
         hint="install Python 3.12 and give it with --python",
     )

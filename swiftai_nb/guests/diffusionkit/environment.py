@@ -23,7 +23,7 @@ from swiftai_nb.guests.diffusionkit.probe import (
 PYTHON_VARIABLE = "SWIFTAI_DIFFUSIONKIT_PYTHON"
 FOLDER_NAME = "diffusionkit"
 PROBE_TIMEOUT_S = 60.0
-_AGAIN = "a smaller size or a smaller model; the next picture starts a fresh worker"
+_AGAIN = "use a smaller size or model; the next picture starts a fresh worker"
 # The other interpreter must import this package but nothing else of the user's environment, whose packages
 # were built for another Python: the package is registered by its folder, sys.path stays as it is. The code
 # before the version check must run on every Python.

@@ -112,7 +112,7 @@ _ROWS: tuple[DiffusionModelInfo, ...] = (
         id="sd3-text-encoders",
         name="Text encoders of Stable Diffusion 3",
         variant=DiffusionVariant.SD_3,
-        description="CLIP-L, CLIP-G and T5-XXL in halves; the sd3 models share them",
+        description="CLIP-L, CLIP-G and T5-XXL in half precision; the sd3 models share them",
         repository="argmaxinc/stable-diffusion",
         files=(
             *(ModelFile(f"clip_{letter}/config.json") for letter in "lg"),

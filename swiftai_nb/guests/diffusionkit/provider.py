@@ -238,7 +238,7 @@ def _check_size(checkpoint: Checkpoint, width: int, height: int) -> None:
 
 def _guidance(checkpoint: Checkpoint, asked: float | None, default: float) -> tuple[float, tuple[str, ...]]:
     if checkpoint.is_flux:
-        notes = ("FLUX.1 schnell runs without guidance here",) if asked is not None and asked > 0 else ()
+        notes = ("FLUX.1 schnell runs without guidance",) if asked is not None and asked > 0 else ()
         return 0.0, notes
     return max(1.0, default if asked is None else asked), ()
 

@@ -1,7 +1,7 @@
-"""DiffusionKit 0.5.2's defects, mended in the worker. docs/diffusionkit.md lists them for people.
+"""Patches for bugs of DiffusionKit 0.5.2; docs/diffusionkit.md lists them.
 
-Each shim says what is wrong and asks whether it is needed, so that the mlx DiffusionKit pins (0.17.3) and
-a current one both work. Nothing here runs in the user's process.
+Each patch names the bug and checks whether it is present, so that both the mlx DiffusionKit pins (0.17.3)
+and a current one work. Nothing in this module runs in the user's process.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _MEMORY_FUNCTIONS = (
 _FALLBACK_MEMORY_BYTES = 8 * 2**30
 
 
-def stand_in_for_unused_packages() -> None:
-    """DiffusionKit imports argmaxtools for a logger and torch for nothing it runs here.
+def stub_unused_packages() -> None:
+    """DiffusionKit imports argmaxtools for a logger and torch for nothing it runs.
 
-    They drag in coremltools, scikit-learn and wandb: a gigabyte and many seconds. Call this before
+    They require coremltools, scikit-learn and wandb: a gigabyte and many seconds. Call this before
     `import diffusionkit.mlx`.
     """
     tools = types.ModuleType("argmaxtools")
@@ -42,7 +42,7 @@ def stand_in_for_unused_packages() -> None:
 
 
 def moved_memory_functions(dk: Any) -> None:
-    """Newer mlx keeps memory functions in mlx.core; those in mlx.core.metal complain at every call."""
+    """Newer mlx keeps memory functions in mlx.core; those in mlx.core.metal warn at every call."""
     import mlx.core as mx
 
     for name in _MEMORY_FUNCTIONS:
@@ -79,7 +79,7 @@ def attention_without_threshold(dk: Any) -> None:
 
 
 def any_text_for_clip(dk: Any) -> None:
-    """Its CLIP tokenizer looks characters up as they are and dies of `é`; CLIP's alphabet is bytes."""
+    """Its CLIP tokenizer looks up characters unchanged and fails for `é`; CLIP's alphabet is bytes."""
     from diffusionkit.mlx import tokenizer
 
     alphabet = byte_alphabet()
@@ -93,7 +93,7 @@ def any_text_for_clip(dk: Any) -> None:
     tokenizer.Tokenizer.bpe = bpe
 
 
-def forget_modulations(dk: Any) -> None:
+def clear_modulations(dk: Any) -> None:
     """It keeps the modulation of every time step of every picture; those of the last one suffice."""
     reload_weights = dk.CFGDenoiser.clear_cache
 
@@ -107,28 +107,28 @@ def forget_modulations(dk: Any) -> None:
     dk.CFGDenoiser.clear_cache = clear_cache
 
 
-SHIMS: tuple[Callable[[Any], None], ...] = (
+PATCHES: tuple[Callable[[Any], None], ...] = (
     moved_memory_functions,
     memory_size_everywhere,
     attention_without_threshold,
     any_text_for_clip,
-    forget_modulations,
+    clear_modulations,
 )
 
 
 def import_diffusionkit() -> Any:
-    """`diffusionkit.mlx`, mended.
+    """`diffusionkit.mlx`, patched.
 
     Raises:
         ImportError: a package it needs is missing or broken.
     """
-    os.environ.setdefault("TQDM_DISABLE", "1")  # its progress bar would bury what an engine says last
-    os.environ["HF_HUB_OFFLINE"] = "1"  # every file is given; nothing is fetched behind the user's back
-    stand_in_for_unused_packages()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # its progress bar would fill the kept tail of standard error
+    os.environ["HF_HUB_OFFLINE"] = "1"  # every file is local; nothing is downloaded unasked
+    stub_unused_packages()
     import diffusionkit.mlx as dk
 
-    for shim in SHIMS:
-        shim(dk)
+    for patch in PATCHES:
+        patch(dk)
     return dk
 
 

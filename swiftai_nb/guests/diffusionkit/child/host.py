@@ -58,7 +58,7 @@ class DiffusionKitHost:
     def unload(self) -> None:
         """See `EngineHost.unload`."""
         self._loaded = self._pipeline = self._checkpoint = None
-        pipelines.give_memory_back()
+        pipelines.release_memory()
 
     def status(self) -> Status:
         """See `EngineHost.status`."""
@@ -79,7 +79,7 @@ class DiffusionKitHost:
             pipelines.reload_missing(pipeline)
             run.model_loaded()
             run.enter_stage(GenerationStage.ENCODING_PROMPT)
-            with pipelines.watched(self._dk, pipeline, _RunListener(run, self._preview_of(command))):
+            with pipelines.observed(self._dk, pipeline, _RunListener(run, self._preview_of(command))):
                 image, log = self._draw(pipeline, command)
         except BaseException:
             pipelines.repair(pipeline)
@@ -118,7 +118,7 @@ class DiffusionKitHost:
             self.unload()  # never two models in memory
             located = locate(Path(files.folder), tuple(Path(f) for f in files.more_folders))
             self._pipeline = pipelines.open_pipeline(
-                self._dk, located, halves=self._ready.device == "metal", low_memory=low_memory
+                self._dk, located, half_precision=self._ready.device == "metal", low_memory=low_memory
             )
             self._checkpoint, self._loaded = located.checkpoint, wanted
         return self._pipeline

@@ -1,4 +1,4 @@
-"""A DiffusionKit pipeline over files that are here already, with its loop made watchable."""
+"""Opens DiffusionKit's pipelines over local files and observes their denoising loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NETWORKS = ("mmdit", "decoder", "encoder", "clip_l", "clip_g", "t5_encoder")
 
 
 class LoopListener(Protocol):
-    """Hears what a pipeline does; what it raises ends the picture."""
+    """Notified of a pipeline's progress; an exception it raises ends the picture."""
 
     def denoising(self, total: int) -> None:
         """The loop of `total` steps begins."""
@@ -35,13 +35,13 @@ class LoopListener(Protocol):
         ...
 
 
-def open_pipeline(dk: Any, located: LocatedCheckpoint, *, halves: bool, low_memory: bool) -> Any:
+def open_pipeline(dk: Any, located: LocatedCheckpoint, *, half_precision: bool, low_memory: bool) -> Any:
     """A DiffusionPipeline or FluxPipeline; its weights are read as they are used.
 
     Args:
-        dk: `diffusionkit.mlx`, mended.
+        dk: `diffusionkit.mlx`, patched.
         located: its files.
-        halves: compute in float16 (FLUX.1: bfloat16); else in float32.
+        half_precision: compute in float16 (FLUX.1: bfloat16); else in float32.
         low_memory: drop each network when no longer needed, and read it again for the next picture.
 
     Raises:
@@ -52,8 +52,8 @@ def open_pipeline(dk: Any, located: LocatedCheckpoint, *, halves: bool, low_memo
     kind = dk.FluxPipeline if checkpoint.is_flux else dk.DiffusionPipeline
     with complete_weights(checkpoint.name), _file_errors(checkpoint.name):
         return kind(
-            w16=halves,
-            a16=halves,
+            w16=half_precision,
+            a16=half_precision,
             shift=checkpoint.shift,
             model_version=checkpoint.version,
             low_memory_mode=low_memory,
@@ -78,10 +78,10 @@ def repair(pipeline: Any) -> None:
     for name in _NETWORKS:
         if hasattr(pipeline, name):
             delattr(pipeline, name)
-    give_memory_back()
+    release_memory()
 
 
-def give_memory_back() -> None:
+def release_memory() -> None:
     """Frees what no array holds, and undoes the memory limit that T5 sets while it computes."""
     import gc
 
@@ -93,8 +93,8 @@ def give_memory_back() -> None:
 
 
 @contextmanager
-def watched(dk: Any, pipeline: Any, listener: LoopListener) -> Iterator[None]:
-    """Tells `listener` what the pipeline does meanwhile."""
+def observed(dk: Any, pipeline: Any, listener: LoopListener) -> Iterator[None]:
+    """Notifies `listener` of the pipeline's progress."""
     from diffusionkit.mlx import mmdit, vae
 
     denoise, cache = dk.CFGDenoiser.__call__, dk.CFGDenoiser.cache_modulation_params
@@ -131,7 +131,7 @@ def watched(dk: Any, pipeline: Any, listener: LoopListener) -> Iterator[None]:
 
 
 def _read_from_disk(dk: Any, located: LocatedCheckpoint) -> None:
-    """Its downloads find the files that are here."""
+    """Makes its downloads return the local files."""
     from diffusionkit.mlx import model_io, tokenizer
 
     version = located.checkpoint.version
@@ -184,7 +184,7 @@ def _resized(config: Any, located: LocatedCheckpoint, part: str) -> Any:
 
 @contextmanager
 def _file_errors(name: str) -> Iterator[None]:
-    """What loading says of unfit files, as one line."""
+    """Turns loading errors into one InvalidModelFilesError of one line."""
     try:
         yield
     except (ValueError, KeyError, RuntimeError, OSError) as error:
