@@ -44,3 +44,24 @@ def test_builtin_classes_are_honored() -> None:
     assert issubclass(errors.InsufficientMemoryError, MemoryError)
     assert issubclass(errors.GenerationTimeoutError, TimeoutError)
     assert issubclass(errors.NetworkError, ConnectionError)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"type": ["x"], "message": None, "hint": 7, "extra": [1]},
+        {"type": "NoSuchError", "extra": "text"},
+        {
+            "type": "RateLimitedError",
+            "message": "x",
+            "extra": {"message": 1, "hint": [], "retry_after_s": 2.0, 3: 4},
+        },
+    ],
+)
+def test_odd_data_of_another_process_is_still_an_error(data: dict[str, object]) -> None:
+    error = error_from_dict(data)
+    assert isinstance(error, AIError)
+    assert isinstance(error.message, str)
+    assert str(error)
+    assert error._render_traceback_()
