@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.core.machine import installed_memory_bytes
 
 _MEMORY_FUNCTIONS = (
     *("get_active_memory", "get_peak_memory", "reset_peak_memory"),
@@ -173,7 +174,5 @@ def byte_alphabet() -> dict[int, str]:
 
 
 def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return _FALLBACK_MEMORY_BYTES
+    installed_bytes = installed_memory_bytes()
+    return _FALLBACK_MEMORY_BYTES if installed_bytes is None else installed_bytes
