@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 ENGINE_WORDS = {"local": "mlx", "cloud": "huggingface"}
-CLOUD_ENGINES = frozenset({"huggingface"})
 _session: Session | None = None
 _lock = threading.Lock()
 
@@ -65,6 +64,7 @@ class Session:
         self._generators: dict[str, ImageGenerator] = {}
         self._generators_lock = threading.Lock()
         self._history: History | None = None
+        self._has_told_cloud = False
         self._listeners: CallbackList[[GenerationJob]] = CallbackList()
         self.unfinished_grids: dict[tuple[str, str], Any] = {}
 
@@ -164,6 +164,27 @@ class Session:
             "the local engine cannot run here and there is no token for the cloud",
             hint="%imagine_doctor says why; for the cloud set HF_TOKEN",
         )
+
+    def is_cloud(self, engine: str) -> bool:
+        """Whether an engine of that name works elsewhere: its provider's `kind` is "cloud"."""
+        return getattr(self.generator(engine), "kind", "local") == "cloud"
+
+    def cloud_note(self, engine: str) -> str | None:
+        """Why "auto" chose the cloud, once per session; None where there is nothing to say.
+
+        Args:
+            engine: what `choose_engine` gave for "auto".
+        """
+        if self._has_told_cloud or not self.is_cloud(engine):
+            return None
+        check = getattr(self.generator("mlx"), "check_available", None)
+        try:
+            if check is not None:
+                check()
+        except AIError as error:
+            self._has_told_cloud = True
+            return f"the local engine cannot run ({error.message}); prompts go to the cloud"
+        return None
 
     def runs_catalog_models(self, engine: str) -> bool:
         """Whether an engine's models are those of the registry, on this disk."""
@@ -270,9 +291,6 @@ def _running_kernel() -> Any:
 def _create(name: str, provider: str | None) -> ImageGenerator:
     from swiftai_nb.providers import discovery
 
-    if provider is not None and name == "huggingface":
-        from swiftai_nb.providers.huggingface import HuggingFaceProvider
-
-        return HuggingFaceProvider(provider=provider)
-    generator: ImageGenerator = discovery.create(name)
+    options = {} if provider is None else {"provider": provider}
+    generator: ImageGenerator = discovery.create(name, **options)
     return generator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -11,6 +10,7 @@ from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.core.request import make_seeds
 from swiftai_nb.jobs.cluster import (
     DEFAULT_ATTEMPTS,
     BatchItem,
@@ -20,7 +20,6 @@ from swiftai_nb.jobs.cluster import (
     close_generators,
 )
 
-SEED_BOUND = 2**31  # what every provider can take
 CREATE = "swiftai_nb.providers.discovery:create"
 
 
@@ -43,13 +42,13 @@ def imagine_batch(
     Args:
         prompts_or_recipes: texts, recipes, or pictures whose recipes are to be made again.
         executor: where: `client.get_executor()` of Dask, `client.executor()` of ipyparallel, any other
-            that can send work to processes. None makes them here, one after another.
+            that can send work to processes. None makes them in this process, one after another.
         config: settings of the texts; recipes bring their own.
         negative_prompt: of the texts.
-        provider: which back end the workers use, see `providers.discovery`.
+        provider: the provider that the workers use, see `providers.discovery`.
         attempts: how often a picture is tried when its worker or engine dies.
         is_ordered: in the order given, each as soon as all before it are there; otherwise as they end.
-        provider_options: for the back end, the same on every worker; small and hashable.
+        provider_options: for the provider, the same on every worker; small and hashable.
 
     Yields:
         One `BatchItem` per picture, none twice: `item.image`, or `item.error`.
@@ -58,10 +57,10 @@ def imagine_batch(
         InvalidInputError: something that is neither text nor recipe, or a text that says nothing.
     """
     base = ImageGenerationConfig() if config is None else config
-    first_seed = secrets.randbelow(SEED_BOUND // 2) if base.seed is None else base.seed
+    items = list(prompts_or_recipes)
     requests = [
-        _request(item, base.replace(seed=first_seed + index), negative_prompt)
-        for index, item in enumerate(prompts_or_recipes)
+        _request(item, base.replace(seed=seed), negative_prompt)
+        for item, seed in zip(items, make_seeds(base.seed, count=len(items)), strict=True)
     ]
     factory = GeneratorFactory.of(CREATE, provider, **provider_options)
     return _run(requests, executor, factory, attempts=attempts, is_ordered=is_ordered)
@@ -73,9 +72,9 @@ def _run(
     if executor is not None:
         yield from ClusterBatch(requests, executor, factory, **options)
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="swiftai-batch") as here:
+    with ThreadPoolExecutor(1, thread_name_prefix="swiftai-batch") as thread:
         try:
-            yield from ClusterBatch(requests, here, factory, **options)
+            yield from ClusterBatch(requests, thread, factory, **options)
         finally:
             close_generators()
 

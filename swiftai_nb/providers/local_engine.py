@@ -133,7 +133,7 @@ class LocalEngineProvider(ABC):
         plan = self._build_plan(request, available_bytes=available_bytes)
         check_memory(plan.memory_plan_bytes, available_bytes=plan.available_bytes)
         is_cold = self.loaded_model_id != plan.model
-        estimated_s = self._timings.estimate_s(plan.timing_key, steps=plan.steps or 0, cold=is_cold)
+        estimated_s = self._timings.estimate_s(plan.timing_key, steps=plan.run_steps, cold=is_cold)
         return replace(plan, estimated_s=estimated_s)
 
     async def generate(

@@ -20,6 +20,7 @@ from swiftai_nb.model_files.folder import ModelFolder, content_hash, open_model
 from swiftai_nb.registry.model_info import ResolvedModel
 
 DEFAULT_STRENGTH = 0.8
+STRENGTH_TOLERANCE = 0.1  # a larger difference is noted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,11 @@ class LocalPlan(GenerationPlan):
         if self.memory_plan_bytes.is_staged:
             return "each network is dropped when no longer needed"
         return "the model stays loaded"
+
+    @property
+    def run_steps(self) -> int:
+        """Denoising steps that are run: fewer than `steps` with a start picture."""
+        return _run_steps(self.steps or 0, self.strength)
 
     @property
     def is_guided(self) -> bool:
@@ -123,6 +129,7 @@ def make_plan(
     guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
     dtype = "float32" if device == "cpu" else "bfloat16" if model.is_flow else "float16"
+    steps, strength = config.resolved_steps(defaults.steps), _strength(config)
     return LocalPlan(
         request=request,
         engine="mlx",
@@ -131,14 +138,14 @@ def make_plan(
         model_revision=resolved.revision,
         width=width,
         height=height,
-        steps=config.resolved_steps(defaults.steps),
+        steps=steps,
         guidance_scale=guidance_scale,
         scheduler=defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler),
-        strength=_strength(config),
+        strength=strength,
         device=device,
         precision=dtype if bits is None else f"{dtype}, weights in {bits} bits",
         quantization_bits=bits,
-        notes=() if resolved.note is None else (resolved.note,),
+        notes=tuple(note for note in (resolved.note, _strength_note(steps, strength)) if note is not None),
         resolved=resolved,
         loras=loras,
         preview_decoder=preview_decoder,
@@ -259,6 +266,26 @@ def _strength(config: ImageGenerationConfig) -> float | None:
             raise InvalidInputError("strength without image", hint="give the picture to start from as image")
         return None
     return DEFAULT_STRENGTH if config.strength is None else config.strength
+
+
+def _run_steps(steps: int, strength: float | None) -> int:
+    """As the pipelines count them: whole steps, at least one unless the strength is 0."""
+    if strength is None:
+        return steps
+    return 0 if strength == 0.0 else max(1, min(int(steps * strength), steps))
+
+
+def _strength_note(steps: int, strength: float | None) -> str | None:
+    """Says what a strength amounts to where so few steps can only approximate it."""
+    if strength is None:
+        return None
+    run_steps = _run_steps(steps, strength)
+    if abs(run_steps / steps - strength) <= STRENGTH_TOLERANCE:
+        return None
+    return (
+        f"strength {strength:g} with {steps} steps runs {run_steps} of them, "
+        f"as strength {run_steps / steps:g} would; more steps come closer"
+    )
 
 
 def _memory(model: ModelFolder, available: int | None, **need: Any) -> MemoryPlan:

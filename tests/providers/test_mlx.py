@@ -33,7 +33,7 @@ from swiftai_nb.core.errors import (
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.core.request import GenerationRequest
+from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel import platform as platform_check
 from swiftai_nb.jobs.job import JobState
 from swiftai_nb.jobs.queue import JobQueue
@@ -187,6 +187,23 @@ def test_a_prompt_of_100_000_characters_works_and_says_what_was_cut(provider):
     assert Recipe.from_image(image.pil if image.recipe is None else image) == image.recipe
 
 
+def test_a_plan_is_made_once_and_serves_every_picture(provider, monkeypatch):
+    request = GenerationRequest.of("a red apple", QUICK, count=2)
+    plan = provider.plan(request)
+    for owner, name in ((provider.registry, "resolve"), (provider, "plan")):
+        monkeypatch.setattr(owner, name, lambda *_arguments, **_options: pytest.fail("asked again"))
+    images = [asyncio.run(provider.generate(plan, index=index)) for index in range(2)]
+    assert [image.seed for image in images] == [7, 8]
+    monkeypatch.undo()
+    assert images[1].data == make(provider, config=QUICK.replace(seed=8)).data
+
+
+def test_a_plan_of_another_provider_is_refused(provider):
+    plan = GenerationPlan.of(GenerationRequest.of("a cat"))
+    with pytest.raises(InvalidInputError, match="made by another provider"):
+        asyncio.run(provider.generate(plan))
+
+
 # --- pictures from pictures ---
 
 
@@ -199,6 +216,17 @@ def test_image_to_image_starts_from_the_picture(provider):
     assert near.recipe.image_sha256
     default = provider.plan("a cat", ImageGenerationConfig(image=start.data))
     assert default.strength == 0.8
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "run_steps", "noted"),
+    [(2, 0.02, 1, True), (2, 0.7, 1, True), (20, 0.5, 10, False), (8, 0.2, 1, False), (4, 0.0, 0, False)],
+)
+def test_a_strength_that_few_steps_cannot_give_is_noted(provider, steps, strength, run_steps, noted):
+    picture = GeneratedImage.from_pixels(np.zeros((SIDE, SIDE, 3), np.uint8)).data
+    plan = provider.plan("a cat", ImageGenerationConfig(steps=steps, strength=strength, image=picture))
+    assert plan.run_steps == run_steps
+    assert any(note.startswith(f"strength {strength:g}") for note in plan.notes) is noted
 
 
 def test_a_start_picture_gives_its_proportions(provider):

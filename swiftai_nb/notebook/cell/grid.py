@@ -15,7 +15,7 @@ from swiftai_nb.notebook.cell.work import Sheet, SheetWork
 from swiftai_nb.notebook.magic.options import Axis
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.progress import WorkProgress, job_progress
-from swiftai_nb.notebook.session import CLOUD_ENGINES, Session
+from swiftai_nb.notebook.session import Session
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
@@ -153,7 +153,9 @@ class GridWork(SheetWork):
         with self._lock:
             while self._waiting and not self._is_cancelled and self._error is None:
                 plan = self._plans[self._waiting[0]]
-                if len(self._running) >= (CLOUD_CONCURRENCY if plan.request.engine in CLOUD_ENGINES else 1):
+                if len(self._running) >= (
+                    CLOUD_CONCURRENCY if self._session.is_cloud(plan.request.engine) else 1
+                ):
                     return
                 index = self._waiting.pop(0)
                 job = self._session.submit(plan)

@@ -14,7 +14,7 @@ from swiftai_nb.core.request import INEXACT, GenerationRequest, make_seeds
 from swiftai_nb.notebook.magic.options import Size
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.prompt import find_style
-from swiftai_nb.notebook.session import CLOUD_ENGINES, Session
+from swiftai_nb.notebook.session import Session
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ def build_request(
     engine = session.choose_engine(engine_name, provider=provider, model=named)
     prompt, negative_prompt = _prompts(arguments, recipe, defaults)
     model, notes = _model(arguments, recipe, defaults, engine=engine, session=session)
+    if engine_name == "auto" and provider is None and (cloud_note := session.cloud_note(engine)) is not None:
+        notes += (cloud_note,)
     size = _size(arguments, recipe, defaults)
     config = _config(arguments, recipe, defaults).replace(
         model=model,
@@ -78,7 +80,7 @@ def build_request(
         config.replace(seed=None),
         _seeds(arguments, recipe),
         engine=engine,
-        provider=provider if engine in CLOUD_ENGINES else None,
+        provider=provider if session.is_cloud(engine) else None,
         display_prompt=arguments.prompt or prompt,
         aspect_ratio=None if size is None else size.aspect_ratio,
         expected_revision=expected_revision,

@@ -1,4 +1,4 @@
-"""A packed copy: made in a process of its own, listed, drawn with, deleted."""
+"""A quantized model: made in a process of its own, listed, drawn with, deleted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.downloads import commands
 from swiftai_nb.downloads.commands import ModelCommands
-from swiftai_nb.providers import quantized_model as quantized_copy
+from swiftai_nb.providers import quantized_model
 from swiftai_nb.providers.mlx import MLXImageProvider
 from swiftai_nb.providers.quantized_model import quantize_model
 from swiftai_nb.registry.registry import DiffusionModelRegistry
@@ -41,7 +41,7 @@ def registry(tmp_path, folder):
     return registry
 
 
-def test_a_copy_draws_what_packing_on_load_draws_and_is_listed_and_deleted(registry, folder):
+def test_a_quantized_model_draws_what_quantizing_on_load_draws_and_is_listed_and_deleted(registry, folder):
     said = []
     verbs = ModelCommands(registry=registry, log=said.append, quantize=quantize_model)
 
@@ -53,7 +53,7 @@ def test_a_copy_draws_what_packing_on_load_draws_and_is_listed_and_deleted(regis
     size = copy.formatted_size
     assert words.startswith(f"small-q4 is ready: {size} (was ")
     assert copy.size_bytes < sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    assert said[0] == "packing small to 4 bits"
+    assert said[0] == "quantizing small to 4 bits"
     assert "  unet" in said
     line = next(line for line in show("list").splitlines() if line.startswith("small-q4"))
     assert f"quantized, {size}" in line
@@ -74,9 +74,9 @@ def test_a_copy_draws_what_packing_on_load_draws_and_is_listed_and_deleted(regis
     assert np.array_equal(packed, copied)
     assert not np.array_equal(packed, plain)
     assert images[1].recipe.model == "small-q4"
-    with pytest.raises(InvalidInputError, match="small-q4 is there already"):
+    with pytest.raises(InvalidInputError, match="small-q4 exists already"):
         show("quantize small --bits 4")
-    with pytest.raises(InvalidInputError, match="packed already"):
+    with pytest.raises(InvalidInputError, match="quantized already"):
         show("quantize small-q4 --bits 4 --id again")
     assert show("delete small-q4") == f"small-q4: {size} freed"
     assert not Path(copy.local_folder).exists()
@@ -93,10 +93,10 @@ def test_a_copy_draws_what_packing_on_load_draws_and_is_listed_and_deleted(regis
         ("quantize nobody --bits 4", ModelNotFoundError, "nobody"),
         ("quantize sd-1.5 --bits 8", ModelNotDownloadedError, "not downloaded"),
         ("quantize small --bits 4 --id ../out", InvalidInputError, "folder's name"),
-        ("quantize small --bits 4 --id sdxl-turbo", InvalidInputError, "there already"),
+        ("quantize small --bits 4 --id sdxl-turbo", InvalidInputError, "exists already"),
     ],
 )
-def test_what_cannot_be_packed_is_refused_before_any_work(registry, line, error, words):
+def test_what_cannot_be_quantized_is_refused_before_any_work(registry, line, error, words):
     verbs = ModelCommands(registry=registry, quantize=quantize_model)
     with pytest.raises(error, match=words):
         verbs.run(line.split())
@@ -105,8 +105,8 @@ def test_what_cannot_be_packed_is_refused_before_any_work(registry, line, error,
 
 def test_too_little_room_is_told_before_any_work(registry, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(quantized_copy.shutil, "disk_usage", lambda _folder: usage)
-    with pytest.raises(InsufficientDiskSpaceError, match="the copy takes"):
+    monkeypatch.setattr(quantized_model.shutil, "disk_usage", lambda _folder: usage)
+    with pytest.raises(InsufficientDiskSpaceError, match="the quantized model takes"):
         quantize_model(registry, "small", bits=8)
 
 
@@ -138,4 +138,4 @@ def test_the_terminal_tells_the_size(tmp_path, folder, monkeypatch):
     words = ["quantize", str(folder), "--bits", "8", "--id", "mine"]
     assert commands.run(words, out, quantize=quantize_model) == 0
     assert "mine is ready" in out.getvalue()
-    assert "packing small to 8 bits" in out.getvalue()
+    assert "quantizing small to 8 bits" in out.getvalue()
