@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 README, CONTRIBUTING, CHANGELOG = (ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SITE_PAGES = sorted(DOCS.glob("*.md"))
+SITE_PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("reference/*.md")])
 MARKDOWN = [README, CONTRIBUTING, CHANGELOG, *SITE_PAGES, *sorted((ROOT / "training").glob("*.md"))]
 
 _FENCE = re.compile(r"^( *)(```+|~~~+)(.*?)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)

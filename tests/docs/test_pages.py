@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import json
 import re
-import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -76,7 +75,9 @@ def hooks() -> ModuleType:
 def test_every_page_and_tutorial_is_in_the_navigation() -> None:
     listed = re.findall(r": ([\w/-]+\.(?:md|ipynb))$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     assert len(listed) == len(set(listed))
-    assert set(listed) == {p.name for p in SITE_PAGES} | {f"tutorials/{p.name}" for p in NOTEBOOKS}
+    assert set(listed) == {p.relative_to(DOCS).as_posix() for p in SITE_PAGES} | {
+        f"tutorials/{p.name}" for p in NOTEBOOKS
+    }
 
 
 def test_the_option_table_is_the_parsers(hooks: ModuleType) -> None:
@@ -180,12 +181,18 @@ def test_saved_tutorials_show_without_a_kernel(notebook: Path) -> None:
     assert notebook.stat().st_size < 1_500_000
 
 
-def test_public_names_are_documented() -> None:
-    page = (DOCS / "reference.md").read_text("utf-8")
-    objects = {name.rsplit(".", 1)[1] for name in re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE)}
+def test_public_names_are_documented_by_their_public_path() -> None:
+    pages = [path.read_text("utf-8") for path in sorted((DOCS / "reference").glob("*.md"))]
+    names = re.findall(r"^::: ([\w.]+)$", "\n".join(pages), re.MULTILINE)
+    assert len(names) == len(set(names))
     functions = {"__version__", "load_ipython_extension", "unload_ipython_extension", "AIError"}
-    assert set(swiftai_nb.__all__) - functions <= objects
-    for name in re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE):
+    assert set(swiftai_nb.__all__) - functions <= {name.rsplit(".", 1)[1] for name in names}
+    for name in set(names) - {"swiftai_nb.core.errors"}:
         module, _, attribute = name.rpartition(".")
-        found = importlib.import_module(module)
-        assert hasattr(found, attribute) or importlib.import_module(name) in sys.modules.values()
+        assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_the_reference_lists_every_option_of_the_magic(hooks: ModuleType) -> None:
+    page = hooks.on_page_markdown((DOCS / "reference" / "magics.md").read_text("utf-8"))
+    assert all(f"--{option.name}" in page for option in OPTIONS)
+    assert "`Imagine.model`" in page
