@@ -16,7 +16,9 @@ from IPython.core.error import UsageError
 
 import swiftai_nb
 from swiftai_nb.core.config import LoraReference
-from swiftai_nb.core.errors import InvalidModelFilesError, NetworkError
+from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotDownloadedError, NetworkError
+from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.recipe import Recipe
 from tests.downloads.fake_hub import FakeHub
 
 UNET = Path(swiftai_nb.__file__).parent / "assets" / "emoji-mini" / "unet"
@@ -92,3 +94,16 @@ def test_a_terminal_shows_the_download(hub: FakeHub, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (0, "x.png\n"), done.stderr
     assert hub.fetched("style.safetensors") > 0
+
+
+def test_a_lora_that_only_a_picture_names_is_fetched_with_consent(shell: Any, hub: FakeHub) -> None:
+    recipe = Recipe(
+        "a red apple", model="emoji-mini", steps=1, seed=7, loras=(LoraReference("org/style", 0.5),)
+    )
+    shell.user_ns["foreign"] = GeneratedImage.from_pixels(np.zeros((8, 8, 3), np.uint8), recipe=recipe)
+    with pytest.raises(ModelNotDownloadedError, match="this recipe needs the LoRA org/style") as caught:
+        shell.run_line_magic("imagine", "--from foreign --engine local")
+    assert "--download" in str(caught.value.hint)
+    assert not hub.requests
+    made = shell.run_line_magic("imagine", "--from foreign --engine local --download")
+    assert made.recipe.loras == recipe.loras

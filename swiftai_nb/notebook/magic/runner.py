@@ -142,7 +142,10 @@ class Runner:
             return [GenerationPlan.of(request) for request in requests]
 
     def _missing_downloads(self, requests: Sequence[GenerationRequest]) -> list[Download]:
-        """Models with `--download`, and LoRAs of the Hub: naming one asks for it."""
+        """Models with `--download`, and LoRAs of the Hub that the user named or allows with `--download`.
+
+        A LoRA that only a picture's recipe names is not fetched unasked: pictures come from anywhere.
+        """
         from swiftai_nb.registry.loras import missing_loras
 
         registry, downloader = self._session.registry, self._session.downloader
@@ -157,6 +160,13 @@ class Runner:
                 downloads += downloader.start_missing(model)
         loras = [lora for request in local if request.engine == "mlx" for lora in request.config.loras]
         sources = missing_loras(registry, loras)
+        arguments = self._arguments
+        is_named = bool(arguments.loras) or any(axis.name == "lora" for axis in arguments.grid)
+        if sources and not (is_named or arguments.download):
+            raise ModelNotDownloadedError(
+                f"this recipe needs the LoRA {', '.join(sources)}, which is not downloaded",
+                hint="add --download to fetch it from the Hub",
+            )
         return downloads + [downloader.start_lora(source) for source in sources]
 
     def _wait_for(self, download: Download, request: GenerationRequest) -> None:
