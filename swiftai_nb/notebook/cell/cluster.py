@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.request import GenerationRequest
-from swiftai_nb.core.task import CancellationToken
+from swiftai_nb.core.task import Task
 from swiftai_nb.notebook.cell.work import Sheet, SheetWork
 from swiftai_nb.notebook.magic.options import Axis
 from swiftai_nb.notebook.progress import WorkProgress
@@ -85,59 +83,53 @@ class ClusterWork(SheetWork):
         self._requests, self._executor, self._session = requests, executor, session
         self._waiting = self._sheet.missing
         self._made_before = self._sheet.made
-        self._token = CancellationToken()
-        self._started_at = time.monotonic()
-        self._ended = threading.Event()
+        self._task: Task[None, None] = Task(name="the batch")
+        self._task.add_done_callback(lambda _task: self._callbacks.notify())
         _check_one_engine(requests)
 
     def start(self) -> ClusterWork:
         """Submits all pictures."""
-        threading.Thread(target=self._collect, name="swiftai-cluster", daemon=True).start()
+        self._task.run_in_thread(self._collect, thread_name="swiftai-cluster")
         return self
 
     @property
     def is_final(self) -> bool:
         """Whether all pictures are finished, or no more will be."""
-        return self._ended.is_set()
+        return self._task.done
 
     @property
     def error(self) -> AIError | None:
         """The first failure, or the cancellation."""
-        return self._error
+        return self._error if self._task.error is None else self._task.error
 
     def cancel(self) -> None:
         """Takes back what no worker has begun; the cell continues at once."""
-        self._token.cancel()
+        self._task.cancel()
 
     def progress(self) -> WorkProgress:
         """How many pictures are finished."""
         made, wanted = self._sheet.made, len(self._sheet.cells)
-        elapsed_s = time.monotonic() - self._started_at
+        elapsed_s = self._task.elapsed_s
         new = made - self._made_before
         return self._over_sheet(
             WorkProgress(stage=str(GenerationStage.DENOISING), detail="on the cluster"),
             elapsed_s=elapsed_s,
             remaining_s=elapsed_s / new * (wanted - made) if new else None,
-            is_cancelling=self._token.is_cancelled,
+            is_cancelling=self._task.token.is_cancelled,
         )
 
     def _collect(self) -> None:
         from swiftai_nb.jobs.cluster import ClusterBatch
 
         pictures = [_request(self._requests[index]) for index in self._waiting]
+        factory, token = _factory(self._requests[0]), self._task.token
         try:
-            items = ClusterBatch(
-                pictures, self._executor, _factory(self._requests[0]), is_ordered=False, token=self._token
-            )
-            for item in items:
+            for item in ClusterBatch(pictures, self._executor, factory, is_ordered=False, token=token):
                 self._take(item)
         except GenerationCancelledError:
-            self._error = self._cancelled_error()
-        except AIError as error:
-            self._error = error
-        finally:
-            self._ended.set()
-            self._callbacks.notify()
+            raise self._cancelled_error() from None
+        if self._error is not None:
+            raise self._error
 
     def _take(self, item: BatchItem) -> None:
         if item.result is None:
@@ -145,7 +137,7 @@ class ClusterWork(SheetWork):
             self._error = item.error if self._error is None else self._error
             return
         self._sheet.cells[self._waiting[item.index]] = item.result
-        self._session.history.append(item.result)
+        self._session.history.append_or_log(item.result)
         self._callbacks.notify()
 
 
