@@ -24,7 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.model_files.families import FLUX_1, family_of_tensors, refuse_unsupported
+from swiftai_nb.model_files.families import (
+    FLUX_1,
+    MODEL_FILE_SUFFIXES,
+    family_of_tensors,
+    refuse_unsupported,
+    single_file_error,
+)
 from swiftai_nb.model_files.safetensors_headers import find_weight_files, read_header
 
 FLUX_FOLDERS: dict[str, tuple[str, ...]] = {
@@ -98,7 +104,7 @@ def find_flux_component(folder: Path, part: str, *, prefer_half: bool = False) -
 
     Raises:
         InvalidModelFilesError: the subfolder holds another network, or the part is broken or ambiguous.
-        UnsupportedModelError: the subfolder holds a transformer of another family.
+        UnsupportedModelError: the subfolder holds a transformer of another family, or only a GGUF file.
     """
     for candidate in (folder / name for name in FLUX_FOLDERS[part]):
         if candidate.is_dir() and any(candidate.glob("*.safetensors")):
@@ -111,7 +117,10 @@ def find_flux_component(folder: Path, part: str, *, prefer_half: bool = False) -
             if layout is None:
                 raise InvalidModelFilesError(f"{candidate} does not hold a FLUX.1 {part}", hint=FLUX_HINT)
             return ComponentFiles(layout, paths, _config_in(candidate))
-    return _single_flux_file(folder, part)
+    found = _single_flux_file(folder, part)
+    if found is None:
+        _refuse_other_formats(folder, part)
+    return found
 
 
 def find_flux_tokenizer(folder: Path, name: str) -> Path | None:
@@ -133,6 +142,14 @@ def _single_flux_file(folder: Path, part: str) -> ComponentFiles | None:
             f"{folder} holds more than one {part}: {listed}", hint="keep one of them"
         )
     return found[0] if found else None
+
+
+def _refuse_other_formats(folder: Path, part: str) -> None:
+    """Raises the error of a GGUF or pickle file in the part's own folder: it is there, but cannot be read."""
+    for candidate in (folder / name for name in FLUX_FOLDERS[part]):
+        for path in sorted(candidate.glob("*")):
+            if path.suffix.lower() in MODEL_FILE_SUFFIXES:
+                raise single_file_error(path)
 
 
 def _tensor_names(paths: Iterable[Path]) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ _DTYPE_BYTES = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # torch.save, new and old
 _AGAIN = "download the model again"
 
 
@@ -213,6 +214,11 @@ def _read_header(
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
+            if start.startswith(_PICKLE_STARTS):
+                raise InvalidModelFilesError(
+                    f"{path} is a pickle file, which can run code and is never loaded",
+                    hint="use a safetensors file",
+                )
             raise _corrupt(path, "its header is missing or cut off")
         text = file.read(length)
     try:

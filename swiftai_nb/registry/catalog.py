@@ -280,10 +280,17 @@ def _other_names(info: DiffusionModelInfo) -> set[str]:
 
 
 def _not_found(name: str, entries: tuple[DiffusionModelInfo, ...]) -> ModelNotFoundError:
-    known = {n: info.id for info in entries for n in (*_ids(info), *_other_names(info))}
-    close = difflib.get_close_matches(name.strip().casefold(), known, n=1, cutoff=0.5)
-    listed = ", ".join(info.id for info in entries if info.kind == "model")
-    meant = f"did you mean {known[close[0]]!r}? " if close else ""
+    wanted, models = name.strip().casefold(), [info for info in entries if info.kind == "model"]
+    known = {n: info.id for info in models for n in (*_ids(info), *_other_names(info))}
+    listed = ", ".join(info.id for info in models)
+    families = ", ".join(DiffusionVariant)
+    if wanted in set(DiffusionVariant):
+        meant = f"that is a family; %imagine_models add OWNER/NAME --variant {wanted} adds a model of it; "
+    elif wanted.count("/") == 1 and not wanted.startswith((".", "/", "~")):
+        meant = f"%imagine_models add {name.strip()} --variant FAMILY adds a repository ({families}); "
+    else:
+        close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
+        meant = f"did you mean {known[close[0]]!r}? " if close else ""
     return ModelNotFoundError(f"no model named {name!r}", hint=f"{meant}known models: {listed}")
 
 

@@ -274,6 +274,16 @@ def test_a_gguf_file_answers_with_its_architecture(tmp_path, data, words):
         open_model(tmp_path / "model.gguf")
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_gguf_transformer_in_a_flux_folder_is_named(tmp_path, labelled):
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "flux-q4.gguf").write_bytes(gguf(b"flux"))
+    if labelled:
+        write_json(tmp_path / "model_index.json", {"_class_name": "FluxPipeline"})
+    with pytest.raises(UnsupportedModelError, match=r"flux-q4\.gguf is a GGUF file with flux"):
+        _ = open_model(tmp_path).components
+
+
 def test_a_folder_that_holds_only_a_single_file_names_it(tmp_path):
     write_weights(tmp_path / "sdxl.safetensors", **{"conditioner.embedders.1.x": (40, 40)})
     write_weights(tmp_path / "vae.safetensors", **{"decoder.mid.block_1.x": (4, 4)})

@@ -111,6 +111,20 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, data):
         read_header(path)
 
 
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x02\x8a"])
+def test_a_pickle_file_is_named_as_one(tmp_path, start):
+    (tmp_path / "lora.pt").write_bytes(start + b"x" * 100)
+    with pytest.raises(InvalidModelFilesError, match="is a pickle file"):
+        read_header(tmp_path / "lora.pt")
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    padding = "x" * (0x280 - len(json.dumps({"__metadata__": {"note": ""}})))
+    path = write_header(tmp_path / "x.safetensors", {"__metadata__": {"note": padding}})
+    assert path.read_bytes().startswith(b"\x80\x02")
+    assert read_header(path) == ({}, {"note": padding})
+
+
 def test_a_missing_file_is_an_error_of_the_model(tmp_path):
     with pytest.raises(InvalidModelFilesError, match="cannot be read"):
         read_header(tmp_path / "x.safetensors")

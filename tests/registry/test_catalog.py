@@ -78,6 +78,16 @@ def test_unknown_name_says_what_was_meant_and_what_there_is():
     assert "flux-schnell-4bit" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("name", ["sdxl", "SD-2.1", "flux-dev", "Tongyi-MAI/Z-Image-Turbo"])
+def test_a_family_or_a_repository_is_not_mistaken_for_a_similar_name(name):
+    with pytest.raises(ModelNotFoundError) as caught:
+        find(name)
+    hint = str(caught.value.hint)
+    assert "tae" not in hint.partition("known models")[0]
+    assert ("--variant" in hint) is (name != "flux-dev")
+    assert "sdxl-turbo" in hint
+
+
 def test_preview_decoders_exist_for_every_model_that_names_one():
     decoders = {i.id for i in CATALOG if i.kind == "preview-decoder"}
     assert decoders == {"taesd", "taesdxl", "taef1"}
