@@ -60,6 +60,9 @@ def test_the_magic_finds_it_by_its_entry_point(
         pictures = shell.run_line_magic("imagine", f"{line} --quiet")
         assert (pictures.recipe.engine, pictures.recipe.prompt) == ("waves", "the sea at night")
         assert (pictures.seed, pictures.pil.size) == (7, (160, 96))
+        shell.user_ns["sea"] = pictures
+        again = shell.run_line_magic("imagine", "--from sea --quiet")
+        assert (again.recipe.engine, again.only.data) == ("waves", pictures.only.data)
         shell.run_line_magic("unload_ext", "swiftai_nb")
     finally:
         InteractiveShell.clear_instance()

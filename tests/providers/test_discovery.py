@@ -41,6 +41,23 @@ def test_the_built_in_names_come_first(plugin):
     assert discovery.plugin_names() == discovery.names()[2:]
 
 
+def test_the_kind_of_a_provider_decides_where_its_jobs_run():
+    from swiftai_nb.notebook.session import Session
+
+    class Remote(FakeGenerator):
+        kind = "cloud"
+
+    session = Session()
+    session.add_generator("fake", FakeGenerator())
+    session.add_generator("remote", Remote())
+    try:
+        assert not session.is_cloud("fake")
+        assert session.is_cloud("remote")
+        assert session.is_cloud("huggingface")
+    finally:
+        session.close()
+
+
 def test_listing_names_imports_no_provider():
     code = (
         "import sys\nfrom swiftai_nb.providers import discovery\ndiscovery.names()\n"

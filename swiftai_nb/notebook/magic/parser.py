@@ -18,12 +18,12 @@ from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Axis, Option, Size, parse_axis, suggest
 from swiftai_nb.notebook.magic.prompt import PromptText, interpolate, read_prompt
 from swiftai_nb.notebook.magic.tokens import Token, split, unquoted
+from swiftai_nb.notebook.output import saving
 
 _OPTION_LIKE = re.compile(r"--?[^\W\d_][\w-]*(?:=.*)?", re.DOTALL)
 _SHORT_NUMBER = re.compile(r"-([a-z])(\d.*)")
 _DASHES = re.compile(r"[—–](?=[a-z])")
 _AXIS = re.compile(r"[A-Za-z][\w-]*=.+", re.DOTALL)
-SAVE_FIELDS = ("seed", "n", "model", "date", "prompt")  # filled in when a picture is saved
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _take_axes(rest: deque[Token], inline: str | None) -> list[str]:
 
 
 def _interpolated(option: Option, texts: list[str], variables: Mapping[str, Any]) -> list[str]:
-    keep = SAVE_FIELDS if option.name == "save" else ()
+    keep = saving.FIELDS if option.name == "save" else ()
     return [interpolate(text, variables, keep=keep) for text in texts]
 
 

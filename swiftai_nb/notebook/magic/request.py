@@ -90,10 +90,13 @@ def build_request(
 
 
 def _engine_of_recipe(recipe: Recipe | None, session: Session) -> str | None:
-    """A picture of another engine's catalog model is remade by that engine: no other runs the model."""
+    """A picture of another package's engine is remade by that engine, as far as it is installed."""
+    from swiftai_nb.providers.discovery import plugin_names
+
     if recipe is None or recipe.engine in (None, "mlx"):
         return None
-    return recipe.engine if session.runs_catalog_models(str(recipe.engine)) else None
+    is_installed = recipe.engine in plugin_names() or session.runs_catalog_models(str(recipe.engine))
+    return recipe.engine if is_installed else None
 
 
 def _recipe(arguments: ImagineArguments, variables: Mapping[str, Any]) -> Recipe | None:
@@ -217,13 +220,14 @@ def _inexactness(recipe: Recipe, config: ImageGenerationConfig, *, session: Sess
     reasons = []
     if recipe.seed is None:
         reasons.append("it has no seed")
-    if recipe.engine not in (*session.registry.engines, "fake"):
+    if recipe.engine not in ("mlx", "fake") and _engine_of_recipe(recipe, session) is None:
         reasons.append(f"it was made by {recipe.engine or 'another program'}")
+    # Another engine of the catalog may run in an environment of its own, whose versions are unknown.
+    versions = recipe.versions if _engine_of_recipe(recipe, session) is None else {}
     reasons += [
-        f"it was made with {name} {version}, here is {here}"
-        for name, version in recipe.versions.items()
-        if not _engine_of_recipe(recipe, session)  # those may be versions of another environment
-        and (here := _version_of(name)) not in (None, version)
+        f"it was made with {name} {version}, installed is {installed}"
+        for name, version in versions.items()
+        if (installed := _version_of(name)) not in (None, version)
     ]
     for name in ("image", "mask"):
         expected = getattr(recipe, f"{name}_sha256")
