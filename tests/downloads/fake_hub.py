@@ -41,6 +41,7 @@ class Faults:
     """What goes wrong. Paths are inside a repository; may be changed while the server runs."""
 
     throttle_bps: float | None = None  # per response
+    answer_after_s: float = 0.0  # for HEAD requests
     drip: set[str] = field(default_factory=set)  # one byte every 0.1 s, for ever
     drip_headers: set[str] = field(default_factory=set)  # the same, before the headers end
     drop_after: dict[str, list[int]] = field(default_factory=dict)  # path -> byte counts, one used per GET
@@ -191,6 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         self.record = Request(self.command, path, {k.title(): v for k, v in self.headers.items()})
         self.hub.requests.append(self.record)
+        if self.command == "HEAD":
+            self.hub.released.wait(self.hub.faults.answer_after_s)
         if self._injected_status(path):
             return
         for (method, pattern), route in self.hub.routes.items():

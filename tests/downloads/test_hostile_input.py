@@ -188,6 +188,31 @@ def test_a_server_that_sends_single_bytes_is_given_up(hub, registry, fault):
     assert_complete(hub, fetch(make_downloader(hub, registry)))
 
 
+def test_a_listing_that_arrives_in_single_bytes_is_given_up(hub, registry):
+    answer = b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 10_000
+    hub.routes["GET", f"/api/models/{REPOSITORY}"] = lambda handler, _match: handler._drip(answer)
+    with pytest.raises(NetworkError, match="less than"):
+        fetch(make_downloader(hub, registry, options=SLOW))
+
+
+def test_a_listing_without_end_is_refused(hub, registry):
+    def send_forever(handler, _match):
+        handler.send_response(200)
+        handler.end_headers()
+        while not hub.released.is_set():
+            handler.wfile.write(b" " * 1_000_000)
+
+    hub.routes["GET", f"/api/models/{REPOSITORY}"] = send_forever
+    with pytest.raises(InvalidModelFilesError, match="longer than"):
+        fetch(make_downloader(hub, registry))
+
+
+def test_a_mirror_that_is_asked_for_every_file_is_not_too_slow(hub, registry):
+    hub.faults.no_metadata = True
+    hub.faults.answer_after_s = 0.3  # ten files: more in all than is allowed for one
+    assert_complete(hub, fetch(make_downloader(hub, registry, options=SLOW)))
+
+
 def test_unreadable_certificates_are_named(hub, downloader, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent.pem")
     with pytest.raises(InvalidInputError, match=r"SSL_CERT_FILE=/nonexistent\.pem"):

@@ -60,7 +60,10 @@ def _fetch_model(
     options = replace(job.options, max_attempts=min(3, job.options.max_attempts))
     try:
         plan = with_retries(
-            lambda: fetch_listing(job, repository, client), options=options, meter=meter, stop=stop
+            lambda: fetch_listing(job, repository, client, on_answer=meter.note_answer),
+            options=options,
+            meter=meter,
+            stop=stop,
         )
     except Exception as error:
         raise translate(error, replace(job, options=options), repository=repository) from error

@@ -6,12 +6,15 @@ recorded or becomes a file name.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.downloads.cache_files import is_checksum
 from swiftai_nb.downloads.protocol import DownloadJob
 from swiftai_nb.downloads.worker.errors import hub_utils
@@ -21,6 +24,7 @@ from swiftai_nb.registry.loras import select_lora
 from swiftai_nb.registry.model_info import ModelFile, check_path
 from swiftai_nb.registry.model_sources import select_plugin_files
 
+_MAX_LISTING_BYTES = 50_000_000
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
@@ -66,8 +70,16 @@ def open_client(job: DownloadJob) -> Any:
         ) from error
 
 
-def fetch_listing(job: DownloadJob, repository: str, client: Any) -> DownloadPlan:
+def fetch_listing(
+    job: DownloadJob, repository: str, client: Any, *, on_answer: Callable[[], None] = lambda: None
+) -> DownloadPlan:
     """The plan for a job from one of its repositories.
+
+    Args:
+        job: which files are needed.
+        repository: "owner/name".
+        client: see `open_client`.
+        on_answer: called after every answer of the server.
 
     Raises:
         InvalidModelFilesError: the repository lacks files the model needs, or the answer is not usable.
@@ -75,6 +87,7 @@ def fetch_listing(job: DownloadJob, repository: str, client: Any) -> DownloadPla
         Exception: what huggingface_hub and httpx raise, untranslated.
     """
     info = _fetch_info(job, repository, client)
+    on_answer()
     commit = info.get("sha")
     if not is_checksum(commit):
         raise _bad_answer(repository, f"commit {commit!r}")
@@ -85,7 +98,9 @@ def fetch_listing(job: DownloadJob, repository: str, client: Any) -> DownloadPla
     for path in _wanted(job, repository, set(listed)):
         check_path(path)
         file = _file(listed[path])
-        file = file if file.oid is not None else _fetch_metadata(job, repository, str(commit), path)
+        if file.oid is None:
+            file = _fetch_metadata(job, repository, str(commit), path)
+            on_answer()
         _check_metadata(file, repository)
         known = asked.get(path)
         files.append(
@@ -112,10 +127,17 @@ def _fetch_info(job: DownloadJob, repository: str, client: Any) -> dict[str, Any
     revision = "" if job.revision is None else f"/revision/{quote(job.revision, safe='')}"
     headers = utils.build_hf_headers(token=job.token, library_name="swiftai_nb")
     url = f"{_endpoint(job)}/api/models/{repository}{revision}"
-    response = client.get(url, params={"blobs": "true"}, headers=headers)
-    utils.hf_raise_for_status(response)
+    content = bytearray()
+    with client.stream("GET", url, params={"blobs": "true"}, headers=headers) as response:
+        if response.status_code >= 400:
+            response.read()
+        utils.hf_raise_for_status(response)
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > _MAX_LISTING_BYTES:
+                raise _bad_answer(repository, f"longer than {format_bytes(_MAX_LISTING_BYTES)}")
     try:
-        data = response.json()
+        data = json.loads(content)
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):

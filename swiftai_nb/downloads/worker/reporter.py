@@ -88,6 +88,11 @@ class ProgressMeter:
             self._received_bytes += max(0, size_bytes - self._bytes_of.get(path, size_bytes))
             self._bytes_of[path] = size_bytes
 
+    def note_answer(self) -> None:
+        """The server has answered; counts as progress although no bytes of a file were received."""
+        with self._lock:
+            self._restart_watch()
+
     def snapshot(self) -> dict[str, Any]:
         """The fields of `DownloadProgress` except `model_id`."""
         with self._lock:
@@ -111,7 +116,8 @@ class ProgressMeter:
     def slow_for_s(self, min_bytes_per_s: float) -> float:
         """How many seconds the network has delivered less than `min_bytes_per_s` on average.
 
-        Counted from the last retry, finished file or local work; 0.0 while the network is not waited for.
+        Counted from the last retry, answer, finished file or local work; 0.0 while nothing is awaited from
+        the network.
         """
         with self._lock:
             start_s, start_bytes = self._watch_start
