@@ -17,6 +17,7 @@ import pytest
 import swiftai_nb
 from swiftai_nb.core.errors import (
     AIError,
+    ChecksumMismatchError,
     DownloadFailedError,
     InvalidInputError,
     InvalidModelFilesError,
@@ -33,6 +34,7 @@ from swiftai_nb.registry.registry import DiffusionModelRegistry
 from tests.downloads.conftest import (
     IMPATIENT,
     REPOSITORY,
+    TEXT_ENCODER,
     UNET,
     as_nobody,
     assert_complete,
@@ -211,6 +213,16 @@ def test_a_mirror_that_is_asked_for_every_file_is_not_too_slow(hub, registry):
     hub.faults.no_metadata = True
     hub.faults.answer_after_s = 0.3  # ten files: more in all than is allowed for one
     assert_complete(hub, fetch(make_downloader(hub, registry, options=SLOW)))
+
+
+def test_a_file_that_does_not_answer_does_not_hide_the_error_of_another(hub, registry):
+    hub.faults.hang.add(UNET)
+    hub.faults.corrupt[TEXT_ENCODER] = 99
+    started_s = time.monotonic()
+    patient = replace(IMPATIENT, timeout_s=60.0)
+    with pytest.raises(ChecksumMismatchError, match=TEXT_ENCODER):
+        fetch(make_downloader(hub, registry, options=patient))
+    assert time.monotonic() - started_s < 30
 
 
 def test_unreadable_certificates_are_named(hub, downloader, monkeypatch):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +31,8 @@ from swiftai_nb.downloads.worker.hub_listing import DownloadPlan, fetch_listing,
 from swiftai_nb.downloads.worker.reporter import ProgressMeter, Reporter
 from swiftai_nb.downloads.worker.transfer import TransferContext, fetch_file
 from swiftai_nb.registry.model_info import ModelFile
+
+_STOP_GRACE_S = 2.0
 
 
 def run_job(job: DownloadJob, reporter: Reporter, meter: ProgressMeter) -> None:
@@ -99,20 +101,23 @@ def _fetch_files(context: TransferContext) -> None:
     missing = _find_missing(context)
     _check_disk_space(missing, context)
     context.meter.set_phase("downloading")
-    with ThreadPoolExecutor(context.job.options.connections) as pool:
-        # Small files first: a refusal (gated, disk full) shows before gigabytes were fetched.
-        ordered = sorted(missing, key=lambda f: f.size_bytes or 0)
-        transfers = [pool.submit(fetch_file, file, context) for file in ordered]
-        try:
-            for done in as_completed(transfers):
-                done.result()
-        except Exception as error:
-            context.stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            if is_disk_full(error):
-                for file in missing:
-                    context.writer.partial(file).unlink(missing_ok=True)
-            raise
+    pool = ThreadPoolExecutor(context.job.options.connections)
+    # Small files first: a refusal (gated, disk full) shows before gigabytes were fetched.
+    ordered = sorted(missing, key=lambda f: f.size_bytes or 0)
+    transfers = [pool.submit(fetch_file, file, context) for file in ordered]
+    try:
+        for done in as_completed(transfers):
+            done.result()
+    except Exception as error:
+        context.stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        # The others stop at their next chunk; one that waits for its server ends with this process.
+        wait([t for t in transfers if t.running()], timeout=_STOP_GRACE_S)
+        if is_disk_full(error):
+            for file in missing:
+                context.writer.partial(file).unlink(missing_ok=True)
+        raise
+    pool.shutdown()
 
 
 def _find_missing(context: TransferContext) -> list[ModelFile]:
