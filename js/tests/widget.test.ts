@@ -48,7 +48,7 @@ test("an empty prompt is refused on the page and nothing is sent", async () => {
   const card = mount({ prompt: "  " });
   await card.click("Imagine");
   expect(card.host.sentOf("generate")).toEqual([]);
-  expect(card.find(".failure").textContent).toContain("Enter a prompt first");
+  expect(card.find(".error-note").textContent).toContain("Enter a prompt first");
 });
 
 test("the stage names what is done before the first step, then step, bar and times", async () => {
@@ -301,15 +301,18 @@ test("arrow keys walk the filmstrip", async () => {
   expect(document.activeElement?.getAttribute("aria-label")).toBe("a fox, seed 8");
 });
 
-test("an error is shown on the stage until the next request", async () => {
-  const card = mount();
+test("an error is shown beside the form until the next request, and the stage keeps its picture", async () => {
+  const card = mount({ pictures: [picture()] });
   await card.click("Imagine");
   const request_id = card.host.sentOf("generate")[0]?.request_id ?? "";
   await card.host.report({ kind: "error", request_id, message: "steps 0 is below", hint: "use 1 to 1000" });
-  expect(card.find(".failure").textContent).toBe("Steps 0 is belowUse 1 to 1000");
+  expect(card.find(".error-note").textContent).toBe("Steps 0 is belowUse 1 to 1000");
+  expect(caption(card)).toBe("a fox");
+  expect(card.find(".error-note").hidden).toBe(false);
   expect(card.button("Imagine")).toBeTruthy();
   await card.click("Imagine");
   expect(card.host.sentOf("generate")).toHaveLength(2);
+  expect(card.find(".error-note").hidden).toBe(true);
 });
 
 test("no reply for some seconds shows a notice; a reply hides it", async () => {

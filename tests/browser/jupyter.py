@@ -161,6 +161,10 @@ class NotebookPage:
         """Presses the stop button."""
         self.command("notebook:interrupt-kernel")
 
+    def restart_kernel(self) -> None:
+        """Restarts the kernel, as its menu does after the question."""
+        self.page.evaluate(f"() => {_APP}.sessionContext.session.kernel.restart()")
+
     def outputs(self, cell: int) -> list[str]:
         """The texts of a code cell's outputs."""
         script = (

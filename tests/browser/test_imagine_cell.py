@@ -99,6 +99,25 @@ def test_stop_button_keeps_what_is_made_and_stops_run_all(open_notebook: OpenNot
     assert kinds == [["image/png", "text/plain"]]
 
 
+def test_restarted_kernel_stops_the_view_and_the_notebook_claims_no_picture(
+    open_notebook: OpenNotebook, screenshots: Path
+) -> None:
+    page = open_notebook([SETUP, "%%imagine --steps 600\na whale"])
+    page.run_all()
+    page.page.wait_for_selector(STAGE)
+    page.restart_kernel()
+    page.page.wait_for_selector(".swiftai-cell.is-disconnected")
+    card = page.page.locator(".swiftai-cell")
+    assert "Run the cell again" in card.inner_text()
+    assert not card.locator(".swiftai-cell__cancel").is_visible()
+    before = card.inner_text()
+    page.page.wait_for_timeout(1500)
+    assert card.inner_text() == before, "the clock has stopped"
+    page.screenshot(screenshots / "cell-restarted.png")
+    (output,) = page.save().cells[1].outputs
+    assert output.data["text/plain"] == "1 picture: a whale (not finished)"
+
+
 def test_background_job_shows_previews_while_another_cell_works(open_notebook: OpenNotebook) -> None:
     cells = [
         SETUP,

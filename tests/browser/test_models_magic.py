@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 from tests.browser.jupyter import NotebookPage, OpenNotebook
@@ -34,7 +33,7 @@ def test_table_and_running_download_with_cancel(
         hub.faults.throttle_bps = 150_000
         page = start(open_notebook, hub, tmp_path, ["%imagine_models", "%imagine_models download org/tiny"])
         page.until("/[1-9]\\d? %/.test(document.querySelector('.swiftai-cell')?.innerText ?? '')")
-        time.sleep(1.0)  # a speed and a time left are measured first
+        page.until("/[kM]B\\/s/.test(document.querySelector('.swiftai-cell').innerText)")
         page.page.locator(".swiftai-cell__cancel").last.scroll_into_view_if_needed()
         page.screenshot(screenshots / "models-table-and-download.png")
         running = page.page.locator(".swiftai-cell").last.inner_text()

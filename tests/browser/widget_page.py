@@ -67,7 +67,7 @@ class Card:
     def wait_step(self, step: int) -> None:
         """Until so many steps of the picture are done."""
         self.page.wait_for_function(
-            "([card, step]) => Number(card.querySelector('.caption .bar').getAttribute('aria-valuenow')) >= step",
+            "([card, step]) => Number(card.querySelector('.caption').dataset.step ?? 0) >= step",
             arg=[self.root.element_handle(), step],
             timeout=PATIENCE_MS,
         )

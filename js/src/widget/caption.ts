@@ -30,6 +30,7 @@ export function createCaption(ctx: Context): Part {
     setAttribute(element, "data-scene", scene.kind);
     const job = scene.kind === "running" ? scene.job : null;
     bar.update(job, job === null ? "" : headline(job, ctx));
+    setAttribute(element, "data-step", job === null ? null : String(job.step));
     switch (scene.kind) {
       case "running":
         setText(first, headline(scene.job, ctx));

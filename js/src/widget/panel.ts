@@ -1,4 +1,5 @@
 import { h, icon, setAttribute, setHidden, setText } from "../shared/dom";
+import { plain, sentence } from "../shared/format";
 import type { Context, Part } from "./context";
 import { createMore } from "./more";
 import { createPicker } from "./picker";
@@ -12,7 +13,15 @@ export function createPanel(ctx: Context): Part {
   const prompt = createTextField(ctx, "prompt", "Prompt", "Describe a picture");
   const negative = createNegative(ctx);
   const buttons = createButtons(ctx);
-  const parts = [prompt, buttons, createQueue(ctx), negative, createPicker(ctx), createMore(ctx)];
+  const parts = [
+    prompt,
+    buttons,
+    createErrorNote(ctx),
+    createQueue(ctx),
+    negative,
+    createPicker(ctx),
+    createMore(ctx),
+  ];
   const element = h("div", { class: "panel" }, ...parts.map((part) => part.element));
   const update = () => {
     for (const part of parts) part.update();
@@ -84,6 +93,20 @@ function createNegative(ctx: Context): Part {
     setHidden(note, model === null || model.uses_negative_prompt);
   };
   return { element: details, update };
+}
+
+/** Why the last request was refused, beside the form that it concerns; the stage keeps its picture. */
+function createErrorNote(ctx: Context): Part {
+  const what = h("p", { class: "what" });
+  const hint = h("p", { class: "hint" });
+  const element = h("div", { class: "error-note", hidden: true }, icon("warning"), h("div", {}, what, hint));
+  const update = () => {
+    const { error } = ctx.view;
+    setHidden(element, error === null);
+    setText(what, sentence(plain(error?.message ?? "")));
+    setText(hint, sentence(plain(error?.hint ?? "")));
+  };
+  return { element, update };
 }
 
 /** Imagine, which becomes Cancel while a job runs; a second button then adds to the queue. */

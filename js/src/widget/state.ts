@@ -72,7 +72,6 @@ export function currentJob(jobs: Job[], view: ViewState): Job | null {
 
 /** What the stage shows. */
 export function sceneOf({ jobs, pictures }: Snapshots, view: ViewState): Scene {
-  if (view.error !== null) return { kind: "failed", ...view.error };
   if (!view.following) {
     const picture = pictures.find((one) => one.id === view.selected);
     if (picture !== undefined) {

@@ -156,7 +156,8 @@ def _download_detail(progress: DownloadProgress) -> str:
     if not progress.total_bytes or progress.phase != "downloading":
         return progress.detail or progress.phase
     amount = f"{format_bytes(progress.completed_bytes)} of {format_bytes(progress.total_bytes)}"
-    return f"{amount} ({format_bytes(progress.bytes_per_s)}/s)" if progress.bytes_per_s > 0 else amount
+    speed = f", {format_bytes(progress.bytes_per_s)}/s" if progress.bytes_per_s > 0 else ""
+    return f"{progress.percent_completed} % ({amount}{speed})"
 
 
 @dataclass(frozen=True)

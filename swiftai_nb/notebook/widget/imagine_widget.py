@@ -161,8 +161,12 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         super().close()
 
     def _ipython_display_(self, **_: Any) -> None:
+        from IPython.core.getipython import get_ipython
+
         data, _metadata = self._repr_mimebundle_()
-        self._static_output.display({**data, "text/plain": "ImagineWidget"})
+        # Front ends show the text where there is no live widget, above the static output.
+        text = "" if getattr(get_ipython(), "kernel", None) is not None else "ImagineWidget"
+        self._static_output.display({**data, "text/plain": text})
 
     def _submit(self, settings: dict[str, Any], *, request_id: str) -> GenerationJob:
         values = {name: settings.get(name) for name in wire.SETTINGS}
