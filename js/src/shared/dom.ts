@@ -1,7 +1,7 @@
 type Child = Node | string | null;
 type Attributes = Record<string, string | number | boolean | null | undefined | ((event: never) => void)>;
 
-/** Makes an element. `on…` attributes are listeners; true is an empty attribute, false and null none. */
+/** Creates an element. `on…` attributes are listeners; true is an empty attribute, false and null none. */
 export function h<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   attributes: Attributes = {},
@@ -18,7 +18,7 @@ export function h<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-/** Sets text only when it differs, so that nothing is repainted or read aloud twice. */
+/** Sets text only when it differs, so that nothing is repainted or announced twice. */
 export function setText(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }

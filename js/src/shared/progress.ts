@@ -40,10 +40,10 @@ export function createClock(): (progress: Progress, isRunning: boolean) => numbe
 export function createProgressBar(
   label: string,
   prefix = "",
-): { element: HTMLElement; update(progress: Progress | null, text: string): void } {
+): { element: HTMLElement; update(progress: Pick<Progress, "fraction"> | null, text: string): void } {
   const fill = h("div", { class: `${prefix}fill` });
   const element = h("div", { class: `${prefix}bar`, role: "progressbar", "aria-label": label }, fill);
-  const update = (progress: Progress | null, text: string) => {
+  const update = (progress: Pick<Progress, "fraction"> | null, text: string) => {
     const percent = progress === null ? 0 : Math.round(100 * progress.fraction);
     const known = progress !== null && progress.fraction > 0;
     setAttribute(element, "data-state", progress === null ? "off" : known ? "on" : "waiting");

@@ -1,4 +1,4 @@
-/** Tells a dark page from a light one in any host, by the color that is really behind the widget. */
+/** Detects dark and light pages in any host, by the color that is behind the widget. */
 
 type Color = { r: number; g: number; b: number; a: number };
 
@@ -27,14 +27,14 @@ export function toneBehind(element: Element): "dark" | "light" {
   return globalThis.matchMedia?.("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
-/** Keeps `card`'s data-tone true to what is behind it; returns the way to stop. */
+/** Keeps `card`'s data-tone up to date; returns a function that ends this. */
 export function followTone(card: HTMLElement): () => void {
   const read = () => {
     const parent = parentOf(card);
     const tone = toneBehind(parent ?? card);
     if (card.dataset.tone !== tone) card.dataset.tone = tone;
   };
-  // Themes load their sheets after they set the attribute, hence the second look.
+  // Themes load their style sheets after they set the attribute, hence the second reading.
   let later: ReturnType<typeof setTimeout> | undefined;
   const observer = new MutationObserver(() => {
     read();

@@ -1,6 +1,7 @@
 import type { Model } from "../contract";
 import { h, icon, setAttribute, setChildren, setHidden, setText } from "../shared/dom";
 import { formatBytes, formatBytesOf, formatDuration, formatRemaining, percent } from "../shared/format";
+import { createProgressBar } from "../shared/progress";
 import type { Context, Part } from "./context";
 import { chosenModel } from "./state";
 
@@ -148,8 +149,7 @@ function createOffer(ctx: Context) {
   let shown: Model | null = null;
   const what = h("p", { class: "what" });
   const how = h("p", { class: "how" });
-  const fill = h("div", { class: "fill" });
-  const bar = h("div", { class: "bar", role: "progressbar", "aria-label": "Download" }, fill);
+  const bar = createProgressBar("Download");
   const send = (kind: "download" | "cancel_download") => () => {
     ctx.view.error = null;
     if (shown !== null) ctx.host.send({ kind, model: shown.id });
@@ -158,7 +158,7 @@ function createOffer(ctx: Context) {
   const start = h("button", { type: "button", class: "secondary", onclick: send("download") });
   const stop = h("button", { type: "button", class: "secondary", onclick: send("cancel_download") });
   stop.append("Cancel download");
-  const element = h("div", { class: "offer", hidden: true }, what, bar, how, start, stop);
+  const element = h("div", { class: "offer", hidden: true }, what, bar.element, how, start, stop);
 
   const show = (model: Model | null) => {
     shown = model;
@@ -166,15 +166,14 @@ function createOffer(ctx: Context) {
     if (model === null || element.hidden) return;
     const loading = model.state === "downloading";
     const missing = model.state === "download";
-    setHidden(bar, !loading);
+    setHidden(bar.element, !loading);
     setHidden(stop, !loading);
     setHidden(start, !missing);
     setText(start, `Download ${formatBytes(model.size_bytes)}`);
     setText(what, offerText(model));
     setText(how, loading ? downloadTimes(model) : model.hint);
-    const done = percent(model.done_bytes, model.total_bytes);
-    setAttribute(bar, "aria-valuenow", String(done));
-    fill.style.width = `${done}%`;
+    const fraction = model.total_bytes > 0 ? model.done_bytes / model.total_bytes : 0;
+    bar.update(loading ? { fraction } : null, offerText(model));
   };
   return { element, show };
 }
