@@ -275,7 +275,7 @@ class TestErrors:
             apply_lora(load_pipeline(folders[model]), write(arrays))
 
     def test_sizes_that_do_not_fit_are_told(self, folders, write):
-        with pytest.raises(InvalidModelFilesError, match="changes 48 -> 48, here it is 32 -> 32"):
+        with pytest.raises(InvalidModelFilesError, match="changes 48 -> 48, the model's is 32 -> 32"):
             apply_lora(load_pipeline(folders["sd15"]), write(pair(tiny_lora.PEFT, size=48)))
 
     @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def latent_shape(
         if side < multiple or side % multiple:
             raise InvalidInputError(
                 f"{name} is {side}, must be a multiple of {multiple}",
-                hint=f"Use {max(round(side / multiple), 1) * multiple}.",
+                hint=f"use {max(round(side / multiple), 1) * multiple}",
             )
     inner = (request.height // vae_scale, request.width // vae_scale, channels)
     batch = conditioning.batch_size if request.latents is None else len(request.latents)
@@ -228,7 +228,7 @@ def _start_index(request: DenoiseRequest, total: int) -> int:
     """Where in the schedule a run starts: 0, or later the weaker `strength` is."""
     if request.image_latents is None:
         if request.mask is not None:
-            raise InvalidInputError("mask without image", hint="Give the picture to paint on as image.")
+            raise InvalidInputError("mask without image", hint="give the picture to paint on as image")
         return 0
     strength = request.strength
     if strength is None:

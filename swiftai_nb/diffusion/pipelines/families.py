@@ -45,7 +45,7 @@ def load_pipeline(
     """
     path = Path(folder).expanduser()
     if not path.exists():
-        raise ModelNotFoundError(f"there is no model folder {path}", hint="Check the path.")
+        raise ModelNotFoundError(f"there is no model folder {path}", hint="check the path")
     check_bits(quantization_bits)
     compute = resolve_dtype(dtype)
     model = open_model(path, prefer_half=compute != mx.float32)

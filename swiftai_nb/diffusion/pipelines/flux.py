@@ -144,7 +144,7 @@ class FluxPipeline(DiffusionPipeline):
         if clip_skip:
             raise InvalidInputError(
                 f"clip_skip is {clip_skip}, but FLUX uses CLIP's pooled vector only",
-                hint="Leave clip_skip out.",
+                hint="leave clip_skip out",
             )
         prompts = prompt_list(prompt, "prompt")
         notes = self._t5.truncation_notes(prompts, length)
@@ -239,6 +239,6 @@ def _pooled(conditioning: Conditioning) -> mx.array:
     if conditioning.pooled_prompt_embeds is None:
         raise InvalidInputError(
             "FLUX needs a conditioning with pooled_prompt_embeds",
-            hint="Make it with this pipeline's encode_prompt.",
+            hint="make it with this pipeline's encode_prompt",
         )
     return conditioning.pooled_prompt_embeds

@@ -108,7 +108,7 @@ class ImageStage:
         if not np.isfinite(values).all():
             raise GenerationFailedError(
                 "the decoder produced values that are not numbers",
-                hint="Use dtype float32 or bfloat16, fewer extreme settings, or another model.",
+                hint="use dtype float32 or bfloat16, fewer extreme settings, or another model",
             )
         return to_uint8(values)
 

@@ -82,7 +82,7 @@ class DiffusionPipeline(ABC):
         clip_skip: int | None = None,
         max_sequence_length: int | None = None,
     ) -> Conditioning:
-        """Encodes one prompt or several; the conditioning's notes tell what was cut or left out."""
+        """Encodes one prompt or several; the conditioning's notes name what was cut or left out."""
 
     def denoise(
         self,

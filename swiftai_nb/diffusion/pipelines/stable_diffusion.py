@@ -62,7 +62,7 @@ class StableDiffusionPipeline(UNetPipeline):
             negative_prompt: None is "".
             guidance_scale: above 1 turns guidance on.
             clip_skip: how many last layers to leave out, for the prompt only (as in diffusers).
-            max_sequence_length: has no meaning here.
+            max_sequence_length: not used.
 
         Raises:
             InvalidInputError: clip_skip beyond the encoder's layers.
@@ -127,7 +127,7 @@ class StableDiffusionXLPipeline(UNetPipeline):
             guidance_scale: above 1 turns guidance on.
             clip_skip: how many layers to leave out beyond the one SDXL always leaves out; for the
                 prompt only (as in diffusers).
-            max_sequence_length: has no meaning here.
+            max_sequence_length: not used.
 
         Raises:
             InvalidInputError: clip_skip beyond the encoders' layers.
@@ -178,5 +178,5 @@ def _refuse_refiner(index: Mapping[str, Any]) -> None:
         if not entry or entry[0] is None:
             raise UnsupportedModelError(
                 f"this Stable Diffusion XL has no {name}: refiners are not supported",
-                hint="Use the base model.",
+                hint="use the base model",
             )

@@ -83,7 +83,7 @@ class CLIPTextStage:
         if not 1 <= layers_from_end <= len(output.hidden_states):
             raise InvalidInputError(
                 f"clip_skip does not fit the {self.config.num_hidden_layers} layers of the text encoder",
-                hint="Use 0, 1 or 2.",
+                hint="use 0, 1 or 2",
             )
         return output.hidden_states[-layers_from_end]
 

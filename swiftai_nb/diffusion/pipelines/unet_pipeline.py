@@ -60,7 +60,7 @@ class UNetPipeline(DiffusionPipeline):
             raise UnsupportedModelError(
                 f"the UNet takes {config.in_channels} channels, the latents have "
                 f"{image.config.latent_channels}: inpainting and depth models are not supported",
-                hint="Use the text-to-image model of this family; masks work with it.",
+                hint="use the text-to-image model of this family; masks work with it",
             )
         self._config, self._scheduler_config = config, dict(scheduler_config)
         super().__init__(
@@ -96,7 +96,7 @@ class UNetPipeline(DiffusionPipeline):
             return None
         if canonical_name(choice) == "flow-match-euler":
             raise InvalidInputError(
-                "flow-match-euler samples flow models, and this is none", hint="Use euler."
+                "flow-match-euler samples flow models, and this is none", hint="use euler"
             )
         return choice
 

@@ -54,7 +54,7 @@ def make_scheduler(
         if own not in SAMPLERS:
             raise UnsupportedModelError(
                 f"the model's scheduler {own or '(none)'} is not supported",
-                hint=f"Choose one with scheduler=...: {', '.join(SAMPLERS)}.",
+                hint=f"choose one with scheduler=...: {', '.join(SAMPLERS)}",
             )
         name = own
     sampler = SAMPLERS[canonical_name(name)]

@@ -45,7 +45,7 @@ class Component(Generic[Network]):
             stay as they are.
 
     Raises:
-        InvalidModelFilesError: the tensors do not fit; found here, from headers, before anything is loaded.
+        InvalidModelFilesError: the tensors do not fit; found from headers, before anything is loaded.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ def component_config(
     source: TensorSource | None = None,
     infer: Callable[[Tensors], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The `config.json` of a network; where its layout has none, what its tensors' shapes tell.
+    """The `config.json` of a network; where its layout has none, inferred from its tensors' shapes.
 
     Args:
         model: the folder.
@@ -88,7 +88,7 @@ def component_config(
     return infer(source.open())
 
 
-# What no tensor's shape tells; the same in every published FLUX.1.
+# Not to be inferred from any tensor's shape; the same in every published FLUX.1.
 _CLIP_HEAD_DIM = 64
 _VAE_SCALING, _VAE_SHIFT, _VAE_GROUPS = 0.3611, 0.1159, 32
 _SCHNELL_SCHEDULER: dict[str, Any] = {

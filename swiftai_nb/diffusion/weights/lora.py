@@ -145,11 +145,11 @@ def _misfit(
     rows = targets[-1].rows
     outputs = weights[0].shape[0] if rows is None else rows[1]
     kernel = tuple(weights[0].shape[1:-1]) or (1, 1)
-    wanted = (outputs, weights[0].shape[-1], *kernel)
+    needed = (outputs, weights[0].shape[-1], *kernel)
     given = (module.up.shape[0], module.down.shape[1], *(module.down.shape[2:] or (1, 1)))
-    if given == wanted:
+    if given == needed:
         return None
-    return f"{module.name} changes {_size_text(given)}, here it is {_size_text(wanted)}"
+    return f"{module.name} changes {_size_text(given)}, the model's is {_size_text(needed)}"
 
 
 def _size_text(size: tuple[int, ...]) -> str:
@@ -164,7 +164,7 @@ def _does_not_fit(lora: LoraWeights, unknown: list[str], misfits: list[str]) -> 
     if misfits:
         parts.append(f"{len(misfits)} of {total} have another size: {shown_names(misfits)}")
     family = guess_family(lora)
-    hint = "Use a LoRA made for this model." if family is None else f"This LoRA looks made for {family}."
+    hint = "use a LoRA made for this model" if family is None else f"this LoRA looks made for {family}"
     return InvalidModelFilesError(f"{lora.path.name} does not fit. {' | '.join(parts)}", hint=hint)
 
 

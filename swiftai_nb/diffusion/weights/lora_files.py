@@ -114,10 +114,10 @@ def _find_file(path: Path) -> Path:
     named = [path / name for name in _FILE_NAMES if (path / name).is_file()]
     found = named or sorted(path.glob("*.safetensors"))
     if not path.is_dir() or not found:
-        raise ModelNotFoundError(f"there is no LoRA at {path}", hint="Give a safetensors file or its folder.")
+        raise ModelNotFoundError(f"there is no LoRA at {path}", hint="give a safetensors file or its folder")
     if len(named) != 1 and len(found) > 1:
         names = ", ".join(f.name for f in found[:_SHOWN])
-        raise InvalidModelFilesError(f"{path} holds several LoRAs: {names}", hint="Give one file's path.")
+        raise InvalidModelFilesError(f"{path} holds several LoRAs: {names}", hint="give one file's path")
     return found[0]
 
 
@@ -136,15 +136,15 @@ def _by_module(tensors: Mapping[str, mx.array], file: Path) -> dict[str, dict[st
             hint=_kind_hint(unknown),
         )
     if not modules:
-        raise InvalidModelFilesError(f"{file.name} holds no tensors", hint="Download the LoRA again.")
+        raise InvalidModelFilesError(f"{file.name} holds no tensors", hint="download the LoRA again")
     return modules
 
 
 def _kind_hint(keys: list[str]) -> str:
     kind = next((k for mark, k in _OTHER_KINDS.items() if any(mark in key for key in keys)), None)
     if kind is None:
-        return "Give a LoRA file; whole models are chosen as model."
-    return f"This is a {kind} adapter: only plain LoRA and LoCon files can be used."
+        return "give a LoRA file; whole models are chosen as model"
+    return f"this is a {kind} adapter: only plain LoRA and LoCon files can be used"
 
 
 def shown_names(names: list[str]) -> str:
@@ -190,7 +190,7 @@ def _module(name: str, parts: Mapping[str, mx.array], options: _AlphaOptions, fi
     missing = [role for role in ("down", "up") if role not in parts]
     if missing:
         raise InvalidModelFilesError(
-            f"{file.name}: {name} has no {missing[0]} matrix", hint="Download the LoRA again."
+            f"{file.name}: {name} has no {missing[0]} matrix", hint="download the LoRA again"
         )
     down, up = parts["down"], parts["up"]
     matches = down.ndim in (2, 4) and up.ndim in (2, 4) and up.shape[1] == down.shape[0]

@@ -39,7 +39,7 @@ def resolve_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
         return mx.float32 if mx.default_device() == mx.cpu else mx.float16
     resolved = _NAMES.get(dtype) if isinstance(dtype, str) else dtype
     if resolved is None or resolved not in (mx.float32, mx.float16, mx.bfloat16):
-        raise InvalidInputError(f"dtype {dtype} is not supported", hint="Use float32, float16 or bfloat16.")
+        raise InvalidInputError(f"dtype {dtype} is not supported", hint="use float32, float16 or bfloat16")
     return resolved
 
 
@@ -66,7 +66,7 @@ def check_bits(bits: int | None) -> None:
         InvalidInputError: bits is neither None, 4 nor 8.
     """
     if bits is not None and bits not in SUPPORTED_BITS:
-        raise InvalidInputError(f"quantization_bits is {bits}, must be 4 or 8", hint="Leave it out for none.")
+        raise InvalidInputError(f"quantization_bits is {bits}, must be 4 or 8", hint="leave it out for none")
 
 
 def quantize_weight(

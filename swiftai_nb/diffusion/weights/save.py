@@ -43,7 +43,7 @@ def save_model(
         InvalidInputError: the target exists.
     """
     if target.exists():
-        raise InvalidInputError(f"{target} exists already", hint="Give a folder that does not exist.")
+        raise InvalidInputError(f"{target} exists already", hint="give a folder that does not exist")
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:

@@ -59,8 +59,10 @@ class ModelHost:
 
     def load(self, command: LoadModel, report: Report, token: CancellationToken) -> Loaded:
         """See `EngineHost.load`."""
+        from swiftai_nb.diffusion.cpu.workers import single_threaded_numpy
+
         started_s = time.monotonic()
-        with cancel_between_blocks(token.raise_if_cancelled):
+        with single_threaded_numpy(), cancel_between_blocks(token.raise_if_cancelled):
             pipeline = self._pipeline_of(command.model, report, command.job_id)
             for component in pipeline.networks.values():
                 token.raise_if_cancelled()
