@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,8 @@ def make_plan(
 def make_command(plan: LocalPlan, index: int = 0) -> Generate:
     """The engine's command for picture `index` of a plan."""
     request, config = plan.request, plan.request.config
-    return Generate(
+    return replace(
+        Generate(**_settings_for(Generate, config)),
         model=model_files(plan),
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -176,7 +177,6 @@ def make_command(plan: LocalPlan, index: int = 0) -> Generate:
         guidance_scale=0.0 if plan.guidance_scale is None else plan.guidance_scale,
         seed=request.seeds[index],
         scheduler=None if config.scheduler is None else plan.scheduler,
-        clip_skip=config.clip_skip,
         strength=plan.strength,
         image=None if config.image is None else to_png_bytes(config.image),
         mask=None if config.mask is None else mask_to_png_bytes(config.mask),
@@ -201,8 +201,8 @@ def make_recipe(
 ) -> Recipe:
     """The recipe of picture `index`: what was planned, and what the engine reports."""
     request, config = plan.request, plan.request.config
-    return Recipe(
-        prompt=request.prompt,
+    return replace(
+        Recipe(prompt=request.prompt, **_settings_for(Recipe, config)),
         negative_prompt=request.negative_prompt,
         model=plan.model,
         model_revision=content_revision(plan),
@@ -216,14 +216,18 @@ def make_recipe(
         device=device,
         dtype=done.dtype,
         quantization_bits=plan.quantization_bits,
-        clip_skip=config.clip_skip,
         strength=plan.strength,
         image_sha256=_sha256(config.image),
         mask_sha256=_sha256(config.mask),
-        loras=config.loras,
         versions=versions,
         notes=(*plan.notes, *done.notes),
     )
+
+
+def _settings_for(target: type[Generate] | type[Recipe], config: ImageGenerationConfig) -> dict[str, Any]:
+    """The settings that `target` has a field for, as they are: a new one needs no line in this module."""
+    names = {field.name for field in fields(target)}
+    return {field.name: getattr(config, field.name) for field in fields(config) if field.name in names}
 
 
 def model_name(resolved: ResolvedModel) -> str:

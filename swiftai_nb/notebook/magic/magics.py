@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from swiftai_nb.notebook.magic.request import Defaults
     from swiftai_nb.notebook.magic.runner import Settings
 
-USAGE = """Make a picture from words.
+USAGE = """Make a picture from a prompt.
 
-    %%imagine [options] [words]          %imagine [options] words
-    more words                           img = %imagine a red fox --steps 8
+    %%imagine [options] [prompt]         %imagine [options] prompt
+    more of the prompt                   img = %imagine a red fox --steps 8
 
-Options and words may be mixed; "--" ends the options; quote multi-word values. {name} is
+Options and prompt may be mixed; "--" ends the options; quote multi-word values. {name} is
 replaced by a variable, {{name}} is not. A line "Negative prompt: ..." (or a whole block pasted from
 AUTOMATIC1111) is understood. Returns the pictures, which are also `_imagine`. Cancel, the stop
 button or Ctrl-C end the work within one step and keep what is finished.
@@ -42,19 +42,17 @@ button or Ctrl-C end the work within one step and keep what is finished.
 
 @magics_class
 class Imagine(Magics):  # type: ignore[misc]
-    """Words to pictures, in a cell. `%imagine --help` lists the options; these are the defaults."""
+    """The `%imagine` magics. The traits are defaults of the options, which `%imagine --help` lists."""
 
     model = Unicode(None, allow_none=True, help="Model when the line names none.").tag(config=True)
     engine = Unicode("auto", help="auto, local, cloud, or a provider's name.").tag(config=True)
     provider = Unicode(None, allow_none=True, help="Cloud provider, such as fal-ai.").tag(config=True)
     steps = Int(None, allow_none=True, help="Denoising steps.").tag(config=True)
-    guidance = Float(None, allow_none=True, help="Weight of the prompt.").tag(config=True)
+    guidance = Float(None, allow_none=True, help="Prompt strength (CFG).").tag(config=True)
     size = Unicode(None, allow_none=True, help="WxH, square, portrait, landscape or wide.").tag(config=True)
-    negative = Unicode(None, allow_none=True, help="What to avoid, always.").tag(config=True)
-    preview = Enum(["auto", "rgb", "taesd", "off"], "auto", help="The picture while it forms.").tag(
-        config=True
-    )
-    preview_every = Int(1, min=1, help="A preview each so many steps.").tag(config=True)
+    negative = Unicode(None, allow_none=True, help="Things to avoid in every picture.").tag(config=True)
+    preview = Enum(["auto", "rgb", "taesd", "off"], "auto", help="Kind of preview.").tag(config=True)
+    preview_every = Int(1, min=1, help="A preview every so many steps.").tag(config=True)
     styles = Dict(
         value_trait=Unicode(), key_trait=Unicode(), help='Own styles: {"mine": "a sketch of {prompt}"}.'
     ).tag(config=True)
@@ -75,7 +73,7 @@ class Imagine(Magics):  # type: ignore[misc]
     @no_var_expand  # type: ignore[untyped-decorator]
     @line_cell_magic  # type: ignore[untyped-decorator]
     def imagine(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Any:
-        """Makes a picture from words; the options follow."""
+        """Makes a picture from a prompt; the options follow."""
         variables = ChainMap(local_ns or {}, self.shell.user_ns)
         arguments = self._parse(line, cell or "", variables)
         if arguments.help:

@@ -12,8 +12,9 @@ from swiftai_nb.core.request import FALLBACK_SIZE, GenerationPlan, GenerationReq
 from swiftai_nb.providers.huggingface.call import CloudAnswer, CloudCall, CloudPlan, Service
 from swiftai_nb.providers.huggingface.hub import DEFAULT_MODEL, find_token, token_help
 
-# Settings of the local engine that no provider takes.
-LOCAL_ONLY = ("clip_skip", "image", "strength", "mask", "loras", "quantization_bits")
+# What providers take, and what does not change the picture; all other settings are noted as not sent.
+_SENT = frozenset({"model", "width", "height", "steps", "guidance_scale", "seed", "scheduler"})
+_WITHOUT_EFFECT = frozenset({"steps_factor", "preview"})
 
 
 class HuggingFaceProvider:
@@ -178,7 +179,7 @@ class HuggingFaceProvider:
 
 def _notes(config: ImageGenerationConfig) -> list[str]:
     notes = ["made in the cloud: the seed may not have been honored"]
-    ignored = [name for name in LOCAL_ONLY if getattr(config, name) not in (None, ())]
+    ignored = [name for name in config.to_dict() if name not in _SENT | _WITHOUT_EFFECT]
     if ignored:
         notes.append(f"not sent, as providers do not take it: {', '.join(ignored)}")
     return notes
