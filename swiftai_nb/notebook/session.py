@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 _log = logging.getLogger(__name__)
-ENGINE_WORDS = {"local": "mlx", "cloud": "huggingface"}
+ENGINE_ALIASES = {"local": "mlx", "cloud": "huggingface"}
 _session: Session | None = None
 _lock = threading.Lock()
 
@@ -64,7 +64,7 @@ class Session:
         self._generators: dict[str, ImageGenerator] = {}
         self._generators_lock = threading.Lock()
         self._history: History | None = None
-        self._has_told_cloud = False
+        self._is_cloud_noted = False
         self._listeners: CallbackList[[GenerationJob]] = CallbackList()
         self.unfinished_grids: dict[tuple[str, str], Any] = {}
 
@@ -131,7 +131,7 @@ class Session:
             InvalidInputError: no such engine; lists those there are.
             ProviderUnavailableError: it cannot be made.
         """
-        name = ENGINE_WORDS.get(engine, engine)
+        name = ENGINE_ALIASES.get(engine, engine)
         key = name if provider is None else f"{name}:{provider}"
         with self._generators_lock:
             if key not in self._generators:
@@ -149,7 +149,7 @@ class Session:
             ProviderUnavailableError: neither is possible.
         """
         if engine != "auto":
-            return ENGINE_WORDS.get(engine, engine)
+            return ENGINE_ALIASES.get(engine, engine)
         if provider is not None:
             return "huggingface"
         own = self._engine_of(model)
@@ -175,14 +175,14 @@ class Session:
         Args:
             engine: what `choose_engine` gave for "auto".
         """
-        if self._has_told_cloud or not self.is_cloud(engine):
+        if self._is_cloud_noted or not self.is_cloud(engine):
             return None
         check = getattr(self.generator("mlx"), "check_available", None)
         try:
             if check is not None:
                 check()
         except AIError as error:
-            self._has_told_cloud = True
+            self._is_cloud_noted = True
             return f"the local engine cannot run ({error.message}); prompts go to the cloud"
         return None
 
