@@ -280,9 +280,9 @@ class Frame:
         if version != PROTOCOL_VERSION:
             raise ProtocolError(f"protocol version {version}, need {PROTOCOL_VERSION}")
         if self.header_bytes > MAX_HEADER_BYTES:
-            raise ProtocolError(f"a header of {self.header_bytes} bytes, at most {MAX_HEADER_BYTES}")
+            raise ProtocolError(f"a header of {self.header_bytes} bytes is too large")
         if self.body_bytes > MAX_BODY_BYTES:
-            raise ProtocolError(f"a body of {self.body_bytes} bytes, at most {MAX_BODY_BYTES}")
+            raise ProtocolError(f"a body of {self.body_bytes} bytes is too large")
 
 
 def encode(message: Message) -> list[bytes]:

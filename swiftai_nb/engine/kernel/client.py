@@ -31,7 +31,6 @@ from swiftai_nb.engine.protocol import (
     Cancel,
     Failed,
     Message,
-    ProtocolError,
     Quantize,
     Ready,
     Stage,
@@ -279,8 +278,11 @@ class _Session:
                 self.engine.channel.send(message)
             except ChannelClosed:
                 return  # the reader explains the end
-            except ProtocolError as error:
-                self._deliver(Failed(message.job_id, error=_too_large(error).to_dict()))
+            except Exception as error:  # noqa: BLE001 - a writer that dies silently would leave calls waiting
+                unsent = InvalidInputError(
+                    f"the request cannot be sent: {error}", hint="a shorter prompt or a smaller image"
+                )
+                self._deliver(Failed(message.job_id, error=unsent.to_dict()))
 
     def _read(self) -> None:
         error: AIError | None = None
@@ -357,10 +359,6 @@ def save_quantized(
 def _close_engine(engine: Engine, owner_pid: int) -> None:
     if os.getpid() == owner_pid:  # not when a fork ends
         engine.close()
-
-
-def _too_large(error: ProtocolError) -> AIError:
-    return InvalidInputError(f"the request is too large: {error}", hint="a shorter prompt or a smaller image")
 
 
 def _forked() -> AIError:

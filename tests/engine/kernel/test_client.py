@@ -293,6 +293,13 @@ def test_a_request_beyond_the_limit_is_an_error_not_a_dead_engine(process_client
     assert answer(process_client.submit(picture())).steps == 2
 
 
+def test_a_value_that_cannot_be_sent_is_an_error_not_a_wait(process_client):
+    for value in (object(), {1, 2}, {(1, 2): 3}):
+        with pytest.raises(InvalidInputError, match="cannot be sent"):
+            answer(process_client.submit(picture(seed=value)), 20)
+    assert answer(process_client.submit(picture())).steps == 1
+
+
 def test_close_ends_process_and_calls(process_client):
     call = process_client.submit(picture("slow 0.05", steps=1000))
     pid = process_client.pid
