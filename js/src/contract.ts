@@ -1,6 +1,6 @@
 /**
  * Names and shapes that are sent between kernel and page, for both entries of the bundle.
- * `swiftai_nb/notebook/wire.py` is the other half; `tests/notebook/test_widget_contract.py` compares them.
+ * `swiftai_nb/notebook/wire.py` is the other half; `tests/notebook/test_wire.py` compares them.
  */
 
 /** Traits of `ImagineWidget` that both sides write: the form. */

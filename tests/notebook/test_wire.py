@@ -1,10 +1,101 @@
+"""What is sent between kernel and page: named alike in TypeScript and Python, and true to recipes."""
+
 from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.notebook import wire
+from swiftai_nb.notebook.cell.widget_view import CellWidget, WidgetView
 from swiftai_nb.notebook.magic.parser import parse
+from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 from swiftai_nb.notebook.wire import cell_text
+
+CONTRACT = Path(__file__).parents[2] / "js" / "src" / "contract.ts"
+
+
+@pytest.fixture(scope="module")
+def contract() -> str:
+    if not CONTRACT.is_file():
+        pytest.skip("the TypeScript source is not part of this installation")
+    return CONTRACT.read_text(encoding="utf-8")
+
+
+def names_of(contract: str, constant: str) -> tuple[str, ...]:
+    found = re.search(rf"export const {constant} = \[(.*?)\]", contract, re.DOTALL)
+    assert found is not None, constant
+    return tuple(re.findall(r'"(\w+)"', found[1]))
+
+
+def fields_of(contract: str, interface: str) -> tuple[str, ...]:
+    found = re.search(rf"export interface {interface}[^{{]*\{{(.*?)\n\}}", contract, re.DOTALL)
+    assert found is not None, interface
+    return tuple(re.findall(r"^  (\w+)\??:", found[1], re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "constant",
+    ["SETTINGS", "SNAPSHOTS", "REQUESTS", "REPORTS", "CELL_TRAITS", "CELL_REQUESTS", "CELL_REPORTS"],
+)
+def test_names_are_equal(contract: str, constant: str) -> None:
+    assert names_of(contract, constant) == getattr(wire, constant)
+
+
+@pytest.mark.parametrize(
+    ("interface", "shape"),
+    [("Progress", wire.ProgressSnapshot), ("Picture", wire.PictureSnapshot), ("Model", wire.ModelEntry)],
+)
+def test_snapshot_fields_are_equal(contract: str, interface: str, shape: type) -> None:
+    assert fields_of(contract, interface) == tuple(shape.__annotations__)
+
+
+def test_a_job_is_progress_and_more(contract: str) -> None:
+    assert "export interface Job extends Progress {" in contract
+    expected = (*fields_of(contract, "Progress"), *fields_of(contract, "Job"))
+    assert expected == tuple(wire.JobSnapshot.__annotations__)
+
+
+def test_model_states_are_equal(contract: str) -> None:
+    found = re.search(r"export type ModelState =(.*?);", contract, re.DOTALL)
+    assert found is not None
+    assert tuple(re.findall(r'"(\w+)"', found[1])) == get_args(wire.ModelState)
+
+
+def synced_traits(widget_class: type) -> set[str]:
+    traits = widget_class.class_traits(sync=True)  # type: ignore[attr-defined]
+    return {name for name, t in traits.items() if t.this_class is widget_class and not name.startswith("_")}
+
+
+def test_every_name_is_a_synced_trait_and_nothing_else_is(contract: str) -> None:
+    assert synced_traits(ImagineWidget) == {*wire.SETTINGS, *wire.SNAPSHOTS}
+    assert set(fields_of(contract, "Settings")) == set(wire.SETTINGS)
+    assert synced_traits(CellWidget) == set(wire.CELL_TRAITS)
+    assert fields_of(contract, "CellTraits") == wire.CELL_TRAITS
+
+
+def test_every_request_has_a_handler() -> None:
+    widget = ImagineWidget()
+    assert set(widget._handlers) == set(wire.REQUESTS)
+    widget.close()
+    view = WidgetView(job_id="1", prompt="", size=(1, 1), blocking=True, on_cancel=lambda: None)
+    assert set(view._handlers) == set(wire.CELL_REQUESTS)
+    view.finish(None)
+
+
+def reports_of(*paths: str) -> set[str]:
+    folder = Path(wire.__file__).parent
+    sources = [(folder / path).read_text(encoding="utf-8") for path in paths]
+    return {kind for source in sources for kind in re.findall(r'"kind": "(\w+)"', source)}
+
+
+def test_every_report_that_python_sends_is_named() -> None:
+    assert reports_of("widget/imagine_widget.py", "wire.py") == set(wire.REPORTS)
+    assert reports_of("cell/widget_view.py", "wire.py") == set(wire.CELL_REPORTS)
+
 
 RECIPES = [
     Recipe(prompt="a fox"),
