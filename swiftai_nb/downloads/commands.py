@@ -288,9 +288,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     command = _ALIASES.get(arguments[0], arguments[0])
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
-        suggestion = f"did you mean {close[0]!r}? " if close else ""
         raise InvalidInputError(
-            f"unknown command {command!r}", hint=f"{suggestion}Available: {', '.join(COMMANDS)}"
+            f"unknown command {command!r}. Available: {', '.join(COMMANDS)}",
+            hint=f"did you mean {close[0]!r}?" if close else "help",
         )
     return _parser().parse_args([command, *arguments[1:]])
 

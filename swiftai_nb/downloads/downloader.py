@@ -277,7 +277,7 @@ def parse_variant(variant: DiffusionVariant | str) -> DiffusionVariant:
 def _check_downloadable(info: DiffusionModelInfo) -> None:
     if not info.is_downloadable:
         why = "ships with the package" if info.bundled else f"is your own folder, {info.local_folder}"
-        raise InvalidInputError(f"{info.id} {why}: there is nothing to download", hint="use it as it is")
+        raise InvalidInputError(f"{info.id} {why}: there is nothing to download")
 
 
 def _offline(info: DiffusionModelInfo, registry: DiffusionModelRegistry) -> NetworkError:

@@ -12,7 +12,7 @@ from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, Mo
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.downloads.cache_files import matches_checksum, safe_join, unlink_cached
 from swiftai_nb.downloads.protocol import DownloadJob
-from swiftai_nb.downloads.worker.errors import translate
+from swiftai_nb.downloads.worker.errors import translate  # `check_catalog` runs in this process
 from swiftai_nb.downloads.worker.hub_listing import DownloadPlan, fetch_listing, open_client
 from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, repository_folder
 from swiftai_nb.registry.model_info import DiffusionModelInfo, ModelFile
@@ -85,13 +85,9 @@ def verify_files(
     """
     info = registry.find(model_id)
     if info.bundled:
-        raise InvalidInputError(
-            f"{info.id} ships with the package, so there is nothing to verify", hint="use it as it is"
-        )
+        raise InvalidInputError(f"{info.id} ships with the package, so there is nothing to verify")
     if not info.is_downloadable:
-        raise InvalidInputError(
-            f"{info.id} is your own folder and has no published checksums", hint="use it as it is"
-        )
+        raise InvalidInputError(f"{info.id} is your own folder and has no published checksums")
     found = registry.disk_status(info)
     if found.state is DiskState.ABSENT or found.folder is None or found.repository is None:
         raise ModelNotDownloadedError(f"{info.id} is not downloaded", hint=f"download {info.id}")
