@@ -201,7 +201,7 @@ def read_header(
     if float8 is not None and not allow_float8:
         raise UnsupportedModelError(
             f"{path.name} stores float8 weights ({float8}), which are not supported",
-            hint="use the 16-bit file, with quantization_bits=8 to save memory",
+            hint="use its 16-bit file; for a model, quantization_bits=8 saves memory",
         )
     return tensors, metadata
 

@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-import errno
-import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from swiftai_nb.core.errors import (
     InvalidInputError,
@@ -23,11 +19,9 @@ from swiftai_nb.core.errors import (
     UnsupportedModelError,
 )
 from swiftai_nb.model_files.variants import DiffusionVariant
-from swiftai_nb.registry import user_config
 from swiftai_nb.registry.catalog import bundled_folder, find
 from swiftai_nb.registry.hub_cache import DiskState, hub_cache_dir
 from swiftai_nb.registry.model_info import DownloadedDiffusionModel
-from swiftai_nb.registry.model_tables import make_table
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from swiftai_nb.registry.user_config import state_dir
 from tests.model_files.files import write_weights
@@ -269,42 +263,6 @@ def test_builtin_names_cannot_be_taken(registry, tmp_path):
         registry.add_repository("not a repository", variant=DiffusionVariant.SD_15)
 
 
-def test_broken_choices_are_set_aside_and_everything_goes_on(registry, tmp_path):
-    registry.add_repository("org/one", variant=DiffusionVariant.SD_15)
-    path = registry.home / "models.json"
-    path.write_text(path.read_text()[:40])
-    assert registry.custom_models == ()
-    assert registry.resolve().info.id == "emoji-mini"
-    registry.add_repository("org/two", variant=DiffusionVariant.SD_15)
-    assert [m.id for m in registry.custom_models] == ["org/two"]
-    assert len(list(registry.home.glob("models.broken-*"))) == 1
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["[]", "null", '{"entries": 3}', '{"entries": [3, {"id": "x"}], "default_model": 5}', "\x00\xff"],
-)
-def test_strange_choices_do_no_harm(registry, content):
-    registry.home.mkdir(parents=True)
-    (registry.home / "models.json").write_bytes(content.encode("latin-1"))
-    assert registry.custom_models == ()
-    assert registry.default_model is None
-
-
-def test_two_kernels_adding_at_once_lose_nothing(registry):
-    code = (
-        "import sys\n"
-        "from swiftai_nb.registry.registry import DiffusionModelRegistry\n"
-        "from swiftai_nb.model_files.variants import DiffusionVariant\n"
-        "r = DiffusionModelRegistry(home=sys.argv[1])\n"
-        "for i in range(15): r.add_repository(f'org/{sys.argv[2]}{i}', variant=DiffusionVariant.SD_15)\n"
-    )
-    kernels = [subprocess.Popen([sys.executable, "-c", code, str(registry.home), name]) for name in "ab"]
-    assert [k.wait(180) for k in kernels] == [0, 0]
-    assert {m.id for m in registry.custom_models} == {f"org/{n}{i}" for n in "ab" for i in range(15)}
-    assert [p.name for p in registry.home.iterdir() if p.name.startswith(".")] == []
-
-
 def test_folders_follow_the_environment_at_every_call(monkeypatch, tmp_path):
     shared = DiffusionModelRegistry.shared
     assert shared is DiffusionModelRegistry.shared
@@ -335,100 +293,6 @@ def test_cache_folder_is_where_huggingface_hub_looks(monkeypatch, settings):
     code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert hub_cache_dir() == Path(theirs.stdout.strip()).resolve()
-
-
-def test_a_file_system_without_locks_does_not_wait_forever(registry, monkeypatch):
-    def refuse(*_args, **_options):
-        raise OSError(errno.ENOLCK, "no locks available")
-
-    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
-    registry.add_repository("org/one", variant=DiffusionVariant.SD_15)
-    assert registry.find("org/one").id == "org/one"
-
-
-def test_a_lock_that_is_held_keeps_other_kernels_out_until_it_is_released(registry):
-    registry.home.mkdir(parents=True)
-    add = functools.partial(registry.add_repository, "org/one", variant=DiffusionVariant.SD_15)
-    with ThreadPoolExecutor(1) as pool:
-        with FileLock(registry.home / "models.lock"):
-            waiting = pool.submit(add)
-            with pytest.raises(TimeoutError):
-                waiting.result(timeout=0.3)
-            assert registry.custom_models == ()
-        assert waiting.result(timeout=60).id == "org/one"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"id": None},
-        {"id": ["x"]},
-        {"id": ""},
-        {"size_bytes": "7"},
-        {"size_bytes": -1},
-        {"size_bytes": True},
-        {"repository": 3},
-        {"local_folder": ["x"]},
-        {"local_folder": "a\0b"},
-        {"variant": "sd-9"},
-        {"variant": []},
-        {"default_guidance_scale": "7"},
-        {"aliases": "abc"},
-        {"aliases": [3]},
-        {"files": {}},
-        {"files": [3]},
-        {"files": [{"path": "../../outside"}]},
-        {"files": [{"path": "/etc/passwd"}]},
-        {"files": [{"path": "x", "size_bytes": "1"}]},
-        {"bundled": 1},
-    ],
-)
-def test_a_wrong_entry_is_left_out_and_the_others_stay(registry, change):
-    for name in ("org/one", "org/two"):
-        registry.add_repository(name, variant=DiffusionVariant.SD_15)
-    path = registry.home / "models.json"
-    stored = json.loads(path.read_text())
-    stored["entries"][0] |= change
-    path.write_text(json.dumps(stored))
-    assert [m.id for m in registry.custom_models] == ["org/two"]
-    assert registry.resolve().info.id == "emoji-mini"
-    assert "org/two" in repr(make_table(registry))
-
-
-def test_json_that_is_nested_too_deeply_is_a_broken_file(registry):
-    registry.home.mkdir(parents=True)
-    (registry.home / "models.json").write_text('{"entries": ' + "[" * 100_000)
-    assert registry.custom_models == ()
-    registry.add_repository("org/one", variant=DiffusionVariant.SD_15)
-    assert len(list(registry.home.glob("models.broken-*"))) == 1
-
-
-@pytest.mark.parametrize("names", [{"id": "emoji-mini"}, {"id": "Emoji-Mini"}, {"aliases": ["bundled"]}])
-def test_no_entry_in_the_file_takes_the_name_of_the_bundled_model(registry, names):
-    registry.add_repository("org/one", variant=DiffusionVariant.SD_15)
-    path = registry.home / "models.json"
-    stored = json.loads(path.read_text())
-    stored["entries"][0] |= names
-    path.write_text(json.dumps(stored))
-    for name in (None, "emoji-mini", "bundled"):
-        assert registry.resolve(name).info.bundled
-
-
-def test_models_json_is_parsed_once_and_again_when_it_changes(registry, monkeypatch):
-    registry.add_repository("org/one", variant=DiffusionVariant.SD_15)
-    parsed = []
-    parse = user_config.parse_json
-    monkeypatch.setattr(user_config, "parse_json", lambda text: parsed.append(text) or parse(text))
-    user_config._read_version.cache_clear()
-    for _ in range(5):
-        registry.find("org/one")
-        registry.resolve()
-        assert registry.default_model is None
-    assert len(parsed) == 1
-    registry.add_repository("org/two", variant=DiffusionVariant.SD_15)
-    assert [m.id for m in registry.custom_models] == ["org/one", "org/two"]
-    registry.custom_models  # noqa: B018 - what the cache holds must not have been changed
-    assert [m.id for m in registry.custom_models] == ["org/one", "org/two"]
 
 
 @pytest.mark.parametrize(
