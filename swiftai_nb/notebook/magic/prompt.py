@@ -1,7 +1,7 @@
 """The prompt's text: variables in braces, the negative prompt and pasted settings, styles.
 
-A prompt is data, often pasted from elsewhere. Braces therefore read plain values only and reach neither
-private names nor modules, functions, classes or methods.
+A prompt is data, often pasted from elsewhere, and is stored in pictures and sent to clouds. Braces therefore
+read plain values only: no private names, no modules, functions, classes or methods, no access tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ MAX_FORMAT_NUMBER = 1000
 # IPython's own objects: they lead to everything in the kernel, and `In` holds the text of earlier cells.
 _RESERVED = frozenset({"In", "exit", "quit", "get_ipython"})
 _HOSTS = ("IPython", "ipykernel", "traitlets")
+_SECRET_NAME = re.compile(r"(?:.*_|)(?:token|secret|password|passwd|api_?key|credential)s?", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 _NAME = r"[^\W\d]\w*"
 _INDEX = r"""\[(?:-?\d+|'[^'{}]*'|"[^"{}]*")\]"""
 _FIELD = rf"(?P<name>{_NAME})(?P<path>(?:\.{_NAME}|{_INDEX})*)(?::(?P<format>[^{{}}'\"\s][^{{}}'\"\n]*)?)?"
@@ -64,8 +66,7 @@ def _replacement(found: re.Match[str], variables: Mapping[str, Any], keep: Colle
     if name in keep:
         return found[0]
     literal = f"write {{{{{field}}}}} for a literal brace, or add --raw"
-    if name.startswith("_") or name in _RESERVED:
-        raise InvalidInputError(f"{{{field}}} is not read: {name} is a private name", hint=literal)
+    _check_name(name, field, hint=literal)
     if name not in variables:
         raise InvalidInputError(f"no variable {name!r}", hint=literal)
     value = _follow(name, variables[name], found["path"], hint=literal)
@@ -78,8 +79,8 @@ def _follow(name: str, value: Any, path: str, *, hint: str) -> Any:
     for part in _PATH_PART.finditer(path):
         walked += part[0]
         attribute = part["attribute"]
-        if attribute is not None and attribute.startswith("_"):
-            raise InvalidInputError(f"{{{walked}}} is not read: {attribute} is a private name", hint=hint)
+        if part["number"] is None:
+            _check_name(part["key"] if attribute is None else attribute, walked, hint=hint)
         try:
             if attribute is not None:
                 value = getattr(value, attribute)
@@ -90,6 +91,14 @@ def _follow(name: str, value: Any, path: str, *, hint: str) -> Any:
             raise InvalidInputError(f"cannot read {{{walked}}} ({reason})") from error
         _check_plain(walked, value, hint=hint)
     return value
+
+
+def _check_name(name: str, field: str, *, hint: str) -> None:
+    """Refuses private names, and those under which people keep what must not leave the machine."""
+    if name.startswith("_") or name in _RESERVED:
+        raise InvalidInputError(f"{{{field}}} is not read: {name} is a private name", hint=hint)
+    if _SECRET_NAME.fullmatch(name):
+        raise InvalidInputError(f"{{{field}}} is not read: {name} may be a secret", hint=hint)
 
 
 def _check_plain(walked: str, value: Any, *, hint: str) -> None:
@@ -117,6 +126,8 @@ def _formatted(value: Any, spec: str, *, field: str, hint: str) -> str:
         raise InvalidInputError(f"cannot format {{{field}}}: {error}") from error
     if len(text) > MAX_VALUE_LENGTH:
         raise _too_long(field, hint=hint)
+    if _SECRET_VALUE.search(text):
+        raise InvalidInputError(f"{{{field}}} is not read: it contains a Hugging Face token", hint=hint)
     return text
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from traitlets.config import Config
 
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidInputError
@@ -321,46 +319,6 @@ def test_every_option_is_in_the_table_and_in_the_help() -> None:
         assert any(spellings & set(words) for words in lines) or option.name == "seed", option
         assert f"--{option.name}" in text
         assert option.help in text
-
-
-class UserObject:
-    prompt = "sea"
-
-    def method(self) -> str:
-        return "never called"
-
-
-SECRET = "hf_secret"
-HOSTILE = {
-    "os": os, "environ": os.environ, "In": ["login('hf_secret')"], "_ih": ["hf_secret"], "function": parse,
-    "Class": UserObject, "thing": UserObject(), "n": 4, "long": "x" * 200_000, "items": [0] * 200_000,
-    "shell": Config({"token": SECRET}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        "{get_ipython.__func__.__globals__['os'].environ['HF_TOKEN']}",
-        "{os.environ['HF_TOKEN']}", "{environ['HF_TOKEN']}", "{In[0]}", "{_ih[0]}", "{function}",
-        "{function.__globals__}", "{Class}", "{Class.prompt}", "{thing.method}", "{thing.method.im_func}",
-        "{thing.__init__.__globals__}", "{shell.token}", "{n:>900000000}", "{n:.900000000f}", "{n:0900000000}",
-        "{long}", "{items}", "{{{os.environ['HF_TOKEN']}}}", "{__name__:>9000000000}",
-    ],
-)  # fmt: skip
-def test_a_prompt_reads_plain_values_only(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", SECRET)
-    variables = {**HOSTILE, "get_ipython": parse, "__name__": "__main__"}
-    for line in (f"a fox {field}", f'a fox --negative "{field}"'):
-        with pytest.raises(InvalidInputError) as caught:
-            parse(line, variables=variables)
-        assert SECRET not in str(caught.value)
-        assert "--raw" in str(caught.value.hint)
-    assert parse(f"a fox {field} --raw", variables=variables).prompt == f"a fox {field}"
-
-
-def test_attributes_of_a_users_objects_are_read() -> None:
-    assert parse("{thing.prompt}", variables=HOSTILE).prompt == "sea"
 
 
 def test_given_names_what_was_typed() -> None:
