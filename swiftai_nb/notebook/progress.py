@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.core.format import format_elapsed, format_remaining
@@ -15,7 +15,21 @@ from swiftai_nb.core.progress import GenerationStage
 
 if TYPE_CHECKING:
     from swiftai_nb.jobs.job import GenerationJob
-    from swiftai_nb.notebook.wire import ProgressSnapshot
+
+
+class ProgressSnapshot(TypedDict):
+    """`WorkProgress` without its preview, as it is sent to the page."""
+
+    stage: str
+    detail: str
+    step: int
+    steps: int
+    image_index: int
+    count: int
+    fraction: float
+    elapsed_s: float
+    remaining_s: float | None
+    cancelling: bool
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from swiftai_nb.notebook.progress import job_progress
+from swiftai_nb.notebook.progress import ProgressSnapshot, job_progress
 
 if TYPE_CHECKING:
     from swiftai_nb.core.recipe import Recipe
@@ -54,21 +54,6 @@ CELL_REPORTS = ("ready", "preview")
 
 Engine = Literal["local", "cloud"]
 ModelState = Literal["ready", "download", "downloading", "too_large", "unavailable", "cloud", "cloud_missing"]
-
-
-class ProgressSnapshot(TypedDict):
-    """Progress of a job or of a cell's work: see `WorkProgress`."""
-
-    stage: str
-    detail: str
-    step: int
-    steps: int
-    image_index: int
-    count: int
-    fraction: float
-    elapsed_s: float
-    remaining_s: float | None
-    cancelling: bool
 
 
 class JobSnapshot(ProgressSnapshot):

@@ -12,6 +12,7 @@ from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.cell.widget_view import CellWidget, WidgetView
 from swiftai_nb.notebook.magic.parser import parse
+from swiftai_nb.notebook.progress import ProgressSnapshot
 from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 from swiftai_nb.notebook.wire import cell_text
 
@@ -47,7 +48,7 @@ def test_names_are_equal(contract: str, constant: str) -> None:
 
 @pytest.mark.parametrize(
     ("interface", "shape"),
-    [("Progress", wire.ProgressSnapshot), ("Picture", wire.PictureSnapshot), ("Model", wire.ModelEntry)],
+    [("Progress", ProgressSnapshot), ("Picture", wire.PictureSnapshot), ("Model", wire.ModelEntry)],
 )
 def test_snapshot_fields_are_equal(contract: str, interface: str, shape: type) -> None:
     assert fields_of(contract, interface) == tuple(shape.__annotations__)

@@ -14,7 +14,7 @@ from swiftai_nb.core.errors import AIError, GenerationCancelledError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.task import Task
 from swiftai_nb.notebook.cell import cancel
-from swiftai_nb.notebook.cell.views import Bundle, CellView
+from swiftai_nb.notebook.cell.display import Bundle, CellView
 from swiftai_nb.notebook.cell.work import Work
 from swiftai_nb.notebook.output.pictures import Pictures, embed
 from swiftai_nb.notebook.progress import WorkProgress

@@ -8,9 +8,11 @@ from typing import Any
 import anywidget
 import traitlets
 
-from swiftai_nb.notebook.cell.views import WIDGET_INTERVAL_S, Bundle, DisplayView
+from swiftai_nb.notebook.cell.display import Bundle, DisplayView
 from swiftai_nb.notebook.progress import WorkProgress
 from swiftai_nb.notebook.wire import STATIC, preview_message
+
+WIDGET_INTERVAL_S = 0.08
 
 
 class CellWidget(anywidget.AnyWidget):  # type: ignore[misc]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb.core.errors import AIError, ModelNotDownloadedError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
-from swiftai_nb.notebook.cell.views import CellView, NullView, TextView, create_view
+from swiftai_nb.notebook.cell.display import CellView
+from swiftai_nb.notebook.cell.views import NullView, TextView, create_view
 from swiftai_nb.notebook.cell.wait import BackgroundJob, final_bundle, outcome, wait
 from swiftai_nb.notebook.cell.work import DownloadWork, JobWork, Work
 from swiftai_nb.notebook.magic.parser import ImagineArguments
