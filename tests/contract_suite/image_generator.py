@@ -14,11 +14,11 @@ import pytest
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
-from swiftai_nb.core.generator import ImageGenerator
+from swiftai_nb.core.generator import ImageGenerator, PlanningGenerator
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import ImageGenerationProgress
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.core.request import GenerationRequest
+from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.jobs.job import JobState
 from swiftai_nb.jobs.queue import JobQueue
 
@@ -68,6 +68,17 @@ class ImageGeneratorContract:
         other = self.run(generator.generate_image("a cat", config=self.small.replace(seed=8)))
         assert first.data == second.data
         assert first.data != other.data
+
+    def test_a_plan_serves_several_pictures(self, generator):
+        if not isinstance(generator, PlanningGenerator):
+            pytest.skip("this provider makes no plans")
+        plan = generator.plan(GenerationRequest.of("a cat", self.small, count=2))
+        assert isinstance(plan, GenerationPlan)
+        images = [self.run(generator.generate(plan, index=index)) for index in range(2)]
+        assert [image.seed for image in images] == list(plan.request.seeds) == [7, 8]
+        if self.is_deterministic:
+            alone = self.run(generator.generate_image("a cat", config=self.small.replace(seed=8)))
+            assert images[1].data == alone.data
 
     def test_progress_grows_and_a_failing_callback_is_not_required(self, generator):
         seen = []
