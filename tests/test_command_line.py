@@ -41,7 +41,7 @@ def test_several_pictures_get_names_of_their_own(tmp_path: Path) -> None:
     [
         (("imagine",), "the prompt is empty"),
         (("imagine", "a", "cat", "--step", "4"), "--steps"),
-        (("imagine", "a cat", "--steps", "0"), "steps 0"),
+        (("imagine", "a cat", "--steps", "0"), "steps must be between 1 and 1000"),
         (("imagine", "a cat", "-o"), "needs a file"),
         (("imagine", "a cat", "-o", "cat.gif"), ".gif"),
         (("imagine", "a cat", "--model", "nobody"), "nobody"),
