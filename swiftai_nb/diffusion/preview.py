@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.model_files.json_file import parse_json
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def read_preview(folder: Path, channels: int) -> LinearPreview | None:
     if not path.is_file():
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
         factors = tuple(_triple(row) for row in data["factors"])
         bias = _triple(data.get("bias", (0.0, 0.0, 0.0)))
     except (ValueError, KeyError, TypeError):

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError
 
@@ -18,13 +18,15 @@ _HINT = "download the model again"
 
 
 def parse_json(text: str | bytes) -> Any:
-    """`json.loads` whose only error is ValueError: for nesting that is too deep and for NaN or Infinity, too.
+    """`json.loads` whose only error is ValueError, for nesting that is too deep, too.
+
+    Infinity and NaN are read: diffusers writes them into scheduler configurations.
 
     Raises:
-        ValueError: not JSON, or JSON that no tool writes.
+        ValueError: not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -72,7 +74,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return type(error).__name__ if isinstance(error, UnicodeDecodeError) else str(error)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

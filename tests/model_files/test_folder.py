@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 from pathlib import Path
@@ -127,7 +128,14 @@ def test_a_configuration_that_makes_no_sense_is_one_error_that_names_the_file(tm
     assert file in caught.value.message.replace("\\", "/")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{broken", "\x00", '{"a": NaN}'])
+def test_infinity_in_a_scheduler_configuration_is_read_as_diffusers_writes_it(tmp_path):
+    scheduler = {"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -math.inf}
+    folder = write_model(tmp_path, unet={"sample_size": 64}, scheduler=scheduler)
+    assert "-Infinity" in (folder / "scheduler" / "scheduler_config.json").read_text()
+    assert open_model(folder).defaults.scheduler == "dpm++2m"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{broken", "\x00"])
 def test_json_that_cannot_be_read_is_one_error(tmp_path, text):
     folder = write_model(tmp_path, unet={"sample_size": 64})
     (folder / "unet" / "config.json").write_text(text)

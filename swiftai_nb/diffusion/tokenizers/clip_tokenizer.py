@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.model_files.json_file import read_json_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,8 +50,8 @@ class CLIPTokenizer:
 
     def __init__(self, folder: Path) -> None:
         config = {
-            **_read_json(folder / "special_tokens_map.json"),
-            **_read_json(folder / "tokenizer_config.json"),
+            **read_json_object(folder / "special_tokens_map.json"),
+            **read_json_object(folder / "tokenizer_config.json"),
         }
         pad_token = _token_text(config.get("pad_token"), END)
         self._tokenizer, self._vocabulary = _build(folder, pad_token)
@@ -119,10 +119,10 @@ def _build(folder: Path, pad_token: str) -> tuple[Tokenizer, dict[str, int]]:
 def _read_bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges; transformers 5 saves both in `tokenizer.json` and nothing else."""
     if not (folder / "vocab.json").is_file():
-        model = _read_json(folder / "tokenizer.json").get("model", {})
+        model = read_json_object(folder / "tokenizer.json").get("model", {})
         pairs = (tuple(m.split()) if isinstance(m, str) else tuple(m) for m in model.get("merges", ()))
         return model.get("vocab", {}), [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
-    return _read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt")
+    return read_json_object(folder / "vocab.json"), _read_merges(folder / "merges.txt")
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
@@ -132,16 +132,6 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
         raise InvalidModelFilesError(f"{path} cannot be read: {error}") from error
     pairs = (tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version"))
     return [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidModelFilesError(f"{path} is not JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
 
 
 def _token_text(token: Any, default: str) -> str:

@@ -6,7 +6,6 @@ alpha is kept: as a tensor (kohya), in the file's metadata (diffusers), or in `a
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
 from swiftai_nb.diffusion.weights.tensors import read_config
+from swiftai_nb.model_files.json_file import parse_json
 from swiftai_nb.model_files.safetensors_headers import read_header
 
 # What stands behind a module's name -> the tensor's role.
@@ -165,11 +165,11 @@ class _AlphaOptions:
         if file.name == "adapter_model.safetensors" and beside.is_file():
             return cls((("", read_config(beside)),))
         try:
-            flat = json.loads(metadata.get(_METADATA_KEY, "{}"))
+            flat = parse_json(metadata.get(_METADATA_KEY, "{}"))
         except ValueError:
-            flat = {}
+            flat = None
         configs: dict[str, dict[str, Any]] = {}
-        for key, value in flat.items():
+        for key, value in flat.items() if isinstance(flat, dict) else ():
             prefix, _, name = key.partition(".")
             configs.setdefault(prefix, {})[name] = value
         return cls(tuple(configs.items()))
