@@ -307,7 +307,7 @@ def quantized_linear(
     group_size: int,
     bits: int,
 ) -> mx.array:
-    """`linear` with a weight packed by `mx.quantize`.
+    """`linear` with a weight quantized by `mx.quantize`.
 
     Args:
         x: [..., in].

@@ -7,6 +7,7 @@ import pytest
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.models.layers import Conv2d, Linear
 from swiftai_nb.diffusion.weights.component import check_tensors, load_network
+from swiftai_nb.diffusion.weights.flux_tensors import convert_clip
 from swiftai_nb.diffusion.weights.tensors import TensorSource, rename, renamed_by
 
 
@@ -59,3 +60,16 @@ def test_a_1x1_kernel_fits_a_linear_map_and_the_other_way_round(tmp_path):
 def test_a_shape_that_only_has_the_same_size_does_not_fit():
     with pytest.raises(InvalidModelFilesError, match=r"weight is \[3, 2\], needs \[2, 3\]"):
         check_tensors(Linear(3, 2, bias=False), {"weight": mx.zeros((3, 2))}, component="part")
+
+
+def test_tensors_that_cannot_be_converted_are_one_error(tmp_path):
+    file = tmp_path / "model.safetensors"
+    name = "text_model.embeddings.position_embedding"
+    arrays = {
+        "text_model.final_layer_norm.weight": mx.zeros(64),
+        f"{name}.weight": mx.zeros((4, 8), dtype=mx.uint32),
+        f"{name}.scales": mx.zeros((4, 1)),
+    }
+    mx.save_safetensors(str(file), arrays)
+    with pytest.raises(InvalidModelFilesError, match="text_encoder"):
+        TensorSource("text_encoder", (file,), convert_clip).open()

@@ -38,7 +38,7 @@ class Linear(nn.Module):  # type: ignore[misc]
 
 
 class QuantizedLinear(nn.Module):  # type: ignore[misc]
-    """`Linear` whose weight is packed by `mx.quantize` (affine).
+    """`Linear` whose weight is quantized by `mx.quantize` (affine).
 
     Args:
         in_features: a multiple of group_size.
@@ -72,10 +72,10 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
 
 
 class AdaptedQuantizedLinear(QuantizedLinear):
-    """W x + b + up (down x), W packed; several LoRAs are stacked along the rank.
+    """W x + b + up (down x), W quantized; several LoRAs are stacked along the rank.
 
     Args:
-        base: the layer whose packed weight is taken over, not copied.
+        base: the layer whose quantized weight is shared, not copied.
         down: [rank, in].
         up: [out, rank], with the LoRA's scale in it.
     """
@@ -230,7 +230,7 @@ class Embedding(nn.Module):  # type: ignore[misc]
 
 
 class QuantizedEmbedding(nn.Module):  # type: ignore[misc]
-    """ids [...] -> [..., width], unpacking only the rows asked for.
+    """ids [...] -> [..., width], dequantizing only the rows asked for.
 
     Args:
         count: rows.

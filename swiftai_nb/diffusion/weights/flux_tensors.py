@@ -206,8 +206,8 @@ def convert_mflux_t5(tensors: Mapping[str, mx.array]) -> Tensors:
     result = {n: v for n, v in result.items() if table not in n or n.startswith("encoder.block.0.")}
     norm = result.get("encoder.final_layer_norm.weight")
     inputs = 0 if norm is None else norm.shape[0]
-    bits = _bits(result, "encoder.block.0.layer.0.SelfAttention.q", inputs)
-    return _unpack_table(result, f"encoder.block.0.layer.0.{table}"[:-1], bits)
+    bits = stored_bits(result, "encoder.block.0.layer.0.SelfAttention.q", inputs)
+    return _dequantize_table(result, f"encoder.block.0.layer.0.{table}"[:-1], bits)
 
 
 def convert_hf_t5(tensors: Mapping[str, mx.array]) -> Tensors:
@@ -220,7 +220,7 @@ def convert_hf_t5(tensors: Mapping[str, mx.array]) -> Tensors:
 
 
 def convert_clip(tensors: Mapping[str, mx.array]) -> Tensors:
-    """Names of any age; mflux packs the tables too, of which positions are unpacked.
+    """Names of any age; mflux quantizes the tables too, of which positions are dequantized.
 
     The projection some CLIP-L files carry (SD3's, ComfyUI's) is left out: FLUX pools without it.
     """
@@ -231,8 +231,8 @@ def convert_clip(tensors: Mapping[str, mx.array]) -> Tensors:
         result[name if name.startswith("text_model.") else f"text_model.{name}"] = value
     table = "text_model.embeddings.position_embedding"
     norm = result.get("text_model.final_layer_norm.weight")
-    bits = _bits(result, table, 0 if norm is None else norm.shape[0])
-    return _unpack_table(result, table, bits)
+    bits = stored_bits(result, table, 0 if norm is None else norm.shape[0])
+    return _dequantize_table(result, table, bits)
 
 
 def convert_mflux_vae(tensors: Mapping[str, mx.array]) -> Tensors:
@@ -301,15 +301,16 @@ def _width(tensors: Mapping[str, mx.array], name: str) -> int:
     return int(tensors[name].shape[0])
 
 
-def _bits(tensors: Mapping[str, mx.array], module: str, inputs: int) -> int | None:
-    """Bits of a packed weight with a known number of inputs; None when it is not packed."""
+def stored_bits(tensors: Mapping[str, mx.array], module: str, inputs: int) -> int | None:
+    """Bits of a quantized weight with a known number of inputs; None when it is not quantized."""
     if f"{module}.scales" not in tensors or not inputs:
         return None
-    return int(tensors[f"{module}.weight"].shape[-1]) * 32 // inputs
+    bits = int(tensors[f"{module}.weight"].shape[-1]) * 32 // inputs
+    return bits if bits > 0 else None
 
 
-def _unpack_table(tensors: Tensors, module: str, bits: int | None) -> Tensors:
-    """Small tables are used whole: unpacked once, they cost nothing."""
+def _dequantize_table(tensors: Tensors, module: str, bits: int | None) -> Tensors:
+    """Small tables are used whole: dequantized once, they cost nothing."""
     scales = tensors.get(f"{module}.scales")
     if bits is None or scales is None:
         return tensors

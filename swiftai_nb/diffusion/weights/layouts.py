@@ -119,7 +119,7 @@ def flux_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
     """
     width = _shape(tensors, "x_embedder.bias")[0]
     head_dim = _shape(tensors, "transformer_blocks.0.attn.norm_q.weight")[0]
-    bits = _bits_of(tensors, "transformer_blocks.0.attn.to_q", width)
+    bits = flux_tensors.stored_bits(tensors, "transformer_blocks.0.attn.to_q", width)
     first, other = head_dim // 8, head_dim * 7 // 16
     if first + 2 * other != head_dim or first % 2 or other % 2:
         raise InvalidModelFilesError(
@@ -140,7 +140,7 @@ def flux_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
 
 
 def t5_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
-    """The T5 encoder's config from tensors under transformers' names (bias table unpacked)."""
+    """The T5 encoder's config from tensors under transformers' names (bias table dequantized)."""
     attention = "encoder.block.0.layer.0.SelfAttention"
     buckets, heads = _shape(tensors, f"{attention}.relative_attention_bias.weight")
     return {
@@ -155,7 +155,7 @@ def t5_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
 
 
 def clip_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
-    """CLIP-L's config from tensors under transformers' names (position table unpacked)."""
+    """CLIP-L's config from tensors under transformers' names (position table dequantized)."""
     width = _shape(tensors, "text_model.final_layer_norm.weight")[0]
     return {
         "vocab_size": _shape(tensors, "text_model.embeddings.token_embedding.weight")[0],
@@ -195,13 +195,9 @@ def _count(tensors: Mapping[str, mx.array], pattern: str) -> int:
     return 1 + max((int(m[1]) for name in tensors if (m := re.match(pattern, name))), default=-1)
 
 
-def _bits_of(tensors: Mapping[str, mx.array], module: str, inputs: int) -> int:
-    """Bits of a packed weight with a known number of inputs; 32 when it is not packed."""
-    if f"{module}.scales" not in tensors:
-        return 32
-    return _shape(tensors, f"{module}.weight")[-1] * 32 // inputs
-
-
-def _inputs(tensors: Mapping[str, mx.array], module: str, bits: int) -> int:
-    packed = f"{module}.scales" in tensors
-    return _shape(tensors, f"{module}.weight")[-1] * 32 // (bits if packed else 32)
+def _inputs(tensors: Mapping[str, mx.array], module: str, bits: int | None) -> int:
+    """Of a linear map whose weight may be quantized to `bits`."""
+    columns = _shape(tensors, f"{module}.weight")[-1]
+    if bits is None or f"{module}.scales" not in tensors:
+        return columns
+    return columns * 32 // bits

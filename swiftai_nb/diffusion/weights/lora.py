@@ -1,7 +1,7 @@
 """Applies LoRAs (Hu et al. 2021) to a pipeline: W + scale * alpha / rank * up @ down.
 
-A LoRA is added into the weights tensor by tensor, so no second copy of the model exists; into packed
-weights nothing can be added, so a low-rank branch is hung beside them. It is put on again whenever a
+A LoRA is added into the weights tensor by tensor, so no second copy of the model exists; into quantized
+weights nothing can be added, so a low-rank branch is put beside them. It is applied again whenever a
 network is read again. Removing it drops the network: the next use reads the untouched weights from disk,
 and the LoRAs that remain. So removal is exact.
 

@@ -113,7 +113,15 @@ class TensorSource:
                 raise InvalidModelFilesError(
                     f"{path} cannot be read ({error})", hint="download the model again"
                 ) from error
-        return self.convert(_unpack_int8(tensors, headers))
+        # In the order of the files, which are then read from start to end.
+        ordered = {name: tensors.pop(name) for name in headers.tensors}
+        try:
+            return self.convert(_unpack_int8(ordered, headers))
+        except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+            raise InvalidModelFilesError(
+                f"the tensors of {self.name} are not of the layout their names promise ({error})",
+                hint="check that the folder's files belong together, or download the model again",
+            ) from error
 
 
 def renamed_by(rules: Sequence[Rule]) -> Convert:
