@@ -87,3 +87,22 @@ def test_executors_in_variables_are_offered(shell: Any) -> None:
     with ThreadPoolExecutor(1) as executor:
         shell.user_ns.update(my_pool=executor, my_number=3)
         assert set(Completer(shell).complete("%imagine a cat --executor my")) == {"my_pool"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_kernel_answers_the_front_end_with_the_magics_own_options() -> None:
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        client.execute_interactive("%load_ext swiftai_nb", timeout=60)
+        for line, start, expected in [
+            ("%imagine a cat --", 15, {f"--{option.name}" for option in OPTIONS}),
+            ("%imagine_models download sdxl-t", 25, {"sdxl-turbo"}),
+        ]:
+            answer = client.complete(line, len(line), reply=True, timeout=60)["content"]
+            assert set(answer["matches"]) == expected
+            assert (answer["cursor_start"], answer["cursor_end"]) == (start, len(line))
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
