@@ -30,6 +30,8 @@ from swiftai_nb.registry.user_config import StoredModels, UserConfig, state_dir
 
 __all__ = ["DiffusionModelInfo", "DiffusionModelRegistry", "DownloadedDiffusionModel", "ResolvedModel"]
 
+BUNDLED_MODEL = "emoji-mini"  # the default when the user chose none
+
 
 class _ClassProperty:
     """`DiffusionModelRegistry.shared`: created on first use, so that importing does no work."""
@@ -245,7 +247,7 @@ class DiffusionModelRegistry:
             InvalidModelFilesError, UnsupportedModelError: a folder of another kind, or a single file.
         """
         if model is None:
-            return self._resolve_default()
+            model = self._installed_default()
         try:
             info = self.find(model)
         except ModelNotFoundError:
@@ -262,7 +264,7 @@ class DiffusionModelRegistry:
                 "lora": "is a LoRA, which is added to a model (--lora)",
             }
             what = kinds.get(info.kind, "only decodes previews")
-            raise InvalidInputError(f"{info.id} {what}", hint="choose a model: emoji-mini")
+            raise InvalidInputError(f"{info.id} {what}", hint=f"choose a model: {BUNDLED_MODEL}")
         return self._resolve_entry(info, asked=model)
 
     def _known_at(self, folder: Path) -> ResolvedModel | None:
@@ -280,11 +282,9 @@ class DiffusionModelRegistry:
         """As `resolve`, for any entry at hand; preview decoders too."""
         return self._resolve_entry(info, asked=info.id)
 
-    def _resolve_default(self) -> ResolvedModel:
+    def _installed_default(self) -> str:
         chosen = self.default_model
-        if chosen is not None and self.is_downloaded(chosen):
-            return self.resolve(chosen)
-        return self.resolve("emoji-mini")
+        return chosen if chosen is not None and self.is_downloaded(chosen) else BUNDLED_MODEL
 
     def _resolve_entry(self, info: DiffusionModelInfo, *, asked: str) -> ResolvedModel:
         found = self.disk_status(info)

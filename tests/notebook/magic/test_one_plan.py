@@ -104,7 +104,7 @@ def test_a_cell_is_planned_once_for_each_distinct_setting(
     report: dict[str, dict[str, Any]], line: str, plans: int
 ) -> None:
     assert report[line]["plans"] == plans
-    assert report[line]["look-ups"] <= 2 * plans, "a default model is looked up under its own name"
+    assert report[line]["look-ups"] == plans
 
 
 def test_no_settings_file_is_read_twice_in_one_cell(report: dict[str, dict[str, Any]]) -> None:
