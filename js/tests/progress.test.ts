@@ -13,10 +13,11 @@ test("progress names the stage, the picture of several, and the step or the deta
   expect(progressText(job({ cancelling: true }))).toBe("Cancelling after this step…");
 });
 
-test("times count on between two reports and never show less than a second left", () => {
+test("times count on between two reports and show at least a second left, and nothing once it has passed", () => {
   const progress = job({ elapsed_s: 3, remaining_s: 90 });
   expect(timesText(progress, 3)).toBe("3 s · about 1 min 30 s left");
   expect(timesText(progress, 13.4)).toBe("13 s · about 1 min 20 s left");
+  expect(timesText(progress, 92.6)).toBe("1 min 32 s · about 1 s left");
   expect(timesText(progress, 93)).toBe("1 min 33 s");
   expect(timesText(job({ remaining_s: null }), 3.9)).toBe("3 s");
 });

@@ -95,7 +95,7 @@ class WorkProgress:
         if self.steps:
             parts.append(f"step {self.step} of {self.steps}")
         parts.append(format_elapsed(self.elapsed_s))
-        if self.remaining_s is not None and self.remaining_s >= 1:
+        if self.remaining_s is not None and self.remaining_s > 0:
             parts.append(format_remaining(self.remaining_s))
         return ", ".join(part for part in parts if part)
 

@@ -132,12 +132,12 @@ def test_queue_history_compare_seed_and_reuse(open_notebook: OpenNotebook, scree
     notebook, card = open_card(open_notebook)
     for index, prompt in enumerate(("a cat", "a dog", "a bird")):
         card.imagine(prompt)
-        # Nobody types the next words before the page has heard of these.
+        # The next prompt is typed when the page shows this one.
         card.root.locator(".queue li").nth(index).wait_for(state="attached")
     assert card.root.locator(".queue .place").all_inner_texts() == ["now", "2", "3"]
+    card.button("Cancel: a dog").click()
     card.screenshot(screenshots, "queue")
     assert card.violations() == []
-    card.button("Cancel: a dog").click()
     card.wait_pictures(2)
     card.wait_scene("picture")
     assert card.words == "a bird"

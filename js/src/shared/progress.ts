@@ -20,7 +20,7 @@ export function timesText(progress: Progress, elapsed_s: number): string {
   const { remaining_s } = progress;
   const left_s = remaining_s === null ? null : remaining_s - (elapsed_s - progress.elapsed_s);
   const elapsed = formatDuration(Math.floor(elapsed_s));
-  return left_s === null || left_s < 1 ? elapsed : `${elapsed} · ${formatRemaining(left_s)}`;
+  return left_s === null || left_s <= 0 ? elapsed : `${elapsed} · ${formatRemaining(left_s)}`;
 }
 
 /** A clock that continues between two reports: the seconds since the work began. */
