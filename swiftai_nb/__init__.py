@@ -1,7 +1,7 @@
-"""Words to pictures in a notebook, on your own machine or in the cloud.
+"""Text to image in a notebook, on your own machine or in the cloud.
 
-`%load_ext swiftai_nb` brings the `%%imagine` magic; the names below are the Python API. They
-are imported on first use, so that `import swiftai_nb` costs next to nothing.
+`%load_ext swiftai_nb` registers the `%%imagine` magic; the names below are the Python API. They
+are imported on first use, so that `import swiftai_nb` stays fast.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from swiftai_nb.core.task import CancellationToken
     from swiftai_nb.downloads.downloader import DiffusionModelDownloader
     from swiftai_nb.model_files.variants import DiffusionVariant
+    from swiftai_nb.notebook.output.pictures import Pictures
     from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
     from swiftai_nb.providers.batch import imagine_batch
     from swiftai_nb.providers.huggingface import HuggingFaceProvider
@@ -53,6 +54,7 @@ _HOMES = {
     "imagine_batch": "swiftai_nb.providers.batch",
     "LoraReference": "swiftai_nb.core.config",
     "MLXImageProvider": "swiftai_nb.providers.mlx",
+    "Pictures": "swiftai_nb.notebook.output.pictures",
     "PlanningGenerator": "swiftai_nb.core.generator",
     "Recipe": "swiftai_nb.core.recipe",
 }
@@ -76,6 +78,7 @@ __all__ = [
     "ImagineWidget",
     "LoraReference",
     "MLXImageProvider",
+    "Pictures",
     "PlanningGenerator",
     "Recipe",
     "__version__",
@@ -116,7 +119,7 @@ def load_ipython_extension(ipython: InteractiveShell) -> None:
 
 
 def unload_ipython_extension(ipython: InteractiveShell) -> None:
-    """Removes the magics and ends the engine; called by `%unload_ext swiftai_nb`."""
+    """Removes the magics and stops the engine; called by `%unload_ext swiftai_nb`."""
     from swiftai_nb.notebook.extension import unload
 
     unload(ipython)
