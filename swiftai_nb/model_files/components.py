@@ -153,7 +153,7 @@ def _refuse_other_formats(folder: Path, part: str) -> None:
 
 
 def _tensor_names(paths: Iterable[Path]) -> tuple[str, ...]:
-    return tuple(name for path in paths for name in read_header(path, allow_float8=True)[0])
+    return tuple(name for path in paths for name in read_header(path)[0])
 
 
 def _flux_layout(names: Iterable[str], part: str) -> str | None:

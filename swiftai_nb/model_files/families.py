@@ -180,7 +180,7 @@ def single_file_error(path: Path) -> AIError:
         return UnsupportedModelError(
             f"{path} is a GGUF file{model}, a format that is not supported", hint=CHOOSE_SUPPORTED
         )
-    names = tuple(read_header(path, allow_float8=True)[0])
+    names = tuple(read_header(path)[0])
     if _has(names, *_LORA_MARKS):
         return InvalidInputError(f"{path} is a LoRA, not a model", hint=f"--lora {path}")
     message, hint = _describe(path, names)

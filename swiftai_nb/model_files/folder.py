@@ -347,7 +347,7 @@ def _open_flux(configs: FolderConfigs) -> ModelFolder:
 def _flux_tensors(folder: Path) -> Mapping[str, StoredTensor]:
     files = find_flux_component(folder, "transformer")
     paths = () if files is None else files.paths
-    return {name: t for path in paths for name, t in read_header(path, allow_float8=True)[0].items()}
+    return {name: t for path in paths for name, t in read_header(path)[0].items()}
 
 
 def _refuse_flux_editor(configs: FolderConfigs, tensors: Mapping[str, StoredTensor]) -> None:

@@ -29,6 +29,12 @@ _DTYPE_BYTES = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+_BITSANDBYTES = {
+    ".quant_state.bitsandbytes__nf4": "nf4",
+    ".quant_state.bitsandbytes__fp4": "fp4",
+    ".weight.absmax": "4-bit",
+    ".SCB": "int8",
+}
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # torch.save, new and old
 _AGAIN = "download the model again"
 
@@ -40,9 +46,10 @@ class StoredTensor:
     Attributes:
         name: its key in the file.
         shape: as stored (convolutions are [O, I, kh, kw]).
-        dtype: safetensors' name: F32, F16, BF16, I8, U32...
+        dtype: safetensors' name: F32, F16, BF16, F8_E4M3, I8, U32...
         path: the file.
         size_bytes: of its data.
+        offset: where its data begins in the file, in bytes.
     """
 
     name: str
@@ -50,6 +57,7 @@ class StoredTensor:
     dtype: str
     path: Path
     size_bytes: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -177,31 +185,25 @@ def _shards_without_index(folder: Path, stem: str, variant: str) -> tuple[Path, 
     return tuple(found[i] for i in sorted(found))
 
 
-def read_header(
-    path: Path, *, allow_float8: bool = False
-) -> tuple[Mapping[str, StoredTensor], Mapping[str, str]]:
+def read_header(path: Path) -> tuple[Mapping[str, StoredTensor], Mapping[str, str]]:
     """Tensors and metadata of one safetensors file, checked against the file's length.
-
-    Args:
-        path: the file.
-        allow_float8: do not refuse float8 tensors: to look at names only.
 
     Raises:
         InvalidModelFilesError: missing, not safetensors, truncated (names the tensors cut off), or with
             tensors that overlap, leave holes, or have another size than their shape.
-        UnsupportedModelError: it has float8 tensors, which no part of this package computes with.
+        UnsupportedModelError: its weights are quantized by bitsandbytes, or in the MX formats.
     """
     try:
         stat = path.stat()
-        tensors, metadata, float8 = _read_header(path, stat.st_size, stat.st_mtime_ns)
+        tensors, metadata, refused = _read_header(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
         raise InvalidModelFilesError(
             f"{path} cannot be read ({error.strerror or error})", hint="check the path and its permissions"
         ) from None
-    if float8 is not None and not allow_float8:
+    if refused is not None:
         raise UnsupportedModelError(
-            f"{path.name} stores float8 weights ({float8}), which are not supported",
-            hint="use its 16-bit file; for a model, quantization_bits=8 saves memory",
+            f"{path.name} stores {refused} weights, which are not supported",
+            hint="use its 16-bit, float8 or GGUF file; for a model, quantization_bits=4 or 8 saves memory",
         )
     return tensors, metadata
 
@@ -231,12 +233,22 @@ def _read_header(
     spans = {name: _span(path, name, entry) for name, entry in header.items()}
     _check_spans(path, {name: span[2:] for name, span in spans.items()}, size_bytes, 8 + length)
     tensors = {
-        name: StoredTensor(name, shape, dtype, path, end - begin)
+        name: StoredTensor(name, shape, dtype, path, end - begin, 8 + length + begin)
         for name, (shape, dtype, begin, end) in spans.items()
     }
-    float8 = next((name for name, tensor in tensors.items() if tensor.dtype.startswith("F8")), None)
     texts = {key: value for key, value in (metadata or {}).items() if isinstance(value, str)}
-    return MappingProxyType(tensors), MappingProxyType(texts), float8
+    return MappingProxyType(tensors), MappingProxyType(texts), _unsupported_quantization(tensors)
+
+
+def _unsupported_quantization(tensors: Mapping[str, StoredTensor]) -> str | None:
+    """The name of a quantization that this package cannot read."""
+    for name, tensor in tensors.items():
+        if tensor.dtype == "F8_E8M0":
+            return "MX-quantized (F8_E8M0)"
+        for suffix, kind in _BITSANDBYTES.items():
+            if name.endswith(suffix):
+                return f"bitsandbytes {kind}"
+    return None
 
 
 def _span(path: Path, name: str, entry: object) -> tuple[tuple[int, ...], str, int, int]:

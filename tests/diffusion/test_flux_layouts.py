@@ -335,14 +335,15 @@ class TestBrokenFolders:
         with pytest.raises(InvalidModelFilesError, match="truncated"):
             load_pipeline(folder)
 
-    def test_float8_file_is_refused_by_name(self, weights, tmp_path):
+    def test_nf4_file_is_refused_by_name(self, weights, tmp_path):
         transformer = folders.bfl_transformer(weights[False]["transformer"])
         folder = folders.write_single_files(tmp_path, transformer, weights[False])
-        entry = {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}
-        text = json.dumps({"double_blocks.0.img_attn.qkv.weight": entry}).encode()
+        entry = {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}
+        name = "double_blocks.0.img_attn.qkv.weight.quant_state.bitsandbytes__nf4"
+        text = json.dumps({name: entry}).encode()
         data = len(text).to_bytes(8, "little") + text + b"\0\0"
         (folder / "flux1-schnell.safetensors").write_bytes(data)
-        with pytest.raises((UnsupportedModelError, InvalidModelFilesError), match="float8"):
+        with pytest.raises(UnsupportedModelError, match="bitsandbytes nf4"):
             load_pipeline(folder)
 
     def test_two_transformers(self, weights, tmp_path):

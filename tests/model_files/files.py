@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-DTYPE_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F8_E4M3": 1, "F8_E5M2": 1, "U32": 4}
+DTYPE_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U32": 4}
 
 
 def write_header(path: Path, header: dict[str, Any] | str, *, data_bytes: int = 0) -> Path:

@@ -305,11 +305,11 @@ def test_an_empty_folder_is_no_model(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_float8_weights_of_any_network_are_refused_by_name(tmp_path, part):
+def test_nf4_weights_of_any_network_are_refused_by_name(tmp_path, part):
     folder = write_model(tmp_path, unet={"sample_size": 64})
     path = next((folder / part).glob("*.safetensors"))
-    write_weights(path, "F8_E4M3", x=(4, 4))
-    with pytest.raises(UnsupportedModelError, match="float8"):
+    write_weights(path, **{"x.weight.quant_state.bitsandbytes__nf4": (4, 4)})
+    with pytest.raises(UnsupportedModelError, match="bitsandbytes nf4"):
         _ = open_model(folder).is_quantized
 
 

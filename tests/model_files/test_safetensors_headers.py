@@ -131,13 +131,30 @@ def test_a_missing_file_is_an_error_of_the_model(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
-def test_float8_is_refused_by_name_and_can_be_looked_at(tmp_path, dtype):
-    path = write_weights(tmp_path / "unet" / "model.safetensors", dtype, a=(6,))
+def test_float8_tensors_are_described_with_their_offsets(tmp_path, dtype):
+    path = write_weights(tmp_path / "unet" / "model.safetensors", dtype, a=(6,), b=(2, 3))
+    tensors = read_header(path)[0]
+    assert read_weight_files(tmp_path / "unet").tensors == tensors
+    assert tensors["a"].dtype == dtype
+    assert tensors["b"].offset + 6 == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "kind"),
+    [
+        ("x.weight.quant_state.bitsandbytes__nf4", "F32", "bitsandbytes nf4"),
+        ("x.weight.quant_state.bitsandbytes__fp4", "F32", "bitsandbytes fp4"),
+        ("x.weight.absmax", "F32", "bitsandbytes 4-bit"),
+        ("x.SCB", "F32", "bitsandbytes int8"),
+        ("x.weight", "F8_E8M0", "F8_E8M0"),
+    ],
+)
+def test_other_quantizations_are_refused_by_name(tmp_path, name, dtype, kind):
+    path = write_weights(tmp_path / "unet" / "model.safetensors", dtype, **{name: (6,)})
     for read in (lambda: read_header(path), lambda: read_weight_files(tmp_path / "unet")):
-        with pytest.raises(UnsupportedModelError, match="float8") as caught:
+        with pytest.raises(UnsupportedModelError, match=kind) as caught:
             read()
         assert "16-bit" in str(caught.value.hint)
-    assert read_header(path, allow_float8=True)[0]["a"].dtype == dtype
 
 
 @pytest.mark.parametrize("weight_map", [None, [], 3, {}, {"a": "../outside.safetensors"}, {"a": "gone"}])

@@ -16,6 +16,7 @@ from typing import Any, cast
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
+from swiftai_nb.diffusion.weights.stored import load_tensors
 from swiftai_nb.diffusion.weights.tensors import read_config
 from swiftai_nb.model_files.json_file import parse_json
 from swiftai_nb.model_files.safetensors_headers import read_header
@@ -100,7 +101,7 @@ def load_lora(path: str | Path) -> LoraWeights:
     """
     file = _find_file(Path(path).expanduser())
     _, metadata = read_header(file)
-    tensors = cast(dict[str, mx.array], mx.load(str(file), format="safetensors"))
+    tensors = load_tensors(file)
     roles = _by_module(tensors, file)
     options = _AlphaOptions.read(file, metadata)
     modules = {name: _module(name, parts, options, file) for name, parts in roles.items()}

@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.diffusion.weights.stored import load_tensors
 from swiftai_nb.model_files.json_file import read_json_object
 from swiftai_nb.model_files.safetensors_headers import (
     StoredTensor,
@@ -82,7 +83,7 @@ class TensorSource:
 
         Raises:
             InvalidModelFilesError: a file is no safetensors, truncated, or repeats a tensor.
-            UnsupportedModelError: float8 tensors.
+            UnsupportedModelError: a quantization that cannot be read.
         """
         tensors: dict[str, StoredTensor] = {}
         metadata: dict[str, str] = {}
@@ -107,16 +108,9 @@ class TensorSource:
         headers = self.headers()
         tensors: Tensors = {}
         for path in self.paths:
-            try:
-                tensors.update(cast(Tensors, mx.load(str(path), format="safetensors")))
-            except (RuntimeError, ValueError) as error:
-                raise InvalidModelFilesError(
-                    f"{path} cannot be read ({error})", hint="download the model again"
-                ) from error
-        # In the order of the files, which are then read from start to end.
-        ordered = {name: tensors.pop(name) for name in headers.tensors}
+            tensors.update(load_tensors(path))
         try:
-            return self.convert(_unpack_int8(ordered, headers))
+            return self.convert(_unpack_int8(tensors, headers))
         except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
             raise InvalidModelFilesError(
                 f"the tensors of {self.name} are not of the layout their names promise ({error})",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,14 +148,24 @@ def _advice(plan: MemoryPlan, available: int) -> str:
 
 
 def _weights_bytes(paths: tuple[Path, ...], bytes_per_weight: int, bits: int | None) -> int:
+    headers = (read_header(path)[0] for path in paths)
     return sum(
-        _tensor_bytes(name, tensor, bytes_per_weight, bits)
-        for path in paths
-        for name, tensor in read_header(path)[0].items()
+        _tensor_bytes(name, tensor, bytes_per_weight, bits, is_half=_is_half(tensor, tensors))
+        for tensors in headers
+        for name, tensor in tensors.items()
     )
 
 
-def _tensor_bytes(name: str, tensor: StoredTensor, bytes_per_weight: int, bits: int | None) -> int:
+def _is_half(tensor: StoredTensor, tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether it is read in 16 bits: float8 with factors is widened to 32."""
+    module = tensor.name.removesuffix(".weight")
+    is_scaled = f"{module}.scale_weight" in tensors or f"{module}.weight_scale" in tensors
+    return tensor.dtype in ("F16", "BF16") or (tensor.dtype in ("F8_E4M3", "F8_E5M2") and not is_scaled)
+
+
+def _tensor_bytes(
+    name: str, tensor: StoredTensor, bytes_per_weight: int, bits: int | None, *, is_half: bool
+) -> int:
     count = math.prod(tensor.shape)
     if tensor.dtype in ("U32", "U64", "I64"):  # quantized already, or an index
         return tensor.size_bytes
@@ -162,6 +173,6 @@ def _tensor_bytes(name: str, tensor: StoredTensor, bytes_per_weight: int, bits: 
     if is_map and bits is not None and len(tensor.shape) == 2:
         scales_bytes = 2 * bytes_per_weight * count // _GROUP  # a scale and a bias for each group
         return count * bits // 8 + scales_bytes
-    if is_map and tensor.dtype in ("F16", "BF16") and count >= _LARGE_WEIGHT:
+    if is_map and is_half and count >= _LARGE_WEIGHT:
         return count * 2  # they stay as they are (see diffusion.weights.precision.storage_dtype)
     return count * bytes_per_weight

@@ -1,0 +1,181 @@
+"""The tensors of one file, unevaluated, whatever form their numbers are stored in.
+
+MLX reads safetensors lazily, but not float8. For such files it is given a view of the file whose header
+declares bytes, and the bytes are widened by operations on the unevaluated arrays: nothing is read, and no
+converted copy made, until a tensor is used.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import mmap
+import struct
+import threading
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
+
+_SCALES = (".scale_weight", ".weight_scale")
+# What quantizers note for kernels that compute in float8.
+_NOTES = (".scale_input", ".input_scale", ".comfy_quant")
+
+
+def load_tensors(path: Path) -> dict[str, mx.array]:
+    """The tensors of a safetensors file by name, in its order; float8 is widened exactly.
+
+    Plain float8 becomes float16, which holds each of its numbers; scaled float8 (`NAME.scale_weight`
+    beside `NAME.weight`) becomes float32.
+
+    Raises:
+        InvalidModelFilesError: it cannot be read.
+        UnsupportedModelError: a quantization that cannot be read.
+    """
+    headers, _ = read_header(path)
+    is_float8 = any(tensor.dtype.startswith("F8") for tensor in headers.values())
+    try:
+        if not is_float8:
+            loaded = cast(dict[str, mx.array], mx.load(str(path), format="safetensors"))
+            return {name: loaded[name] for name in headers}
+        return _widen_float8(_load_bytes(path, headers.values()), headers)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InvalidModelFilesError(
+            f"{path} cannot be read ({error})", hint="download the model again"
+        ) from error
+
+
+def _widen_float8(tensors: dict[str, mx.array], headers: Mapping[str, StoredTensor]) -> dict[str, mx.array]:
+    result = {}
+    for name, value in tensors.items():
+        dtype = headers[name].dtype
+        module, _, role = name.rpartition(".")
+        if dtype in _FLOAT8_TABLES and role == "weight":
+            scale = next((tensors[module + end] for end in _SCALES if module + end in tensors), None)
+            widened = widen_float8(value, dtype)
+            result[name] = widened if scale is None else _scaled(widened, scale)
+        elif dtype in _FLOAT8_TABLES and role != "scaled_fp8":
+            result[name] = widen_float8(value, dtype)
+        elif not name.endswith((*_SCALES, *_NOTES)) and role != "scaled_fp8":
+            result[name] = value
+    return result
+
+
+def _scaled(value: mx.array, scale: mx.array) -> mx.array:
+    """A weight times its factor: one for all, or one for each output."""
+    factors = scale.astype(mx.float32)
+    if factors.size != 1:
+        factors = factors.reshape((-1,) + (1,) * (value.ndim - 1))
+    return value.astype(mx.float32) * factors.reshape(() if factors.size == 1 else factors.shape)
+
+
+def widen_float8(codes: mx.array, dtype: str) -> mx.array:
+    """Bytes of float8 as the float16 numbers they stand for, exactly.
+
+    Args:
+        codes: uint8, any shape.
+        dtype: "F8_E4M3" or "F8_E5M2".
+    """
+    return mx.take(mx.array(_float8_table(dtype)), codes.astype(mx.uint32))
+
+
+@lru_cache(maxsize=2)
+def _float8_table(dtype: str) -> NDArray[np.float16]:
+    """The numbers of all 256 codes."""
+    return np.array([_FLOAT8_TABLES[dtype](code) for code in range(256)], dtype=np.float16)
+
+
+def _e4m3(code: int) -> float:
+    """E4M3FN: no infinities; all bits set is not a number."""
+    exponent, fraction = code >> 3 & 15, code & 7
+    if code & 127 == 127:
+        return math.nan
+    value = fraction / 8 * 2.0**-6 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 7)
+    return -value if code & 128 else value
+
+
+def _e5m2(code: int) -> float:
+    """E5M2: the first byte of a float16."""
+    return float(struct.unpack("<e", bytes((0, code)))[0])
+
+
+_FLOAT8_TABLES = {"F8_E4M3": _e4m3, "F8_E5M2": _e5m2}
+
+
+def _load_bytes(path: Path, headers: Iterable[StoredTensor]) -> dict[str, mx.array]:
+    """The tensors of a file, unevaluated; what MLX has no dtype for as bytes of the same shape."""
+    view = _FileView(path, tuple(headers))
+    loaded = cast(dict[str, mx.array], mx.load(view, format="safetensors"))
+    return {tensor.name: loaded[tensor.name] for tensor in view.tensors}
+
+
+class _FileView(io.RawIOBase):
+    """A file as MLX's reader shall see it: another header, then the file's own data, memory-mapped.
+
+    MLX reads from several threads, each of which seeks first: each has its own position.
+
+    Args:
+        path: the file.
+        tensors: of it, with their offsets.
+    """
+
+    def __init__(self, path: Path, tensors: tuple[StoredTensor, ...]) -> None:
+        super().__init__()
+        self.tensors = tensors
+        self._start = min((tensor.offset for tensor in tensors), default=0)
+        text = json.dumps({tensor.name: self._entry(tensor) for tensor in tensors}).encode()
+        self._header = struct.pack("<Q", len(text)) + text
+        with path.open("rb") as file:
+            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._at = threading.local()
+
+    def _entry(self, tensor: StoredTensor) -> dict[str, Any]:
+        begin = tensor.offset - self._start
+        dtype = "U8" if tensor.dtype.startswith("F8") else tensor.dtype
+        return {
+            "dtype": dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, begin + tensor.size_bytes],
+        }
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return getattr(self._at, "position", 0)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        size = len(self._header) + len(self._data) - self._start
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: size}[whence]
+        self._at.position = origin + offset
+        return self.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer).cast("B")
+        at, done = self.tell(), 0
+        if at < len(self._header):
+            piece = self._header[at : at + len(target)]
+            target[: len(piece)] = piece
+            done = len(piece)
+        if done < len(target):
+            begin = self._start + at + done - len(self._header)
+            data = memoryview(self._data)[begin : begin + len(target) - done]
+            target[done : done + len(data)] = data
+            done += len(data)
+        self._at.position = at + done
+        return done
+
+    def read(self, size: int = -1) -> bytes:
+        buffer = bytearray(size)
+        return bytes(buffer[: self.readinto(buffer)])
