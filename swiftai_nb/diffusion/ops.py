@@ -82,15 +82,15 @@ def attention(
 
     Args:
         q: [B, heads, L, D].
-        k: [B, heads, S, D].
-        v: [B, heads, S, D].
+        k: [B, kv_heads, S, D]; kv_heads divides heads (grouped-query attention).
+        v: [B, kv_heads, S, D].
         scale: usually 1 / sqrt(D).
         mask: broadcastable to [B, heads, L, S]; boolean (True = attend) or added to the scores.
 
     Returns:
         [B, heads, L, D].
     """
-    alike = q.dtype == k.dtype == v.dtype and q.shape[:2] == k.shape[:2]
+    alike = q.dtype == k.dtype == v.dtype and q.shape[0] == k.shape[0]
     if alike and q.size >= _MIN_ATTENTION_ELEMENTS and _use_cpu_math(q):
         return cpu_math.attention(q, k, v, scale=scale, mask=mask)
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)

@@ -72,6 +72,20 @@ def test_attention_agrees(shape, magnitude):
     assert_agree(*both(ops.attention, q, k, v, scale=width**-0.5), RELATIVE * max(1.0, magnitude / 4))
 
 
+@pytest.mark.parametrize("length", [9, 300], ids=str)
+@pytest.mark.parametrize("masked", [False, True], ids=["free", "masked"])
+def test_grouped_query_attention_agrees(length, masked):
+    q, k, v = (random(2, heads, length, 32, seed=heads + i) for i, heads in enumerate((8, 2, 2)))
+    mask = mx.tri(length) > 0 if masked else None
+    assert_agree(*both(ops.attention, q, k, v, scale=0.2, mask=mask))
+
+
+def test_grouped_query_attention_of_mlx_is_not_called_on_the_cpu(monkeypatch):
+    q, k, v = (random(1, heads, 40, 32) for heads in (8, 2, 2))
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", None)
+    assert ops.attention(q, k, v, scale=0.2).shape == q.shape
+
+
 def test_attention_with_huge_scores_stays_finite():
     q, k, v = (random(1, 2, 70, 40, seed=i, scale=s) for i, s in enumerate((300, 300, 1)))
     fast, plain = both(ops.attention, q, k, v, scale=40**-0.5)

@@ -58,20 +58,24 @@ def _split(x: Float32, heads: int) -> Float32:
 def _attend_all(
     parts: tuple[Float32, Float32, Float32], out: Float32, *, scale: float, mask: mx.array | None
 ) -> None:
-    """Queries [B, heads, L, D], keys and values [B, heads, S, D] -> out [B, L, heads, D]."""
+    """Queries [B, heads, L, D], keys and values [B, fewer heads, S, D] -> out [B, L, heads, D]."""
     queries, keys, values = parts
     batch, heads, length, _ = queries.shape
+    group = heads // keys.shape[1]
     shape = (batch, heads, length, keys.shape[2])
     added = None if mask is None else _additive(mask, shape)
     if math.prod(shape) <= _TOGETHER_SCORES:
+        if group > 1:
+            keys, values = (np.repeat(x, group, axis=1) for x in (keys, values))
         _attend_together(queries, keys, values, out.transpose(0, 2, 1, 3), scale=scale, mask=added)
         return
 
     def run(task: _Task) -> None:
-        at = (task.batch, task.head)
+        shared = (task.batch, task.head // group)
         target = out[task.batch, task.rows, task.head]
         block_mask = None if added is None else added[task.batch, task.head, task.rows]
-        _attend(queries[at][task.rows], keys[at], values[at], target, scale=scale, mask=block_mask)
+        rows = queries[task.batch, task.head, task.rows]
+        _attend(rows, keys[shared], values[shared], target, scale=scale, mask=block_mask)
 
     for_each(run, _tasks(batch, heads, length))
 

@@ -17,11 +17,9 @@ from mlx import nn
 
 from swiftai_nb.core.errors import UnsupportedModelError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.models.layers import Embedding, Linear
-from swiftai_nb.diffusion.models.rms_norm import RMSNorm
+from swiftai_nb.diffusion.models.layers import Embedding, Linear, RMSNorm
 
 _DEFAULT_THETA = 1_000_000.0
-_MASKED = -1e9
 
 Rotary = tuple[mx.array, mx.array]
 
@@ -166,7 +164,7 @@ class Qwen3Encoder(nn.Module):  # type: ignore[misc]
         """
         x = self.embed_tokens(ids)
         rotary = half_split_rotary(ids.shape[1], self.config.head_dim, theta=self.config.rope_theta)
-        mask = causal_mask(ids.shape[1], attention_mask).astype(x.dtype)
+        mask = causal_mask(ids.shape[1], attention_mask)
         wanted = {0: x} if 0 in layers else {}
         for number, layer in enumerate(self.layers[: max(layers)], start=1):
             x = layer(x, rotary, mask)
@@ -191,10 +189,10 @@ def rotate_half(x: mx.array, rotary: Rotary) -> mx.array:
 
 
 def causal_mask(length: int, attention_mask: np.ndarray | None) -> mx.array:
-    """Additive mask [1 or B, 1, L, L], float32: a token attends the real ones up to itself."""
+    """[1 or B, 1, L, L], true where a token is attended: the real ones up to itself."""
     allowed = np.tril(np.ones((1, length, length), dtype=bool))
     if attention_mask is not None:
         allowed = allowed & attention_mask.astype(bool)[:, None, :]
         # A row that attends nothing (padding before the first token) attends itself, which keeps it finite.
         allowed = allowed | (np.eye(length, dtype=bool)[None] & ~allowed.any(axis=2, keepdims=True))
-    return mx.array(np.where(allowed, 0.0, _MASKED).astype(np.float32))[:, None]
+    return mx.array(allowed)[:, None]

@@ -18,8 +18,7 @@ from mlx import nn
 from swiftai_nb.core.errors import UnsupportedModelError
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.flux_transformer import Rotary, apply_rotary, rotary_embedding
-from swiftai_nb.diffusion.models.layers import Linear, NoParameters, sinusoidal_embedding
-from swiftai_nb.diffusion.models.rms_norm import RMSNorm
+from swiftai_nb.diffusion.models.layers import Linear, NoParameters, RMSNorm, sinusoidal_embedding
 
 TOKEN_MULTIPLE = 32
 _TIME_FEATURES = 256
@@ -27,7 +26,6 @@ _TIME_WIDTH = 1024
 _MODULATION_WIDTH = 256
 _ATTENTION_EPS = 1e-5
 _FINAL_EPS = 1e-6
-_MASKED = -1e9
 
 
 @dataclass(frozen=True)
@@ -168,9 +166,8 @@ class ZImageLayout:
     Attributes:
         image_rotary, caption_rotary, joint_rotary: cos and sin, each [1 or B, 1, L, head_dim / 2].
         caption_pads: [B, C, 1], true where the caption's own tokens have ended (up to its multiple of 32).
-        caption_mask, joint_mask: additive [B, 1, 1, L], or None where all captions have one length.
-        orders: per caption, the indexes that bring [image, caption] of padded captions behind one another; None
-            where all have one length.
+        caption_mask, joint_mask: [B, 1, 1, L], false where a shorter caption is filled up to the longest one;
+            None where all have one length.
     """
 
     image_rotary: Rotary
@@ -275,9 +272,9 @@ def make_layout(config: ZImageConfig, *, rows: int, columns: int, caption_length
     beyond = positions >= np.asarray(padded)[:, None]
     caption_mask = joint_mask = None
     if beyond.any():
-        bias = np.where(beyond, _MASKED, 0.0).astype(np.float32)
-        joint_bias = np.concatenate([np.zeros((len(padded), image_length), np.float32), bias], axis=1)
-        caption_mask, joint_mask = (mx.array(b)[:, None, None] for b in (bias, joint_bias))
+        is_image = np.ones((len(padded), image_length), dtype=bool)
+        seen = np.concatenate([is_image, ~beyond], axis=1)
+        caption_mask, joint_mask = (mx.array(s)[:, None, None] for s in (~beyond, seen))
 
     def rotary(ids: np.ndarray) -> Rotary:
         cos, sin = rotary_embedding(ids.reshape(-1, 3), config.axes_dims, theta=config.rope_theta)
