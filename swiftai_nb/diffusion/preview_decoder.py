@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.layers import Conv2d, NoParameters, upsample_nearest
+from swiftai_nb.diffusion.models.vae import unfold_patches
 from swiftai_nb.diffusion.weights.component import load_network
 from swiftai_nb.diffusion.weights.tensors import Rule, TensorSource, renamed_by
 from swiftai_nb.model_files.safetensors_headers import read_header
 
 WIDTH = 64
+_PATCH = 2
 BLOCKS_PER_STAGE = (3, 3, 3, 1)
 PreviewDecoder = Callable[[mx.array], NDArray[np.uint8]]
 
@@ -69,7 +71,7 @@ class TinyDecoder(nn.Module):  # type: ignore[misc]
     Latents are taken as the denoiser sees them, not divided by the big autoencoder's scaling factor.
 
     Args:
-        latent_channels: 4 for Stable Diffusion, 16 for FLUX.
+        latent_channels: 4 for Stable Diffusion, 16 for FLUX.1, 32 for FLUX.2.
         blocks: residual blocks before each upsampling, and before the last convolution.
     """
 
@@ -93,7 +95,7 @@ class TinyDecoder(nn.Module):  # type: ignore[misc]
 
 
 def load_preview_decoder(path: str | Path, *, dtype: mx.Dtype = mx.float32) -> PreviewDecoder:
-    """Loads a TAESD, TAESDXL or TAEF1 decoder.
+    """Loads a TAESD, TAESDXL, TAEF1 or TAEF2 decoder.
 
     Both layouts are read: diffusers' `AutoencoderTiny` (`decoder.layers.N...`) and the author's own
     decoder files, whose keys are bare numbers.
@@ -115,7 +117,7 @@ def load_preview_decoder(path: str | Path, *, dtype: mx.Dtype = mx.float32) -> P
     if first is None or len(first.shape) != 4 or first.shape[0] != WIDTH:
         raise InvalidModelFilesError(
             f"{file.name} is not a TAESD decoder: no {_FIRST_DIFFUSERS} or {_FIRST_NUMBERED} of 64 channels",
-            hint="use taesd (SD 1.x/2.x), taesdxl (SDXL) or taef1 (FLUX.1)",
+            hint="use taesd (SD 1.x/2.x), taesdxl (SDXL) or taef1 (FLUX.1) or taef2 (FLUX.2)",
         )
     rules = _DIFFUSERS_RULES if first.name == _FIRST_DIFFUSERS else _numbered_rules(tensors)
     channels = first.shape[1]
@@ -123,6 +125,8 @@ def load_preview_decoder(path: str | Path, *, dtype: mx.Dtype = mx.float32) -> P
     decoder = load_network(source, lambda: TinyDecoder(latent_channels=channels), dtype=dtype)
 
     def preview(latents: mx.array) -> NDArray[np.uint8]:
+        if latents.ndim == 4 and latents.shape[-1] == _PATCH**2 * decoder.latent_channels:
+            latents = unfold_patches(latents, _PATCH)  # FLUX.2's denoiser works on patches
         _check_latents(latents, decoder.latent_channels)
         pixels = mx.clip(decoder(latents.astype(dtype)).astype(mx.float32), 0, 1)
         return np.asarray(mx.round(pixels * 255).astype(mx.uint8))
@@ -134,7 +138,7 @@ def _check_latents(latents: mx.array, channels: int) -> None:
     if latents.ndim != 4 or latents.shape[-1] != channels:
         raise UnsupportedModelError(
             f"this preview decoder takes latents of {channels} channels, not shape {list(latents.shape)}",
-            hint="taesd and taesdxl take 4 channels, taef1 takes 16",
+            hint="taesd and taesdxl take 4 channels, taef1 takes 16, taef2 takes 32",
         )
 
 
@@ -154,5 +158,5 @@ def _find_file(path: Path) -> Path:
         if found:
             return found[0]
     raise InvalidModelFilesError(
-        f"no preview decoder at {path}", hint="download taesd, taesdxl or taef1 from the catalog"
+        f"no preview decoder at {path}", hint="download taesd, taesdxl, taef1 or taef2 from the catalog"
     )

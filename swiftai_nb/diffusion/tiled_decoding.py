@@ -86,7 +86,7 @@ def decode_tiled(network: Autoencoder, latents: mx.array, *, side: int) -> NDArr
     Args:
         network: loaded.
         latents: [1, h, w, C], as the denoiser sees them.
-        side: of a tile, in latents.
+        side: of a tile, in latents of the decoder.
 
     Returns:
         Pixels [1, H, W, 3] in about [-1, 1]. Against decoding the whole at once: no edges between

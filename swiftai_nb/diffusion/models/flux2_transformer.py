@@ -18,8 +18,7 @@ from mlx import nn
 from swiftai_nb.core.errors import UnsupportedModelError
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.flux_transformer import Rotary, apply_rotary, rotary_embedding
-from swiftai_nb.diffusion.models.layers import Linear, sinusoidal_embedding
-from swiftai_nb.diffusion.models.rms_norm import RMSNorm
+from swiftai_nb.diffusion.models.layers import Linear, RMSNorm, sinusoidal_embedding
 
 _FLOAT16_MAX = 65504.0
 REFERENCE_TIME_STEP = 10  # reference picture i stands at 10 + 10 i on the first position axis

@@ -1,4 +1,8 @@
-"""The autoencoder between pictures and latents (AutoencoderKL of Rombach et al. 2022)."""
+"""The autoencoder between pictures and latents (AutoencoderKL of Rombach et al. 2022), and FLUX.2's.
+
+FLUX.2's (`AutoencoderKLFlux2`) folds each 2x2 patch of latents into channels and normalizes them by stored
+batch statistics: its denoiser works on latents [B, H/16, W/16, 128].
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from swiftai_nb.diffusion.models.layers import (
 from swiftai_nb.diffusion.models.unet_blocks import Resampler, ResnetBlock
 
 _EPS = 1e-6
+_FLUX_2 = "AutoencoderKLFlux2"
 _QUERIES_AT_ONCE = 4096
 
 
@@ -40,11 +45,30 @@ class VAEConfig:
     mid_block_add_attention: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
+    decoder_block_out_channels: tuple[int, ...] | None = None
+    patch_size: int = 1
+    batch_norm_eps: float | None = None
 
     @property
     def scale(self) -> int:
-        """Pixels per latent in each direction."""
+        """Pixels in each direction per latent of the decoder."""
         return 1 << (len(self.block_out_channels) - 1)
+
+    @property
+    def denoiser_scale(self) -> int:
+        """Pixels in each direction per latent of the denoiser, which is a patch of the decoder's."""
+        return self.scale * self.patch_size
+
+    @property
+    def denoiser_channels(self) -> int:
+        """Channels of the denoiser's latents."""
+        return self.latent_channels * self.patch_size**2
+
+    @property
+    def decoder_channels(self) -> tuple[int, ...]:
+        """Of the decoder's levels, which may be smaller than the encoder's."""
+        given = self.decoder_block_out_channels
+        return self.block_out_channels if given is None else given
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> VAEConfig:
@@ -55,15 +79,25 @@ class VAEConfig:
         """
         kind = config.get("_class_name", "AutoencoderKL")
         blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
-        if kind != "AutoencoderKL" or not blocks <= {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
+        if kind not in ("AutoencoderKL", _FLUX_2) or not blocks <= {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
             raise UnsupportedModelError(f"the autoencoder is a {kind} with {sorted(blocks)}: not supported")
         if config.get("act_fn", "silu") not in ("silu", "swish"):
             raise UnsupportedModelError(f"autoencoder activation {config['act_fn']!r} is not supported")
         if config.get("latents_mean") is not None or config.get("latents_std") is not None:
             raise UnsupportedModelError("autoencoders with latents_mean or latents_std are not supported")
         fields = {k: config[k] for k in cls.__dataclass_fields__ if config.get(k) is not None}
-        if "block_out_channels" in fields:
-            fields["block_out_channels"] = tuple(fields["block_out_channels"])
+        for name in ("block_out_channels", "decoder_block_out_channels"):
+            if name in fields:
+                fields[name] = tuple(fields[name])
+        if kind == _FLUX_2:
+            patch = tuple(config.get("patch_size") or (2, 2))
+            if len(set(patch)) != 1:
+                raise UnsupportedModelError(f"autoencoder patches of {patch} are not supported")
+            defaults = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 32}
+            fields = {**defaults, "batch_norm_eps": 1e-4, **fields, "patch_size": int(patch[0])}
+            fields |= {"scaling_factor": 1.0, "shift_factor": None}
+        elif "patch_size" in fields or "batch_norm_eps" in fields:
+            raise UnsupportedModelError("an AutoencoderKL with patches or batch statistics is not supported")
         return cls(**fields)
 
 
@@ -98,9 +132,8 @@ class PixelAttention(nn.Module):  # type: ignore[misc]
 class VAEMidBlock(nn.Module):  # type: ignore[misc]
     """Resnet, attention (where the config has it), resnet."""
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(self, config: VAEConfig, channels: int) -> None:
         super().__init__()
-        channels = config.block_out_channels[-1]
         self.resnets = [_resnet(config, channels, channels) for _ in range(2)]
         if config.mid_block_add_attention:
             self.attentions = [PixelAttention(channels, groups=config.norm_num_groups)]
@@ -155,7 +188,7 @@ class Encoder(nn.Module):  # type: ignore[misc]
             )
             for i in range(n)
         ]
-        self.mid_block = VAEMidBlock(config)
+        self.mid_block = VAEMidBlock(config, channels[-1])
         self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], eps=_EPS)
         self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels)
 
@@ -171,9 +204,9 @@ class Decoder(nn.Module):  # type: ignore[misc]
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        channels, n = config.block_out_channels[::-1], len(config.block_out_channels)
+        channels, n = config.decoder_channels[::-1], len(config.decoder_channels)
         self.conv_in = Conv2d(config.latent_channels, channels[0])
-        self.mid_block = VAEMidBlock(config)
+        self.mid_block = VAEMidBlock(config, channels[0])
         self.up_blocks = [
             VAEBlock(
                 config,
@@ -201,6 +234,15 @@ class Decoder(nn.Module):  # type: ignore[misc]
         return self.conv_out(self.conv_norm_out(x, apply_silu=True))
 
 
+class BatchStatistics(nn.Module):  # type: ignore[misc]
+    """The mean and variance of each channel over a training set, as files name them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.running_mean = mx.zeros((channels,))
+        self.running_var = mx.ones((channels,))
+
+
 class Autoencoder(nn.Module):  # type: ignore[misc]
     """Encoder, decoder and the 1x1 maps around the latents, in latents as the denoiser sees them."""
 
@@ -214,6 +256,8 @@ class Autoencoder(nn.Module):  # type: ignore[misc]
             self.quant_conv = Conv2d(2 * c, 2 * c, kernel_size=1, padding=0)
         if config.use_post_quant_conv:
             self.post_quant_conv = Conv2d(c, c, kernel_size=1, padding=0)
+        if config.batch_norm_eps is not None:
+            self.bn = BatchStatistics(config.denoiser_channels)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -228,9 +272,26 @@ class Autoencoder(nn.Module):  # type: ignore[misc]
         return mean, mx.exp(0.5 * mx.clip(log_variance, -30.0, 20.0))
 
     def scale_latents(self, z: mx.array) -> mx.array:
-        """Encoder's latents -> the denoiser's."""
+        """Encoder's latents [B, h, w, C] -> the denoiser's."""
         shift = self.config.shift_factor
-        return (z if shift is None else z - shift) * self.config.scaling_factor
+        z = (z if shift is None else z - shift) * self.config.scaling_factor
+        z = fold_patches(z, self.config.patch_size)
+        return z if self.config.batch_norm_eps is None else (z - self._mean()) / self._deviation()
+
+    def unscale_latents(self, latents: mx.array) -> mx.array:
+        """The inverse of `scale_latents`, float32."""
+        z = latents.astype(mx.float32)
+        if self.config.batch_norm_eps is not None:
+            z = z * self._deviation() + self._mean()
+        z = unfold_patches(z, self.config.patch_size) / self.config.scaling_factor
+        return z if self.config.shift_factor is None else z + self.config.shift_factor
+
+    def _mean(self) -> mx.array:
+        return self.bn.running_mean.astype(mx.float32)
+
+    def _deviation(self) -> mx.array:
+        eps = 0.0 if self.config.batch_norm_eps is None else self.config.batch_norm_eps
+        return mx.sqrt(self.bn.running_var.astype(mx.float32) + eps)
 
     def decode(self, latents: mx.array) -> mx.array:
         """Latents [B, h, w, C] as the denoiser sees them -> pixels [B, H, W, 3] in about [-1, 1]."""
@@ -238,15 +299,31 @@ class Autoencoder(nn.Module):  # type: ignore[misc]
 
     def decode_middle(self, latents: mx.array) -> mx.array:
         """The part of `decode` that sees the whole picture: [B, h, w, D]."""
-        z = latents.astype(mx.float32) / self.config.scaling_factor
-        z = z if self.config.shift_factor is None else z + self.config.shift_factor
-        z = z.astype(self.dtype)
+        z = self.unscale_latents(latents).astype(self.dtype)
         z = self.post_quant_conv(z) if "post_quant_conv" in self else z
         return self.decoder.middle(z)
 
     def decode_up(self, x: mx.array) -> mx.array:
         """The rest of `decode`, which sees only a neighborhood: [B, h, w, D] -> [B, H, W, 3]."""
         return self.decoder.up(x).astype(mx.float32)
+
+
+def fold_patches(x: mx.array, patch: int) -> mx.array:
+    """[B, h, w, C] -> [B, h / patch, w / patch, C patch^2]; within a patch channel by channel."""
+    if patch == 1:
+        return x
+    batch, height, width, channels = x.shape
+    patches = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return patches.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // patch, width // patch, -1)
+
+
+def unfold_patches(x: mx.array, patch: int) -> mx.array:
+    """The inverse of `fold_patches`."""
+    if patch == 1:
+        return x
+    batch, rows, columns, _ = x.shape
+    patches = x.reshape(batch, rows, columns, -1, patch, patch)
+    return patches.transpose(0, 1, 4, 2, 5, 3).reshape(batch, rows * patch, columns * patch, -1)
 
 
 def _resnet(config: VAEConfig, in_channels: int, out_channels: int) -> ResnetBlock:

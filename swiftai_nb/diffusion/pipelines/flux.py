@@ -19,7 +19,7 @@ from swiftai_nb.diffusion.models.flux_transformer import (
     token_positions,
 )
 from swiftai_nb.diffusion.models.t5 import T5Config
-from swiftai_nb.diffusion.models.vae import VAEConfig
+from swiftai_nb.diffusion.models.vae import VAEConfig, fold_patches, unfold_patches
 from swiftai_nb.diffusion.pipelines.denoising import (
     Conditioning,
     DenoiseRequest,
@@ -164,7 +164,7 @@ class FluxPipeline(DiffusionPipeline):
             raise InvalidInputError(
                 f"scheduler {name!r} does not fit FLUX, which is a flow model", hint=f"use {_SCHEDULER}"
             )
-        request = replace(request, strength=_flow_strength(request.strength, steps=request.steps))
+        request = replace(request, strength=flow_strength(request.strength, steps=request.steps))
         shape = latent_shape(
             conditioning,
             request,
@@ -213,18 +213,16 @@ def _refuse_missing(model: ModelFolder) -> None:
 
 def pack_latents(latents: mx.array) -> mx.array:
     """[B, h, w, C] -> tokens [B, h/2 * w/2, 4 C], each 2x2 patch channel by channel."""
-    batch, height, width, channels = latents.shape
-    patches = latents.reshape(batch, height // _PATCH, _PATCH, width // _PATCH, _PATCH, channels)
-    return patches.transpose(0, 1, 3, 5, 2, 4).reshape(batch, -1, channels * _PATCH**2)
+    folded = fold_patches(latents, _PATCH)
+    return folded.reshape(folded.shape[0], -1, folded.shape[-1])
 
 
 def unpack_latents(tokens: mx.array, rows: int, columns: int) -> mx.array:
     """The inverse of `pack_latents`: [B, rows * columns, 4 C] -> [B, 2 rows, 2 columns, C]."""
-    patches = tokens.reshape(tokens.shape[0], rows, columns, -1, _PATCH, _PATCH)
-    return patches.transpose(0, 1, 4, 2, 5, 3).reshape(len(tokens), rows * _PATCH, columns * _PATCH, -1)
+    return unfold_patches(tokens.reshape(tokens.shape[0], rows, columns, -1), _PATCH)
 
 
-def _flow_strength(strength: float | None, *, steps: int) -> float | None:
+def flow_strength(strength: float | None, *, steps: int) -> float | None:
     """A strength at which the shared rule, int(steps * strength), runs as many steps as diffusers' FLUX.
 
     That one leaves out int(steps - steps * strength) steps: with a broken number it runs one more.

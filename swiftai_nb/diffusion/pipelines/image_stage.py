@@ -12,7 +12,7 @@ from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
 from swiftai_nb.core.machine import MemoryPolicy
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.memory import return_freed_memory
-from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
+from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig, fold_patches, unfold_patches
 from swiftai_nb.diffusion.pipelines.denoising import Latents
 from swiftai_nb.diffusion.preview import LinearPreview, fit_preview, read_preview, to_uint8
 from swiftai_nb.diffusion.tiled_decoding import decode_tiled
@@ -37,7 +37,7 @@ class ImageStage:
         dtype: compute dtype.
         folder: the model; a `preview.json` in it is used for previews.
         published_preview: the linear map of the family's published autoencoder; used when this one has
-            its shape.
+            its shape. None where nothing is published.
     """
 
     def __init__(
@@ -47,16 +47,18 @@ class ImageStage:
         *,
         dtype: mx.Dtype,
         folder: Path,
-        published_preview: LinearPreview,
+        published_preview: LinearPreview | None,
     ) -> None:
         self.config = config
         self.component = Component(source, lambda: Autoencoder(config), dtype=dtype)
         self._decode_side: int | None = None
         self._preview = read_preview(folder, config.latent_channels)
-        is_published = config.block_out_channels == _PUBLISHED_CHANNELS and config.latent_channels == len(
-            published_preview.factors
-        )
-        if self._preview is None and is_published:
+        if (
+            self._preview is None
+            and published_preview is not None
+            and config.block_out_channels == _PUBLISHED_CHANNELS
+            and config.latent_channels == len(published_preview.factors)
+        ):
             self._preview = published_preview
 
     @classmethod
@@ -113,11 +115,11 @@ class ImageStage:
         return to_uint8(values)
 
     def _decode_values(self, latents: Latents) -> Latents:
-        side = self.decode_side // self.config.scale
-        if latents.shape[1] * latents.shape[2] > side * side:
+        pixels = latents.shape[1] * latents.shape[2] * self.config.denoiser_scale**2
+        if pixels > self.decode_side**2:
+            side = self.decode_side // self.config.scale
             return decode_tiled(self.component.network, mx.array(latents), side=side)
-        is_large = latents.shape[1] * latents.shape[2] * self.config.scale**2 >= _LARGE_PIXELS
-        if is_large and ops.on_cpu():
+        if pixels >= _LARGE_PIXELS and ops.on_cpu():
             # The denoiser's pieces rarely fit the decoder's arrays.
             ops.clear_scratch()
             return_freed_memory()
@@ -127,7 +129,7 @@ class ImageStage:
 
     def _checked(self, latents: Latents | mx.array) -> Latents:
         array = np.asarray(latents, dtype=np.float32)
-        channels = self.config.latent_channels
+        channels = self.config.denoiser_channels
         if array.ndim != 4 or array.shape[-1] != channels:
             raise InvalidInputError(f"latents have shape {array.shape}, need [B, h, w, {channels}]")
         return array
@@ -141,7 +143,7 @@ class ImageStage:
             InvalidInputError: another shape, or sides that are not multiples of the scale.
         """
         batch = pixels[None] if pixels.ndim == 3 else pixels
-        scale = self.config.scale
+        scale = self.config.denoiser_scale
         if batch.ndim != 4 or batch.shape[-1] != 3 or batch.shape[1] % scale or batch.shape[2] % scale:
             raise InvalidInputError(
                 f"image has shape {pixels.shape}, need [H, W, 3] with sides that are multiples of {scale}"
@@ -157,9 +159,13 @@ class ImageStage:
         return np.concatenate(means)
 
     def preview(self, denoised: Latents | mx.array) -> Pixels:
-        """Predicted x0 [B, h, w, C] -> small pictures [B, h, w, 3], uint8."""
+        """Predicted x0 [B, h, w, C] -> small pictures, uint8: a pixel for each latent of the decoder."""
+        patch = self.config.patch_size
+        latents = self._checked(denoised)
         if self._preview is None:
             self._preview = fit_preview(
-                self.decode, channels=self.config.latent_channels, scale=self.config.scale
+                lambda z: self.decode(fold_patches(mx.array(z), patch)),
+                channels=self.config.latent_channels,
+                scale=self.config.scale,
             )
-        return self._preview(self._checked(denoised))
+        return self._preview(np.asarray(unfold_patches(mx.array(latents), patch)))

@@ -50,7 +50,7 @@ class DiffusionPipeline(ABC):
     @property
     def vae_scale(self) -> int:
         """Pixels per latent in each direction."""
-        return self._image.config.scale
+        return self._image.config.denoiser_scale
 
     @property
     def size_multiple(self) -> int:
@@ -60,7 +60,7 @@ class DiffusionPipeline(ABC):
     @property
     def latent_channels(self) -> int:
         """C."""
-        return self._image.config.latent_channels
+        return self._image.config.denoiser_channels
 
     @property
     def networks(self) -> Mapping[str, Component[Any]]:

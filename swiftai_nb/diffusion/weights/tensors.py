@@ -46,6 +46,7 @@ CLIP_WITHOUT_PROJECTION_RULES: tuple[Rule, ...] = (*CLIP_RULES, (r"^text_project
 UNET_RULES: tuple[Rule, ...] = (_DROP_BUFFERS,)
 VAE_RULES: tuple[Rule, ...] = (
     _DROP_BUFFERS,
+    (r"(^|\.)num_batches_tracked$", None),
     # Names of 2022.
     (r"\.query\.", ".to_q."),
     (r"\.key\.", ".to_k."),
