@@ -19,7 +19,7 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.model_files.safetensors_headers import read_header
 
-CHOOSE_SUPPORTED = "use a Stable Diffusion 1.x/2.x, SDXL or FLUX.1 model"
+CHOOSE_SUPPORTED = "use a Stable Diffusion 1.x/2.x, SDXL, FLUX.1 or FLUX.2 klein model"
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin"})
 MODEL_FILE_SUFFIXES = PICKLE_SUFFIXES | {".safetensors", ".gguf"}
 
@@ -36,6 +36,7 @@ class Family:
         components: folders of the networks it needs.
         is_flow: trained by flow matching; else it predicts noise or velocity.
         is_supported: whether the local engine runs it.
+        max_references: how many pictures it can change or take up by the prompt; 0 for text to image alone.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Family:
     components: tuple[str, ...] = ()
     is_flow: bool = False
     is_supported: bool = False
+    max_references: int = 0
 
 
 STABLE_DIFFUSION = Family(
@@ -86,6 +88,17 @@ FLUX_1 = Family(
     is_flow=True,
     is_supported=True,
 )
+FLUX_2_KLEIN = Family(
+    "FLUX.2 klein",
+    ("Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
+    ("Flux2Transformer2DModel",),
+    marks=(("double_stream_modulation_img.",),),
+    components=("transformer", "text_encoder", "vae"),
+    is_flow=True,
+    is_supported=True,
+    max_references=4,
+)
+FLUX_2_DEV = Family("FLUX.2 dev", ("Flux2Pipeline",))  # the same transformer with guidance as an input
 STABLE_DIFFUSION_3 = Family(
     "Stable Diffusion 3",
     ("StableDiffusion3Pipeline",),
@@ -98,8 +111,8 @@ STABLE_DIFFUSION_3 = Family(
 )
 # The first that matches wins: families whose tensor names include another's stand before it.
 FAMILIES: tuple[Family, ...] = (
-    Family("FLUX.2", ("Flux2Pipeline", "Flux2KleinPipeline"), ("Flux2Transformer2DModel",),
-           marks=(("double_stream_modulation_img.",),)),
+    FLUX_2_KLEIN,
+    FLUX_2_DEV,
     Family("Chroma", ("ChromaPipeline",), ("ChromaTransformer2DModel",), (("distilled_guidance_layer.",),)),
     Family("AuraFlow", ("AuraFlowPipeline",), ("AuraFlowTransformer2DModel",),
            marks=(("joint_transformer_blocks.0.",),)),

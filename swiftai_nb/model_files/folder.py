@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from swiftai_nb.model_files.configs import FolderConfigs
 from swiftai_nb.model_files.families import (
     CHOOSE_SUPPORTED,
     FLUX_1,
+    FLUX_2_DEV,
+    FLUX_2_KLEIN,
     MODEL_FILE_SUFFIXES,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
@@ -39,7 +41,7 @@ from swiftai_nb.model_files.samplers import (
     is_distilled_turbo,
     scheduler_name,
 )
-from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults, defaults_of
 
 _AGAIN = "download the model again"
 _WHOLE_FILE_BYTES = 64 * 2**20
@@ -51,32 +53,9 @@ _FLUX_SCHEDULER = "flow-match-euler"
 _LCM = {"steps": 4, "guidance_scale": 8.5}
 _TURBO = {"steps": 4, "guidance_scale": 0.0}
 _FLUX_DEV = {"steps": 28, "guidance_scale": 3.5}
+_KLEIN_BASE = {"steps": 50, "guidance_scale": 4.0}
 # FLUX.1 transformers that take more input channels than they give out.
 _FLUX_EDITORS = {384: "FLUX.1 Fill", 128: "FLUX.1 Depth or Canny"}
-
-
-@dataclass(frozen=True)
-class GenerationDefaults:
-    """What a model is made for, used where the user leaves a setting open.
-
-    Attributes:
-        width, height: pixels.
-        steps: denoising steps.
-        guidance_scale: 0.0 for models that run without guidance.
-        scheduler: short name of its own sampler; a class name when that is not supported.
-    """
-
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    scheduler: str = ""
-
-    @classmethod
-    def of(cls, variant: DiffusionVariant) -> GenerationDefaults:
-        """Those of a family."""
-        family = variant.defaults
-        return cls(family.width, family.height, family.steps, family.guidance_scale)
 
 
 @dataclass(frozen=True)
@@ -121,6 +100,11 @@ class ModelFolder:
     def is_flow(self) -> bool:
         """Whether it was trained by flow matching (FLUX)."""
         return self.family.is_flow
+
+    @property
+    def max_references(self) -> int:
+        """How many pictures it can change or take up by the prompt; 0 for none."""
+        return self.family.max_references
 
     @cached_property
     def components(self) -> Mapping[str, ComponentFiles]:
@@ -221,7 +205,12 @@ def open_model(path: Path, *, prefer_half: bool = False) -> ModelFolder:
         raise single_file_error(path)
     configs = FolderConfigs.read(path)
     family = _identify(configs)
-    opened = _open_flux(configs) if family is FLUX_1 else _open_unet(configs, family)
+    if family is FLUX_1:
+        opened = _open_flux(configs)
+    elif family is FLUX_2_KLEIN:
+        opened = _open_klein(configs)
+    else:
+        opened = _open_unet(configs, family)
     return replace(opened, prefer_half=prefer_half)
 
 
@@ -274,6 +263,8 @@ def _identify(configs: FolderConfigs) -> Family:
         raise UnsupportedModelError(
             f"{folder} holds a {denoiser}, which the local engine cannot run", hint=CHOOSE_SUPPORTED
         )
+    if family is FLUX_2_KLEIN:
+        return FLUX_2_KLEIN
     if family is FLUX_1 or labelled is FLUX_1 or find_flux_component(folder, "transformer") is not None:
         return FLUX_1
     if "unet" in configs.index or labelled is not None:
@@ -305,7 +296,7 @@ def _open_unet(configs: FolderConfigs, family: Family) -> ModelFolder:
         family,
         variant,
         _pipeline_class(configs, family),
-        _defaults(configs.given, variant, native_side=native_side, scheduler=own, distilled=distilled),
+        defaults_of(configs.given, variant, native_side=native_side, scheduler=own, distilled=distilled),
         given=configs.given,
         scheduler_config=scheduler,
         size_multiple=scale,
@@ -336,10 +327,38 @@ def _open_flux(configs: FolderConfigs) -> ModelFolder:
         FLUX_1,
         DiffusionVariant.FLUX,
         _pipeline_class(configs, FLUX_1),
-        _defaults(configs.given, DiffusionVariant.FLUX, scheduler=_FLUX_SCHEDULER, distilled=dev),
+        defaults_of(configs.given, DiffusionVariant.FLUX, scheduler=_FLUX_SCHEDULER, distilled=dev),
         given=configs.given,
         scheduler_config=configs.scheduler,
         size_multiple=_FLUX_PATCH * 2 ** (len(levels) - 1),
+        decoder_channels=levels[0],
+    )
+
+
+def _open_klein(configs: FolderConfigs) -> ModelFolder:
+    if configs.transformer.get("guidance_embeds"):
+        refuse_unsupported(FLUX_2_DEV, configs.folder)
+    levels = configs.decoder_channels
+    given = configs.given
+    # Layouts without an index do not tell the base models from the distilled ones.
+    is_distilled = bool(configs.index.get("is_distilled", not configs.index)) and not given.get(
+        "guidance_scale"
+    )
+    return ModelFolder(
+        configs.folder,
+        FLUX_2_KLEIN,
+        DiffusionVariant.FLUX_2_KLEIN,
+        _pipeline_class(configs, FLUX_2_KLEIN),
+        defaults_of(
+            given,
+            DiffusionVariant.FLUX_2_KLEIN,
+            scheduler=_FLUX_SCHEDULER,
+            distilled={} if is_distilled else _KLEIN_BASE,
+        ),
+        given=given,
+        scheduler_config=configs.scheduler,
+        size_multiple=_FLUX_PATCH * 2 ** (len(levels) - 1),
+        is_turbo=is_distilled,
         decoder_channels=levels[0],
     )
 
@@ -377,20 +396,3 @@ def _flux_width(tensors: Mapping[str, StoredTensor], *modules: str, axis: int = 
 def _pipeline_class(configs: FolderConfigs, family: Family) -> str:
     fits = configs.pipeline_class in family.pipeline_classes
     return configs.pipeline_class if fits else family.pipeline_classes[0]
-
-
-def _defaults(
-    given: Mapping[str, Any],
-    variant: DiffusionVariant,
-    *,
-    scheduler: str,
-    distilled: Mapping[str, float],
-    native_side: int | None = None,
-) -> GenerationDefaults:
-    """The values of the folder's own file, else of its distillation, else of the family."""
-    values: dict[str, Any] = asdict(GenerationDefaults.of(variant)) | {"scheduler": scheduler}
-    if native_side is not None:
-        values |= {"width": native_side, "height": native_side}
-    values |= distilled
-    values |= {name: given[name] for name in values if name in given}
-    return GenerationDefaults(**values)

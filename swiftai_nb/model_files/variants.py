@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import Enum
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class DiffusionVariant(str, Enum):
     SD_15 = "sd-1.5"
     SD_21 = "sd-2.1"
     FLUX = "flux"
+    FLUX_2_KLEIN = "flux.2-klein"
     SD_3 = "sd-3"
 
     def __str__(self) -> str:
@@ -79,5 +82,55 @@ _DEFAULTS = {
     DiffusionVariant.SD_15: VariantDefaults("Stable Diffusion 1.5", 20, 7.5, 512, 512, 2_130_000_000),
     DiffusionVariant.SD_21: VariantDefaults("Stable Diffusion 2.1", 20, 7.5, 512, 512, 2_580_000_000),
     DiffusionVariant.FLUX: VariantDefaults("FLUX.1 schnell", 4, 0.0, 1024, 1024, 9_850_000_000),
+    DiffusionVariant.FLUX_2_KLEIN: VariantDefaults("FLUX.2 klein", 4, 0.0, 1024, 1024, 4_610_000_000),
     DiffusionVariant.SD_3: VariantDefaults("Stable Diffusion 3", 28, 5.0, 1024, 1024, 4_340_000_000),
 }
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a model is made for, used where the user leaves a setting open.
+
+    Attributes:
+        width, height: pixels.
+        steps: denoising steps.
+        guidance_scale: 0.0 for models that run without guidance.
+        scheduler: short name of its own sampler; a class name when that is not supported.
+    """
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: str = ""
+
+    @classmethod
+    def of(cls, variant: DiffusionVariant) -> GenerationDefaults:
+        """Those of a family."""
+        family = variant.defaults
+        return cls(family.width, family.height, family.steps, family.guidance_scale)
+
+
+def defaults_of(
+    given: Mapping[str, Any],
+    variant: DiffusionVariant,
+    *,
+    scheduler: str,
+    distilled: Mapping[str, float],
+    native_side: int | None = None,
+) -> GenerationDefaults:
+    """The defaults of a model: the values of its own file, else of its distillation, else of the family.
+
+    Args:
+        given: the values of `generation_defaults.json`.
+        variant: its family.
+        scheduler: of its `scheduler_config.json`.
+        distilled: what its distillation, or the lack of one, changes.
+        native_side: pixels the network was trained at, where its configuration gives it.
+    """
+    values: dict[str, Any] = asdict(GenerationDefaults.of(variant)) | {"scheduler": scheduler}
+    if native_side is not None:
+        values |= {"width": native_side, "height": native_side}
+    values |= distilled
+    values |= {name: given[name] for name in values if name in given}
+    return GenerationDefaults(**values)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
-from swiftai_nb.model_files.folder import GenerationDefaults, open_model
-from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.model_files.folder import open_model
+from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults
 from swiftai_nb.registry.model_info import DiffusionModelInfo, family_settings
 from swiftai_nb.registry.model_sources import detect_plugin_variant, engine_of
 

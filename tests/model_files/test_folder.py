@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
-from swiftai_nb.model_files.folder import GenerationDefaults, content_hash, open_model
-from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.model_files.folder import content_hash, open_model
+from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults
 from tests.model_files.files import write_header, write_json, write_weights
 
 MODEL = Path(__file__).parents[2] / "swiftai_nb" / "assets" / "emoji-mini"
@@ -202,8 +202,7 @@ def test_flux_models_that_take_an_image_are_refused_by_name(tmp_path, channels, 
 @pytest.mark.parametrize(
     ("config", "tensor", "name"),
     [
-        ({"_class_name": "Flux2Transformer2DModel"}, "x", "FLUX.2"),
-        ({}, "double_stream_modulation_img.linear.weight", "FLUX.2"),
+        ({"_class_name": "Flux2Transformer2DModel", "guidance_embeds": True}, "x", "FLUX.2 dev"),
         ({"_class_name": "SD3Transformer2DModel"}, "x", "Stable Diffusion 3"),
         ({}, "joint_blocks.0.context_block.attn.qkv.weight", "Stable Diffusion 3"),
         ({"_class_name": "HiDreamImageTransformer2DModel"}, "x", "HiDream"),
@@ -222,6 +221,24 @@ def test_other_families_are_refused_by_name(tmp_path, config, tensor, name):
     write_weights(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors", **shapes)
     with pytest.raises(UnsupportedModelError, match=name):
         open_model(tmp_path)
+
+
+@pytest.mark.parametrize(("index", "steps", "guidance"), [
+    ({"is_distilled": True}, 4, 0.0),
+    ({"is_distilled": False}, 50, 4.0),
+    ({}, 50, 4.0),
+    (None, 4, 0.0),
+])  # fmt: skip
+def test_flux_2_klein_and_its_base_have_defaults_of_their_own(tmp_path, index, steps, guidance):
+    if index is not None:
+        write_json(tmp_path / "model_index.json", {"_class_name": "Flux2KleinPipeline", **index})
+    write_json(tmp_path / "transformer" / "config.json", {"_class_name": "Flux2Transformer2DModel"})
+    write_weights(tmp_path / "transformer" / "model.safetensors", x=(4, 4))
+    model = open_model(tmp_path)
+    assert model.variant is DiffusionVariant.FLUX_2_KLEIN
+    assert (model.defaults.steps, model.defaults.guidance_scale) == (steps, guidance)
+    assert (model.size_multiple, model.max_references, model.is_flow) == (16, 4, True)
+    assert model.missing == ("text_encoder", "vae", "tokenizer")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The FLUX.2 transformer: a rectified-flow network over text, image and reference tokens.
 
-As FLUX.1's, with modulation shared by all blocks of a kind, gated feed-forward (SwiGLU), one fused projection for
-attention and feed-forward of the single-stream blocks, no biases, and four position axes. Parameter paths are those
-of diffusers' `Flux2Transformer2DModel`.
+As FLUX.1's, with modulation shared by all blocks of a kind, gated feed-forward (SwiGLU), one fused
+projection for attention and feed-forward of the single-stream blocks, no biases, and four position axes.
+Parameter paths are those of diffusers' `Flux2Transformer2DModel`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Flux2Config:
         """
         fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         try:
-            fields["axes_dims_rope"] = tuple(int(dim) for dim in fields.get("axes_dims_rope", cls.axes_dims_rope))
+            fields["axes_dims_rope"] = tuple(
+                int(dim) for dim in fields.get("axes_dims_rope", cls.axes_dims_rope)
+            )
             result = cls(**fields)
             fits = sum(result.axes_dims_rope) == result.attention_head_dim and result.patch_size == 1
         except (TypeError, ValueError) as error:
@@ -79,7 +81,11 @@ def token_ids(*, time: int, rows: int, columns: int) -> np.ndarray:
 
 
 def make_rotary(
-    config: Flux2Config, *, text_length: int, size: tuple[int, int], references: Sequence[tuple[int, int]] = ()
+    config: Flux2Config,
+    *,
+    text_length: int,
+    size: tuple[int, int],
+    references: Sequence[tuple[int, int]] = (),
 ) -> Rotary:
     """Rotary positions of all tokens: text, the picture, then its references.
 
@@ -185,7 +191,9 @@ class Flux2JointAttention(nn.Module):  # type: ignore[misc]
         super().__init__()
         width, self.head_dim = config.width, config.attention_head_dim
         self.to_q, self.to_k, self.to_v = (Linear(width, width, bias=False) for _ in range(3))
-        self.add_q_proj, self.add_k_proj, self.add_v_proj = (Linear(width, width, bias=False) for _ in range(3))
+        self.add_q_proj, self.add_k_proj, self.add_v_proj = (
+            Linear(width, width, bias=False) for _ in range(3)
+        )
         self.norm_q, self.norm_k = (RMSNorm(self.head_dim, eps=config.eps) for _ in range(2))
         self.norm_added_q, self.norm_added_k = (RMSNorm(self.head_dim, eps=config.eps) for _ in range(2))
         self.to_out = [Linear(width, width, bias=False)]
@@ -267,7 +275,9 @@ class Flux2SingleBlock(nn.Module):  # type: ignore[misc]
 
     def __call__(self, x: mx.array, modulation: Modulation, rotary: Rotary) -> mx.array:
         shift, scale, gate = modulation
-        return ops.checkpoint(_clipped(x + gate * self.attn(_modulate(x, shift, scale, eps=self.eps), rotary)))
+        return ops.checkpoint(
+            _clipped(x + gate * self.attn(_modulate(x, shift, scale, eps=self.eps), rotary))
+        )
 
 
 class Flux2OutputNorm(nn.Module):  # type: ignore[misc]

@@ -1,8 +1,8 @@
 """The Qwen3 language model (Yang et al. 2025) as a text encoder: hidden states of chosen layers.
 
 Grouped-query attention with normalized queries and keys, rotary positions over half-split features, gated
-feed-forward with silu. Parameter paths are those of transformers' `Qwen3Model`; the language-model head and the
-layers above the last one asked for are neither built nor loaded.
+feed-forward with silu. Parameter paths are those of transformers' `Qwen3Model`; the language-model head and
+the layers above the last one asked for are neither built nor loaded.
 """
 
 from __future__ import annotations
@@ -60,11 +60,13 @@ class Qwen3Config:
         fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         rope = config.get("rope_parameters") or {}  # transformers 5 nests what 4 kept at the top level
         fields.setdefault("rope_theta", rope.get("rope_theta", _DEFAULT_THETA))
-        fields.setdefault("head_dim", config.get("hidden_size", 0) // max(1, config.get("num_attention_heads", 1)))
+        fields.setdefault(
+            "head_dim", config.get("hidden_size", 0) // max(1, config.get("num_attention_heads", 1))
+        )
         scaling = (config.get("rope_scaling") or rope).get("rope_type", "default")
         if config.get("model_type", "qwen3") != "qwen3" or scaling != "default":
             raise UnsupportedModelError(
-                f"text encoder {config.get('model_type')!r} with {scaling!r} rotary positions is not supported",
+                f"text encoder {config.get('model_type')!r} with {scaling!r} positions is not supported",
                 hint="the text encoder of Z-Image and FLUX.2 klein is Qwen3",
             )
         if config.get("use_sliding_window") or config.get("hidden_act", "silu") != "silu":

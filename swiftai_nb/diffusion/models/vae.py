@@ -93,7 +93,11 @@ class VAEConfig:
             patch = tuple(config.get("patch_size") or (2, 2))
             if len(set(patch)) != 1:
                 raise UnsupportedModelError(f"autoencoder patches of {patch} are not supported")
-            defaults = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 32}
+            defaults = {
+                "block_out_channels": (128, 256, 512, 512),
+                "layers_per_block": 2,
+                "latent_channels": 32,
+            }
             fields = {**defaults, "batch_norm_eps": 1e-4, **fields, "patch_size": int(patch[0])}
             fields |= {"scaling_factor": 1.0, "shift_factor": None}
         elif "patch_size" in fields or "batch_norm_eps" in fields:

@@ -1,7 +1,7 @@
 """The Z-Image transformer (Z-Image Team 2025): one stream over image and caption tokens.
 
-Image and caption tokens first pass refiners of their own, then all layers together. Each kind is filled up to a
-multiple of 32 tokens with a learned token, which is attended like any other. Parameter paths are those of
+Image and caption tokens first pass refiners of their own, then all layers together. Each kind is filled up to
+a multiple of 32 tokens with a learned token, which is attended like any other. Parameter paths are those of
 diffusers' `ZImageTransformer2DModel`.
 """
 
@@ -78,7 +78,10 @@ class ZImageAttention(nn.Module):  # type: ignore[misc]
         self.heads = config.n_heads
         width, head_dim = config.dim, config.dim // config.n_heads
         self.to_q, self.to_k, self.to_v = (Linear(width, width, bias=False) for _ in range(3))
-        self.norm_q, self.norm_k = RMSNorm(head_dim, eps=_ATTENTION_EPS), RMSNorm(head_dim, eps=_ATTENTION_EPS)
+        self.norm_q, self.norm_k = (
+            RMSNorm(head_dim, eps=_ATTENTION_EPS),
+            RMSNorm(head_dim, eps=_ATTENTION_EPS),
+        )
         self.to_out = [Linear(width, width, bias=False)]
 
     def __call__(self, x: mx.array, rotary: Rotary, mask: mx.array | None) -> mx.array:
@@ -150,7 +153,11 @@ class ZImageTimestepEmbedder(nn.Module):  # type: ignore[misc]
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp: list[Any] = [Linear(_TIME_FEATURES, _TIME_WIDTH), NoParameters(), Linear(_TIME_WIDTH, width)]
+        self.mlp: list[Any] = [
+            Linear(_TIME_FEATURES, _TIME_WIDTH),
+            NoParameters(),
+            Linear(_TIME_WIDTH, width),
+        ]
 
     def __call__(self, values: mx.array, dtype: mx.Dtype) -> mx.array:
         first, _, last = self.mlp
@@ -248,7 +255,9 @@ class ZImageTransformer(nn.Module):  # type: ignore[misc]
         return out.reshape(batch, height, width, channels)
 
 
-def make_layout(config: ZImageConfig, *, rows: int, columns: int, caption_lengths: Sequence[int]) -> ZImageLayout:
+def make_layout(
+    config: ZImageConfig, *, rows: int, columns: int, caption_lengths: Sequence[int]
+) -> ZImageLayout:
     """Positions: captions count from 1 on the first axis; the picture's first axis is behind its own caption.
 
     Args:

@@ -83,6 +83,7 @@ class DenoiseRequest:
     strength: float | None = None
     mask: Latents | None = None
     guidance_rescale: float = 0.0
+    reference_latents: tuple[Latents, ...] = ()
 
 
 def run_denoising(

@@ -12,7 +12,7 @@ from swiftai_nb.core.errors import ModelNotFoundError
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.weights.precision import check_bits, resolve_dtype
 from swiftai_nb.diffusion.weights.tensors import read_config
-from swiftai_nb.model_files.families import FLUX_1, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
+from swiftai_nb.model_files.families import FLUX_1, FLUX_2_KLEIN, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 from swiftai_nb.model_files.folder import open_model
 
 # Family -> (module, class); a module is imported when one of its models is opened.
@@ -20,6 +20,7 @@ _PIPELINES = {
     STABLE_DIFFUSION: ("stable_diffusion", "StableDiffusionPipeline"),
     STABLE_DIFFUSION_XL: ("stable_diffusion", "StableDiffusionXLPipeline"),
     FLUX_1: ("flux", "FluxPipeline"),
+    FLUX_2_KLEIN: ("flux2", "Flux2Pipeline"),
 }
 
 
@@ -49,7 +50,7 @@ def load_pipeline(
     check_bits(quantization_bits)
     compute = resolve_dtype(dtype)
     model = open_model(path, prefer_half=compute != mx.float32)
-    if model.family is not FLUX_1:
+    if model.family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
         read_config(path / "model_index.json")  # required: SDXL's prompt encoding depends on it
     module, name = _PIPELINES[model.family]
     pipeline = getattr(import_module(f"swiftai_nb.diffusion.pipelines.{module}"), name)

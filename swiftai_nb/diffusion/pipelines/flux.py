@@ -164,7 +164,7 @@ class FluxPipeline(DiffusionPipeline):
             raise InvalidInputError(
                 f"scheduler {name!r} does not fit FLUX, which is a flow model", hint=f"use {_SCHEDULER}"
             )
-        request = replace(request, strength=flow_strength(request.strength, steps=request.steps))
+        request = replace(request, strength=_flow_strength(request.strength, steps=request.steps))
         shape = latent_shape(
             conditioning,
             request,
@@ -222,7 +222,7 @@ def unpack_latents(tokens: mx.array, rows: int, columns: int) -> mx.array:
     return unfold_patches(tokens.reshape(tokens.shape[0], rows, columns, -1), _PATCH)
 
 
-def flow_strength(strength: float | None, *, steps: int) -> float | None:
+def _flow_strength(strength: float | None, *, steps: int) -> float | None:
     """A strength at which the shared rule, int(steps * strength), runs as many steps as diffusers' FLUX.
 
     That one leaves out int(steps - steps * strength) steps: with a broken number it runs one more.

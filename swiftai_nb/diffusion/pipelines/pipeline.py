@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.diffusion.pipelines.denoising import (
     Conditioning,
     DenoiseRequest,
@@ -17,7 +18,7 @@ from swiftai_nb.diffusion.pipelines.denoising import (
 )
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage, Pixels
 from swiftai_nb.diffusion.weights.component import Component
-from swiftai_nb.model_files.folder import GenerationDefaults
+from swiftai_nb.model_files.variants import GenerationDefaults
 
 
 class DiffusionPipeline(ABC):
@@ -56,6 +57,11 @@ class DiffusionPipeline(ABC):
     def size_multiple(self) -> int:
         """Width and height must be multiples of it."""
         return self.vae_scale
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether it changes given pictures by the prompt (`reference_latents` of `denoise`)."""
+        return False
 
     @property
     def latent_channels(self) -> int:
@@ -99,6 +105,7 @@ class DiffusionPipeline(ABC):
         strength: float | None = None,
         mask: Latents | None = None,
         guidance_rescale: float = 0.0,
+        reference_latents: Sequence[Latents] = (),
     ) -> Iterator[DenoiseStep]:
         """Yields one evaluated step per network call.
 
@@ -116,10 +123,15 @@ class DiffusionPipeline(ABC):
             mask: [h, w, 1] or [B, h, w, 1] in 0..1: 1 where to paint, 0 where to keep the picture.
             guidance_rescale: 0..1, against over-exposure by strong guidance (Lin et al. 2024); without
                 effect where guidance is an input of the network.
+            reference_latents: pictures that the prompt refers to, each [1, h, w, C] from `encode_image`, of
+                any sizes; only where `takes_references`.
 
         Raises:
-            InvalidInputError: values out of range, or a sampler that does not fit; before any work.
+            InvalidInputError: values out of range, a sampler that does not fit, or references for a
+                model that takes none; before any work.
         """
+        if reference_latents and not self.takes_references:
+            raise InvalidInputError("this model takes no reference pictures", hint="use FLUX.2 klein")
         request = DenoiseRequest(
             width=self.defaults.width if width is None else width,
             height=self.defaults.height if height is None else height,
@@ -132,6 +144,7 @@ class DiffusionPipeline(ABC):
             strength=strength,
             mask=mask,
             guidance_rescale=guidance_rescale,
+            reference_latents=tuple(reference_latents),
         )
         return self._denoise(conditioning, request)
 

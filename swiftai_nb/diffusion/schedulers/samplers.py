@@ -210,13 +210,16 @@ def euler_ancestral(step: StepInput) -> SchedulerStep:
     return SchedulerStep(stepped, step.denoised)
 
 
-def plan_flow_match_euler(config: Mapping[str, Any], steps: int, *, sequence_length: int = 4096) -> Scheduler:
+def plan_flow_match_euler(
+    config: Mapping[str, Any], steps: int, *, sequence_length: int = 4096, mu: float | None = None
+) -> Scheduler:
     """Plans Euler steps of rectified flow (Esser et al. 2024; FLUX).
 
     Args:
         config: with `use_dynamic_shifting` the shift grows with the picture.
         steps: at least 1.
         sequence_length: number of latent tokens of the picture.
+        mu: the logarithm of the growing shift where the family has its own rule for it.
 
     Raises:
         UnsupportedModelError: stochastic or inverted flow matching.
@@ -225,7 +228,7 @@ def plan_flow_match_euler(config: Mapping[str, Any], steps: int, *, sequence_len
     if config.get("stochastic_sampling") or config.get("invert_sigmas"):
         raise UnsupportedModelError("stochastic or inverted flow matching is not supported")
     options.check_steps(steps)
-    sigmas = flow_sigmas(steps, shift=options.shift, mu=_flow_mu(options, sequence_length))
+    sigmas = flow_sigmas(steps, shift=options.shift, mu=_flow_mu(options, sequence_length, mu))
     if options.shift_terminal:
         sigmas = 1 - (1 - sigmas) * (1 - options.shift_terminal) / (1 - sigmas[-1])
     if options.use_karras_sigmas:
@@ -234,17 +237,19 @@ def plan_flow_match_euler(config: Mapping[str, Any], steps: int, *, sequence_len
     return Scheduler(euler, timesteps, 1 - sigmas, sigmas, "flow")
 
 
-def _flow_mu(options: ScheduleOptions, sequence_length: int) -> float | None:
+def _flow_mu(options: ScheduleOptions, sequence_length: int, given: float | None) -> float | None:
     """The logarithm of the shift, or None for the config's constant shift."""
     if not options.use_dynamic_shifting:
         return None
-    mu = dynamic_shift(
-        sequence_length,
-        base_seq_len=options.base_image_seq_len,
-        max_seq_len=options.max_image_seq_len,
-        base_shift=options.base_shift,
-        max_shift=options.max_shift,
-    )
+    mu = given
+    if mu is None:
+        mu = dynamic_shift(
+            sequence_length,
+            base_seq_len=options.base_image_seq_len,
+            max_seq_len=options.max_image_seq_len,
+            base_shift=options.base_shift,
+            max_shift=options.max_shift,
+        )
     return math.log(mu) if options.time_shift_type == "linear" else mu
 
 

@@ -49,12 +49,13 @@ class QwenTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        missing = [token for token in (PAD, START, END) if tokenizer.token_to_id(token) is None]
+        numbers = {token: tokenizer.token_to_id(token) for token in (PAD, START, END)}
+        missing = [token for token, number in numbers.items() if number is None]
         if missing:
             raise InvalidModelFilesError(f"this Qwen tokenizer has no {', '.join(missing)}", hint=_AGAIN)
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self.pad_id = int(tokenizer.token_to_id(PAD))
+        self.pad_id = numbers[PAD] or 0
         self._tokenizer = tokenizer
 
     @classmethod
@@ -167,7 +168,9 @@ def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, str]:
         added = {int(number): str(entry["content"]) for number, entry in _entries(config)}
         return added or {int(number): token for token, number in found.items()}
     except (TypeError, ValueError, KeyError) as error:
-        raise InvalidModelFilesError(f"{folder}: cannot read its added tokens: {error}", hint=_AGAIN) from None
+        raise InvalidModelFilesError(
+            f"{folder}: cannot read its added tokens: {error}", hint=_AGAIN
+        ) from None
 
 
 def _entries(config: Mapping[str, Any]) -> list[tuple[Any, Any]]:

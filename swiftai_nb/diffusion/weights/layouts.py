@@ -38,6 +38,7 @@ _CONVERTERS: dict[tuple[str, str], Convert] = {
     ("t5", "transformers"): flux_tensors.convert_hf_t5,
     ("t5", "mflux"): flux_tensors.convert_mflux_t5,
     ("flux", "diffusers"): dict,
+    ("flux2", "diffusers"): dict,
     ("flux", "BFL"): flux_tensors.convert_bfl_transformer,
     ("flux", "mflux"): flux_tensors.convert_mflux_transformer,
     ("flux", "Argmax"): flux_tensors.convert_argmax_transformer,

@@ -1,0 +1,319 @@
+"""FLUX.2 klein: Qwen3, a rectified-flow transformer, a 32-channel autoencoder in 2x2 patches.
+
+It makes pictures from text and changes given ones: the latents of reference pictures are further tokens of
+the transformer. Latents are normalized patches, [B, H/16, W/16, 128]: `vae_scale` is 16, `latent_channels`
+is 128.
+In 16-bit precision it computes in bfloat16: Qwen3 overflows float16.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.diffusion.models.flux2_transformer import Flux2Config, Flux2Transformer, make_rotary
+from swiftai_nb.diffusion.models.qwen3 import Qwen3Config, Qwen3Encoder
+from swiftai_nb.diffusion.models.vae import VAEConfig
+from swiftai_nb.diffusion.pipelines.denoising import (
+    Conditioning,
+    DenoiseRequest,
+    DenoiseStep,
+    Latents,
+    Predict,
+    latent_shape,
+    sample,
+)
+from swiftai_nb.diffusion.pipelines.flux import _flow_strength
+from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
+from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
+from swiftai_nb.diffusion.pipelines.text_stage import (
+    _truncation_note,
+    negative_prompt_list,
+    prompt_list,
+    unused_negative_notes,
+)
+from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
+from swiftai_nb.diffusion.tokenizers.qwen_tokenizer import QwenTokenizer
+from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
+from swiftai_nb.diffusion.weights.tensors import Convert, Tensors, TensorSource, rename
+from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.samplers import canonical_name
+
+MAX_SEQUENCE_LENGTH = 512
+_SCHEDULER = "flow-match-euler"
+_LAYERS = (9, 18, 27)  # hidden states of Qwen3 that the transformer reads
+# The published scheduler_config.json, for layouts without one.
+_SCHEDULER_CONFIG: Mapping[str, Any] = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+}
+
+
+class Flux2Pipeline(DiffusionPipeline):
+    """See `DiffusionPipeline`.
+
+    Args:
+        model: its folder.
+        dtype: compute dtype; float16 becomes bfloat16.
+        quantization_bits: 4, 8 or None; layers that are quantized already stay as they are.
+
+    Raises:
+        InvalidModelFilesError: parts missing, or tensors that do not fit.
+        UnsupportedModelError: networks of another kind.
+    """
+
+    def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
+        if model.missing:
+            raise InvalidModelFilesError(
+                f"{model.folder} lacks parts of a FLUX.2 klein model: {', '.join(model.missing)}",
+                hint="download the model again",
+            )
+        dtype = mx.bfloat16 if dtype == mx.float16 else dtype
+        self.is_distilled = model.is_turbo
+        self._scheduler_config = model.scheduler_config if model.scheduler_config else _SCHEDULER_CONFIG
+        self._text = Qwen3Stage(model, dtype=dtype, quantization_bits=quantization_bits)
+        vae = VAEConfig.from_dict(component_config(model, "vae"))
+        self.config = config = Flux2Config.from_dict(component_config(model, "transformer"))
+        _check_widths(config, vae, text_width=self._text.width)
+        super().__init__(
+            text_encoders=(self._text.component,),
+            denoiser=Component(
+                tensor_source(model, "transformer", "flux2"),
+                lambda: Flux2Transformer(config),
+                dtype=dtype,
+                quantization_bits=quantization_bits,
+            ),
+            image=ImageStage(
+                tensor_source(model, "vae", "vae"),
+                vae,
+                dtype=dtype,
+                folder=model.folder,
+                published_preview=None,
+            ),
+            defaults=replace(model.defaults, scheduler=_SCHEDULER),
+        )
+
+    @property
+    def takes_references(self) -> bool:
+        """Yes."""
+        return True
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        guidance_scale: float = 4.0,
+        clip_skip: int | None = None,
+        max_sequence_length: int | None = None,
+    ) -> Conditioning:
+        """Encodes prompts with Qwen3, padded to a fixed length; the transformer attends the padding too.
+
+        Args:
+            prompt: one or several texts; what exceeds max_sequence_length is cut, with a note.
+            negative_prompt: for the base models, with guidance; None is "".
+            guidance_scale: classifier-free guidance of the base models, on above 1; the distilled models run
+                without it.
+            clip_skip: must be None or 0.
+            max_sequence_length: tokens with those of the chat template, 1..512; None is 512.
+
+        Raises:
+            InvalidInputError: a length outside 1..512, or a clip_skip.
+        """
+        length = MAX_SEQUENCE_LENGTH if max_sequence_length is None else max_sequence_length
+        if not 1 <= length <= MAX_SEQUENCE_LENGTH:
+            raise InvalidInputError(f"max_sequence_length is {length}, must be in 1..{MAX_SEQUENCE_LENGTH}")
+        if clip_skip:
+            raise InvalidInputError(
+                f"clip_skip is {clip_skip}, but FLUX.2 has no CLIP", hint="leave clip_skip out"
+            )
+        prompts = prompt_list(prompt, "prompt")
+        notes = self._text.truncation_notes(prompts, "prompt", length=length)
+        is_guided = guidance_scale > 1 and not self.is_distilled
+        negative = None
+        if is_guided:
+            negatives = negative_prompt_list(negative_prompt, len(prompts))
+            notes += self._text.truncation_notes(negatives, "negative prompt", length=length)
+            negative = self._text.encode(negatives, length)
+        else:
+            notes += unused_negative_notes(negative_prompt, takes_one=not self.is_distilled)
+            if guidance_scale > 1:
+                notes += ("this model is distilled to run without guidance; guidance_scale was left out",)
+        conditioning = Conditioning(
+            prompt_embeds=self._text.encode(prompts, length),
+            negative_prompt_embeds=negative,
+            guidance_scale=guidance_scale if is_guided else 1.0,
+            notes=notes,
+        )
+        return conditioning.evaluated()
+
+    def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
+        name = request.scheduler
+        if name is not None and canonical_name(name) != _SCHEDULER:
+            raise InvalidInputError(
+                f"scheduler {name!r} does not fit FLUX.2, which is a flow model", hint=f"use {_SCHEDULER}"
+            )
+        request = replace(request, strength=_flow_strength(request.strength, steps=request.steps))
+        shape = latent_shape(conditioning, request, vae_scale=self.vae_scale, channels=self.latent_channels)
+        references = self._references(request)
+        mu = empirical_mu(shape[1] * shape[2], request.steps)
+        plan = make_scheduler(self._scheduler_config, request.steps, mu=mu)
+        return sample(request, plan, self._make_predict(conditioning, shape, references), shape=shape)
+
+    def _references(self, request: DenoiseRequest) -> list[Latents]:
+        """The reference pictures of a run; with a mask, the picture that is painted on is the first one."""
+        references = [np.asarray(latents, dtype=np.float32) for latents in request.reference_latents]
+        for latents in references:
+            if latents.ndim != 4 or latents.shape[0] != 1 or latents.shape[-1] != self.latent_channels:
+                raise InvalidInputError(
+                    f"reference_latents have shape {latents.shape}, need [1, h, w, {self.latent_channels}]",
+                    hint="make them with this pipeline's encode_image",
+                )
+        picture = request.image_latents
+        if request.mask is None or picture is None:
+            return references
+        picture = np.asarray(picture, dtype=np.float32)
+        picture = (picture[None] if picture.ndim == 3 else picture)[:1]
+        is_given = bool(references) and np.array_equal(references[0], picture)
+        return references if is_given else [picture, *references]
+
+    def _make_predict(
+        self, conditioning: Conditioning, shape: tuple[int, ...], references: Sequence[Latents]
+    ) -> Predict:
+        """(latents [B, h, w, C], timestep in 0..1000) -> velocity, the same shape, float32."""
+        batch, rows, columns, channels = shape
+        count, dtype = rows * columns, self._denoiser.dtype
+        repeats = batch // conditioning.batch_size
+        text = conditioning.prompt_embeds
+        rotary = make_rotary(
+            self.config,
+            text_length=text.shape[1],
+            size=(rows, columns),
+            references=[(latents.shape[1], latents.shape[2]) for latents in references],
+        )
+        fixed = [mx.array(latents).reshape(1, -1, channels) for latents in references]
+        given = mx.concatenate(fixed, axis=1).astype(dtype) if fixed else None
+
+        def velocity(tokens: mx.array, embeds: mx.array, timestep: float) -> mx.array:
+            predicted = self._denoiser.network(
+                tokens,
+                encoder_hidden_states=mx.repeat(embeds, repeats, axis=0).astype(dtype),
+                timestep=mx.full((batch,), timestep / 1000, dtype=mx.float32),
+                rotary=rotary,
+            )
+            result: mx.array = predicted[:, :count].astype(mx.float32)
+            return result
+
+        def predict(latents: mx.array, timestep: float) -> mx.array:
+            tokens = latents.reshape(batch, count, channels).astype(dtype)
+            if given is not None:
+                repeated = mx.broadcast_to(given, (batch, *given.shape[1:]))
+                tokens = mx.concatenate([tokens, repeated], axis=1)
+            result = velocity(tokens, text, timestep)
+            if conditioning.negative_prompt_embeds is not None:
+                mx.eval(result)  # one pass at a time: together they need twice the memory
+                negative = velocity(tokens, conditioning.negative_prompt_embeds, timestep)
+                result = negative + conditioning.guidance_scale * (result - negative)
+            return result.reshape(shape)
+
+        return predict
+
+
+class Qwen3Stage:
+    """Qwen3 and its tokenizer: the states of three layers of a prompt, joined.
+
+    The layers above the last one that is read are not loaded.
+
+    Args:
+        model: its folder.
+        dtype: compute dtype.
+        quantization_bits: of the encoder's linear maps, or None.
+    """
+
+    def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
+        config = component_config(model, "text_encoder")
+        count = int(config.get("num_hidden_layers", 0))
+        # Published encoders have 36 layers; for smaller ones the same fractions.
+        self.layers = _LAYERS if count >= _LAYERS[-1] else tuple(count * n // 4 for n in (1, 2, 3))
+        self.config = qwen3 = Qwen3Config.from_dict(config, used_layers=self.layers[-1])
+        self.tokenizer = QwenTokenizer.from_folder(model.tokenizers["tokenizer"])
+        files = model.components["text_encoder"]
+        source = TensorSource("text_encoder", files.paths, qwen3_tensors(self.layers[-1]))
+        self.component = Component(
+            source, lambda: Qwen3Encoder(qwen3), dtype=dtype, quantization_bits=quantization_bits
+        )
+
+    @property
+    def width(self) -> int:
+        """Features per token of the joined states."""
+        return len(self.layers) * self.config.hidden_size
+
+    def encode(self, prompts: Sequence[str], length: int) -> mx.array:
+        """[B] prompts -> [B, length, width]; padding is not attended by real tokens."""
+        tokens = self.tokenizer(prompts, max_length=length, thinking=False, pad_to=length)
+        states = self.component.network(mx.array(tokens.ids), layers=self.layers, attention_mask=tokens.mask)
+        return mx.concatenate(states, axis=-1)
+
+    def truncation_notes(self, prompts: Sequence[str], label: str, *, length: int) -> tuple[str, ...]:
+        """One line for each prompt whose end was cut off."""
+        tokenizer, limit = self.tokenizer, self.tokenizer.prompt_limit(length)
+        cut = ((prompt, tokenizer.cut_text(prompt, max_length=length)) for prompt in prompts)
+        return tuple(
+            _truncation_note(label, text, limit=limit, count=tokenizer.token_count(prompt))
+            for prompt, text in cut
+            if text
+        )
+
+
+def qwen3_tensors(used_layers: int) -> Convert:
+    """The conversion of Qwen3's files: its first layers, without the rest and the language-model head."""
+
+    def convert(tensors: Mapping[str, mx.array]) -> Tensors:
+        renamed = rename(tensors, ((r"^lm_head\.", None), (r"^model\.", ""), (r"^norm\.", None)))
+        return {name: value for name, value in renamed.items() if _layer(name) < used_layers}
+
+    return convert
+
+
+def _layer(name: str) -> int:
+    match = re.match(r"layers\.(\d+)\.", name)
+    return -1 if match is None else int(match[1])
+
+
+def empirical_mu(sequence_length: int, steps: int) -> float:
+    """The logarithm of the sigmas' shift, fitted by Black Forest Labs for 10 and 200 steps.
+
+    Args:
+        sequence_length: tokens of the picture, without those of references.
+        steps: of the run.
+    """
+    at_200 = 0.00016927 * sequence_length + 0.45666666
+    if sequence_length > 4300:
+        return at_200
+    at_10 = 8.73809524e-05 * sequence_length + 1.89833333
+    slope = (at_200 - at_10) / 190.0
+    return slope * steps + at_200 - 200.0 * slope
+
+
+def _check_widths(config: Flux2Config, vae: VAEConfig, *, text_width: int) -> None:
+    if config.guidance_embeds:
+        raise UnsupportedModelError("FLUX.2 dev is not supported", hint="use FLUX.2 klein")
+    if config.in_channels != vae.denoiser_channels:
+        raise InvalidModelFilesError(
+            f"the transformer takes {config.in_channels} channels, the latents have {vae.denoiser_channels}",
+            hint="check that the folder's files belong together",
+        )
+    if config.joint_attention_dim != text_width:
+        raise InvalidModelFilesError(
+            f"the transformer takes text of {config.joint_attention_dim} features, the text encoder gives "
+            f"{text_width}",
+            hint="klein 4B needs Qwen3-4B, klein 9B needs Qwen3-8B",
+        )
