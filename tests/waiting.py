@@ -1,7 +1,11 @@
-"""Waiting for something that another thread or process does."""
+"""Waiting for something that another thread or process does.
+
+A sleep that is the subject of a test, such as a slow server's, has a comment `# sleep: REASON`; a test finds others.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -19,4 +23,14 @@ def wait_until(
     deadline = time.monotonic() + timeout_s
     while not predicate():
         assert time.monotonic() < deadline, f"{message} was still false after {timeout_s:g} s"
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_S)  # sleep: the poll itself
+
+
+async def wait_until_async(
+    predicate: Callable[[], object], timeout_s: float = 30.0, *, message: str = "the condition"
+) -> None:
+    """`wait_until` that leaves the event loop free."""
+    deadline = time.monotonic() + timeout_s
+    while not predicate():
+        assert time.monotonic() < deadline, f"{message} was still false after {timeout_s:g} s"
+        await asyncio.sleep(_POLL_S)  # sleep: the poll itself

@@ -65,7 +65,7 @@ def record(page: NotebookPage, card: Card) -> None:
     began = time.monotonic()
     while card.scene != "picture" and time.monotonic() - began < 120:
         frames.append((shot(card), 160))
-    time.sleep(0.5)
+    let_transitions_end()
     frames.append((shot(card), 2500))
     film("imagine", frames)
     for prompt in PROMPTS:
@@ -79,11 +79,11 @@ def record(page: NotebookPage, card: Card) -> None:
     page.command("apputils:change-theme", {"theme": "JupyterLab Light"})
     page.until("document.querySelector('.swiftai-nb').dataset.tone === 'light'")
     card.root.get_by_role("button", name=f"{STAR}, seed 11").click()
-    time.sleep(1)
+    let_transitions_end()
     still(card, "widget-picture")
     card.button("Compare").click()
     card.root.get_by_role("button", name="a penguin in snow, seed 11").click()
-    time.sleep(1)
+    let_transitions_end()
     still(card, "widget-compare")
     card.button("Done").click()
     card.root.locator(".model-button").click()
@@ -91,8 +91,12 @@ def record(page: NotebookPage, card: Card) -> None:
     card.root.locator(".model-button").click()
     card.root.evaluate("e => { e.style.width = '480px'; }")
     page.command("apputils:change-theme", {"theme": "JupyterLab Dark"})
-    time.sleep(1)
+    let_transitions_end()
     still(card, "widget-narrow-dark")
+
+
+def let_transitions_end() -> None:
+    time.sleep(1)  # sleep: the card's CSS transitions take 0.3 s
 
 
 def shot(card: Card) -> Image.Image:

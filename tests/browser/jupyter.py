@@ -9,7 +9,6 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ import nbformat
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests.ipykernels import PROJECT, kernel_command
+from tests.waiting import wait_until
 
 PATIENCE_S = 120.0  # the machine may be busy with other things
 _APP = "window.jupyterapp.shell.currentWidget"
@@ -64,16 +64,17 @@ class JupyterServer:
 
     def wait(self) -> None:
         """Returns when it answers."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
-            with contextlib.suppress(OSError):
-                self.request("/api/status")
-                return
-            time.sleep(0.3)
-        self._log.flush()
-        raise RuntimeError("the Jupyter server did not start:\n" + Path(self._log.name).read_text()[-3000:])
+        wait_until(lambda: self._process.poll() is not None or self._answers(), PATIENCE_S)
+        if self._process.poll() is not None:
+            raise RuntimeError(
+                "the Jupyter server did not start:\n" + Path(self._log.name).read_text()[-3000:]
+            )
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            self.request("/api/status")
+            return True
+        return False
 
     def request(self, path: str, *, method: str = "GET") -> bytes:
         """One request to the server's API."""
@@ -137,10 +138,15 @@ class NotebookPage:
         self.page.wait_for_function(f"() => {expression}", timeout=timeout_s * 1000)
 
     def command(self, name: str, arguments: dict[str, Any] | None = None, *, wait: bool = True) -> None:
-        """Runs a command of the application, as its menus do."""
-        end = "promise" if wait else "null"
-        script = f"([c, a]) => {{ const promise = window.jupyterapp.commands.execute(c, a); return {end}; }}"
-        self.page.evaluate(script, [name, arguments or {}])
+        """Runs a command of the application, as its menus do; `wait_idle` waits for its end too."""
+        script = """([name, args, wait]) => {
+            const done = window.jupyterapp.commands.execute(name, args);
+            window.pendingCommands = (window.pendingCommands ?? 0) + 1;
+            const end = () => { window.pendingCommands -= 1; };
+            done.then(end, end);
+            return wait ? done.then(() => null) : null;
+        }"""
+        self.page.evaluate(script, [name, arguments or {}, wait])
 
     def run_all(self, *, wait: bool = False) -> None:
         """Runs every cell; `wait` until the kernel has done them."""
@@ -149,10 +155,9 @@ class NotebookPage:
             self.wait_idle()
 
     def wait_idle(self, *, timeout_s: float = PATIENCE_S) -> None:
-        """Waits until no cell is running or waiting to."""
-        time.sleep(0.3)
+        """Waits until every command has ended, and no cell is running or waiting to."""
         self.until(
-            "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+            "!window.pendingCommands && [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
             f".every(e => !e.textContent.includes('*')) && {_APP}.sessionContext.session.kernel.status === 'idle'",
             timeout_s=timeout_s,
         )

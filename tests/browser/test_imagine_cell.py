@@ -111,7 +111,7 @@ def test_restarted_kernel_stops_the_view_and_the_notebook_claims_no_picture(
     assert "Run the cell again" in card.inner_text()
     assert not card.locator(".swiftai-cell__cancel").is_visible()
     before = card.inner_text()
-    page.page.wait_for_timeout(1500)
+    page.page.wait_for_timeout(1500)  # sleep: a running clock would show another second
     assert card.inner_text() == before, "the clock has stopped"
     page.screenshot(screenshots / "cell-restarted.png")
     (output,) = page.save().cells[1].outputs

@@ -10,6 +10,7 @@ import pytest
 
 from tests.browser.jupyter import NotebookPage, OpenNotebook
 from tests.browser.widget_page import Card
+from tests.waiting import wait_until
 
 SETUP = """\
 from tests.browser.widget_kernel import prepare
@@ -46,12 +47,13 @@ def run_cell(notebook: NotebookPage, index: int) -> None:
 def wait_output(notebook: NotebookPage, index: int, text: str) -> None:
     """Runs a cell that looks, again and again, until it has seen: a page sends what is typed a moment later."""
     output = notebook.page.locator(".jp-CodeCell").nth(index).locator(".jp-OutputArea-output").first
-    for _ in range(60):
+
+    def is_shown() -> bool:
         run_cell(notebook, index)
-        notebook.page.wait_for_timeout(500)
-        if output.count() and text in output.inner_text():
-            return
-    raise AssertionError(f"cell {index} never said {text!r}")
+        notebook.wait_idle()
+        return bool(output.count()) and text in output.inner_text()
+
+    wait_until(is_shown, message=f"{text!r} in the output of cell {index}")
 
 
 @pytest.mark.parametrize("app", ["lab", "notebook"])

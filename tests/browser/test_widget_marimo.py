@@ -6,8 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.widget_page import Card
+from tests.waiting import wait_until
 
 pytest.importorskip("marimo")
 
@@ -44,6 +43,14 @@ if __name__ == "__main__":
 """
 
 
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture
 def marimo_url(tmp_path: Path) -> Iterator[str]:
     notebook = tmp_path / "notebook.py"
@@ -57,13 +64,7 @@ def marimo_url(tmp_path: Path) -> Iterator[str]:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             url = f"http://127.0.0.1:{port}/"
-            end_s = time.monotonic() + 90
-            while time.monotonic() < end_s and server.poll() is None:
-                try:
-                    urllib.request.urlopen(url, timeout=5).close()
-                    break
-                except (urllib.error.URLError, OSError):
-                    time.sleep(0.3)
+            wait_until(lambda: server.poll() is not None or answers(url), 90, message="marimo's server")
             yield url
         finally:
             server.terminate()

@@ -51,10 +51,10 @@ class SharpeningGenerator(FakeGenerator):
                 )
 
         report(0, GenerationStage.LOADING_MODEL, "2.1 of 6.9 GB")
-        await asyncio.sleep(self.step_duration_s)
+        await asyncio.sleep(self.step_duration_s)  # sleep: how long a step takes
         picture = still.pil
         for step in range(1, steps + 1):
-            await asyncio.sleep(self.step_duration_s)
+            await asyncio.sleep(self.step_duration_s)  # sleep: how long a step takes
             report(step, GenerationStage.DENOISING, preview=_jpeg(picture, radius=12 * (1 - step / steps)))
         recipe = dataclasses.replace(still.recipe, model="emoji-mini") if still.recipe else None
         return GeneratedImage.from_pil(picture, recipe=recipe, elapsed_s=time.monotonic() - started)

@@ -33,11 +33,11 @@ def main() -> int:
     elif action == "endless":
         exit_with_parent()
         _send(writer, pid=os.getpid())
-        time.sleep(600)
+        time.sleep(600)  # sleep: longer than the test; the parent ends it
     elif action == "stubborn":
         _send(writer, pid=os.getpid())
         while True:
-            time.sleep(600)
+            time.sleep(600)  # sleep: longer than the test; the parent ends it
     elif action == "fail":
         sys.stderr.write("x" * 10_000 + "\n" + "line\n" * 500 + "the last line\n\n")
         return 3

@@ -399,7 +399,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hang_up(self) -> None:
         self.wfile.flush()
-        time.sleep(0.02)
+        time.sleep(0.02)  # sleep: the client reads what was sent; a reset discards what it has not read
         if self.hub.faults.drop_mode == "rst":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:

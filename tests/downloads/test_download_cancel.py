@@ -102,7 +102,7 @@ def test_twenty_cancels_at_random_moments_fetch_no_finished_byte_twice(hub, regi
     files = hub.repositories[REPOSITORY]
     for _ in range(20):
         download = downloader.start(REPOSITORY)
-        time.sleep(chance.uniform(0.0, 1.3))
+        time.sleep(chance.uniform(0.0, 1.3))  # sleep: a random moment of the download
         finished = {p: p.stat().st_mtime_ns for p in registry.cache_dir.rglob("blobs/*") if p.suffix == ""}
         if download.done:
             break

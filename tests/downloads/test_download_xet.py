@@ -73,7 +73,7 @@ def test_cancel_during_xet_is_at_once_and_leaves_no_orphan(tmp_path, registry):
             wait_until(
                 lambda d=download: d.progress.completed_bytes > 1_000_000 or bool(orphans(registry)) or d.done
             )
-            time.sleep(pause_s)
+            time.sleep(pause_s)  # sleep: two moments of the transfer
             started = time.monotonic()
             download.cancel()
             assert time.monotonic() - started < cancel_limit_s()

@@ -26,7 +26,7 @@ def behave(word, argument):
     elif word == "environment":
         raise InvalidInputError(repr(os.environ.get(argument)))
     elif word == "hang":
-        time.sleep(60)
+        time.sleep(60)  # sleep: a fault that lasts longer than the test
     elif word == "refuse":
         raise InvalidInputError("no", hint="say yes")
     elif word == "fault":
@@ -41,11 +41,11 @@ def behave(word, argument):
         sys.stderr.flush()
     elif word == "garbage":
         os.write(int(os.environ["FAKE_OUT"]), b"this is not a frame at all")
-        time.sleep(60)
+        time.sleep(60)  # sleep: a fault that lasts longer than the test
     elif word == "header":
         header = argument.encode()
         os.write(int(os.environ["FAKE_OUT"]), struct.pack(">4sHHII", b"SWAI", 1, 0, len(header), 0) + header)
-        time.sleep(60)
+        time.sleep(60)  # sleep: a fault that lasts longer than the test
     elif word == "cut":
         os.write(int(os.environ["FAKE_OUT"]), struct.pack(">4sHHII", b"SWAI", 1, 0, 100, 0) + b"half")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -74,7 +74,7 @@ class FakeHost:
         report(Stage(command.job_id, "drawing"))
         behave(word, argument)
         for index in range(command.steps):
-            time.sleep(float(argument) if word == "slow" else 0.0)
+            time.sleep(float(argument) if word == "slow" else 0.0)  # sleep: how long a step takes
             report(Step(command.job_id, index, command.steps, 0.0, b"jpeg" * 1000))
             if token.is_cancelled:
                 raise GenerationCancelledError(completed_steps=index + 1, total_steps=command.steps)

@@ -11,7 +11,7 @@ from swiftai_nb.testing import FakeGenerator
 
 
 class TracingGenerator(FakeGenerator):
-    """Writes a file per start and per picture; some prompts kill their process or fail once."""
+    """Writes a file per start and per picture begun; some prompts kill their process or fail once."""
 
     def __init__(self, folder: str, step_duration_s: float = 0.0) -> None:
         super().__init__(step_duration_s=step_duration_s)
@@ -22,6 +22,7 @@ class TracingGenerator(FakeGenerator):
         (self.folder / f"{word}-{os.getpid()}-{os.urandom(4).hex()}").touch()
 
     async def generate_image(self, prompt, **options):
+        self.note("began")
         first = self.folder / f"first-{prompt.replace(' ', '-')}"
         if prompt.startswith(("kill", "engine dies")) and not first.exists():
             first.touch()

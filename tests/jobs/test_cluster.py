@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from swiftai_nb.core.errors import EngineDiedError, GenerationFailedError, Inval
 from swiftai_nb.jobs import cluster
 from swiftai_nb.jobs.cluster import BatchRequest, ClusterBatch, GeneratorFactory
 from swiftai_nb.providers.batch import imagine_batch
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 MAKE = "tests.jobs.batch_generator:TracingGenerator"
@@ -188,14 +190,15 @@ def importable(monkeypatch):
 
 
 def kill_a_maker_soon(folder, after=3):
-    """Kills the first worker that made a generator, once some pictures were begun."""
+    """Kills a worker as soon as it has begun `after` pictures."""
+
+    def busy_workers():
+        began = collections.Counter(trace.split("-")[1] for trace in traces(folder, "began"))
+        return [int(pid) for pid, count in began.items() if count >= after]
 
     def work():
-        deadline = time.monotonic() + 60
-        while not traces(folder, "made") and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.5)
-        os.kill(int(traces(folder, "made")[0].split("-")[1]), signal.SIGKILL)
+        wait_until(busy_workers, 120, message="a worker with pictures")
+        os.kill(busy_workers()[0], signal.SIGKILL)
 
     thread = threading.Thread(target=work)
     thread.start()

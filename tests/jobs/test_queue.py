@@ -22,7 +22,7 @@ from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.jobs.job import JobState, cancelled_error
 from swiftai_nb.jobs.queue import JobQueue
 from swiftai_nb.testing import FakeGenerator
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_async
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_a_cancelled_awaiter_leaves_the_job_running(queue):
     async def use():
         job = queue.submit(request_for(), _Gated(gate))
         waiter = asyncio.create_task(_awaiting(job))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)  # the waiter awaits now
         waiter.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiter
@@ -390,8 +390,7 @@ class _Gated(FakeGenerator):
         self.gate = gate
 
     async def generate_image(self, prompt, **options):
-        while not self.gate.is_set():
-            await asyncio.sleep(0.005)
+        await wait_until_async(self.gate.is_set, 120, message="the gate")
         return await super().generate_image(prompt, **options)
 
 

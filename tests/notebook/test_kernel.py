@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -14,6 +14,8 @@ import pytest
 from jupyter_client.manager import KernelManager, start_new_kernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 PATIENCE_S = 120
@@ -94,26 +96,50 @@ def test_error_stops_the_run(source: str) -> None:
 
 
 Kernel = tuple[KernelManager, Any]
+# From outside a busy kernel, the size of this file is how many steps were made.
+COUNT_STEPS = """
+make = fake.generate_image
+async def generate_image(prompt, *, on_progress=None, **options):
+    def note(progress):
+        with open({path!r}, "ab") as file:
+            file.write(b".")
+        if on_progress is not None:
+            on_progress(progress)
+    return await make(prompt, on_progress=note, **options)
+fake.generate_image = generate_image
+"""
 
 
-@pytest.fixture
-def kernel() -> Iterator[Kernel]:
+@pytest.fixture(scope="module")
+def started_kernel() -> Iterator[Kernel]:
     manager, client = start_new_kernel(kernel_name="python3", startup_timeout=PATIENCE_S)
     try:
-        client.execute_interactive(SETUP, timeout=PATIENCE_S)
         yield manager, client
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
 
 
-def interrupted(kernel: Kernel, source: str, *, after_s: float) -> dict[str, Any]:
-    """The reply of a cell that is interrupted after its first output."""
+@pytest.fixture
+def kernel(started_kernel: Kernel, steps_file: Path) -> Kernel:
+    """The kernel with a generator of its own."""
+    _, client = started_kernel
+    client.execute_interactive(SETUP + COUNT_STEPS.format(path=str(steps_file)), timeout=PATIENCE_S)
+    return started_kernel
+
+
+@pytest.fixture
+def steps_file(tmp_path: Path) -> Path:
+    path = tmp_path / "steps"
+    path.touch()
+    return path
+
+
+def interrupted(kernel: Kernel, source: str, steps_file: Path, *, after_steps: int) -> dict[str, Any]:
+    """The reply of a cell that is interrupted when so many steps were made."""
     manager, client = kernel
     message_id = client.execute(source)
-    while client.get_iopub_msg(timeout=PATIENCE_S)["msg_type"] not in ("display_data", "update_display_data"):
-        pass
-    time.sleep(after_s)
+    wait_until(lambda: steps_file.stat().st_size >= after_steps, PATIENCE_S, message="the last of the steps")
     manager.interrupt_kernel()
     return reply_to(client, message_id)
 
@@ -144,8 +170,10 @@ def value(client: Any, expression: str) -> str:
         ("%imagine a fox --grid steps=2,3,500 seed=1,2", r"Cancelled. (Kept \d of 6 pictures|No pictures were finished). Run the cell again to continue"),
     ],
 )  # fmt: skip
-def test_interrupt_cancels_in_every_blocking_form(kernel: Kernel, source: str, line: str) -> None:
-    reply = interrupted(kernel, source, after_s=0.6)
+def test_interrupt_cancels_in_every_blocking_form(
+    kernel: Kernel, steps_file: Path, source: str, line: str
+) -> None:
+    reply = interrupted(kernel, source, steps_file, after_steps=3)
     assert reply["status"] == "error"
     assert len(reply["traceback"]) == 1
     assert re.fullmatch(line, reply["traceback"][0]), reply["traceback"]
@@ -154,9 +182,9 @@ def test_interrupt_cancels_in_every_blocking_form(kernel: Kernel, source: str, l
     assert reply_to(client, client.execute("%imagine a fox"))["status"] == "ok"
 
 
-def test_interrupt_keeps_what_is_made(kernel: Kernel) -> None:
+def test_interrupt_keeps_what_is_made(kernel: Kernel, steps_file: Path) -> None:
     _, client = kernel
-    interrupted(kernel, "%imagine a fox --steps 5 -n 100 --out foxes", after_s=1.0)
+    interrupted(kernel, "%imagine a fox --steps 5 -n 100 --out foxes", steps_file, after_steps=12)
     made = int(value(client, "len(foxes)"))
     assert 1 <= made < 100
     assert (
@@ -165,10 +193,10 @@ def test_interrupt_keeps_what_is_made(kernel: Kernel) -> None:
     )
 
 
-def test_cancelled_grid_goes_on(kernel: Kernel) -> None:
+def test_cancelled_grid_goes_on(kernel: Kernel, steps_file: Path) -> None:
     _, client = kernel
     cell = "grid = %imagine a fox --grid steps=10,20,40"
-    interrupted(kernel, cell, after_s=0.5)
+    interrupted(kernel, cell, steps_file, after_steps=15)
     client.execute_interactive(
         "fake.step_duration_s = 0\nbefore = len(get_session().queue.jobs)", timeout=PATIENCE_S
     )

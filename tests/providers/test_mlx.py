@@ -39,6 +39,7 @@ from swiftai_nb.jobs.job import JobState
 from swiftai_nb.jobs.queue import JobQueue
 from swiftai_nb.providers.mlx import MLXImageProvider
 from swiftai_nb.registry.registry import DiffusionModelRegistry
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "swiftai_nb" / "assets" / "emoji-mini"
@@ -75,13 +76,6 @@ def is_alive(pid):
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if sys.platform == "linux" else True
-
-
-def wait_until(condition, timeout_s=60.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 # --- a picture and its recipe ---
@@ -486,7 +480,7 @@ def test_cancel_at_random_moments_ends_quickly_and_leaves_a_good_engine(provider
 
     async def cancel_one(delay_s):
         task = asyncio.create_task(provider.generate_image("a cat", config=LONG))
-        await asyncio.sleep(delay_s)
+        await asyncio.sleep(delay_s)  # sleep: a random moment of the call
         started = time.monotonic()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -567,7 +561,7 @@ def test_it_works_inside_a_running_loop_and_leaves_it_free(provider):
         task = asyncio.create_task(provider.generate_image("a cat", config=QUICK))
         while not task.done():
             ticks += 1
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # sleep: the clock of the caller's loop
         await task
         return ticks
 

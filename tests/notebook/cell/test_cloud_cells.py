@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from tests.providers.cloud_server import Answer, CloudServer
+from tests.providers.huggingface.cloud_server import Answer, CloudServer
 
 SETUP = """%load_ext swiftai_nb
 from swiftai_nb import HuggingFaceProvider

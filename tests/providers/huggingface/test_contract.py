@@ -6,7 +6,7 @@ import pytest
 
 from swiftai_nb.providers.huggingface import HuggingFaceProvider
 from tests.contract_suite.image_generator import ImageGeneratorContract
-from tests.providers.cloud_server import CloudServer
+from tests.providers.huggingface.cloud_server import CloudServer
 
 
 class TestHuggingFaceProvider(ImageGeneratorContract):

@@ -19,7 +19,8 @@ from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.providers.huggingface import HuggingFaceProvider
-from tests.providers.cloud_server import Answer, CloudServer, picture
+from tests.providers.huggingface.cloud_server import Answer, CloudServer, picture
+from tests.waiting import wait_until, wait_until_async
 
 TOKEN = "hf_secret0123456789"
 MODEL = "acme/painter"
@@ -282,7 +283,7 @@ def test_cancelling_the_task_closes_the_connection_and_leaves_the_provider_usabl
             cloud.answers = [Answer(hang=True)]
             task = asyncio.create_task(maker.generate_image("a fox"))
             await asyncio.to_thread(cloud.waiting.acquire)
-            await asyncio.sleep(chance.random() * 0.1)
+            await asyncio.sleep(chance.random() * 0.1)  # sleep: a random moment of the call
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -290,10 +291,7 @@ def test_cancelling_the_task_closes_the_connection_and_leaves_the_provider_usabl
         await maker.generate_image("a fox")
 
     asyncio.run(scenario())
-    deadline = time.monotonic() + 10
-    while len(cloud.closed_at) < 10 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(cloud.closed_at) == 10
+    wait_until(lambda: len(cloud.closed_at) == 10, message="the end of every connection")
 
 
 def test_cancel_generation_ends_every_running_call(cloud: CloudServer) -> None:
@@ -315,7 +313,7 @@ def test_cancel_during_a_slow_look_up_lets_the_caller_go(cloud: CloudServer) -> 
 
     async def scenario() -> float:
         task = asyncio.create_task(provider().generate_image("a fox"))
-        await asyncio.sleep(0.1)
+        await wait_until_async(lambda: cloud.hub_requests > 0, message="the request to the Hub")
         started = time.monotonic()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -336,7 +334,7 @@ def test_fifty_calls_at_once_leave_the_callers_loop_free(cloud: CloudServer) -> 
         async def ticker() -> None:
             nonlocal ticks
             while True:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # sleep: the clock of the caller's loop
                 ticks += 1
 
         task = asyncio.create_task(ticker())

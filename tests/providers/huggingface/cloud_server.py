@@ -47,6 +47,7 @@ class CloudServer:
             "together": {"providerId": "together/m", "status": "live", "task": "text-to-image"},
         }
         self.hub_delay_s = 0.0
+        self.hub_requests = 0
         self.hub_status = 200
         self.hang_at_steps: int | None = None
         self.closed_at: list[float] = []
@@ -75,7 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None: ...
 
     def do_GET(self) -> None:
-        time.sleep(self.cloud.hub_delay_s)
+        self.cloud.hub_requests += 1
+        time.sleep(self.cloud.hub_delay_s)  # sleep: a slow Hub
         if self.path.startswith("/api/models/"):
             model = self.path.removeprefix("/api/models/").split("?")[0]
             data = {"id": model, "_id": "1", "pipeline_tag": "text-to-image", "tags": [], "private": False}
@@ -96,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.hang or (self.cloud.hang_at_steps is not None and steps == self.cloud.hang_at_steps):
             self._hang()
             return
-        time.sleep(answer.delay_s)
+        time.sleep(answer.delay_s)  # sleep: a slow provider
         if answer.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             # Every file over the socket holds it open: detach, then close the descriptor itself.
