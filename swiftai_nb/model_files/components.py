@@ -1,8 +1,8 @@
 """Where the networks of a model are in its folder, and in whose tensor names they are stored.
 
-Models with a UNet have one subfolder for each network. FLUX.1 is published in several layouts, and one
-folder may mix them: each part is looked for in its own subfolders, then in single files at the top, which
-are told apart by their tensor names:
+Models with a UNet have one subfolder for each network. FLUX.1 and Z-Image are published in several layouts,
+and one folder may mix them: each part is looked for in its own subfolders, then in single files at the top,
+which are told apart by their tensor names. FLUX.1:
 
 =============== ============================== =======================================================
 part            subfolders                     single files at the top
@@ -15,11 +15,22 @@ vae             vae                            `ae.safetensors`
 tokenizer       tokenizer, tokenizer_l, clip_l
 tokenizer_2     tokenizer_2, t5
 =============== ============================== =======================================================
+
+Z-Image; one ComfyUI file may hold several parts:
+
+=============== ============================== =======================================================
+part            subfolders                     single files at the top
+=============== ============================== =======================================================
+transformer     transformer                    ComfyUI (`z_image_turbo_bf16.safetensors`)
+text_encoder    text_encoder                   Qwen3 (`qwen_3_4b.safetensors`)
+vae             vae                            `ae.safetensors`
+tokenizer       tokenizer
+=============== ============================== =======================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,38 +38,84 @@ from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.model_files.families import (
     FLUX_1,
     MODEL_FILE_SUFFIXES,
+    Z_IMAGE,
+    Family,
     family_of_tensors,
     refuse_unsupported,
     single_file_error,
 )
 from swiftai_nb.model_files.safetensors_headers import find_weight_files, read_header
 
-FLUX_FOLDERS: dict[str, tuple[str, ...]] = {
-    "transformer": ("transformer",),
-    "text_encoder": ("text_encoder", "clip_l"),
-    "text_encoder_2": ("text_encoder_2", "t5"),
-    "vae": ("vae",),
-    "tokenizer": ("tokenizer", "tokenizer_l", "clip_l"),
-    "tokenizer_2": ("tokenizer_2", "t5"),
-}
-FLUX_HINT = "docs/models.md, 'FLUX.1 in other layouts', lists where each part is looked for"
-_TOKENIZER_FILES = {
-    "tokenizer": ("vocab.json", "tokenizer.json"),
-    "tokenizer_2": ("tokenizer.json", "spiece.model"),
-}
-# (part, layout, a piece of a tensor name that only it has); the first that matches wins.
-_FLUX_LAYOUTS: tuple[tuple[str, str, str], ...] = (
-    ("transformer", "BFL", "double_blocks.0.img_attn.qkv."),
-    ("transformer", "Argmax", "multimodal_transformer_blocks.0."),
-    ("transformer", "mflux", "transformer_blocks.0.ff.linear1."),
-    ("transformer", "diffusers", "transformer_blocks.0.ff.net."),
-    ("text_encoder_2", "mflux", "t5_blocks.0."),
-    ("text_encoder_2", "transformers", "encoder.block.0.layer.0."),
-    ("text_encoder", "transformers or mflux", "encoder.layers.0.self_attn."),
-    ("vae", "mflux", "decoder.conv_in.conv2d."),
-    ("vae", "BFL", "decoder.mid.block_1."),
-    ("vae", "diffusers", "decoder.mid_block."),
+
+@dataclass(frozen=True)
+class Part:
+    """Where one part of a model in several layouts is.
+
+    Attributes:
+        folders: subfolders it may be in.
+        layouts: whose tensor names, and a piece of a name that only they have; the first that matches wins.
+        files: of a tokenizer; one of them is enough.
+        may_have_prefix: whether names may stand behind those of a larger model, as in `model.layers.0.`.
+    """
+
+    folders: tuple[str, ...]
+    layouts: tuple[tuple[str, str], ...] = ()
+    files: tuple[str, ...] = ()
+    may_have_prefix: bool = False
+
+
+_VAE_LAYOUTS = (
+    ("mflux", "decoder.conv_in.conv"),
+    ("BFL", "decoder.mid.block_1."),
+    ("diffusers", "decoder.mid_block."),
 )
+# Families whose parts come in several layouts -> their parts, and the page that lists them.
+PARTS: Mapping[str, Mapping[str, Part]] = {
+    FLUX_1.name: {
+        "transformer": Part(
+            ("transformer",),
+            (
+                ("BFL", "double_blocks.0.img_attn.qkv."),
+                ("Argmax", "multimodal_transformer_blocks.0."),
+                ("mflux", "transformer_blocks.0.ff.linear1."),
+                ("diffusers", "transformer_blocks.0.ff.net."),
+            ),
+        ),
+        "text_encoder": Part(
+            ("text_encoder", "clip_l"), (("transformers or mflux", "encoder.layers.0.self_attn."),)
+        ),
+        "text_encoder_2": Part(
+            ("text_encoder_2", "t5"),
+            (("mflux", "t5_blocks.0."), ("transformers", "encoder.block.0.layer.0.")),
+        ),
+        "vae": Part(("vae",), _VAE_LAYOUTS),
+        "tokenizer": Part(("tokenizer", "tokenizer_l", "clip_l"), files=("vocab.json", "tokenizer.json")),
+        "tokenizer_2": Part(("tokenizer_2", "t5"), files=("tokenizer.json", "spiece.model")),
+    },
+    Z_IMAGE.name: {
+        "transformer": Part(
+            ("transformer",),
+            (
+                ("mflux", "t_embedder.linear1."),
+                ("diffusers", "all_x_embedder.2-1."),
+                ("ComfyUI", "noise_refiner.0."),
+            ),
+            may_have_prefix=True,
+        ),
+        "text_encoder": Part(
+            ("text_encoder",),
+            (("transformers or mflux", "layers.0.self_attn.q_norm."),),
+            may_have_prefix=True,
+        ),
+        "vae": Part(("vae",), _VAE_LAYOUTS, may_have_prefix=True),
+        "tokenizer": Part(("tokenizer",), files=("tokenizer.json", "vocab.json")),
+    },
+}
+
+
+def layouts_hint(family: Family) -> str:
+    """Where the documentation lists the layouts of a family in `PARTS`."""
+    return f"docs/models.md, '{family.name} in other layouts', lists where each part is looked for"
 
 
 @dataclass(frozen=True)
@@ -66,14 +123,17 @@ class ComponentFiles:
     """The weight files of one network.
 
     Attributes:
-        layout: whose tensor names they use: "diffusers", "transformers", "mflux", "BFL" or "Argmax".
+        layout: whose tensor names they use: "diffusers", "transformers", "mflux", "BFL", "Argmax" or
+            "ComfyUI".
         paths: safetensors files.
         config: the `config.json` beside them, or None.
+        prefix: what the names of its tensors begin with; other tensors in the files belong to other networks.
     """
 
     layout: str
     paths: tuple[Path, ...]
     config: Path | None = None
+    prefix: str = ""
 
 
 def find_unet_component(folder: Path, name: str, *, prefer_half: bool = False) -> ComponentFiles | None:
@@ -94,59 +154,74 @@ def find_unet_component(folder: Path, name: str, *, prefer_half: bool = False) -
     return ComponentFiles(layout, paths, _config_in(folder / name))
 
 
-def find_flux_component(folder: Path, part: str, *, prefer_half: bool = False) -> ComponentFiles | None:
-    """The files of one part of FLUX.1: of its own subfolder, else one file at the top; None without either.
+def find_part(folder: Path, family: Family, name: str, *, prefer_half: bool = False) -> ComponentFiles | None:
+    """The files of one part: of its own subfolder, else one file at the top; None without either.
 
     Args:
         folder: the model.
-        part: "transformer", "text_encoder", "text_encoder_2" or "vae".
+        family: one of `PARTS`.
+        name: of a network, e.g. "transformer".
         prefer_half: take `X.fp16.safetensors` where there is a choice.
 
     Raises:
         InvalidModelFilesError: the subfolder holds another network, or the part is broken or ambiguous.
         UnsupportedModelError: the subfolder holds a transformer of another family, or only a GGUF file.
     """
-    for candidate in (folder / name for name in FLUX_FOLDERS[part]):
+    part = PARTS[family.name][name]
+    for candidate in (folder / subfolder for subfolder in part.folders):
         if candidate.is_dir() and any(candidate.glob("*.safetensors")):
             paths = find_weight_files(candidate, prefer_half=prefer_half)
             names = _tensor_names(paths)
-            layout = _flux_layout(names, part)
-            family = family_of_tensors(names) if part == "transformer" else None
-            if family is not None:
-                refuse_unsupported(family, candidate)
-            if layout is None:
-                raise InvalidModelFilesError(f"{candidate} does not hold a FLUX.1 {part}", hint=FLUX_HINT)
-            return ComponentFiles(layout, paths, _config_in(candidate))
-    found = _single_flux_file(folder, part)
-    if found is None:
+            found = _match(part, names)
+            other = family_of_tensors(names) if name == "transformer" else None
+            if other is not None:
+                refuse_unsupported(other, candidate)
+            if found is None:
+                raise InvalidModelFilesError(
+                    f"{candidate} does not hold a {family.name} {name}", hint=layouts_hint(family)
+                )
+            layout, prefix = found
+            return ComponentFiles(layout, paths, _config_in(candidate), prefix)
+    single = _single_file(folder, family, name)
+    if single is None:
         _refuse_other_formats(folder, part)
-    return found
+    return single
 
 
-def find_flux_tokenizer(folder: Path, name: str) -> Path | None:
-    """The folder of FLUX.1's "tokenizer" (CLIP) or "tokenizer_2" (T5), or None."""
-    candidates = (folder / subfolder for subfolder in FLUX_FOLDERS[name])
-    return next((c for c in candidates if any((c / file).is_file() for file in _TOKENIZER_FILES[name])), None)
+def holds_transformer(folder: Path, family: Family) -> bool:
+    """Whether the transformer's subfolder, or one file at the top, has the tensor names of a family."""
+    part = PARTS[family.name]["transformer"]
+    inside = (tuple(sorted((folder / name).glob("*.safetensors"))) for name in part.folders)
+    alone = ((path,) for path in sorted(folder.glob("*.safetensors")))
+    candidates = (paths for paths in (*inside, *alone) if paths)
+    return any(family_of_tensors(_tensor_names(paths)) is family for paths in candidates)
 
 
-def _single_flux_file(folder: Path, part: str) -> ComponentFiles | None:
-    found = []
+def find_tokenizer(folder: Path, family: Family, name: str) -> Path | None:
+    """The folder of a tokenizer of a family in `PARTS`, or None."""
+    part = PARTS[family.name][name]
+    candidates = (folder / subfolder for subfolder in part.folders)
+    return next((c for c in candidates if any((c / file).is_file() for file in part.files)), None)
+
+
+def _single_file(folder: Path, family: Family, name: str) -> ComponentFiles | None:
+    part, files = PARTS[family.name][name], []
     for path in sorted(folder.glob("*.safetensors")):
         names = _tensor_names((path,))
-        layout = _flux_layout(names, part)
-        if layout is not None and (part != "transformer" or family_of_tensors(names) is FLUX_1):
-            found.append(ComponentFiles(layout, (path,)))
-    if len(found) > 1:
-        listed = ", ".join(files.paths[0].name for files in found)
+        found = _match(part, names)
+        if found is not None and (name != "transformer" or family_of_tensors(names) is family):
+            files.append(ComponentFiles(found[0], (path,), prefix=found[1]))
+    if len(files) > 1:
+        listed = ", ".join(file.paths[0].name for file in files)
         raise InvalidModelFilesError(
-            f"{folder} holds more than one {part}: {listed}", hint="keep one of them"
+            f"{folder} holds more than one {name}: {listed}", hint="keep one of them"
         )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
-def _refuse_other_formats(folder: Path, part: str) -> None:
+def _refuse_other_formats(folder: Path, part: Part) -> None:
     """Raises the error of a GGUF or pickle file in the part's own folder: it is there, but cannot be read."""
-    for candidate in (folder / name for name in FLUX_FOLDERS[part]):
+    for candidate in (folder / name for name in part.folders):
         for path in sorted(candidate.glob("*")):
             if path.suffix.lower() in MODEL_FILE_SUFFIXES:
                 raise single_file_error(path)
@@ -156,10 +231,14 @@ def _tensor_names(paths: Iterable[Path]) -> tuple[str, ...]:
     return tuple(name for path in paths for name in read_header(path)[0])
 
 
-def _flux_layout(names: Iterable[str], part: str) -> str | None:
+def _match(part: Part, names: Iterable[str]) -> tuple[str, str] | None:
+    """(layout, prefix) of the part's tensors among these; None when there are none."""
     names = tuple(names)
-    marks = ((layout, mark) for owner, layout, mark in _FLUX_LAYOUTS if owner == part)
-    return next((layout for layout, mark in marks if any(mark in name for name in names)), None)
+    for layout, mark in part.layouts:
+        first = next((name for name in names if mark in name), None)
+        if first is not None:
+            return layout, first[: first.index(mark)] if part.may_have_prefix else ""
+    return None
 
 
 def _config_in(folder: Path) -> Path | None:

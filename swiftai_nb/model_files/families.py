@@ -19,7 +19,7 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.model_files.safetensors_headers import read_header
 
-CHOOSE_SUPPORTED = "use a Stable Diffusion 1.x/2.x, SDXL, FLUX.1 or FLUX.2 klein model"
+CHOOSE_SUPPORTED = "use a Stable Diffusion 1.x/2.x, SDXL, FLUX.1, FLUX.2 klein or Z-Image model"
 PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin"})
 MODEL_FILE_SUFFIXES = PICKLE_SUFFIXES | {".safetensors", ".gguf"}
 
@@ -35,6 +35,9 @@ class Family:
         marks: pieces of tensor names; a file is of this family if it has all pieces of one of the groups.
         components: folders of the networks it needs.
         is_flow: trained by flow matching; else it predicts noise or velocity.
+        guidance_above: classifier-free guidance is on for larger scales; None for families without it.
+        sensitive_layers: pieces of the names of layers that are not quantized on load: small ones, whose
+            errors every token and every step has.
         is_supported: whether the local engine runs it.
         max_references: how many pictures it can change or take up by the prompt; 0 for text to image alone.
     """
@@ -45,8 +48,14 @@ class Family:
     marks: tuple[tuple[str, ...], ...] = ()
     components: tuple[str, ...] = ()
     is_flow: bool = False
+    guidance_above: float | None = 1.0
+    sensitive_layers: tuple[str, ...] = ()
     is_supported: bool = False
     max_references: int = 0
+
+    def is_guided(self, guidance_scale: float) -> bool:
+        """Whether classifier-free guidance is on: the network sees two images at a time."""
+        return self.guidance_above is not None and guidance_scale > self.guidance_above
 
 
 STABLE_DIFFUSION = Family(
@@ -86,6 +95,18 @@ FLUX_1 = Family(
     ),
     components=("transformer", "text_encoder", "text_encoder_2", "vae"),
     is_flow=True,
+    guidance_above=None,
+    is_supported=True,
+)
+Z_IMAGE = Family(
+    "Z-Image",
+    ("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
+    ("ZImageTransformer2DModel",),
+    marks=(("all_x_embedder.", "noise_refiner.0."), ("cap_pad_token", "noise_refiner.0.")),
+    components=("transformer", "text_encoder", "vae"),
+    is_flow=True,
+    guidance_above=0.0,  # as in diffusers: positive + scale * (positive - negative)
+    sensitive_layers=("adaLN_modulation.", "t_embedder.", "cap_embedder.", "x_embedder.", "final_layer."),
     is_supported=True,
 )
 FLUX_2_KLEIN = Family(
@@ -116,9 +137,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("Chroma", ("ChromaPipeline",), ("ChromaTransformer2DModel",), (("distilled_guidance_layer.",),)),
     Family("AuraFlow", ("AuraFlowPipeline",), ("AuraFlowTransformer2DModel",),
            marks=(("joint_transformer_blocks.0.",),)),
-    Family("Z-Image", ("ZImagePipeline",), ("ZImageTransformer2DModel",),
-           marks=(("all_x_embedder.", "noise_refiner.0."),)),
-    Family("Z-Image or Lumina 2", ("Lumina2Pipeline", "Lumina2Text2ImgPipeline"),
+    Family("Z-Image Omni", ("ZImageOmniPipeline",), marks=(("siglip_refiner.0.", "noise_refiner.0."),)),
+    Z_IMAGE,
+    Family("Lumina 2", ("Lumina2Pipeline", "Lumina2Text2ImgPipeline"),
            ("Lumina2Transformer2DModel",), (("noise_refiner.0.", "cap_embedder."),)),
     Family("Qwen-Image", ("QwenImagePipeline",), ("QwenImageTransformer2DModel",),
            (("transformer_blocks.0.img_mod.",),)),
@@ -139,6 +160,7 @@ _PART_MARKS: tuple[tuple[str, str], ...] = (
     ("an autoencoder", "decoder.mid_block."),
     ("a CLIP text encoder", "text_model.encoder.layers.0."),
     ("a T5 text encoder", "encoder.block.0.layer.0."),
+    ("a Qwen3 text encoder", "layers.0.self_attn.q_norm."),
     ("a textual inversion embedding", "emb_params"),
     ("a textual inversion embedding", "clip_g"),
 )
@@ -207,9 +229,9 @@ def _describe(path: Path, names: tuple[str, ...]) -> tuple[str, str]:
         part = next((label for label, mark in _PART_MARKS if _has(names, mark)), None)
         what = "holds no model that is known" if part is None else f"is {part}, not a whole model"
         return f"{path} {what}", CHOOSE_SUPPORTED
-    if family is FLUX_1:
+    if family in (FLUX_1, Z_IMAGE):
         return (
-            f"{path} is a transformer of FLUX.1, which needs its other parts",
+            f"{path} is a transformer of {family.name}, which needs its other parts",
             "give the folder that holds it with ae.safetensors, the text encoders and the tokenizers",
         )
     if family.is_supported:

@@ -12,29 +12,28 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
 from swiftai_nb.model_files.components import (
+    PARTS,
     ComponentFiles,
-    find_flux_component,
-    find_flux_tokenizer,
+    find_part,
+    find_tokenizer,
     find_unet_component,
+    layouts_hint,
 )
 from swiftai_nb.model_files.configs import FolderConfigs
 from swiftai_nb.model_files.families import (
-    CHOOSE_SUPPORTED,
     FLUX_1,
-    FLUX_2_DEV,
     FLUX_2_KLEIN,
     MODEL_FILE_SUFFIXES,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
+    Z_IMAGE,
     Family,
-    family_of_denoiser,
-    refuse_unsupported,
     single_file_error,
-    supported_pipeline,
 )
-from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
+from swiftai_nb.model_files.identify import identify_family, is_flux_dev
+from swiftai_nb.model_files.safetensors_headers import read_header
 from swiftai_nb.model_files.samplers import (
     canonical_name,
     fitting_samplers,
@@ -43,19 +42,18 @@ from swiftai_nb.model_files.samplers import (
 )
 from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults, defaults_of
 
-_AGAIN = "download the model again"
 _WHOLE_FILE_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 2**18
 _SAMPLES = 16
 _WEIGHTS = ".safetensors"
-_FLUX_PATCH = 2  # a token is 2x2 latents
-_FLUX_SCHEDULER = "flow-match-euler"
+_PATCH = 2  # a token of FLUX.1 and Z-Image is 2x2 latents
+_FLOW_SCHEDULER = "flow-match-euler"
 _LCM = {"steps": 4, "guidance_scale": 8.5}
 _TURBO = {"steps": 4, "guidance_scale": 0.0}
 _FLUX_DEV = {"steps": 28, "guidance_scale": 3.5}
 _KLEIN_BASE = {"steps": 50, "guidance_scale": 4.0}
-# FLUX.1 transformers that take more input channels than they give out.
-_FLUX_EDITORS = {384: "FLUX.1 Fill", 128: "FLUX.1 Depth or Canny"}
+_Z_IMAGE_BASE = {"steps": 28, "guidance_scale": 4.0}
+_Z_IMAGE_BASE_SHIFT = 6.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class ModelFolder:
 
     @property
     def is_flow(self) -> bool:
-        """Whether it was trained by flow matching (FLUX)."""
+        """Whether it was trained by flow matching (FLUX.1, Z-Image)."""
         return self.family.is_flow
 
     @property
@@ -113,10 +111,13 @@ class ModelFolder:
         Raises:
             InvalidModelFilesError: shards are missing, or the files of a network are ambiguous or corrupt.
         """
-        find = find_flux_component if self.family is FLUX_1 else find_unet_component
-        names = self.family.components
-        found = {name: find(self.folder, name, prefer_half=self.prefer_half) for name in names}
+        found = {name: self._find(name) for name in self.family.components}
         return {name: files for name, files in found.items() if files is not None}
+
+    def _find(self, name: str) -> ComponentFiles | None:
+        if self.family.name in PARTS:
+            return find_part(self.folder, self.family, name, prefer_half=self.prefer_half)
+        return find_unet_component(self.folder, name, prefer_half=self.prefer_half)
 
     @property
     def weight_files(self) -> Mapping[str, tuple[Path, ...]]:
@@ -127,8 +128,10 @@ class ModelFolder:
     def tokenizers(self) -> Mapping[str, Path]:
         """The tokenizers' folders that are there, by name."""
         names = [name.replace("text_encoder", "tokenizer") for name in self.family.components]
-        if self.family is FLUX_1:
-            found = {name: find_flux_tokenizer(self.folder, name) for name in names if "tokenizer" in name}
+        if self.family.name in PARTS:
+            found = {
+                name: find_tokenizer(self.folder, self.family, name) for name in names if "tokenizer" in name
+            }
             return {name: path for name, path in found.items() if path is not None}
         return {name: self.folder / name for name in names if (self.folder / name).is_dir()}
 
@@ -138,6 +141,16 @@ class ModelFolder:
         tokenizers = (n.replace("text_encoder", "tokenizer") for n in self.family.components if "text" in n)
         there = {*self.components, *self.tokenizers}
         return tuple(name for name in (*self.family.components, *tokenizers) if name not in there)
+
+    def check_complete(self) -> None:
+        """Raises InvalidModelFilesError when parts are missing; names each and where it is looked for."""
+        if self.missing:
+            parts = PARTS[self.family.name]
+            places = "; ".join(f"{name} (in {', '.join(parts[name].folders)})" for name in self.missing)
+            raise InvalidModelFilesError(
+                f"{self.folder} lacks parts of a {self.family.name} model: {places}",
+                hint=layouts_hint(self.family),
+            )
 
     @property
     def is_quantized(self) -> bool:
@@ -204,11 +217,13 @@ def open_model(path: Path, *, prefer_half: bool = False) -> ModelFolder:
     if path.is_file() and path.suffix.lower() in MODEL_FILE_SUFFIXES:
         raise single_file_error(path)
     configs = FolderConfigs.read(path)
-    family = _identify(configs)
+    family = identify_family(configs)
     if family is FLUX_1:
         opened = _open_flux(configs)
     elif family is FLUX_2_KLEIN:
         opened = _open_klein(configs)
+    elif family is Z_IMAGE:
+        opened = _open_z_image(configs)
     else:
         opened = _open_unet(configs, family)
     return replace(opened, prefer_half=prefer_half)
@@ -242,41 +257,6 @@ def _pieces(size_bytes: int) -> Iterable[tuple[int, int]]:
         return [(0, size_bytes)]
     last = size_bytes - _SAMPLE_BYTES
     return [(last * index // _SAMPLES, _SAMPLE_BYTES) for index in range(_SAMPLES + 1)]
-
-
-def _identify(configs: FolderConfigs) -> Family:
-    """The family of a folder: its denoiser decides, and `model_index.json` must not disagree."""
-    folder, labelled = configs.folder, supported_pipeline(configs.pipeline_class)
-    if configs.pipeline_class and labelled is None:
-        raise UnsupportedModelError(
-            f"{folder} holds a {configs.pipeline_class}, which the local engine cannot run",
-            hint=CHOOSE_SUPPORTED,
-        )
-    if configs.unet:
-        is_xl = configs.unet.get("addition_embed_type") == "text_time"
-        return STABLE_DIFFUSION_XL if is_xl else STABLE_DIFFUSION
-    denoiser = configs.denoiser_class
-    family = family_of_denoiser(denoiser)
-    if family is not None:
-        refuse_unsupported(family, folder)
-    elif denoiser:
-        raise UnsupportedModelError(
-            f"{folder} holds a {denoiser}, which the local engine cannot run", hint=CHOOSE_SUPPORTED
-        )
-    if family is FLUX_2_KLEIN:
-        return FLUX_2_KLEIN
-    if family is FLUX_1 or labelled is FLUX_1 or find_flux_component(folder, "transformer") is not None:
-        return FLUX_1
-    if "unet" in configs.index or labelled is not None:
-        raise InvalidModelFilesError(f"{folder / 'unet'} has no config.json", hint=_AGAIN)
-    single = [p for p in sorted(folder.glob("*")) if p.suffix.lower() in MODEL_FILE_SUFFIXES and p.is_file()]
-    if single:
-        raise single_file_error(max(single, key=lambda p: p.stat().st_size))
-    raise InvalidModelFilesError(
-        f"{folder} is not a model folder: no model_index.json, unet/config.json or transformer/, and no "
-        "safetensors weights",
-        hint="give the folder that holds unet/ (or transformer/), text_encoder/ and vae/",
-    )
 
 
 def _open_unet(configs: FolderConfigs, family: Family) -> ModelFolder:
@@ -316,28 +296,21 @@ def _unet_variant(unet: Mapping[str, Any], family: Family, *, is_turbo: bool) ->
 
 def _open_flux(configs: FolderConfigs) -> ModelFolder:
     folder, levels = configs.folder, configs.decoder_channels
-    tensors = _flux_tensors(folder)
-    _refuse_flux_editor(configs, tensors)
-    is_dev = configs.transformer.get("guidance_embeds") is True or any(
-        "guidance_in." in name or "guidance_embedder." in name for name in tensors
-    )
-    dev = _FLUX_DEV if is_dev else {}
+    dev = _FLUX_DEV if is_flux_dev(configs) else {}
     return ModelFolder(
         folder,
         FLUX_1,
         DiffusionVariant.FLUX,
         _pipeline_class(configs, FLUX_1),
-        defaults_of(configs.given, DiffusionVariant.FLUX, scheduler=_FLUX_SCHEDULER, distilled=dev),
+        defaults_of(configs.given, DiffusionVariant.FLUX, scheduler=_FLOW_SCHEDULER, distilled=dev),
         given=configs.given,
         scheduler_config=configs.scheduler,
-        size_multiple=_FLUX_PATCH * 2 ** (len(levels) - 1),
+        size_multiple=_PATCH * 2 ** (len(levels) - 1),
         decoder_channels=levels[0],
     )
 
 
 def _open_klein(configs: FolderConfigs) -> ModelFolder:
-    if configs.transformer.get("guidance_embeds"):
-        refuse_unsupported(FLUX_2_DEV, configs.folder)
     levels = configs.decoder_channels
     given = configs.given
     # Layouts without an index do not tell the base models from the distilled ones.
@@ -352,45 +325,38 @@ def _open_klein(configs: FolderConfigs) -> ModelFolder:
         defaults_of(
             given,
             DiffusionVariant.FLUX_2_KLEIN,
-            scheduler=_FLUX_SCHEDULER,
+            scheduler=_FLOW_SCHEDULER,
             distilled={} if is_distilled else _KLEIN_BASE,
         ),
         given=given,
         scheduler_config=configs.scheduler,
-        size_multiple=_FLUX_PATCH * 2 ** (len(levels) - 1),
+        size_multiple=_PATCH * 2 ** (len(levels) - 1),
         is_turbo=is_distilled,
         decoder_channels=levels[0],
     )
 
 
-def _flux_tensors(folder: Path) -> Mapping[str, StoredTensor]:
-    files = find_flux_component(folder, "transformer")
-    paths = () if files is None else files.paths
-    return {name: t for path in paths for name, t in read_header(path)[0].items()}
-
-
-def _refuse_flux_editor(configs: FolderConfigs, tensors: Mapping[str, StoredTensor]) -> None:
-    """Fill, Depth and Canny take an image beside the latents: their input is wider than their output."""
-    given, made = configs.transformer.get("in_channels"), configs.transformer.get("out_channels")
-    if given is None:
-        given, made = _flux_width(tensors, "img_in", "x_embedder"), None
-    made = _flux_width(tensors, "final_layer.linear", "proj_out", axis=0) if made is None else made
-    if type(given) is int and type(made) is int and given != made:
-        name = _FLUX_EDITORS.get(given, f"a FLUX.1 model with {given} input channels")
-        raise UnsupportedModelError(
-            f"{configs.folder} holds {name}, which the local engine cannot run",
-            hint="use FLUX.1 schnell or dev; masks work with them",
-        )
-
-
-def _flux_width(tensors: Mapping[str, StoredTensor], *modules: str, axis: int = -1) -> int | None:
-    """Rows or columns of a linear map that is not quantized; None when it is, or is not there."""
-    names = {f"{prefix}{m}.weight" for m in modules for prefix in ("", "model.diffusion_model.")}
-    found = next((tensors[name] for name in names if name in tensors), None)
-    is_plain = (
-        found is not None and len(found.shape) == 2 and found.dtype in ("F32", "F16", "BF16", "F8_E4M3")
+def _open_z_image(configs: FolderConfigs) -> ModelFolder:
+    levels, shift = configs.decoder_channels, configs.scheduler.get("shift")
+    # Z-Image and Z-Image-Turbo have the same networks; the distilled one is published with a shift of 3.
+    is_base = isinstance(shift, (int, float)) and shift >= _Z_IMAGE_BASE_SHIFT
+    return ModelFolder(
+        configs.folder,
+        Z_IMAGE,
+        DiffusionVariant.Z_IMAGE,
+        _pipeline_class(configs, Z_IMAGE),
+        defaults_of(
+            configs.given,
+            DiffusionVariant.Z_IMAGE,
+            scheduler=_FLOW_SCHEDULER,
+            distilled=_Z_IMAGE_BASE if is_base else {},
+        ),
+        given=configs.given,
+        scheduler_config=configs.scheduler,
+        size_multiple=_PATCH * 2 ** (len(levels) - 1),
+        is_turbo=not is_base,
+        decoder_channels=levels[0],
     )
-    return found.shape[axis] if found is not None and is_plain else None
 
 
 def _pipeline_class(configs: FolderConfigs, family: Family) -> str:

@@ -38,6 +38,7 @@ class DiffusionVariant(str, Enum):
     SD_21 = "sd-2.1"
     FLUX = "flux"
     FLUX_2_KLEIN = "flux.2-klein"
+    Z_IMAGE = "z-image"
     SD_3 = "sd-3"
 
     def __str__(self) -> str:
@@ -74,7 +75,7 @@ class DiffusionVariant(str, Enum):
         return round(self.defaults.size_bytes / 1e9, 1)
 
 
-# SDXL Turbo and FLUX.1-schnell are distilled to run without guidance (their model cards);
+# SDXL Turbo, FLUX.1-schnell and Z-Image-Turbo are distilled to run without guidance (their model cards);
 # sizes are those of the catalog entries that carry the family's name.
 _DEFAULTS = {
     DiffusionVariant.SDXL_TURBO: VariantDefaults("SDXL Turbo", 4, 0.0, 512, 512, 6_940_000_000),
@@ -83,6 +84,7 @@ _DEFAULTS = {
     DiffusionVariant.SD_21: VariantDefaults("Stable Diffusion 2.1", 20, 7.5, 512, 512, 2_580_000_000),
     DiffusionVariant.FLUX: VariantDefaults("FLUX.1 schnell", 4, 0.0, 1024, 1024, 9_850_000_000),
     DiffusionVariant.FLUX_2_KLEIN: VariantDefaults("FLUX.2 klein", 4, 0.0, 1024, 1024, 4_610_000_000),
+    DiffusionVariant.Z_IMAGE: VariantDefaults("Z-Image-Turbo", 8, 0.0, 1024, 1024, 5_910_000_000),
     DiffusionVariant.SD_3: VariantDefaults("Stable Diffusion 3", 28, 5.0, 1024, 1024, 4_340_000_000),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.diffusion.noise import start_noise, step_noise
 from swiftai_nb.diffusion.schedulers.scheduler import Scheduler
+from swiftai_nb.model_files.samplers import canonical_name
 
+FLOW_SAMPLER = "flow-match-euler"
 Latents = NDArray[np.float32]
 NoiseSource = Callable[[int, tuple[int, ...]], Any]
 # (scaled latents [B, h, w, C], timestep) -> model output after guidance, the same shape, float32
@@ -30,6 +32,9 @@ class Conditioning:
         pooled_prompt_embeds: [B, P], or None for families without it.
         negative_pooled_prompt_embeds: [B, P], or None.
         guidance_scale: of classifier-free guidance, or of the guidance embedding of distilled models.
+        prompt_lengths: tokens of each prompt, where L is the longest one's and the rest of a row is zeros;
+            None where all L count.
+        negative_prompt_lengths: as prompt_lengths.
         notes: for the user, e.g. which part of the prompt was cut.
     """
 
@@ -38,6 +43,8 @@ class Conditioning:
     pooled_prompt_embeds: mx.array | None = None
     negative_pooled_prompt_embeds: mx.array | None = None
     guidance_scale: float = 1.0
+    prompt_lengths: tuple[int, ...] | None = None
+    negative_prompt_lengths: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -195,6 +202,43 @@ def sample(
     unit_noise = mx.array(np.asarray(unit, dtype=np.float32))
     start_index = _start_index(request, len(scheduler.timesteps))
     return _run(request, scheduler, predict, unit_noise, start_index)
+
+
+def flow_request(request: DenoiseRequest) -> DenoiseRequest:
+    """A request to a flow model, with the strength at which it runs as many steps as in diffusers.
+
+    Its flow pipelines leave out int(steps - steps * strength) steps: with a broken number they run one more
+    than the shared rule, int(steps * strength).
+
+    Raises:
+        InvalidInputError: a sampler that is not for flow models.
+    """
+    name, strength, steps = request.scheduler, request.strength, request.steps
+    if name is not None and canonical_name(name) != FLOW_SAMPLER:
+        raise InvalidInputError(
+            f"scheduler {name!r} does not fit this model, which is a flow model", hint=f"use {FLOW_SAMPLER}"
+        )
+    if strength is None or not 0.0 < strength < 1.0:
+        return request
+    runs = steps - int(steps - steps * strength)
+    return replace(request, strength=min(1.0, (runs + 0.5) / steps))
+
+
+def rescale_guidance(combined: mx.array, conditional: mx.array, factor: float) -> mx.array:
+    """Pulls the standard deviation back to the conditional's (Lin et al. 2024, section 3.4).
+
+    Args:
+        combined: [B, h, w, C], after guidance.
+        conditional: the same shape, with the prompt.
+        factor: 0 (nothing) to 1.
+    """
+    if factor == 0.0:
+        return combined
+    axes = tuple(range(1, combined.ndim))
+    ratio = mx.std(conditional, axis=axes, keepdims=True, ddof=1) / mx.std(
+        combined, axis=axes, keepdims=True, ddof=1
+    )
+    return factor * combined * ratio + (1 - factor) * combined
 
 
 def _run(

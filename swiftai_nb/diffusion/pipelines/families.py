@@ -12,7 +12,13 @@ from swiftai_nb.core.errors import ModelNotFoundError
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.weights.precision import check_bits, resolve_dtype
 from swiftai_nb.diffusion.weights.tensors import read_config
-from swiftai_nb.model_files.families import FLUX_1, FLUX_2_KLEIN, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
+from swiftai_nb.model_files.families import (
+    FLUX_1,
+    FLUX_2_KLEIN,
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    Z_IMAGE,
+)
 from swiftai_nb.model_files.folder import open_model
 
 # Family -> (module, class); a module is imported when one of its models is opened.
@@ -21,6 +27,7 @@ _PIPELINES = {
     STABLE_DIFFUSION_XL: ("stable_diffusion", "StableDiffusionXLPipeline"),
     FLUX_1: ("flux", "FluxPipeline"),
     FLUX_2_KLEIN: ("flux2", "Flux2Pipeline"),
+    Z_IMAGE: ("z_image", "ZImagePipeline"),
 }
 
 
@@ -33,8 +40,8 @@ def load_pipeline(
     belong to the calling thread (MLX arrays do).
 
     Args:
-        folder: diffusers layout with `model_index.json`, or FLUX.1 in a layout of
-            `model_files.components` (mflux, Argmax, Black Forest Labs' single files).
+        folder: diffusers layout with `model_index.json`, or FLUX.1 or Z-Image in a layout of
+            `model_files.components` (mflux, Argmax, Black Forest Labs' and ComfyUI's single files).
         dtype: "float32", "float16" or "bfloat16"; None is float32 on the CPU, float16 on a GPU.
         quantization_bits: 4 or 8 quantizes the linear maps of text encoders and denoiser on load.
 

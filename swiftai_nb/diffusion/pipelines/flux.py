@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
+from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.diffusion.models.clip import CLIPTextConfig
 from swiftai_nb.diffusion.models.flux_transformer import (
     FluxConfig,
@@ -21,10 +21,12 @@ from swiftai_nb.diffusion.models.flux_transformer import (
 from swiftai_nb.diffusion.models.t5 import T5Config
 from swiftai_nb.diffusion.models.vae import VAEConfig, fold_patches, unfold_patches
 from swiftai_nb.diffusion.pipelines.denoising import (
+    FLOW_SAMPLER,
     Conditioning,
     DenoiseRequest,
     DenoiseStep,
     Predict,
+    flow_request,
     latent_shape,
     sample,
 )
@@ -43,11 +45,8 @@ from swiftai_nb.diffusion.weights.layouts import (
     tensor_source,
     vae_config_from_tensors,
 )
-from swiftai_nb.model_files.components import FLUX_FOLDERS, FLUX_HINT
 from swiftai_nb.model_files.folder import ModelFolder
-from swiftai_nb.model_files.samplers import canonical_name
 
-_SCHEDULER = "flow-match-euler"
 # Of T5, with its final </s>; what the two models were trained with.
 SCHNELL_SEQUENCE_LENGTH, DEV_SEQUENCE_LENGTH = 256, 512
 _PATCH = 2
@@ -67,7 +66,7 @@ class FluxPipeline(DiffusionPipeline):
     """
 
     def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
-        _refuse_missing(model)
+        model.check_complete()
         dtype = mx.bfloat16 if dtype == mx.float16 else dtype
         clip = tensor_source(model, "text_encoder", "clip")
         clip_config = component_config(model, "text_encoder", clip, clip_config_from_tensors)
@@ -105,7 +104,7 @@ class FluxPipeline(DiffusionPipeline):
                 flux, lambda: FluxTransformer(config), dtype=dtype, quantization_bits=quantization_bits
             ),
             image=image,
-            defaults=replace(model.defaults, scheduler=_SCHEDULER),
+            defaults=replace(model.defaults, scheduler=FLOW_SAMPLER),
         )
 
     @property
@@ -159,12 +158,7 @@ class FluxPipeline(DiffusionPipeline):
         return conditioning.evaluated()
 
     def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
-        name = request.scheduler
-        if name is not None and canonical_name(name) != _SCHEDULER:
-            raise InvalidInputError(
-                f"scheduler {name!r} does not fit FLUX, which is a flow model", hint=f"use {_SCHEDULER}"
-            )
-        request = replace(request, strength=_flow_strength(request.strength, steps=request.steps))
+        request = flow_request(request)
         shape = latent_shape(
             conditioning,
             request,
@@ -203,14 +197,6 @@ class FluxPipeline(DiffusionPipeline):
         return predict
 
 
-def _refuse_missing(model: ModelFolder) -> None:
-    if model.missing:
-        places = "; ".join(f"{name} (in {', '.join(FLUX_FOLDERS[name])})" for name in model.missing)
-        raise InvalidModelFilesError(
-            f"{model.folder} lacks parts of a FLUX.1 model: {places}", hint=FLUX_HINT
-        )
-
-
 def pack_latents(latents: mx.array) -> mx.array:
     """[B, h, w, C] -> tokens [B, h/2 * w/2, 4 C], each 2x2 patch channel by channel."""
     folded = fold_patches(latents, _PATCH)
@@ -220,17 +206,6 @@ def pack_latents(latents: mx.array) -> mx.array:
 def unpack_latents(tokens: mx.array, rows: int, columns: int) -> mx.array:
     """The inverse of `pack_latents`: [B, rows * columns, 4 C] -> [B, 2 rows, 2 columns, C]."""
     return unfold_patches(tokens.reshape(tokens.shape[0], rows, columns, -1), _PATCH)
-
-
-def _flow_strength(strength: float | None, *, steps: int) -> float | None:
-    """A strength at which the shared rule, int(steps * strength), runs as many steps as diffusers' FLUX.
-
-    That one leaves out int(steps - steps * strength) steps: with a broken number it runs one more.
-    """
-    if strength is None or not 0.0 < strength < 1.0:
-        return strength
-    runs = steps - int(steps - steps * strength)
-    return min(1.0, (runs + 0.5) / steps)
 
 
 def _pooled(conditioning: Conditioning) -> mx.array:

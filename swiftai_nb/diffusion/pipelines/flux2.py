@@ -21,15 +21,16 @@ from swiftai_nb.diffusion.models.flux2_transformer import Flux2Config, Flux2Tran
 from swiftai_nb.diffusion.models.qwen3 import Qwen3Config, Qwen3Encoder
 from swiftai_nb.diffusion.models.vae import VAEConfig
 from swiftai_nb.diffusion.pipelines.denoising import (
+    FLOW_SAMPLER,
     Conditioning,
     DenoiseRequest,
     DenoiseStep,
     Latents,
     Predict,
+    flow_request,
     latent_shape,
     sample,
 )
-from swiftai_nb.diffusion.pipelines.flux import _flow_strength
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.pipelines.text_stage import (
@@ -44,10 +45,8 @@ from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
 from swiftai_nb.diffusion.weights.tensors import Convert, Tensors, TensorSource, rename
 from swiftai_nb.model_files.folder import ModelFolder
-from swiftai_nb.model_files.samplers import canonical_name
 
 MAX_SEQUENCE_LENGTH = 512
-_SCHEDULER = "flow-match-euler"
 _LAYERS = (9, 18, 27)  # hidden states of Qwen3 that the transformer reads
 # The published scheduler_config.json, for layouts without one.
 _SCHEDULER_CONFIG: Mapping[str, Any] = {
@@ -99,7 +98,7 @@ class Flux2Pipeline(DiffusionPipeline):
                 folder=model.folder,
                 published_preview=None,
             ),
-            defaults=replace(model.defaults, scheduler=_SCHEDULER),
+            defaults=replace(model.defaults, scheduler=FLOW_SAMPLER),
         )
 
     @property
@@ -156,12 +155,7 @@ class Flux2Pipeline(DiffusionPipeline):
         return conditioning.evaluated()
 
     def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
-        name = request.scheduler
-        if name is not None and canonical_name(name) != _SCHEDULER:
-            raise InvalidInputError(
-                f"scheduler {name!r} does not fit FLUX.2, which is a flow model", hint=f"use {_SCHEDULER}"
-            )
-        request = replace(request, strength=_flow_strength(request.strength, steps=request.steps))
+        request = flow_request(request)
         shape = latent_shape(conditioning, request, vae_scale=self.vae_scale, channels=self.latent_channels)
         references = self._references(request)
         mu = empirical_mu(shape[1] * shape[2], request.steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,12 +12,19 @@ import numpy as np
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.diffusion.models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
+from swiftai_nb.diffusion.models.qwen3 import Qwen3Config, Qwen3Encoder
 from swiftai_nb.diffusion.models.t5 import T5Config, T5Encoder
 from swiftai_nb.diffusion.tokenizers.clip_tokenizer import CLIPTokenizer
+from swiftai_nb.diffusion.tokenizers.qwen_tokenizer import QwenTokenizer, QwenTokens
 from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
 from swiftai_nb.diffusion.weights.component import Component
-from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
+from swiftai_nb.diffusion.weights.layouts import (
+    component_config,
+    qwen3_config_from_tensors,
+    tensor_source,
+)
 from swiftai_nb.diffusion.weights.tensors import TensorSource
+from swiftai_nb.diffusion.weights.z_image_tensors import first_layers
 from swiftai_nb.model_files.folder import ModelFolder
 
 _SHOWN_CHARACTERS = 80
@@ -134,6 +141,57 @@ class T5Stage:
         )
 
 
+class Qwen3Stage:
+    """Qwen3 and its tokenizer.
+
+    Args:
+        model: whose "text_encoder" and "tokenizer" are read.
+        layers: numbers of the hidden states to read, 0 being the embeddings; None is the second-last one.
+            Layers above the last of them are not loaded.
+        dtype: compute dtype.
+        quantization_bits: of the encoder's linear maps, or None.
+
+    Raises:
+        InvalidModelFilesError: files missing, or tensors that do not fit.
+        UnsupportedModelError: another language model.
+    """
+
+    def __init__(
+        self,
+        model: ModelFolder,
+        *,
+        layers: Sequence[int] | None = None,
+        dtype: mx.Dtype,
+        quantization_bits: int | None = None,
+    ) -> None:
+        source = tensor_source(model, "text_encoder", "qwen3")
+        fields = component_config(model, "text_encoder", source, qwen3_config_from_tensors)
+        last = None if layers is None else max(layers)
+        config = Qwen3Config.from_dict(fields, used_layers=last)
+        self.layers = (config.used_layers,) if layers is None else tuple(layers)
+        self.tokenizer = QwenTokenizer.from_folder(model.tokenizers["tokenizer"])
+        convert = source.convert
+        source = replace(source, convert=lambda tensors: first_layers(convert(tensors), config.used_layers))
+        self.component = Component(
+            source, lambda: Qwen3Encoder(config), dtype=dtype, quantization_bits=quantization_bits
+        )
+
+    def encode(self, tokens: QwenTokens) -> list[mx.array]:
+        """Tokens [B, L] -> the hidden states of `layers`, each [B, L, D]; padding is not attended."""
+        mask = None if tokens.mask.all() else tokens.mask
+        return self.component.network(mx.array(tokens.ids), layers=self.layers, attention_mask=mask)
+
+    def truncation_notes(self, prompts: Sequence[str], label: str, *, max_length: int) -> tuple[str, ...]:
+        """One line for each prompt whose end was cut off."""
+        limit = self.tokenizer.prompt_limit(max_length)
+        cut = ((prompt, self.tokenizer.cut_text(prompt, max_length=max_length)) for prompt in prompts)
+        return tuple(
+            _truncation_note(label, text, limit=limit, count=self.tokenizer.token_count(prompt))
+            for prompt, text in cut
+            if text
+        )
+
+
 def _truncation_note(label: str, text: str, *, limit: int, count: int) -> str:
     cut = " ".join(text.split())
     if len(cut) > _SHOWN_CHARACTERS:
@@ -204,15 +262,21 @@ def negative_prompt_list(value: str | Sequence[str] | None, count: int) -> list[
     return prompts * count if len(prompts) == 1 else prompts
 
 
-def unused_negative_notes(negative_prompt: str | Sequence[str] | None, *, takes_one: bool) -> tuple[str, ...]:
+def unused_negative_notes(
+    negative_prompt: str | Sequence[str] | None, *, takes_one: bool, guidance_above: float = 1.0
+) -> tuple[str, ...]:
     """One line when a negative prompt was given and nothing will use it.
 
     Args:
         negative_prompt: as the user gave it.
         takes_one: whether guidance, though it is off now, could be turned on.
+        guidance_above: larger guidance scales turn it on.
     """
     if negative_prompt is None or not any(prompt_list(negative_prompt, "negative_prompt")):
         return ()
     if takes_one:
-        return ("the negative prompt has no effect without guidance; a guidance_scale above 1 turns it on",)
+        return (
+            "the negative prompt has no effect without guidance; "
+            f"a guidance_scale above {guidance_above:g} turns it on",
+        )
     return ("this model takes no negative prompt; it was left out",)

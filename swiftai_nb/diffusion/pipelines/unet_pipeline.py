@@ -17,6 +17,7 @@ from swiftai_nb.diffusion.pipelines.denoising import (
     DenoiseStep,
     Predict,
     latent_shape,
+    rescale_guidance,
     sample,
 )
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
@@ -132,7 +133,7 @@ class UNetPipeline(DiffusionPipeline):
                 return predicted
             unconditional, conditional = mx.split(predicted, 2)
             combined = unconditional + scale * (conditional - unconditional)
-            return _rescale_guidance(combined, conditional, request.guidance_rescale)
+            return rescale_guidance(combined, conditional, request.guidance_rescale)
 
         return predict
 
@@ -141,14 +142,3 @@ def _guidance_embedding(guidance_scale: float, width: int, batch: int) -> mx.arr
     """The guidance input of LCM UNets (Luo et al. 2023): [B, width] of 1000 (scale - 1), sines first."""
     values = mx.full((batch,), (guidance_scale - 1.0) * 1000.0, dtype=mx.float32)
     return sinusoidal_embedding(values, width, cosine_first=False, frequency_shift=1.0)
-
-
-def _rescale_guidance(combined: mx.array, conditional: mx.array, factor: float) -> mx.array:
-    """Pulls the standard deviation back to the conditional's (Lin et al. 2024, section 3.4)."""
-    if factor == 0.0:
-        return combined
-    axes = tuple(range(1, combined.ndim))
-    ratio = mx.std(conditional, axis=axes, keepdims=True, ddof=1) / mx.std(
-        combined, axis=axes, keepdims=True, ddof=1
-    )
-    return factor * combined * ratio + (1 - factor) * combined

@@ -43,6 +43,7 @@ class Component(Generic[Network]):
         dtype: floating dtype of the loaded parameters.
         quantization_bits: quantizes linear maps on load; None leaves them. Layers that files hold quantized
             stay as they are.
+        sensitive_layers: pieces of the paths of linear maps that are never quantized on load.
 
     Raises:
         InvalidModelFilesError: the tensors do not fit; found from headers, before anything is loaded.
@@ -55,8 +56,10 @@ class Component(Generic[Network]):
         *,
         dtype: mx.Dtype,
         quantization_bits: int | None = None,
+        sensitive_layers: tuple[str, ...] = (),
     ) -> None:
         self.source, self.dtype, self.quantization_bits = source, dtype, quantization_bits
+        self.sensitive_layers = sensitive_layers
         self._build = build
         self._network: Network | None = None
         self._after_load: list[Callable[[Network], None]] = []
@@ -72,7 +75,11 @@ class Component(Generic[Network]):
         """The network with its weights; loads them on first use."""
         if self._network is None:
             network = load_network(
-                self.source, self._build, dtype=self.dtype, quantization_bits=self.quantization_bits
+                self.source,
+                self._build,
+                dtype=self.dtype,
+                quantization_bits=self.quantization_bits,
+                sensitive_layers=self.sensitive_layers,
             )
             for change in self._after_load:
                 change(network)
@@ -121,6 +128,7 @@ def load_network(
     *,
     dtype: mx.Dtype,
     quantization_bits: int | None = None,
+    sensitive_layers: tuple[str, ...] = (),
 ) -> Network:
     """Builds a network and reads its weights, checked, one tensor at a time.
 
@@ -131,6 +139,7 @@ def load_network(
         build: makes the network, unloaded.
         dtype: compute dtype; see `storage_dtype` for what stays in 16 bits.
         quantization_bits: quantizes linear maps whose input width is a multiple of the group size.
+        sensitive_layers: pieces of the paths of those that are not.
 
     Raises:
         InvalidModelFilesError: tensors that do not fit, or cannot be read; names them.
@@ -150,6 +159,7 @@ def load_network(
             and is_map
             and isinstance(owner, Linear)
             and value.shape[-1] % DEFAULT_GROUP_SIZE == 0
+            and not any(piece in path for piece in sensitive_layers)
         )
         keeps_dtype = is_map and not quantizes
         kept = storage_dtype(value.dtype, dtype, size=value.size) if keeps_dtype else dtype

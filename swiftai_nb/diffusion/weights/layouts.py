@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.diffusion.weights import flux_tensors
+from swiftai_nb.diffusion.weights import flux_tensors, z_image_tensors
 from swiftai_nb.diffusion.weights.tensors import (
     CLIP_RULES,
     CLIP_WITHOUT_PROJECTION_RULES,
@@ -37,6 +37,10 @@ _CONVERTERS: dict[tuple[str, str], Convert] = {
     ("clip with projection", "transformers"): renamed_by(CLIP_RULES),
     ("t5", "transformers"): flux_tensors.convert_hf_t5,
     ("t5", "mflux"): flux_tensors.convert_mflux_t5,
+    ("qwen3", "transformers or mflux"): z_image_tensors.convert_qwen3,
+    ("z_image", "diffusers"): dict,
+    ("z_image", "mflux"): z_image_tensors.convert_mflux_transformer,
+    ("z_image", "ComfyUI"): z_image_tensors.convert_comfy_transformer,
     ("flux", "diffusers"): dict,
     ("flux2", "diffusers"): dict,
     ("flux", "BFL"): flux_tensors.convert_bfl_transformer,
@@ -51,7 +55,8 @@ def tensor_source(model: ModelFolder, name: str, network: str) -> TensorSource:
     Args:
         model: the folder.
         name: of the component, e.g. "text_encoder".
-        network: which kind it is: "unet", "vae", "clip", "clip with projection", "t5" or "flux".
+        network: which kind it is: "unet", "vae", "clip", "clip with projection", "t5", "qwen3", "flux" or
+            "z_image".
 
     Raises:
         InvalidModelFilesError: the folder lacks it, or its files are broken.
@@ -61,7 +66,7 @@ def tensor_source(model: ModelFolder, name: str, network: str) -> TensorSource:
         raise InvalidModelFilesError(
             f"{model.folder / name} is missing", hint="check the folder, or download the model again"
         )
-    return TensorSource(name, files.paths, _CONVERTERS[network, files.layout])
+    return TensorSource(name, files.paths, _CONVERTERS[network, files.layout], files.prefix)
 
 
 def component_config(
@@ -137,6 +142,53 @@ def flux_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
         "pooled_projection_dim": _inputs(tensors, "time_text_embed.text_embedder.linear_1", bits),
         "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in tensors,
         "axes_dims_rope": (first, other, other),
+    }
+
+
+# The same in every published Z-Image, and not to be inferred from any tensor's shape.
+_Z_IMAGE_AXES = (1 / 4, 3 / 8, 3 / 8)  # of a head's features: 32, 48, 48 of 128
+Z_IMAGE_SCHEDULER: dict[str, Any] = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+    "use_dynamic_shifting": False,
+}
+
+
+def z_image_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
+    """The transformer's config from tensors under diffusers' names.
+
+    Raises:
+        InvalidModelFilesError: a tensor it needs is missing.
+    """
+    width = _shape(tensors, "x_pad_token")[-1]
+    head_dim = _shape(tensors, "layers.0.attention.norm_q.weight")[0]
+    return {
+        "in_channels": _shape(tensors, "all_final_layer.2-1.linear.bias")[0] // 4,
+        "dim": width,
+        "n_layers": _count(tensors, r"^layers\.(\d+)\."),
+        "n_refiner_layers": _count(tensors, r"^noise_refiner\.(\d+)\."),
+        "n_heads": width // head_dim,
+        "n_kv_heads": width // head_dim,
+        "cap_feat_dim": _shape(tensors, "cap_embedder.0.weight")[0],
+        "axes_dims": [round(head_dim * share) for share in _Z_IMAGE_AXES],
+    }
+
+
+def qwen3_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
+    """Qwen3's config from tensors under transformers' names, without the model's prefix."""
+    layer = "layers.0.self_attn"
+    head_dim = _shape(tensors, f"{layer}.q_norm.weight")[0]
+    table = _shape(tensors, "embed_tokens.weight")
+    return {
+        "vocab_size": table[0],
+        "hidden_size": _shape(tensors, "layers.0.input_layernorm.weight")[0],
+        "intermediate_size": _shape(tensors, "layers.0.mlp.gate_proj.weight")[0],
+        "num_hidden_layers": _count(tensors, r"^layers\.(\d+)\."),
+        "num_attention_heads": _shape(tensors, f"{layer}.q_proj.weight")[0] // head_dim,
+        "num_key_value_heads": _shape(tensors, f"{layer}.k_proj.weight")[0] // head_dim,
+        "head_dim": head_dim,
+        "attention_bias": f"{layer}.q_proj.bias" in tensors,
     }
 
 

@@ -63,11 +63,13 @@ class TensorSource:
         name: of the component, for errors.
         paths: safetensors files.
         convert: see `Convert`.
+        prefix: of the names of this network's tensors, left out before `convert`; others are left alone.
     """
 
     name: str
     paths: tuple[Path, ...]
     convert: Convert
+    prefix: str = ""
 
     @classmethod
     def in_folder(cls, folder: Path, rules: Sequence[Rule], *, prefer_half: bool = False) -> TensorSource:

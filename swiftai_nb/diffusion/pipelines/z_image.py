@@ -1,0 +1,226 @@
+"""Z-Image and Z-Image-Turbo: Qwen3, a single-stream flow transformer, FLUX.1's autoencoder.
+
+In 16-bit precision it computes in bfloat16, as it was trained: Qwen3's residual stream overflows float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.diffusion.models.vae import VAEConfig
+from swiftai_nb.diffusion.models.z_image import ZImageConfig, ZImageLayout, ZImageTransformer, make_layout
+from swiftai_nb.diffusion.pipelines.denoising import (
+    FLOW_SAMPLER,
+    Conditioning,
+    DenoiseRequest,
+    DenoiseStep,
+    Predict,
+    flow_request,
+    latent_shape,
+    rescale_guidance,
+    sample,
+)
+from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
+from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
+from swiftai_nb.diffusion.pipelines.text_stage import (
+    Qwen3Stage,
+    negative_prompt_list,
+    prompt_list,
+    unused_negative_notes,
+)
+from swiftai_nb.diffusion.preview import FLUX_PREVIEW
+from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
+from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.diffusion.weights.layouts import (
+    Z_IMAGE_SCHEDULER,
+    component_config,
+    tensor_source,
+    vae_config_from_tensors,
+    z_image_config_from_tensors,
+)
+from swiftai_nb.model_files.folder import ModelFolder
+
+MAX_SEQUENCE_LENGTH = 512
+_GUIDANCE_ABOVE = 0.0
+
+
+class ZImagePipeline(DiffusionPipeline):
+    """See `DiffusionPipeline`.
+
+    Args:
+        model: its folder, in any layout.
+        dtype: compute dtype; float16 becomes bfloat16.
+        quantization_bits: of linear maps on load, or None; modulation, embedders and the final layer stay as
+            they are, and so do layers that files hold quantized.
+
+    Raises:
+        InvalidModelFilesError: parts missing, or tensors that do not fit.
+        UnsupportedModelError: networks of another kind.
+    """
+
+    def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
+        model.check_complete()
+        dtype = mx.bfloat16 if dtype == mx.float16 else dtype
+        self._text = Qwen3Stage(model, dtype=dtype, quantization_bits=quantization_bits)
+        vae = tensor_source(model, "vae", "vae")
+        image = ImageStage(
+            vae,
+            VAEConfig.from_dict(component_config(model, "vae", vae, vae_config_from_tensors)),
+            dtype=dtype,
+            folder=model.folder,
+            published_preview=FLUX_PREVIEW,
+        )
+        source = tensor_source(model, "transformer", "z_image")
+        config = ZImageConfig.from_dict(
+            component_config(model, "transformer", source, z_image_config_from_tensors)
+        )
+        self.config = config
+        self._scheduler_config = model.scheduler_config if model.scheduler_config else Z_IMAGE_SCHEDULER
+        super().__init__(
+            text_encoders=(self._text.component,),
+            denoiser=Component(
+                source,
+                lambda: ZImageTransformer(config),
+                dtype=dtype,
+                quantization_bits=quantization_bits,
+                sensitive_layers=model.family.sensitive_layers,
+            ),
+            image=image,
+            defaults=replace(model.defaults, scheduler=FLOW_SAMPLER),
+        )
+
+    @property
+    def size_multiple(self) -> int:
+        """Width and height must be multiples of it: a token is 2x2 latents."""
+        return self.config.patch_size * self.vae_scale
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        guidance_scale: float = 0.0,
+        clip_skip: int | None = None,
+        max_sequence_length: int | None = None,
+    ) -> Conditioning:
+        """Encodes prompts with Qwen3, as the only message of a conversation.
+
+        Args:
+            prompt: one or several texts; what exceeds max_sequence_length is cut, with a note.
+            negative_prompt: None is ""; used with guidance only.
+            guidance_scale: s in positive + s (positive - negative), as in diffusers' `ZImagePipeline`: 0
+                turns guidance off, which is what Turbo was distilled for.
+            clip_skip: must be None or 0: there is no CLIP.
+            max_sequence_length: tokens with those of the chat template, 1..512; None is 512.
+
+        Raises:
+            InvalidInputError: a length outside 1..512, or a clip_skip.
+        """
+        length = MAX_SEQUENCE_LENGTH if max_sequence_length is None else max_sequence_length
+        if not 1 <= length <= MAX_SEQUENCE_LENGTH:
+            raise InvalidInputError(f"max_sequence_length is {length}, must be in 1..{MAX_SEQUENCE_LENGTH}")
+        if clip_skip:
+            raise InvalidInputError(
+                f"clip_skip is {clip_skip}, but Z-Image has no CLIP text encoder",
+                hint="leave clip_skip out",
+            )
+        prompts = prompt_list(prompt, "prompt")
+        embeds, lengths = self._encode(prompts, length)
+        notes = self._text.truncation_notes(prompts, "prompt", max_length=length)
+        negative, negative_lengths = None, None
+        if guidance_scale > _GUIDANCE_ABOVE:
+            negatives = negative_prompt_list(negative_prompt, len(prompts))
+            negative, negative_lengths = self._encode(negatives, length)
+            notes += self._text.truncation_notes(negatives, "negative prompt", max_length=length)
+        else:
+            notes += unused_negative_notes(negative_prompt, takes_one=True, guidance_above=_GUIDANCE_ABOVE)
+        return Conditioning(
+            embeds,
+            negative,
+            guidance_scale=guidance_scale,
+            prompt_lengths=lengths,
+            negative_prompt_lengths=negative_lengths,
+            notes=notes,
+        ).evaluated()
+
+    def _encode(self, prompts: Sequence[str], length: int) -> tuple[mx.array, tuple[int, ...]]:
+        """[B, L, hidden_size], zeros behind each prompt's own tokens, and their numbers."""
+        tokens = self._text.tokenizer(prompts, max_length=length)
+        (states,) = self._text.encode(tokens)
+        lengths = tuple(int(n) for n in tokens.mask.sum(axis=1))
+        return mx.where(mx.array(tokens.mask)[..., None], states, 0), lengths
+
+    def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
+        request = flow_request(request)
+        shape = latent_shape(
+            conditioning,
+            request,
+            vae_scale=self.vae_scale,
+            channels=self.latent_channels,
+            size_multiple=self.size_multiple,
+        )
+        tokens = shape[1] // 2 * (shape[2] // 2)
+        scheduler = make_scheduler(self._scheduler_config, request.steps, sequence_length=tokens)
+        return sample(request, scheduler, self._make_predict(conditioning, request, shape), shape=shape)
+
+    def _make_predict(
+        self, conditioning: Conditioning, request: DenoiseRequest, shape: tuple[int, ...]
+    ) -> Predict:
+        """(latents [B, h, w, C], timestep in 0..1000) -> velocity, the same shape, float32."""
+        batch, dtype, scale = shape[0], self._denoiser.dtype, conditioning.guidance_scale
+        is_guided = conditioning.negative_prompt_embeds is not None
+        captions, lengths = _captions(conditioning, batch // conditioning.batch_size)
+        layout = make_layout(
+            self.config,
+            rows=shape[1] // self.config.patch_size,
+            columns=shape[2] // self.config.patch_size,
+            caption_lengths=lengths,
+        )
+        refined: list[mx.array] = []  # once for all steps, when the network has been read
+
+        def predict(latents: mx.array, timestep: float) -> mx.array:
+            network = self._denoiser.network
+            if not refined:
+                refined.append(network.refine_captions(_padded(captions.astype(dtype), layout), layout))
+                mx.eval(refined)
+            both = mx.concatenate([latents, latents]) if is_guided else latents
+            time = np.float32(1000 - np.float32(timestep)) / np.float32(1000)
+            output = network(
+                both.astype(dtype),
+                captions=refined[0],
+                timestep=mx.full((len(both),), float(time), dtype=mx.float32),
+                layout=layout,
+            )
+            velocity: mx.array = -output.astype(mx.float32)
+            if not is_guided:
+                return velocity
+            positive, negative = mx.split(velocity, 2)
+            combined = positive + scale * (positive - negative)
+            return rescale_guidance(combined, positive, request.guidance_rescale)
+
+        return predict
+
+
+def _captions(conditioning: Conditioning, repeats: int) -> tuple[mx.array, list[int]]:
+    """Positive, then negative captions [B, L, D] of a run, each prompt `repeats` times, and their lengths."""
+    positive, negative = conditioning.prompt_embeds, conditioning.negative_prompt_embeds
+    parts = [(positive, conditioning.prompt_lengths)]
+    if negative is not None:
+        parts.append((negative, conditioning.negative_prompt_lengths))
+    longest = max(embeds.shape[1] for embeds, _ in parts)
+    rows, lengths = [], []
+    for embeds, given in parts:
+        filled = mx.pad(embeds, [(0, 0), (0, longest - embeds.shape[1]), (0, 0)])
+        rows.append(mx.repeat(filled, repeats, axis=0))
+        own = [embeds.shape[1]] * embeds.shape[0] if given is None else given
+        lengths += [length for length in own for _ in range(repeats)]
+    return mx.concatenate(rows), lengths
+
+
+def _padded(captions: mx.array, layout: ZImageLayout) -> mx.array:
+    """Captions with as many tokens as the layout has places for."""
+    return mx.pad(captions, [(0, 0), (0, layout.caption_pads.shape[1] - captions.shape[1]), (0, 0)])

@@ -1,0 +1,124 @@
+"""Which family a model folder holds, by its configuration files or, without them, by its tensor names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.model_files.components import find_part, holds_transformer
+from swiftai_nb.model_files.configs import FolderConfigs
+from swiftai_nb.model_files.families import (
+    CHOOSE_SUPPORTED,
+    FLUX_1,
+    FLUX_2_DEV,
+    FLUX_2_KLEIN,
+    MODEL_FILE_SUFFIXES,
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    Z_IMAGE,
+    Family,
+    family_of_denoiser,
+    refuse_unsupported,
+    single_file_error,
+    supported_pipeline,
+)
+from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
+
+_AGAIN = "download the model again"
+# FLUX.1 transformers that take more input channels than they give out.
+_FLUX_EDITORS = {384: "FLUX.1 Fill", 128: "FLUX.1 Depth or Canny"}
+
+
+def identify_family(configs: FolderConfigs) -> Family:
+    """The family of a folder: its denoiser decides, and `model_index.json` must not disagree.
+
+    Raises:
+        UnsupportedModelError: a family, or a kind of model in it, that the local engine cannot run.
+        InvalidModelFilesError: no model folder.
+    """
+    family = _identify(configs)
+    if family is FLUX_1:
+        _refuse_flux_editor(configs, _flux_tensors(configs.folder))
+    if family is FLUX_2_KLEIN and configs.transformer.get("guidance_embeds"):
+        refuse_unsupported(FLUX_2_DEV, configs.folder)
+    if family is Z_IMAGE and configs.transformer.get("siglip_feat_dim") is not None:
+        raise UnsupportedModelError(
+            f"{configs.folder} holds Z-Image Omni, which the local engine cannot run",
+            hint="use Z-Image or Z-Image-Turbo",
+        )
+    return family
+
+
+def is_flux_dev(configs: FolderConfigs) -> bool:
+    """Whether a FLUX.1 model takes the guidance scale as an input, as dev does."""
+    return configs.transformer.get("guidance_embeds") is True or any(
+        "guidance_in." in name or "guidance_embedder." in name for name in _flux_tensors(configs.folder)
+    )
+
+
+def _identify(configs: FolderConfigs) -> Family:
+    folder, labelled = configs.folder, supported_pipeline(configs.pipeline_class)
+    if configs.pipeline_class and labelled is None:
+        raise UnsupportedModelError(
+            f"{folder} holds a {configs.pipeline_class}, which the local engine cannot run",
+            hint=CHOOSE_SUPPORTED,
+        )
+    if configs.unet:
+        is_xl = configs.unet.get("addition_embed_type") == "text_time"
+        return STABLE_DIFFUSION_XL if is_xl else STABLE_DIFFUSION
+    denoiser = configs.denoiser_class
+    family = family_of_denoiser(denoiser)
+    if family is not None:
+        refuse_unsupported(family, folder)
+    elif denoiser:
+        raise UnsupportedModelError(
+            f"{folder} holds a {denoiser}, which the local engine cannot run", hint=CHOOSE_SUPPORTED
+        )
+    for known in (family, labelled):
+        if known is not None and known in (FLUX_1, FLUX_2_KLEIN, Z_IMAGE):
+            return known
+    if holds_transformer(folder, Z_IMAGE):
+        return Z_IMAGE
+    if find_part(folder, FLUX_1, "transformer") is not None:
+        return FLUX_1
+    if "unet" in configs.index or labelled is not None:
+        raise InvalidModelFilesError(f"{folder / 'unet'} has no config.json", hint=_AGAIN)
+    single = [p for p in sorted(folder.glob("*")) if p.suffix.lower() in MODEL_FILE_SUFFIXES and p.is_file()]
+    if single:
+        raise single_file_error(max(single, key=lambda p: p.stat().st_size))
+    raise InvalidModelFilesError(
+        f"{folder} is not a model folder: no model_index.json, unet/config.json or transformer/, and no "
+        "safetensors weights",
+        hint="give the folder that holds unet/ (or transformer/), text_encoder/ and vae/",
+    )
+
+
+def _flux_tensors(folder: Path) -> Mapping[str, StoredTensor]:
+    files = find_part(folder, FLUX_1, "transformer")
+    paths = () if files is None else files.paths
+    return {name: t for path in paths for name, t in read_header(path)[0].items()}
+
+
+def _refuse_flux_editor(configs: FolderConfigs, tensors: Mapping[str, StoredTensor]) -> None:
+    """Fill, Depth and Canny take an image beside the latents: their input is wider than their output."""
+    given, made = configs.transformer.get("in_channels"), configs.transformer.get("out_channels")
+    if given is None:
+        given, made = _flux_width(tensors, "img_in", "x_embedder"), None
+    made = _flux_width(tensors, "final_layer.linear", "proj_out", axis=0) if made is None else made
+    if type(given) is int and type(made) is int and given != made:
+        name = _FLUX_EDITORS.get(given, f"a FLUX.1 model with {given} input channels")
+        raise UnsupportedModelError(
+            f"{configs.folder} holds {name}, which the local engine cannot run",
+            hint="use FLUX.1 schnell or dev; masks work with them",
+        )
+
+
+def _flux_width(tensors: Mapping[str, StoredTensor], *modules: str, axis: int = -1) -> int | None:
+    """Rows or columns of a linear map that is not quantized; None when it is, or is not there."""
+    names = {f"{prefix}{m}.weight" for m in modules for prefix in ("", "model.diffusion_model.")}
+    found = next((tensors[name] for name in names if name in tensors), None)
+    is_plain = (
+        found is not None and len(found.shape) == 2 and found.dtype in ("F32", "F16", "BF16", "F8_E4M3")
+    )
+    return found.shape[axis] if found is not None and is_plain else None
