@@ -6,9 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from swiftai_nb.model_files.samplers import SAMPLERS
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, SIZE_WORDS, Option
-from swiftai_nb.notebook.magic.prompt import STYLES
 
 ENGINES = ("auto", "local", "cloud")
 _MAGIC = re.compile(r"(?:[^%]*=\s*)?%{1,2}(?P<name>imagine(?:_\w+)?)\s")
@@ -108,7 +106,7 @@ class Completer:
         sources: dict[str, Callable[[], Iterable[str]]] = {
             "models": self._models,
             "styles": self._styles,
-            "schedulers": lambda: SAMPLERS,
+            "schedulers": self._samplers,
             "engines": self._engines,
             "sizes": lambda: SIZE_WORDS,
             "pictures": lambda: self._variables(is_picture),
@@ -141,7 +139,14 @@ class Completer:
 
         return [*ENGINES, *plugin_names()]
 
+    def _samplers(self) -> Iterable[str]:
+        from swiftai_nb.model_files.samplers import SAMPLERS
+
+        return SAMPLERS
+
     def _styles(self) -> Iterable[str]:
+        from swiftai_nb.notebook.magic.prompt import STYLES
+
         own = [m.styles for m in self._shell.configurables if type(m).__name__ == "Imagine"]
         return [*STYLES, *(name for styles in own for name in styles)]
 

@@ -22,9 +22,9 @@ from traitlets import Dict, Enum, Float, Int, Unicode, observe
 
 from swiftai_nb.core.errors import AIError, InvalidInputError, ModelNotFoundError
 from swiftai_nb.notebook.magic.options import help_text
-from swiftai_nb.notebook.magic.parser import ImagineArguments, one_line, parse
 
 if TYPE_CHECKING:
+    from swiftai_nb.notebook.magic.parser import ImagineArguments
     from swiftai_nb.notebook.magic.request import Defaults
     from swiftai_nb.notebook.magic.runner import Settings
 
@@ -92,7 +92,7 @@ class Imagine(Magics):  # type: ignore[misc]
             )
             return runner.run(source=(line, cell or ""))
         except (InvalidInputError, ModelNotFoundError) as error:
-            raise UsageError(one_line(error)) from None
+            raise _usage_error(error) from None
 
     @line_magic  # type: ignore[untyped-decorator]
     def imagine_models(self, line: str) -> Any:
@@ -152,16 +152,18 @@ class Imagine(Magics):  # type: ignore[misc]
         )
 
     def _parse(self, line: str, cell: str, variables: Mapping[str, Any]) -> ImagineArguments:
+        from swiftai_nb.notebook.magic.parser import parse
+
         try:
             return parse(line, cell, variables=variables)
         except InvalidInputError as error:
-            raise UsageError(one_line(error)) from None
+            raise _usage_error(error) from None
 
     def _lazily(self, function: Any, line: str) -> Any:
         try:
             return function(line)
         except (InvalidInputError, ModelNotFoundError) as error:
-            raise UsageError(one_line(error)) from None
+            raise _usage_error(error) from None
 
     @observe("history_folder")  # type: ignore[untyped-decorator]
     def _move_history(self, change: Any) -> None:
@@ -170,12 +172,19 @@ class Imagine(Magics):  # type: ignore[misc]
         try:
             get_session().keep_history_in(change.new)
         except AIError as error:
-            raise UsageError(one_line(error)) from None
+            raise _usage_error(error) from None
 
     def _show_text(self, text: str) -> None:
         from IPython.display import display
 
         display({"text/plain": text}, raw=True)
+
+
+def _usage_error(error: AIError) -> UsageError:
+    """The error as IPython shows it: one line, no traceback."""
+    from swiftai_nb.notebook.magic.parser import one_line
+
+    return UsageError(one_line(error))
 
 
 def documented() -> str:
