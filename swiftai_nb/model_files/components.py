@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.model_files.families import (
@@ -44,7 +45,11 @@ from swiftai_nb.model_files.families import (
     refuse_unsupported,
     single_file_error,
 )
-from swiftai_nb.model_files.safetensors_headers import find_weight_files, read_header
+from swiftai_nb.model_files.safetensors_headers import (
+    StoredTensor,
+    find_weight_files,
+    read_header,
+)
 
 
 @dataclass(frozen=True)
@@ -123,17 +128,32 @@ class ComponentFiles:
     """The weight files of one network.
 
     Attributes:
-        layout: whose tensor names they use: "diffusers", "transformers", "mflux", "BFL", "Argmax" or
-            "ComfyUI".
+        layout: whose tensor names they use: "diffusers", "transformers", "mflux", "BFL", "Argmax", "ComfyUI",
+            "LDM" or "OpenCLIP".
         paths: safetensors files.
         config: the `config.json` beside them, or None.
         prefix: what the names of its tensors begin with; other tensors in the files belong to other networks.
+        values: the configuration where no `config.json` holds it; None reads or infers it.
     """
 
     layout: str
     paths: tuple[Path, ...]
     config: Path | None = None
     prefix: str = ""
+    values: Mapping[str, Any] | None = None
+
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Its tensors by their names without the prefix.
+
+        Raises:
+            InvalidModelFilesError: a file is corrupt.
+        """
+        return {
+            name[len(self.prefix) :]: tensor
+            for path in self.paths
+            for name, tensor in read_header(path)[0].items()
+            if name.startswith(self.prefix)
+        }
 
 
 def find_unet_component(folder: Path, name: str, *, prefer_half: bool = False) -> ComponentFiles | None:

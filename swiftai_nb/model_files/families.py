@@ -236,8 +236,8 @@ def _describe(path: Path, names: tuple[str, ...]) -> tuple[str, str]:
         )
     if family.is_supported:
         return (
-            f"{path} is a {family.name} checkpoint in a single file, which is not supported",
-            "give a folder in diffusers layout, as diffusers' from_single_file() and save_pretrained() make",
+            f"{path} is a {family.name} checkpoint in a single file",
+            "give the file itself as the model",
         )
     return f"{path} holds {family.name}, which the local engine cannot run", CHOOSE_SUPPORTED
 

@@ -5,14 +5,14 @@ The kernel plans from it and the engine's pipelines load from it, so that both d
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
+from swiftai_nb.model_files.checkpoint import Checkpoint, open_checkpoint
 from swiftai_nb.model_files.components import (
     PARTS,
     ComponentFiles,
@@ -33,7 +33,6 @@ from swiftai_nb.model_files.families import (
     single_file_error,
 )
 from swiftai_nb.model_files.identify import identify_family, is_flux_dev
-from swiftai_nb.model_files.safetensors_headers import read_header
 from swiftai_nb.model_files.samplers import (
     canonical_name,
     fitting_samplers,
@@ -42,9 +41,6 @@ from swiftai_nb.model_files.samplers import (
 )
 from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults, defaults_of
 
-_WHOLE_FILE_BYTES = 64 * 2**20
-_SAMPLE_BYTES = 2**18
-_SAMPLES = 16
 _WEIGHTS = ".safetensors"
 _PATCH = 2  # a token of FLUX.1 and Z-Image is 2x2 latents
 _FLOW_SCHEDULER = "flow-match-euler"
@@ -77,6 +73,8 @@ class ModelFolder:
         unet_channels: of its first level; 0 for FLUX.
         decoder_channels: of the autoencoder's first level.
         prefer_half: whether 16-bit files are taken where there is a choice.
+        checkpoint: what is in the file and its base where the model is one file; `folder` is then the file.
+        zeros_empty_negative: whether no negative prompt means zeros (SDXL).
     """
 
     folder: Path
@@ -93,6 +91,8 @@ class ModelFolder:
     unet_channels: int = 0
     decoder_channels: int = 128
     prefer_half: bool = False
+    checkpoint: Checkpoint | None = None
+    zeros_empty_negative: bool = True
 
     @property
     def is_flow(self) -> bool:
@@ -111,6 +111,8 @@ class ModelFolder:
         Raises:
             InvalidModelFilesError: shards are missing, or the files of a network are ambiguous or corrupt.
         """
+        if self.checkpoint is not None:
+            return self.checkpoint.components
         found = {name: self._find(name) for name in self.family.components}
         return {name: files for name, files in found.items() if files is not None}
 
@@ -127,6 +129,8 @@ class ModelFolder:
     @property
     def tokenizers(self) -> Mapping[str, Path]:
         """The tokenizers' folders that are there, by name."""
+        if self.checkpoint is not None:
+            return self.checkpoint.tokenizers
         names = [name.replace("text_encoder", "tokenizer") for name in self.family.components]
         if self.family.name in PARTS:
             found = {
@@ -155,8 +159,7 @@ class ModelFolder:
     @property
     def is_quantized(self) -> bool:
         """Whether the files hold quantized weights."""
-        paths = (path for files in self.components.values() for path in files.paths)
-        return any(name.endswith(".scales") for path in paths for name in read_header(path)[0])
+        return any(name.endswith(".scales") for files in self.components.values() for name in files.tensors())
 
     def defaults_with(self, entry_settings: Mapping[str, float]) -> GenerationDefaults:
         """The defaults of a registered model: its entry's own settings over those read from the folder.
@@ -202,20 +205,21 @@ class ModelFolder:
                 )
 
 
-def open_model(path: Path, *, prefer_half: bool = False) -> ModelFolder:
+def open_model(path: Path, *, base: Path | None = None, prefer_half: bool = False) -> ModelFolder:
     """Reads a model folder's configuration files; where there are none, the headers of its weights.
 
     Args:
-        path: the model's folder.
+        path: the model's folder, or its single file.
+        base: for a single file, the folder of a model of its family, which has what the file lacks.
         prefer_half: as the pipeline will: take the 16-bit files where there is a choice.
 
     Raises:
         InvalidModelFilesError: no model folder, or a configuration file with values that make no sense.
-        UnsupportedModelError: a family the local engine cannot run, or a model in a single file.
+        UnsupportedModelError: a family the local engine cannot run, or a file that is no model.
         InvalidInputError: the path is a LoRA.
     """
     if path.is_file() and path.suffix.lower() in MODEL_FILE_SUFFIXES:
-        raise single_file_error(path)
+        return _open_file(path, base, prefer_half=prefer_half)
     configs = FolderConfigs.read(path)
     family = identify_family(configs)
     if family is FLUX_1:
@@ -229,34 +233,33 @@ def open_model(path: Path, *, prefer_half: bool = False) -> ModelFolder:
     return replace(opened, prefer_half=prefer_half)
 
 
-def content_hash(folder: Path) -> str:
-    """A hash of the model's content: "sha256:" and 16 hex digits.
-
-    Files to 64 MiB count whole; of larger ones their size, both ends (the tensors' names and shapes
-    stand first) and 16 samples between.
-    """
-    files = sorted(p for p in (*folder.glob("*"), *folder.glob("*/*")) if p.is_file())
-    stats = ((p, p.stat()) for p in files if p.suffix in (".json", ".txt", ".model", _WEIGHTS))
-    return _content_hash(folder, tuple((str(p), s.st_size, s.st_mtime_ns) for p, s in stats))
-
-
-@lru_cache(maxsize=16)
-def _content_hash(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for name, size_bytes, _ in files:
-        digest.update(f"{Path(name).relative_to(folder).as_posix()}:{size_bytes}\n".encode())
-        with open(name, "rb") as file:  # noqa: PTH123 - the names are text for the cache's key
-            for start, count in _pieces(size_bytes):
-                file.seek(start)
-                digest.update(file.read(count))
-    return f"sha256:{digest.hexdigest()[:16]}"
-
-
-def _pieces(size_bytes: int) -> Iterable[tuple[int, int]]:
-    if size_bytes <= _WHOLE_FILE_BYTES:
-        return [(0, size_bytes)]
-    last = size_bytes - _SAMPLE_BYTES
-    return [(last * index // _SAMPLES, _SAMPLE_BYTES) for index in range(_SAMPLES + 1)]
+def _open_file(path: Path, base: Path | None, *, prefer_half: bool) -> ModelFolder:
+    if path.suffix.lower() != _WEIGHTS:
+        raise single_file_error(path)
+    found = open_checkpoint(path, base, prefer_half=prefer_half)
+    is_flux = found.family is FLUX_1
+    sampler = _FLOW_SCHEDULER if is_flux else scheduler_name(found.scheduler_config)
+    vae = found.components.get("vae")
+    levels = (128,) if vae is None or vae.values is None else vae.values["block_out_channels"]
+    unet = found.components.get("unet")
+    widths = None if unet is None or unet.values is None else unet.values["block_out_channels"]
+    distilled = _FLUX_DEV if found.is_dev else _LCM if found.is_consistency else {}
+    return ModelFolder(
+        path,
+        found.family,
+        found.variant,
+        found.family.pipeline_classes[0],
+        defaults_of({}, found.variant, native_side=found.native_side, scheduler=sampler, distilled=distilled),
+        scheduler_config=found.scheduler_config,
+        size_multiple=8 * _PATCH if is_flux else 8,
+        native_side=found.native_side,
+        is_consistency=found.is_consistency,
+        unet_channels=0 if widths is None else widths[0],
+        decoder_channels=levels[0],
+        prefer_half=prefer_half,
+        checkpoint=found,
+        zeros_empty_negative=found.zeros_empty_negative,
+    )
 
 
 def _open_unet(configs: FolderConfigs, family: Family) -> ModelFolder:
@@ -279,6 +282,7 @@ def _open_unet(configs: FolderConfigs, family: Family) -> ModelFolder:
         defaults_of(configs.given, variant, native_side=native_side, scheduler=own, distilled=distilled),
         given=configs.given,
         scheduler_config=scheduler,
+        zeros_empty_negative=bool(configs.index.get("force_zeros_for_empty_prompt", True)),
         size_multiple=scale,
         native_side=native_side,
         is_consistency=is_consistency,

@@ -16,7 +16,8 @@ from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_memory
 from swiftai_nb.engine.protocol import Done, Generate, ModelFiles
 from swiftai_nb.jobs.timings import TimingKey
-from swiftai_nb.model_files.folder import ModelFolder, content_hash, open_model
+from swiftai_nb.model_files.content_hash import content_hash
+from swiftai_nb.model_files.folder import ModelFolder, open_model
 from swiftai_nb.registry.model_info import ResolvedModel
 
 DEFAULT_STRENGTH = 0.8

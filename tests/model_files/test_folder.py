@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
-from swiftai_nb.model_files.folder import content_hash, open_model
+from swiftai_nb.model_files.content_hash import content_hash
+from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults
 from tests.model_files.files import write_header, write_json, write_weights
 
@@ -253,14 +254,13 @@ def test_pipelines_that_are_not_supported_are_refused_by_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("names", "error", "words"),
     [
-        (("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.x"), UnsupportedModelError,
-         "a Stable Diffusion checkpoint in a single file"),
+        (("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.x"), InvalidModelFilesError,
+         "is not whole"),
         (("noise_refiner.0.x", "cap_pad_token"), UnsupportedModelError, "a transformer of Z-Image"),
         (("noise_refiner.0.x", "cap_embedder.0.weight"), UnsupportedModelError, "Lumina 2"),
         (("model.layers.0.self_attn.q_norm.weight",), UnsupportedModelError, "a Qwen3 text encoder"),
-        (("model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.1.model.x"),
-         UnsupportedModelError, "a Stable Diffusion XL checkpoint in a single file"),
-        ((f"model.diffusion_model.{BFL}",), UnsupportedModelError, "a transformer of FLUX.1"),
+        (("model.diffusion_model.input_blocks.0.0.bias", "conditioner.embedders.1.model.x"),
+         InvalidModelFilesError, "has no whole UNet"),
         (("lora_unet_down_blocks_0.lora_down.weight",), InvalidInputError, "is a LoRA"),
         (("unet.x.lora_A.weight", BFL), InvalidInputError, "is a LoRA"),
         (("decoder.mid.block_1.conv1.weight",), UnsupportedModelError, "an autoencoder"),

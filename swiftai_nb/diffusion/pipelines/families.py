@@ -8,7 +8,7 @@ from typing import cast
 
 import mlx.core as mx
 
-from swiftai_nb.core.errors import ModelNotFoundError
+from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.weights.precision import check_bits, resolve_dtype
 from swiftai_nb.diffusion.weights.tensors import read_config
@@ -19,7 +19,7 @@ from swiftai_nb.model_files.families import (
     STABLE_DIFFUSION_XL,
     Z_IMAGE,
 )
-from swiftai_nb.model_files.folder import open_model
+from swiftai_nb.model_files.folder import ModelFolder, open_model
 
 # Family -> (module, class); a module is imported when one of its models is opened.
 _PIPELINES = {
@@ -32,7 +32,11 @@ _PIPELINES = {
 
 
 def load_pipeline(
-    folder: str | Path, dtype: str | mx.Dtype | None = None, quantization_bits: int | None = None
+    folder: str | Path,
+    dtype: str | mx.Dtype | None = None,
+    quantization_bits: int | None = None,
+    *,
+    base: str | Path | None = None,
 ) -> DiffusionPipeline:
     """Opens a model folder; its files decide everything, its name nothing.
 
@@ -41,9 +45,12 @@ def load_pipeline(
 
     Args:
         folder: diffusers layout with `model_index.json`, or FLUX.1 or Z-Image in a layout of
-            `model_files.components` (mflux, Argmax, Black Forest Labs' and ComfyUI's single files).
+            `model_files.components` (mflux, Argmax, Black Forest Labs' and ComfyUI's single files); or one
+            file, in the names of CompVis, Stability AI, Black Forest Labs or ComfyUI.
         dtype: "float32", "float16" or "bfloat16"; None is float32 on the CPU, float16 on a GPU.
         quantization_bits: 4 or 8 quantizes the linear maps of text encoders and denoiser on load.
+        base: for one file, the folder of a model of its family: tokenizers and what else the file lacks
+            are taken from it.
 
     Raises:
         ModelNotFoundError: no such folder.
@@ -56,9 +63,21 @@ def load_pipeline(
         raise ModelNotFoundError(f"there is no model folder {path}", hint="check the path")
     check_bits(quantization_bits)
     compute = resolve_dtype(dtype)
-    model = open_model(path, prefer_half=compute != mx.float32)
-    if model.family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
+    base = None if base is None else Path(base).expanduser()
+    model = open_model(path, base=base, prefer_half=compute != mx.float32)
+    if model.checkpoint is not None:
+        refuse_missing_parts(model)
+    elif model.family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
         read_config(path / "model_index.json")  # required: SDXL's prompt encoding depends on it
     module, name = _PIPELINES[model.family]
     pipeline = getattr(import_module(f"swiftai_nb.diffusion.pipelines.{module}"), name)
     return cast(DiffusionPipeline, pipeline(model, dtype=compute, quantization_bits=quantization_bits))
+
+
+def refuse_missing_parts(model: ModelFolder) -> None:
+    """Raises InvalidModelFilesError when a single file and its base lack parts; names them."""
+    if model.missing:
+        raise InvalidModelFilesError(
+            f"{model.folder} lacks {', '.join(model.missing)}",
+            hint=f"load_pipeline(FILE, base=FOLDER) takes them from a {model.family.name} folder",
+        )

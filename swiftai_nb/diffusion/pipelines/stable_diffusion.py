@@ -35,7 +35,7 @@ class StableDiffusionPipeline(UNetPipeline):
     def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
         self._text = CLIPTextStage.of(model, dtype=dtype, quantization_bits=quantization_bits)
         self._vocabulary = TrainingVocabulary.read(model.folder)
-        config = read_config(model.folder / "scheduler" / "scheduler_config.json")
+        config = scheduler_config(model)
         super().__init__(
             model,
             text_stages=(self._text,),
@@ -96,12 +96,12 @@ class StableDiffusionXLPipeline(UNetPipeline):
     """
 
     def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
-        index = read_config(model.folder / "model_index.json")
-        _refuse_refiner(index)
-        self._zero_empty_negatives = bool(index.get("force_zeros_for_empty_prompt", True))
+        if model.checkpoint is None:
+            _refuse_refiner(read_config(model.folder / "model_index.json"))
+        self._zero_empty_negatives = model.zeros_empty_negative
         self._text = CLIPTextStage.of(model, dtype=dtype, quantization_bits=quantization_bits)
         self._text_2 = CLIPTextStage.of(model, "_2", dtype=dtype, quantization_bits=quantization_bits)
-        config = read_config(model.folder / "scheduler" / "scheduler_config.json")
+        config = scheduler_config(model)
         super().__init__(
             model,
             text_stages=(self._text, self._text_2),
@@ -170,6 +170,13 @@ class StableDiffusionXLPipeline(UNetPipeline):
             "text_embeds": (pooled if negative is None else negative, pooled),
             "time_ids": (time_ids, time_ids),
         }
+
+
+def scheduler_config(model: ModelFolder) -> dict[str, Any]:
+    """The sampler's configuration of a folder, where it has to be a file, or of a single file."""
+    if model.checkpoint is not None:
+        return dict(model.scheduler_config)
+    return read_config(model.folder / "scheduler" / "scheduler_config.json")
 
 
 def _refuse_refiner(index: Mapping[str, Any]) -> None:

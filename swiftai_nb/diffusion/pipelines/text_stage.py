@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
 from swiftai_nb.diffusion.models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
 from swiftai_nb.diffusion.models.qwen3 import Qwen3Config, Qwen3Encoder
 from swiftai_nb.diffusion.models.t5 import T5Config, T5Encoder
@@ -68,13 +68,20 @@ class CLIPTextStage:
         name = f"text_encoder{suffix}"
         config = CLIPTextConfig.from_dict(component_config(model, name))
         network = "clip" if config.projection_dim is None else "clip with projection"
-        return cls(
+        stage = cls(
             tensor_source(model, name, network),
             config,
-            model.folder / f"tokenizer{suffix}",
+            model.tokenizers.get(f"tokenizer{suffix}", model.folder / f"tokenizer{suffix}"),
             dtype=dtype,
             quantization_bits=quantization_bits,
         )
+        if model.checkpoint is not None and stage.tokenizer.vocabulary_size != config.vocab_size:
+            raise InvalidModelFilesError(
+                f"the tokenizer has {stage.tokenizer.vocabulary_size} tokens, {name} of {model.folder.name} "
+                f"{config.vocab_size}",
+                hint="give a base of the same family",
+            )
+        return stage
 
     def encode(self, prompts: Sequence[str]) -> CLIPOutput:
         """[B] prompts -> hidden states [B, L, D]."""

@@ -62,6 +62,11 @@ class CLIPTokenizer:
         self.end_id = self._vocabulary[END]
         self.pad_id = self._vocabulary.get(pad_token, self.end_id)
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens."""
+        return len(self._vocabulary)
+
     def __call__(self, prompt: str) -> TokenizedPrompt:
         """Encodes one prompt; what exceeds the length is cut and reported."""
         # Half a surrogate pair, as a broken paste leaves it, is no text.

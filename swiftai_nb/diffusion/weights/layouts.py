@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.weights import flux_tensors, z_image_tensors
+from swiftai_nb.diffusion.weights.ldm_tensors import convert_ldm_unet, convert_open_clip
 from swiftai_nb.diffusion.weights.tensors import (
     CLIP_RULES,
     CLIP_WITHOUT_PROJECTION_RULES,
@@ -29,6 +31,9 @@ from swiftai_nb.model_files.folder import ModelFolder
 # (network, layout) -> what turns its tensors into the network's.
 _CONVERTERS: dict[tuple[str, str], Convert] = {
     ("unet", "diffusers"): renamed_by(UNET_RULES),
+    ("unet", "LDM"): convert_ldm_unet,
+    ("clip", "OpenCLIP"): convert_open_clip,
+    ("clip with projection", "OpenCLIP"): convert_open_clip,
     ("vae", "diffusers"): renamed_by(VAE_RULES),
     ("vae", "BFL"): flux_tensors.convert_ldm_vae,
     ("vae", "mflux"): flux_tensors.convert_mflux_vae,
@@ -66,7 +71,10 @@ def tensor_source(model: ModelFolder, name: str, network: str) -> TensorSource:
         raise InvalidModelFilesError(
             f"{model.folder / name} is missing", hint="check the folder, or download the model again"
         )
-    return TensorSource(name, files.paths, _CONVERTERS[network, files.layout], files.prefix)
+    convert = _CONVERTERS[network, files.layout]
+    if files.layout == "OpenCLIP" and files.values is not None:
+        convert = partial(convert_open_clip, layers=files.values["num_hidden_layers"])
+    return TensorSource(name, files.paths, convert, files.prefix)
 
 
 def component_config(
@@ -87,6 +95,8 @@ def component_config(
         InvalidModelFilesError: no such file, or no JSON object in it.
     """
     files = model.components.get(name)
+    if files is not None and files.values is not None:
+        return dict(files.values)
     if files is not None and files.config is not None:
         return read_config(files.config)
     if source is None or infer is None:

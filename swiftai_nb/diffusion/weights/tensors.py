@@ -113,7 +113,9 @@ class TensorSource:
         for path in self.paths:
             tensors.update(load_tensors(path))
         try:
-            return self.convert(_unpack_int8(tensors, headers))
+            unpacked = _unpack_int8(tensors, headers)
+            own = {n[len(self.prefix) :]: v for n, v in unpacked.items() if n.startswith(self.prefix)}
+            return self.convert(own)
         except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
             raise InvalidModelFilesError(
                 f"the tensors of {self.name} are not of the layout their names promise ({error})",

@@ -15,13 +15,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from swiftai_nb.core.errors import InsufficientMemoryError, InvalidModelFilesError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.machine import MemoryPolicy, available_memory_bytes
 from swiftai_nb.model_files.folder import ModelFolder
-from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
+from swiftai_nb.model_files.safetensors_headers import StoredTensor
 
 _UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of the batch
 _DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
@@ -100,8 +99,8 @@ def plan_memory(
     tile_pixels = min(pixels, MemoryPolicy.for_machine().decode_side ** 2)
     decoding = tile_pixels * model.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
     weights = {
-        name: _weights_bytes(paths, bytes_per_weight, None if name == "vae" else quantization_bits)
-        for name, paths in model.weight_files.items()
+        name: _weights_bytes(files.tensors(), bytes_per_weight, None if name == "vae" else quantization_bits)
+        for name, files in model.components.items()
     }
     return MemoryPlan(weights, denoising, decoding, is_staged)
 
@@ -147,18 +146,16 @@ def _advice(plan: MemoryPlan, available: int) -> str:
     return "a smaller model such as emoji-mini, or close other programs"
 
 
-def _weights_bytes(paths: tuple[Path, ...], bytes_per_weight: int, bits: int | None) -> int:
-    headers = (read_header(path)[0] for path in paths)
+def _weights_bytes(tensors: Mapping[str, StoredTensor], bytes_per_weight: int, bits: int | None) -> int:
     return sum(
-        _tensor_bytes(name, tensor, bytes_per_weight, bits, is_half=_is_half(tensor, tensors))
-        for tensors in headers
+        _tensor_bytes(name, tensor, bytes_per_weight, bits, is_half=_is_half(name, tensors))
         for name, tensor in tensors.items()
     )
 
 
-def _is_half(tensor: StoredTensor, tensors: Mapping[str, StoredTensor]) -> bool:
+def _is_half(name: str, tensors: Mapping[str, StoredTensor]) -> bool:
     """Whether it is read in 16 bits: float8 with factors is widened to 32."""
-    module = tensor.name.removesuffix(".weight")
+    tensor, module = tensors[name], name.removesuffix(".weight")
     is_scaled = f"{module}.scale_weight" in tensors or f"{module}.weight_scale" in tensors
     return tensor.dtype in ("F16", "BF16") or (tensor.dtype in ("F8_E4M3", "F8_E5M2") and not is_scaled)
 

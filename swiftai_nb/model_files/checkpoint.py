@@ -1,0 +1,351 @@
+"""A model in one file: which networks its tensors are, their configuration, and what the file lacks.
+
+Checkpoints of Stable Diffusion and SDXL use the names of the latent-diffusion code, those of FLUX.1 Black
+Forest Labs'; the networks differ by a prefix. No such file holds a tokenizer, and many leave out text
+encoders or the autoencoder: those come from the folder of another model of the family, the base. What no
+tensor tells (heads, groups of normalization) is taken from the base's configuration where the networks
+have the same widths, else it is the family's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import pstdev
+from typing import Any
+
+from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.model_files.components import (
+    ComponentFiles,
+    find_part,
+    find_tokenizer,
+    find_unet_component,
+)
+from swiftai_nb.model_files.families import (
+    FLUX_1,
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    Family,
+    family_of_tensors,
+    single_file_error,
+)
+from swiftai_nb.model_files.json_file import read_json_object
+from swiftai_nb.model_files.ldm_configs import (
+    clip_config,
+    open_clip_config,
+    unet_config,
+    vae_config,
+    with_base,
+)
+from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
+from swiftai_nb.model_files.samplers import is_distilled_turbo, scheduler_name
+from swiftai_nb.model_files.variants import DiffusionVariant
+
+# Component -> (prefix, a tensor it then has, layout), the first that is there.
+_PARTS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "unet": (
+        ("model.diffusion_model.", "input_blocks.0.0.weight", "LDM"),
+        ("diffusion_model.", "input_blocks.0.0.weight", "LDM"),
+        ("", "input_blocks.0.0.weight", "LDM"),
+        ("unet.", "down_blocks.0.resnets.0.time_emb_proj.weight", "diffusers"),
+        ("", "down_blocks.0.resnets.0.time_emb_proj.weight", "diffusers"),
+    ),
+    "transformer": (
+        ("model.diffusion_model.", "double_blocks.0.img_attn.qkv.weight", "BFL"),
+        ("diffusion_model.", "double_blocks.0.img_attn.qkv.weight", "BFL"),
+        ("", "double_blocks.0.img_attn.qkv.weight", "BFL"),
+        ("transformer.", "transformer_blocks.0.norm1.linear.weight", "diffusers"),
+        ("", "transformer_blocks.0.norm1.linear.weight", "diffusers"),
+    ),
+    "vae": (
+        ("first_stage_model.", "decoder.mid.block_1.norm1.weight", "BFL"),
+        ("vae.", "decoder.mid.block_1.norm1.weight", "BFL"),
+    ),
+    "text_encoder": (
+        ("cond_stage_model.transformer.", "text_model.final_layer_norm.weight", "transformers"),
+        ("cond_stage_model.transformer.", "final_layer_norm.weight", "transformers"),
+        ("cond_stage_model.model.", "ln_final.weight", "OpenCLIP"),
+        ("conditioner.embedders.0.transformer.", "text_model.final_layer_norm.weight", "transformers"),
+        ("text_encoders.clip_l.transformer.", "text_model.final_layer_norm.weight", "transformers"),
+        ("text_encoders.clip_l.", "text_model.final_layer_norm.weight", "transformers"),
+    ),
+    "text_encoder_2": (
+        ("conditioner.embedders.1.model.", "ln_final.weight", "OpenCLIP"),
+        ("text_encoders.t5xxl.transformer.", "encoder.final_layer_norm.weight", "transformers"),
+        ("text_encoders.t5xxl.", "encoder.final_layer_norm.weight", "transformers"),
+    ),
+}  # fmt: skip
+# UNets and transformers that take more channels than the latents have: they edit pictures.
+_UNET_EDITORS = {
+    5: "a depth model",
+    7: "an upscaler",
+    8: "InstructPix2Pix",
+    9: "an inpainting model",
+}
+_FLUX_EDITORS = {384: "FLUX.1 Fill", 128: "FLUX.1 Depth or Canny"}
+_REFINER_WIDTH = 384
+_SD_2_CONTEXT, _SDXL_CONTEXT = 1024, 2048
+_SD_2_LAYERS = 24  # Stable Diffusion 2 uses all but the last of OpenCLIP's
+# Of the last output block's first norm: published models that predict velocity lie above, others below.
+_V_BIAS_DEVIATION = 0.09
+_V_MARK = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_V_SIDE, _SIDES = 768, {DiffusionVariant.SD_15: 512, DiffusionVariant.SD_21: 512, DiffusionVariant.SDXL: 1024}
+_SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+}
+_LCM_SCHEDULER = {"_class_name": "LCMScheduler", "original_inference_steps": 50}
+_SCHEDULERS: dict[DiffusionVariant, dict[str, Any]] = {
+    DiffusionVariant.SD_15: {"_class_name": "PNDMScheduler", "skip_prk_steps": True,
+                             "set_alpha_to_one": False},
+    DiffusionVariant.SD_21: {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False},
+    DiffusionVariant.SDXL: {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one file and its base hold together.
+
+    Attributes:
+        path: the file.
+        family: its networks and pipeline.
+        variant: the family as users name it.
+        components: the networks of the file, then those of the base, by name.
+        tokenizers: folders of the base, by name.
+        own: names of the components that are in the file.
+        scheduler_config: the base's; the family's where that is distilled, or of another kind.
+        native_side: pixels the network was trained at; None for FLUX.
+        is_consistency: distilled for few steps (LCM).
+        is_dev: FLUX.1 with guidance as an input.
+        zeros_empty_negative: whether no negative prompt means zeros (SDXL).
+    """
+
+    path: Path
+    family: Family
+    variant: DiffusionVariant
+    components: Mapping[str, ComponentFiles]
+    tokenizers: Mapping[str, Path]
+    own: tuple[str, ...]
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    native_side: int | None = None
+    is_consistency: bool = False
+    is_dev: bool = False
+    zeros_empty_negative: bool = True
+
+
+def open_checkpoint(path: Path, base: Path | None = None, *, prefer_half: bool = False) -> Checkpoint:
+    """Describes a model in one file.
+
+    Args:
+        path: a safetensors file.
+        base: the folder of a model of its family, for what the file lacks.
+        prefer_half: take 16-bit files of the base where there is a choice.
+
+    Raises:
+        InvalidModelFilesError: the file is corrupt, or a network in it is not whole.
+        UnsupportedModelError: a family the local engine cannot run, or no model.
+        InvalidInputError: a LoRA.
+    """
+    tensors, metadata = read_header(path)
+    family = family_of_tensors(tensors)
+    own = _own_parts(path, tensors, family)
+    if family is FLUX_1 and "transformer" in own:
+        return _open_flux(path, own, base, prefer_half=prefer_half)
+    if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL) and "unet" in own:
+        return _open_unet(path, own, base, metadata=metadata, prefer_half=prefer_half)
+    if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
+        raise InvalidModelFilesError(f"{path} has no whole UNet", hint="download the model again")
+    raise single_file_error(path)
+
+
+def _own_parts(path: Path, tensors: Iterable[str], family: Family | None) -> dict[str, ComponentFiles]:
+    names, found = frozenset(tensors), {}
+    for part in () if family is None else family.components:
+        place = next(((p, layout) for p, mark, layout in _PARTS.get(part, ()) if p + mark in names), None)
+        if place is not None:
+            found[part] = ComponentFiles(place[1], (path,), prefix=place[0])
+    return found
+
+
+def _open_flux(
+    path: Path, own: Mapping[str, ComponentFiles], base: Path | None, *, prefer_half: bool
+) -> Checkpoint:
+    shapes = _shapes(own["transformer"])
+    given = next((shapes[n][1] for n in ("img_in.weight", "x_embedder.weight") if n in shapes), None)
+    made = next((shapes[n][0] for n in ("final_layer.linear.weight", "proj_out.weight") if n in shapes), None)
+    if given is not None and made is not None and given != made:
+        name = _FLUX_EDITORS.get(given, f"a FLUX.1 model with {given} input channels")
+        raise UnsupportedModelError(
+            f"{path} holds {name}, which the local engine cannot run",
+            hint="use FLUX.1 schnell or dev; masks work with them",
+        )
+    components, tokenizers = dict(own), {}
+    if base is not None:
+        for part in FLUX_1.components:
+            files = None if part in own else find_part(base, FLUX_1, part, prefer_half=prefer_half)
+            components |= {} if files is None else {part: files}
+        found = {name: find_tokenizer(base, FLUX_1, name) for name in ("tokenizer", "tokenizer_2")}
+        tokenizers = {name: folder for name, folder in found.items() if folder is not None}
+    is_dev = any(name.startswith("guidance_in.") or ".guidance_embedder." in name for name in shapes)
+    scheduler = {} if base is None else _base_scheduler(base)
+    if bool(scheduler.get("use_dynamic_shifting")) != is_dev:
+        scheduler = {}
+    return Checkpoint(
+        path,
+        FLUX_1,
+        DiffusionVariant.FLUX,
+        components,
+        tokenizers,
+        tuple(own),
+        scheduler_config=scheduler,
+        is_dev=is_dev,
+    )
+
+
+def _open_unet(
+    path: Path,
+    own: Mapping[str, ComponentFiles],
+    base: Path | None,
+    *,
+    metadata: Mapping[str, str],
+    prefer_half: bool,
+) -> Checkpoint:
+    family, unet = _checked_unet(path, own["unet"])
+    is_xl = family is STABLE_DIFFUSION_XL
+    is_2 = unet["cross_attention_dim"] == _SD_2_CONTEXT
+    variant = DiffusionVariant.SDXL if is_xl else DiffusionVariant.SD_21 if is_2 else DiffusionVariant.SD_15
+    scheduler = {} if base is None else _base_scheduler(base)
+    is_lcm = unet["time_cond_proj_dim"] is not None
+    # A base distilled in another way lends neither its sampler nor its size.
+    is_alike = not is_distilled_turbo(scheduler) and (scheduler_name(scheduler) == "lcm") == is_lcm
+    if not is_alike or not scheduler:
+        scheduler = _SCHEDULE | (_LCM_SCHEDULER if is_lcm else _SCHEDULERS[variant])
+    facts = _scheduler_facts(own["unet"], metadata)
+    side = _V_SIDE if is_2 and facts.get("prediction_type") == "v_prediction" else _SIDES[variant]
+    base_unet = {} if base is None else read_json_object(base / "unet" / "config.json")
+    config = with_base(unet, base_unet, key="block_out_channels")
+    sample_size = config.get("sample_size")
+    if is_alike and type(sample_size) is int and not (is_2 and "prediction_type" in facts):
+        side = sample_size * 8
+    own_parts = {
+        "unet": replace(own["unet"], values=config | {"sample_size": side // 8}),
+        **{name: _with_config(name, files, base, family) for name, files in own.items() if name != "unet"},
+    }
+    names = family.components
+    tokenizers = [name.replace("text_encoder", "tokenizer") for name in names if "text" in name]
+    others = {} if base is None else {name: _base_part(base, name, prefer_half) for name in names}
+    index = {} if base is None else read_json_object(base / "model_index.json")
+    return Checkpoint(
+        path,
+        family,
+        variant,
+        {name: files for name, files in (others | own_parts).items() if files is not None},
+        {} if base is None else {n: base / n for n in tokenizers if (base / n).is_dir()},
+        tuple(own),
+        scheduler_config={**scheduler, **facts},
+        native_side=side,
+        is_consistency=is_lcm,
+        zeros_empty_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
+    )
+
+
+def _base_part(base: Path, name: str, prefer_half: bool) -> ComponentFiles | None:
+    has_weights = any((base / name).glob("*.safetensors"))
+    return find_unet_component(base, name, prefer_half=prefer_half) if has_weights else None
+
+
+def _base_scheduler(base: Path) -> dict[str, Any]:
+    return read_json_object(base / "scheduler" / "scheduler_config.json")
+
+
+def _checked_unet(path: Path, files: ComponentFiles) -> tuple[Family, dict[str, Any]]:
+    """The family by the UNet's own shapes, and its configuration, as far as shapes tell it.
+
+    Raises:
+        UnsupportedModelError: a UNet of another purpose; names it.
+    """
+    unet = unet_config(_shapes(files), layout=files.layout, path=path)
+    is_xl = unet["addition_embed_type"] is not None
+    name = STABLE_DIFFUSION_XL.name if is_xl else STABLE_DIFFUSION.name
+    what = None
+    if unet["block_out_channels"][0] == _REFINER_WIDTH:
+        what = f"the {STABLE_DIFFUSION_XL.name} refiner"
+    elif unet["in_channels"] != unet["out_channels"]:
+        given = unet["in_channels"]
+        what = f"{_UNET_EDITORS.get(given, f'a model with {given} input channels')} of {name}"
+    elif is_xl and unet["cross_attention_dim"] == _SD_2_CONTEXT:
+        what = "Stable unCLIP"
+    if what is not None:
+        raise UnsupportedModelError(
+            f"{path} holds {what}, which the local engine cannot run",
+            hint="use the text-to-image model of this family; images and masks work with it",
+        )
+    return STABLE_DIFFUSION_XL if is_xl else STABLE_DIFFUSION, unet
+
+
+def _shapes(files: ComponentFiles) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in files.tensors().items()}
+
+
+def _with_config(name: str, files: ComponentFiles, base: Path | None, family: Family) -> ComponentFiles:
+    """A text encoder or autoencoder of a file, with its configuration."""
+    shapes = _shapes(files)
+    path = files.paths[0]
+    known = {} if base is None else read_json_object(base / name / "config.json")
+    if name == "vae":
+        config = with_base(
+            vae_config(shapes, path, is_xl=family is STABLE_DIFFUSION_XL), known, key="block_out_channels"
+        )
+    else:
+        own = open_clip_config(shapes, path) if files.layout == "OpenCLIP" else clip_config(shapes, path)
+        config = with_base(own, known, key="hidden_size")
+        layers = known.get("num_hidden_layers")
+        if files.layout == "OpenCLIP" and name == "text_encoder":
+            count = own["num_hidden_layers"]
+            last = count - 1 if count == _SD_2_LAYERS else count
+            config["num_hidden_layers"] = layers if layers in (count, count - 1) else last
+        if name == "text_encoder_2":
+            config |= {"architectures": ["CLIPTextModelWithProjection"]}
+    return replace(files, values=config)
+
+
+def _scheduler_facts(files: ComponentFiles, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the file itself tells of its training: its marks and metadata, else, for SD 2, its numbers."""
+    path = files.paths[0]
+    tensors, _ = read_header(path)
+    facts: dict[str, Any] = {}
+    said = metadata.get("modelspec.prediction_type", "").lower()
+    if "v_pred" in tensors or said in ("v", "v_prediction", "v-prediction"):
+        facts["prediction_type"] = "v_prediction"
+    elif said in ("epsilon", "eps"):
+        facts["prediction_type"] = "epsilon"
+    else:
+        mark = tensors.get(f"{files.prefix}{_V_MARK}")
+        context = tensors.get(f"{files.prefix}{_V_MARK.replace('norm1.bias', 'attn2.to_k.weight')}")
+        if mark is not None and context is not None and context.shape[1:] == (_SD_2_CONTEXT,):
+            values = _read_numbers(mark)
+            if len(values) > 1:
+                is_v = pstdev(values) > _V_BIAS_DEVIATION
+                facts["prediction_type"] = "v_prediction" if is_v else "epsilon"
+    if "ztsnr" in tensors:
+        facts |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return facts
+
+
+def _read_numbers(tensor: StoredTensor) -> tuple[float, ...]:
+    """The numbers of a small tensor; none of a dtype that Python cannot unpack."""
+    with tensor.path.open("rb") as file:
+        file.seek(tensor.offset)
+        data = file.read(tensor.size_bytes)
+    if tensor.dtype == "BF16":
+        pairs = zip(data[::2], data[1::2], strict=True)
+        data = b"".join(bytes((0, 0, low, high)) for low, high in pairs)
+    code = {"F32": "f", "BF16": "f", "F16": "e"}.get(tensor.dtype)
+    return () if code is None else struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)

@@ -1,0 +1,202 @@
+"""Networks in the names of latent-diffusion code and OpenCLIP: their configurations, told by shapes.
+
+What no shape tells (heads, groups of normalization) is taken from a known configuration of an equally wide
+network, else it is the family's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from swiftai_nb.core.errors import InvalidModelFilesError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_HEAD_DIM = 64
+
+
+def ldm_unet_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of latent-diffusion code's UNet -> diffusers'; what is unknown keeps its name.
+
+    Args:
+        names: of one UNet, without prefix: where the downsamplers stand tells the blocks' lengths.
+    """
+    names = tuple(names)
+    downsamplers = [int(m[1]) for n in names if (m := re.match(r"input_blocks\.(\d+)\.0\.op\.", n))]
+    period = min(downsamplers, default=len(names) + 1)
+    return {name: _diffusers_name(name, period) for name in names}
+
+
+_ENDS = {
+    "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+    "time_embed.cond_proj": "time_embedding.cond_proj",
+    "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2",
+    "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out",
+}  # fmt: skip
+_RESNET = {
+    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2", "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
+}  # fmt: skip
+_BLOCK = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.(.+)")
+_MIDDLE = re.compile(r"middle_block\.(\d+)\.(.+)")
+
+
+def _diffusers_name(name: str, period: int) -> str:
+    module, _, parameter = name.rpartition(".")
+    if module in _ENDS:
+        return f"{_ENDS[module]}.{parameter}"
+    middle = _MIDDLE.fullmatch(module)
+    if middle is not None:
+        place, rest = int(middle[1]), middle[2]
+        kind = "resnets" if rest in _RESNET else "attentions"
+        return f"mid_block.{kind}.{place // 2}.{_RESNET.get(rest, rest)}.{parameter}"
+    block = _BLOCK.fullmatch(module)
+    if block is None:
+        # The norm and the projections of an attention are modules of their own name.
+        return name
+    side, number, _, rest = block.groups()
+    is_down = side == "input_blocks"
+    level, layer = divmod(int(number) - is_down, period)
+    prefix = f"{'down' if is_down else 'up'}_blocks.{level}"
+    if rest in ("op", "conv"):
+        return f"{prefix}.{'downsamplers' if is_down else 'upsamplers'}.0.conv.{parameter}"
+    kind = "resnets" if rest in _RESNET else "attentions"
+    return f"{prefix}.{kind}.{layer}.{_RESNET.get(rest, rest)}.{parameter}"
+
+
+def unet_config(shapes: Shapes, *, layout: str, path: Path) -> dict[str, Any]:
+    """The fields of a UNet's `config.json` that its tensors' shapes tell, and the family's heads.
+
+    Args:
+        shapes: by name, kernels as [O, I, kh, kw].
+        layout: "LDM" or "diffusers".
+        path: the file, for errors.
+
+    Raises:
+        InvalidModelFilesError: a tensor it needs is missing.
+    """
+    names = ldm_unet_names(shapes) if layout == "LDM" else {name: name for name in shapes}
+    own = {names[name]: shape for name, shape in shapes.items()}
+    levels = _count(own, r"down_blocks\.(\d+)\.resnets\.")
+    channels = [_shape(own, f"down_blocks.{i}.resnets.0.conv1.weight", path)[0] for i in range(levels)]
+    mid_depth = _count(own, r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\.")
+    depths = [
+        _count(own, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(levels)
+    ]
+    context = next((s[1] for n, s in own.items() if n.endswith("attn2.to_k.weight") and len(s) > 1), None)
+    if context is None or not channels:
+        raise InvalidModelFilesError(f"the UNet in {path} is not whole", hint="download the model again")
+    projection = next((s for n, s in own.items() if n.endswith(".proj_in.weight")), ())
+    is_linear = len(projection) == 2
+    added = own.get("add_embedding.linear_1.weight")
+    guidance = own.get("time_embedding.cond_proj.weight")
+    return {
+        "in_channels": _shape(own, "conv_in.weight", path)[1],
+        "out_channels": _shape(own, "conv_out.weight", path)[0],
+        "block_out_channels": channels,
+        "layers_per_block": _count(own, r"down_blocks\.0\.resnets\.(\d+)\."),
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        "up_block_types": [
+            "CrossAttnUpBlock2D" if _count(own, rf"up_blocks\.{i}\.attentions\.(\d+)\.") else "UpBlock2D"
+            for i in range(levels)
+        ],
+        "transformer_layers_per_block": [*(max(1, d) for d in depths[:-1]), max(1, depths[-1], mid_depth)],
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if mid_depth else None,
+        "cross_attention_dim": context,
+        "use_linear_projection": is_linear,
+        "attention_head_dim": [max(1, c // _HEAD_DIM) for c in channels] if is_linear else 8,
+        "time_cond_proj_dim": None if guidance is None else guidance[1],
+        "addition_embed_type": None if added is None else "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 0 if added is None else added[1],
+    }
+
+
+# What shapes do not tell: the base's values stand before these.
+_NOT_IN_SHAPES = (
+    "attention_head_dim",
+    "num_attention_heads",
+    "addition_time_embed_dim",
+    "hidden_act",
+    "scaling_factor",
+    "force_upcast",
+    "norm_num_groups",
+)
+# And what of a base's configuration does not describe other weights.
+_SHAPED_ALIKE = ("encoder_hid_dim_type", "_name_or_path")
+
+
+def with_base(inferred: Mapping[str, Any], base: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+    """A configuration by shapes, completed by the base's where that network is as wide."""
+    width = base.get(key)
+    if width is None or (list(width) if isinstance(width, list) else width) != inferred[key]:
+        return dict(inferred)
+    kept = {name: value for name, value in base.items() if name not in _SHAPED_ALIKE}
+    shaped = {n: v for n, v in inferred.items() if n not in _NOT_IN_SHAPES or base.get(n) is None}
+    return kept | shaped
+
+
+def clip_config(shapes: Shapes, path: Path) -> dict[str, Any]:
+    """The fields of CLIP's `config.json` from shapes under transformers' names."""
+    own = {name.removeprefix("text_model."): shape for name, shape in shapes.items()}
+    width = _shape(own, "final_layer_norm.weight", path)[0]
+    return {
+        "vocab_size": _shape(own, "embeddings.token_embedding.weight", path)[0],
+        "hidden_size": width,
+        "intermediate_size": _shape(own, "encoder.layers.0.mlp.fc1.weight", path)[0],
+        "num_hidden_layers": _count(own, r"encoder\.layers\.(\d+)\."),
+        "num_attention_heads": max(1, width // _HEAD_DIM),
+        "max_position_embeddings": _shape(own, "embeddings.position_embedding.weight", path)[0],
+        "hidden_act": "quick_gelu",
+    }
+
+
+def open_clip_config(shapes: Shapes, path: Path) -> dict[str, Any]:
+    """As `clip_config`, from shapes under OpenCLIP's names."""
+    width = _shape(shapes, "ln_final.weight", path)[0]
+    config = {
+        "vocab_size": _shape(shapes, "token_embedding.weight", path)[0],
+        "hidden_size": width,
+        "intermediate_size": _shape(shapes, "transformer.resblocks.0.mlp.c_fc.weight", path)[0],
+        "num_hidden_layers": _count(shapes, r"transformer\.resblocks\.(\d+)\."),
+        "num_attention_heads": max(1, width // _HEAD_DIM),
+        "max_position_embeddings": _shape(shapes, "positional_embedding", path)[0],
+        "hidden_act": "gelu",
+    }
+    if "text_projection" in shapes:
+        config["projection_dim"] = shapes["text_projection"][1]
+    return config
+
+
+def vae_config(shapes: Shapes, path: Path, *, is_xl: bool) -> dict[str, Any]:
+    """The fields of an autoencoder's `config.json` from shapes in latent-diffusion names."""
+    levels = _count(shapes, r"encoder\.down\.(\d+)\.")
+    return {
+        "block_out_channels": [
+            _shape(shapes, f"encoder.down.{i}.block.0.conv1.weight", path)[0] for i in range(levels)
+        ],
+        "layers_per_block": _count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
+        "latent_channels": _shape(shapes, "decoder.conv_in.weight", path)[1],
+        "norm_num_groups": 32,
+        "scaling_factor": 0.13025 if is_xl else 0.18215,
+        "force_upcast": is_xl,
+        "use_quant_conv": "quant_conv.weight" in shapes,
+        "use_post_quant_conv": "post_quant_conv.weight" in shapes,
+    }
+
+
+def _shape(shapes: Shapes, name: str, path: Path) -> tuple[int, ...]:
+    shape = shapes.get(name)
+    if not shape or (name.endswith("weight") and ("conv" in name or "proj" in name) and len(shape) < 2):
+        raise InvalidModelFilesError(
+            f"{path}: tensor {name} is missing or misshapen", hint="download the model again"
+        )
+    return shape
+
+
+def _count(shapes: Iterable[str], pattern: str) -> int:
+    compiled = re.compile(pattern)
+    return 1 + max((int(m[1]) for name in shapes if (m := compiled.match(name))), default=-1)
