@@ -145,7 +145,8 @@ def open_checkpoint(path: Path, base: Path | None = None, *, prefer_half: bool =
 
     Args:
         path: a safetensors file.
-        base: the folder of a model of its family, for what the file lacks.
+        base: the folder of a model of its family, for what the file lacks; None is the file's own folder
+            where that has tokenizers.
         prefer_half: take 16-bit files of the base where there is a choice.
 
     Raises:
@@ -153,6 +154,8 @@ def open_checkpoint(path: Path, base: Path | None = None, *, prefer_half: bool =
         UnsupportedModelError: a family the local engine cannot run, or no model.
         InvalidInputError: a LoRA.
     """
+    if base is None and any((path.parent / name).is_dir() for name in ("tokenizer", "tokenizer_2")):
+        base = path.parent
     tensors, metadata = read_header(path)
     family = family_of_tensors(tensors)
     own = _own_parts(path, tensors, family)

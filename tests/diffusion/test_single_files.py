@@ -224,6 +224,13 @@ def test_missing_parts_are_named(tmp_path):
     assert "base=FOLDER" in caught.value.hint
 
 
+def test_parts_beside_the_file_are_found(folders, tmp_path):
+    path = write_checkpoint(tmp_path / "xl.safetensors", "sdxl")
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(folders["sdxl"] / name, tmp_path / name)
+    assert open_model(path).missing == ()
+
+
 def test_a_base_with_another_vocabulary_is_refused(folders, tmp_path):
     from swiftai_nb.registry.catalog import bundled_folder, find
 
