@@ -31,7 +31,16 @@ from tests.docs.pages import (
 )
 
 PAGES = [README, CONTRIBUTING, *SITE_PAGES]
-TOOLS = {"--strict", "--execute", "--to", "--inplace", "--nbval", "--force-reinstall", "--torch-python"}
+TOOLS = {
+    "--strict",
+    "--execute",
+    "--to",
+    "--inplace",
+    "--nbval",
+    "--nbval-sanitize-with",
+    "--force-reinstall",
+    "--torch-python",
+}
 
 
 def by_name(path: Path) -> str:

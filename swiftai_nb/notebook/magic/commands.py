@@ -197,7 +197,7 @@ def _describe_entry(entry: HistoryEntry) -> str:
     if recipe is not None:
         parts += [
             f"seed {recipe.seed}" if recipe.seed is not None else "",
-            f"{recipe.steps} steps" if recipe.steps else "",
+            ("1 step" if recipe.steps == 1 else f"{recipe.steps} steps") if recipe.steps else "",
         ]
     return ", ".join(part for part in parts if part)
 

@@ -1,4 +1,4 @@
-"""What `%imagine` returns: its pictures in order, how they describe themselves and how they are embedded."""
+"""The result of `%imagine`: a sequence of pictures, its display, and its embedding in a notebook."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ PREVIEW_SIDE = 768
 class Pictures(Sequence["GeneratedImage"]):
     """The pictures of one `%imagine`, a sequence of GeneratedImage.
 
-    With a single picture it also answers for it: `.save`, `.pil`, `.recipe`, `.seed`, `.data`,
-    `.width` and `.height` are that picture's.
+    A sequence of one picture also has that picture's attributes: `save`, `pil`, `recipe`, `seed`, `data`,
+    `width` and `height`.
 
     Args:
         images: in order of their seeds.
-        prompt: what they were made from.
+        prompt: their prompt, for the caption.
         wanted: how many were requested; more than there are when the job was cancelled.
     """
 
@@ -134,12 +134,12 @@ class Pictures(Sequence["GeneratedImage"]):
         return self.only.save(path)
 
     def save_all(self, template: str | os.PathLike[str] = "picture-{n}.png") -> list[Path]:
-        """Writes every picture to the path that `template` gives it.
+        """Writes every picture to a path made from `template`.
 
         Args:
             template: `{n}` (from 1), `{seed}`, `{model}`, `{date}` and `{prompt}` are filled in; a
-                format may follow, as in `{n:03d}`. A template without any gets "-1", "-2", ... added.
-                A folder gets "picture-{n}.png" added.
+                format may follow, as in `{n:03d}`. "-1", "-2", ... is added to a template without
+                any, "picture-{n}.png" to a folder.
 
         Raises:
             InvalidInputError: a field or extension is unknown, or a file cannot be written.
@@ -163,7 +163,7 @@ class Pictures(Sequence["GeneratedImage"]):
         return describe(self.prompt, len(self._images))
 
     def mark_shown(self) -> Pictures:
-        """For the magic: the cell shows it already, so the same cell's value is not shown again."""
+        """For the magic: the cell has shown the pictures, so its value is not displayed again."""
         self._shown_in = _cell_number()
         return self
 
@@ -172,7 +172,7 @@ class Pictures(Sequence["GeneratedImage"]):
         from IPython.display import display
 
         hook = getattr(get_ipython(), "displayhook", None)
-        # Only in the very cell that made it: `x = %imagine ...` shows no value, and `x` later must.
+        # Only in the cell that made it: `x = %imagine ...` shows no value, and `x` later must.
         if self._shown_in is not None and self._shown_in == _cell_number() and _is_active(hook):
             return
         data, metadata = self._repr_mimebundle_()
@@ -241,8 +241,9 @@ class GridPictures(Pictures):
 
 
 def describe_grid(prompt: str, axes: tuple[Axis, ...]) -> str:
-    """Such as "3 x 2 grid of steps and seed: a red fox", or "3 pictures by steps: a red fox"."""
-    text = f": {shorten(prompt)}" if prompt else ""
+    """Such as "3 x 2 grid of steps and seed: a red fox", or "3 pictures by prompt"."""
+    is_one_prompt = all(axis.name != "prompt" for axis in axes)
+    text = f": {shorten(prompt)}" if prompt and is_one_prompt else ""
     if len(axes) == 1:
         return f"{len(axes[0].values)} pictures by {axes[0].name}{text}"
     return f"{len(axes[0].values)} x {len(axes[1].values)} grid of {axes[0].name} and {axes[1].name}{text}"
@@ -324,7 +325,7 @@ def _is_active(hook: Any) -> bool:
 
 
 def describe(prompt: str, count: int) -> str:
-    """Such as "1 picture: a red fox": the text that stands for pictures, before and after they are made."""
+    """The plain text of an output with pictures, such as "1 picture: a red fox"."""
     text = shorten(prompt)
     number = "1 picture" if count == 1 else f"{count} pictures"
     return f"{number}: {text}" if text else number

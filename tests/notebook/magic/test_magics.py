@@ -167,6 +167,7 @@ def test_grid_without_seeds_uses_one_seed_for_all(shell: Any) -> None:
     grid = imagine(shell, '--grid prompt="a cat|a dog"')
     assert len({p.seed for p in grid}) == 1
     assert [p.recipe.prompt for p in grid] == ["a cat", "a dog"]
+    assert repr(grid) == "2 pictures by prompt"
 
 
 def test_grid_goes_on_where_it_failed(shell: Any, fake: FakeGenerator) -> None:
