@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.image_input import to_png_bytes
 
 MIN_SIDE = 16
 MAX_SIDE = 4096
@@ -51,6 +53,8 @@ class ImageGenerationConfig:
         image: an initial image (encoded PNG, JPEG or WebP bytes).
         strength: how much to change the initial image, 0..1.
         mask: where to paint (white) and what to keep (black), encoded; needs `image`.
+        references: pictures that the prompt refers to, for models that change pictures by the prompt: each a
+            GeneratedImage, PIL image, array, path or encoded bytes; kept as encoded bytes.
         loras: LoRAs to apply, in order.
         quantization_bits: 4 or 8: quantize the weights at load time.
         steps_factor: multiplies the model's default steps when `steps` is None; the presets use it.
@@ -71,6 +75,7 @@ class ImageGenerationConfig:
     image: bytes | None = field(default=None, repr=False)
     strength: float | None = None
     mask: bytes | None = field(default=None, repr=False)
+    references: Sequence[Any] = field(default=(), repr=False)
     loras: tuple[LoraReference, ...] = ()
     quantization_bits: int | None = None
     steps_factor: float = 1.0
@@ -87,6 +92,7 @@ class ImageGenerationConfig:
         self._check_float("steps_factor", low=0.01, high=100.0)
         self._check_choice("quantization_bits", (4, 8))
         self._check_choice("preview", ("rgb", "taesd", "off"))
+        object.__setattr__(self, "references", _encoded_pictures(self.references))
         if self.mask is not None and self.image is None:
             raise InvalidInputError("mask without image", hint="pass the picture to paint on as image")
 
@@ -134,6 +140,15 @@ class ImageGenerationConfig:
         if value is not None and value not in choices:
             listed = ", ".join(str(c) for c in choices)
             raise InvalidInputError(f"{name} must be one of {listed} (got {value!r})")
+
+
+def _encoded_pictures(pictures: Sequence[Any]) -> tuple[bytes, ...]:
+    if isinstance(pictures, (str, bytes)) or not isinstance(pictures, Sequence):
+        raise InvalidInputError(
+            f"references must be a list of pictures, not a {type(pictures).__name__}",
+            hint="references=[picture]",
+        )
+    return tuple(one if isinstance(one, bytes) else to_png_bytes(one) for one in pictures)
 
 
 def checked_int(name: str, value: Any, *, low: int, high: int, unit: str = "") -> int:

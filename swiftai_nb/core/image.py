@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.image_input import open_image_file, readable
+from swiftai_nb.core.plugins import Editor
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.recipe_metadata import EXIF_SUB_IFD, EXIF_USER_COMMENT
 
@@ -135,6 +136,29 @@ class GeneratedImage:
                 hint="save to a folder that exists and that you may write to",
             ) from error
         return target
+
+    def edit(self, prompt: str, **options: Any) -> Any:
+        """Changes this picture by words, as `%imagine --with` does: `fox.edit("put a red scarf on it")`.
+
+        It works in a notebook that has loaded the extension, with a model that takes reference pictures.
+
+        Args:
+            prompt: the change.
+            options: those of `%imagine` by their long names (model, steps, seed, count, ...);
+                `also=[picture]` gives further pictures that the prompt refers to.
+
+        Returns:
+            the new `Pictures`.
+
+        Raises:
+            AIError: the extension is not loaded, or see `%imagine`.
+        """
+        if Editor.edit is None:
+            raise InvalidInputError(
+                "edit() works in a notebook, with the extension loaded",
+                hint="%load_ext swiftai_nb; in a program use ImageGenerationConfig(references=[picture])",
+            )
+        return Editor.edit([self], prompt, **options)
 
     def _encoded(self, target: Path) -> bytes:
         file_format = FORMATS.get(target.suffix.lower())

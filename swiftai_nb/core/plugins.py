@@ -1,20 +1,28 @@
-"""Entry points: what installed packages add to this one. Each group is described in docs/add-a-provider.md.
+"""What is added to this package from outside: by the notebook extension, and by entry points.
 
-Nothing is imported before it is needed, and a package that cannot be imported costs only its own addition.
+Entry points are those of installed packages; docs/add-a-provider.md describes each group. Nothing is imported
+before it is needed, and a package that cannot be imported costs only its own addition.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, ClassVar
 
 PROVIDERS = "swiftai_nb.providers"
 MODELS = "swiftai_nb.models"
 COMMANDS = "swiftai_nb.commands"
 _log = logging.getLogger(__name__)
+
+
+class Editor:
+    """Makes the edits of `GeneratedImage.edit`: the notebook extension, while it is loaded; else None."""
+
+    edit: ClassVar[Callable[..., Any] | None] = None
 
 
 def find_plugins(group: str) -> dict[str, EntryPoint]:

@@ -56,6 +56,7 @@ class Recipe:
         strength: for a picture made from an initial image.
         image_sha256: SHA-256 of that initial image.
         mask_sha256: SHA-256 of the mask.
+        references_sha256: SHA-256 of each reference picture, in order.
         loras: LoRAs applied, in order.
         versions: package name -> version, of the packages that took part.
         notes: for the user: a truncated prompt, an unknown word, a cloud seed that may not have
@@ -81,6 +82,7 @@ class Recipe:
     strength: float | None = None
     image_sha256: str | None = None
     mask_sha256: str | None = None
+    references_sha256: tuple[str, ...] = ()
     loras: tuple[LoraReference, ...] = ()
     versions: dict[str, str] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
@@ -144,7 +146,7 @@ class Recipe:
         return _encodable("\n".join(lines))
 
     def to_config(self) -> ImageGenerationConfig:
-        """The settings that make this picture again (an initial image must be given again)."""
+        """The settings that make this picture again (an initial image and references must be given again)."""
         return ImageGenerationConfig(
             width=self.width,
             height=self.height,
@@ -204,7 +206,7 @@ def _checked(name: str, value: Any) -> Any:
     """
     if name == "loras":
         return tuple(_lora(item) for item in _list(name, value))
-    if name == "notes":
+    if name in ("notes", "references_sha256"):
         return tuple(_text(name, item) for item in _list(name, value))
     if name == "versions":
         if not isinstance(value, Mapping):

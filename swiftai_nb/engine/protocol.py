@@ -12,8 +12,8 @@ One frame carries one message:
                   as [name, length] in the order in which the body holds them
     …       …     body: the bytes fields, one after the other
 
-Fields that are None are left out. A reader ignores unknown fields and rejects a frame of another version:
-kernel and engine always come from the same installation.
+Fields that are None are left out; a field of several bytes values has a part for each. A reader ignores
+unknown fields and rejects another version: kernel and engine come from the same installation.
 
 Kernel to engine: Generate, LoadModel, Quantize, Cancel, Unload, AskStatus, Shutdown.
 Engine to kernel: Ready once, then for each command any number of Stage and Step events and exactly one
@@ -79,8 +79,7 @@ class Generate(Message):
         model: the weights.
         prompt: what to draw.
         negative_prompt: what to avoid.
-        width: of the picture.
-        height: of the picture.
+        width, height: of the picture.
         steps: denoising steps.
         guidance_scale: weight of the prompt.
         seed: of the initial noise.
@@ -89,6 +88,7 @@ class Generate(Message):
         strength: 0 to 1, how far the result may differ from `image`.
         image: encoded initial picture.
         mask: encoded picture, white where to paint.
+        references: encoded pictures that the prompt refers to.
         preview: whether steps carry previews.
         preview_decoder: folder of a small decoder for them; None uses the linear map.
         is_staged: drop each network as soon as this picture no longer needs it.
@@ -107,6 +107,7 @@ class Generate(Message):
     strength: float | None = None
     image: bytes | None = field(default=None, repr=False)
     mask: bytes | None = field(default=None, repr=False)
+    references: tuple[bytes, ...] = field(default=(), repr=False)
     preview: bool = True
     preview_decoder: str | None = None
     is_staged: bool = False
@@ -178,8 +179,7 @@ class Step(Message):
     """A denoising step is computed.
 
     Args:
-        index: 0-based.
-        total: steps in all.
+        index, total: 0-based, and the number of all steps.
         elapsed_s: seconds since the command began.
         preview: JPEG, or None.
     """
@@ -202,8 +202,7 @@ class Done(Message):
         dtype: the network computed in.
         notes: what the user should know.
         load_s: seconds reading weights; 0.0 when they were loaded.
-        denoising_s: seconds in the steps.
-        total_s: seconds in all.
+        denoising_s, total_s: seconds in the steps, and in all.
         steps: network steps that ran.
         peak_memory_bytes: largest memory of the arrays during the command.
     """
@@ -291,15 +290,20 @@ def encode(message: Message) -> list[bytes]:
     Raises:
         ProtocolError: it exceeds the limits.
     """
-    values = {f.name: getattr(message, f.name) for f in fields(message)}
-    bodies = {name: value for name, value in values.items() if isinstance(value, bytes)}
+    parts: list[tuple[str, bytes]] = []
     header: dict[str, Any] = {"type": type(message).__name__}
-    header.update({k: v for k, v in values.items() if v is not None and k not in bodies})
-    header["parts"] = [[name, len(value)] for name, value in bodies.items()]
+    for name, value in ((f.name, getattr(message, f.name)) for f in fields(message)):
+        items = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(item, bytes) for item in items):
+            parts += [(name, item) for item in items]
+        elif value is not None:
+            header[name] = value
+    header["parts"] = [[name, len(value)] for name, value in parts]
     data = json.dumps(header, default=_plain, separators=(",", ":")).encode()
-    prefix = _PREFIX.pack(MAGIC, PROTOCOL_VERSION, 0, *_sizes(len(data), sum(map(len, bodies.values()))))
+    body = [value for _, value in parts]
+    prefix = _PREFIX.pack(MAGIC, PROTOCOL_VERSION, 0, *_sizes(len(data), sum(map(len, body))))
     Frame(prefix)
-    return [prefix + data, *bodies.values()]
+    return [prefix + data, *body]
 
 
 def decode(header: bytes | bytearray, body: bytes | bytearray) -> Message:
@@ -312,17 +316,18 @@ def decode(header: bytes | bytearray, body: bytes | bytearray) -> Message:
         data = json.loads(header)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a header that is not JSON ({type(error).__name__})") from None
-    name = data.pop("type", None) if isinstance(data, dict) else None
-    kind = _TYPES.get(name) if isinstance(name, str) else None
+    kind = _TYPES.get(str(data.pop("type", None))) if isinstance(data, dict) else None
     if kind is None:
         raise ProtocolError("a header without a known type")
-    data.update(_split_body(data.pop("parts", []), memoryview(body)))
+    several = {f.name for f in fields(kind) if str(f.type) == "tuple[bytes, ...]"}
+    split = _split_body(data.pop("parts", []), memoryview(body))
+    data.update({part: values if part in several else values[-1] for part, values in split.items()})
     return _build(kind, data)
 
 
-def _sizes(header_bytes: int, body_bytes: int) -> tuple[int, int]:
-    limit = 2**32 - 1  # a size that does not fit the field is rejected by the limits, not wrapped around
-    return min(header_bytes, limit), min(body_bytes, limit)
+def _sizes(*sizes_bytes: int) -> list[int]:
+    # A size that does not fit the field is rejected by the limits, not wrapped around.
+    return [min(size, 2**32 - 1) for size in sizes_bytes]
 
 
 def _plain(value: Any) -> Any:
@@ -331,17 +336,18 @@ def _plain(value: Any) -> Any:
     raise ProtocolError(f"{type(value).__name__} cannot be sent")
 
 
-def _split_body(parts: Any, body: memoryview) -> dict[str, bytes]:
+def _split_body(parts: Any, body: memoryview) -> dict[str, list[bytes]]:
     try:
-        named = {_exactly(str)(name): _exactly(int)(size) for name, size in _exactly(list)(parts)}
+        named = [(_exactly(str)(name), _exactly(int)(size)) for name, size in _exactly(list)(parts)]
     except (TypeError, ValueError):
         raise ProtocolError("parts that are not [name, length] pairs") from None
-    if min(named.values(), default=0) < 0 or sum(named.values()) != len(body):
-        raise ProtocolError(f"parts of {sum(named.values())} bytes in a body of {len(body)}")
-    split, at = {}, 0
-    for name, size in named.items():
-        split[name] = bytes(body[at : at + size])
-        at += size
+    sizes = [size for _, size in named]
+    if min(sizes, default=0) < 0 or sum(sizes) != len(body):
+        raise ProtocolError(f"parts of {sum(sizes)} bytes in a body of {len(body)}")
+    split: dict[str, list[bytes]] = {}
+    for name, size in named:
+        split.setdefault(name, []).append(bytes(body[:size]))
+        body = body[size:]
     return split
 
 
@@ -388,6 +394,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "dict[str, int]": _values(_exactly(int)),
     "dict[str, Any]": _exactly(dict),
     "tuple[str, ...]": _each(_exactly(str)),
+    "tuple[bytes, ...]": _each(_exactly(bytes)),
     "tuple[LoraReference, ...]": _each(lambda value: _build(LoraReference, _exactly(dict)(value))),
     "ModelFiles": lambda value: _build(ModelFiles, _exactly(dict)(value)),
 }

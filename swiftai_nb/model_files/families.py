@@ -17,6 +17,7 @@ from swiftai_nb.core.errors import (
     InvalidModelFilesError,
     UnsupportedModelError,
 )
+from swiftai_nb.model_files.references import ReferenceLimits
 from swiftai_nb.model_files.safetensors_headers import read_header
 
 CHOOSE_SUPPORTED = "use a Stable Diffusion 1.x/2.x, SDXL, FLUX.1, FLUX.2 klein or Z-Image model"
@@ -39,7 +40,7 @@ class Family:
         sensitive_layers: pieces of the names of layers that are not quantized on load: small ones, whose
             errors every token and every step has.
         is_supported: whether the local engine runs it.
-        max_references: how many pictures it can change or take up by the prompt; 0 for text to image alone.
+        references: the pictures that it can change or take up by the prompt; None for text to image alone.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Family:
     guidance_above: float | None = 1.0
     sensitive_layers: tuple[str, ...] = ()
     is_supported: bool = False
-    max_references: int = 0
+    references: ReferenceLimits | None = None
 
     def is_guided(self, guidance_scale: float) -> bool:
         """Whether classifier-free guidance is on: the network sees two images at a time."""
@@ -117,7 +118,7 @@ FLUX_2_KLEIN = Family(
     components=("transformer", "text_encoder", "vae"),
     is_flow=True,
     is_supported=True,
-    max_references=4,
+    references=ReferenceLimits(),
 )
 FLUX_2_DEV = Family("FLUX.2 dev", ("Flux2Pipeline",))  # the same transformer with guidance as an input
 STABLE_DIFFUSION_3 = Family(
@@ -164,6 +165,11 @@ _PART_MARKS: tuple[tuple[str, str], ...] = (
     ("a textual inversion embedding", "emb_params"),
     ("a textual inversion embedding", "clip_g"),
 )
+
+
+def editing_families() -> tuple[str, ...]:
+    """Names of the supported families that take reference pictures."""
+    return tuple(family.name for family in FAMILIES if family.references is not None)
 
 
 def supported_pipeline(class_name: str) -> Family | None:

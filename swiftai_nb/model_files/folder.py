@@ -5,7 +5,7 @@ The kernel plans from it and the engine's pipelines load from it, so that both d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from swiftai_nb.model_files.families import (
     STABLE_DIFFUSION_XL,
     Z_IMAGE,
     Family,
+    editing_families,
     single_file_error,
 )
 from swiftai_nb.model_files.identify import identify_family, is_flux_dev
@@ -99,10 +100,20 @@ class ModelFolder:
         """Whether it was trained by flow matching (FLUX.1, Z-Image)."""
         return self.family.is_flow
 
-    @property
-    def max_references(self) -> int:
-        """How many pictures it can change or take up by the prompt; 0 for none."""
-        return self.family.max_references
+    def check_references(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Refuses reference pictures that the model does not take; sizes are (width, height) in pixels.
+
+        Raises:
+            InvalidInputError: it takes none (names those that do), too many, or one whose size does not fit.
+        """
+        if not sizes:
+            return
+        if self.family.references is None:
+            raise InvalidInputError(
+                f"{self.family.name} makes pictures from text and cannot change given ones by the prompt",
+                hint=f"use {' or '.join(editing_families())}, or start from the picture with --image",
+            )
+        self.family.references.check(sizes)
 
     @cached_property
     def components(self) -> Mapping[str, ComponentFiles]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from swiftai_nb.core.plugins import Editor
 from swiftai_nb.notebook.magic.magics import Imagine
 
 SESSION_MODULE = "swiftai_nb.notebook.session"
@@ -18,6 +20,13 @@ def load(shell: Any) -> None:
     magics = Imagine(shell)
     shell.register_magics(magics)
     Completer(shell).install()
+    Editor.edit = _edit
+
+
+def _edit(pictures: Sequence[Any], prompt: str, **options: Any) -> Any:
+    from swiftai_nb.notebook.magic.edit import edit_pictures
+
+    return edit_pictures(pictures, prompt, **options)
 
 
 def unload(shell: Any) -> None:
@@ -31,6 +40,7 @@ def unload(shell: Any) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         shell.magics_manager.registry.pop(Imagine.__name__, None)
     Completer.remove_from(shell)
+    Editor.edit = None
     session = sys.modules.get(SESSION_MODULE)
     if session is not None:
         session.close_session()

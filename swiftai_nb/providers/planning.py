@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def make_plan(
         preview_decoder: folder of the small decoder that the request asks for.
 
     Raises:
-        InvalidInputError: a size or scheduler that does not fit, strength without image.
+        InvalidInputError: a size, scheduler or reference picture that does not fit, strength without image.
         InvalidModelFilesError: the model's files cannot be read.
         UnsupportedModelError: it is another engine's model.
     """
@@ -123,9 +124,10 @@ def make_plan(
     model = open_model(resolved.folder, prefer_half=device != "cpu")
     defaults = model.defaults_with(info.own_settings)
     native_size = (defaults.width, defaults.height)
+    references = _reference_sizes(request.config, model)
     request = request.with_native_size(native_size)
     config = request.config
-    width, height = _size(config, native_size, model.size_multiple)
+    width, height = _size(config, native_size, model.size_multiple, references=references)
     model.check_size(width, height)
     guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
@@ -157,6 +159,7 @@ def make_plan(
             width=width,
             height=height,
             guided=guidance_scale > 1.0 and not model.is_flow,
+            reference_pixels=sum(across * down for across, down in references),
             bytes_per_weight=4 if device == "cpu" else 2,
             quantization_bits=bits,
         ),
@@ -181,6 +184,7 @@ def make_command(plan: LocalPlan, index: int = 0) -> Generate:
         strength=plan.strength,
         image=None if config.image is None else to_png_bytes(config.image),
         mask=None if config.mask is None else mask_to_png_bytes(config.mask),
+        references=tuple(to_png_bytes(picture) for picture in config.references),
         preview=config.preview != "off",
         preview_decoder=None if plan.preview_decoder is None else str(plan.preview_decoder),
         is_staged=plan.memory_plan_bytes.is_staged,
@@ -220,6 +224,7 @@ def make_recipe(
         strength=plan.strength,
         image_sha256=_sha256(config.image),
         mask_sha256=_sha256(config.mask),
+        references_sha256=tuple(hashlib.sha256(picture).hexdigest() for picture in config.references),
         versions=versions,
         notes=(*plan.notes, *done.notes),
     )
@@ -247,11 +252,27 @@ def _sha256(data: bytes | None) -> str | None:
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _size(config: ImageGenerationConfig, native_size: tuple[int, int], multiple: int) -> tuple[int, int]:
+def _reference_sizes(config: ImageGenerationConfig, model: ModelFolder) -> list[tuple[int, int]]:
+    """(width, height) of each reference picture as the model sees it; refuses those it does not take."""
+    sizes = [to_pil(picture).size for picture in config.references]
+    model.check_references(sizes)
+    limits = model.family.references
+    return [] if limits is None else [limits.fitted(size) for size in sizes]
+
+
+def _size(
+    config: ImageGenerationConfig,
+    native_size: tuple[int, int],
+    multiple: int,
+    *,
+    references: Sequence[tuple[int, int]],
+) -> tuple[int, int]:
     if config.image is not None:
         picture = to_pil(config.image)  # unreadable pictures are refused, whatever the size
         if config.width is None and config.height is None:
             return _fitted(picture.size, native_size, multiple)
+    if references and config.image is None and config.width is None and config.height is None:
+        return references[0]  # an edit keeps the size of the picture it changes
     width = native_size[0] if config.width is None else config.width
     return width, native_size[1] if config.height is None else config.height
 

@@ -10,6 +10,7 @@ import pytest
 
 from swiftai_nb.core.config import MAX_SEED, ImageGenerationConfig, LoraReference
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.image import GeneratedImage
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"width": 0}, "width must be between 16 and 4096 pixels (got 0)"),
@@ -79,3 +80,19 @@ def test_lora_needs_a_source_and_a_finite_scale() -> None:
         LoraReference("")
     with pytest.raises(InvalidInputError):
         LoraReference("a", math.nan)
+
+
+def test_references_are_pictures_of_any_kind_kept_as_bytes(tmp_path):
+    picture = GeneratedImage.from_pixels(np.zeros((8, 8, 3), np.uint8))
+    path = picture.save(tmp_path / "black.png")
+    config = ImageGenerationConfig(references=[picture, picture.pil, path, picture.data])
+    assert all(isinstance(one, bytes) for one in config.references)
+    assert len(set(config.references[:3])) == 1
+    assert config.references[3] == picture.data
+    assert config.replace(steps=4).references == config.references
+
+
+@pytest.mark.parametrize("wrong", [b"bytes", "path.png", 7, [7], ["no such file.png"]])
+def test_references_that_are_no_list_of_pictures_are_refused(wrong):
+    with pytest.raises(InvalidInputError):
+        ImageGenerationConfig(references=wrong)

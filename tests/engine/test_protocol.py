@@ -39,6 +39,8 @@ MODEL = ModelFiles("/models/Kätzchen", "float16", 8, (LoraReference("style.safe
 EXAMPLES = [
     Generate("1", MODEL, 'a "cat"\n😺', "blurry", 512, 768, 20, 7.5, 7, "ddim", 2, 0.8, b"\x89PNG", b""),
     Generate("1", ModelFiles(""), "", preview=False),
+    Generate("1", MODEL, "a scarf", image=b"start", references=(b"one", b"", b"three")),
+    Generate("1", MODEL, "a scarf", references=(b"one",)),
     Cancel("1"),
     Step("1", 3, 20, 1.5, bytes(range(256))),
     Step("1", 3, 20, 2, None),

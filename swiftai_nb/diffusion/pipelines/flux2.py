@@ -45,6 +45,7 @@ from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
 from swiftai_nb.diffusion.weights.tensors import Convert, Tensors, TensorSource, rename
 from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.references import ReferenceLimits
 
 MAX_SEQUENCE_LENGTH = 512
 _LAYERS = (9, 18, 27)  # hidden states of Qwen3 that the transformer reads
@@ -77,6 +78,7 @@ class Flux2Pipeline(DiffusionPipeline):
                 hint="download the model again",
             )
         dtype = mx.bfloat16 if dtype == mx.float16 else dtype
+        self._references_taken = model.family.references
         self.is_distilled = model.is_turbo
         self._scheduler_config = model.scheduler_config if model.scheduler_config else _SCHEDULER_CONFIG
         self._text = Qwen3Stage(model, dtype=dtype, quantization_bits=quantization_bits)
@@ -102,9 +104,9 @@ class Flux2Pipeline(DiffusionPipeline):
         )
 
     @property
-    def takes_references(self) -> bool:
-        """Yes."""
-        return True
+    def references(self) -> ReferenceLimits | None:
+        """The pictures that a prompt can refer to."""
+        return self._references_taken
 
     def encode_prompt(
         self,

@@ -18,6 +18,7 @@ from swiftai_nb.diffusion.pipelines.denoising import (
 )
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage, Pixels
 from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.model_files.references import ReferenceLimits
 from swiftai_nb.model_files.variants import GenerationDefaults
 
 
@@ -59,9 +60,9 @@ class DiffusionPipeline(ABC):
         return self.vae_scale
 
     @property
-    def takes_references(self) -> bool:
-        """Whether it changes given pictures by the prompt (`reference_latents` of `denoise`)."""
-        return False
+    def references(self) -> ReferenceLimits | None:
+        """The pictures it changes by the prompt (`reference_latents` of `denoise`); None if it does not."""
+        return None
 
     @property
     def latent_channels(self) -> int:
@@ -124,13 +125,13 @@ class DiffusionPipeline(ABC):
             guidance_rescale: 0..1, against over-exposure by strong guidance (Lin et al. 2024); without
                 effect where guidance is an input of the network.
             reference_latents: pictures that the prompt refers to, each [1, h, w, C] from `encode_image`, of
-                any sizes; only where `takes_references`.
+                any sizes; only where `references` is not None.
 
         Raises:
             InvalidInputError: values out of range, a sampler that does not fit, or references for a
                 model that takes none; before any work.
         """
-        if reference_latents and not self.takes_references:
+        if reference_latents and self.references is None:
             raise InvalidInputError("this model takes no reference pictures", hint="use FLUX.2 klein")
         request = DenoiseRequest(
             width=self.defaults.width if width is None else width,

@@ -1,8 +1,9 @@
-"""The initial image of image to image and inpainting, and its mask, at the size to be made."""
+"""The pictures a command brings: an initial image and its mask at the size to be made, and references."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.model_files.references import ReferenceLimits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,6 +76,33 @@ def read_init_image(image: bytes, mask: bytes | None, *, width: int, height: int
         shade.resize(picture.size, Image.Resampling.BILINEAR), size, Image.Resampling.BILINEAR
     )
     return InitImage(pixels, np.asarray(fitted, dtype=np.float32) / 255.0, notes)
+
+
+def read_references(pictures: Sequence[bytes], limits: ReferenceLimits) -> list[Pixels]:
+    """Decodes reference pictures and fits each, as diffusers' FLUX.2 pipelines do.
+
+    Args:
+        pictures: encoded.
+        limits: of the model: larger pictures are scaled down, then cropped around their center.
+
+    Returns:
+        [H, W, 3], uint8 for each.
+
+    Raises:
+        InvalidInputError: one of them is not a picture.
+    """
+    from PIL import Image
+
+    result = []
+    for data in pictures:
+        picture = _open(data, "a reference").convert("RGB")
+        scaled = limits.scaled(picture.size)
+        if scaled != picture.size:
+            picture = picture.resize(scaled, Image.Resampling.LANCZOS)
+        width, height = limits.fitted(picture.size)
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        result.append(np.asarray(picture.crop((left, top, left + width, top + height))))
+    return result
 
 
 def _shape_notes(mask: tuple[int, int], image: tuple[int, int]) -> tuple[str, ...]:

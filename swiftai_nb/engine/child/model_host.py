@@ -15,7 +15,7 @@ from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import AIError, GenerationFailedError
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
-from swiftai_nb.engine.child.init_image import InitImage, read_init_image
+from swiftai_nb.engine.child.init_image import InitImage, read_init_image, read_references
 from swiftai_nb.engine.child.run import GenerationRun
 from swiftai_nb.engine.child.serve import Report
 from swiftai_nb.engine.protocol import (
@@ -151,6 +151,10 @@ class ModelHost:
         run: GenerationRun,
     ) -> Any:
         image_latents = None if init_image is None else pipeline.encode_image(init_image.pixels)
+        limits, references = pipeline.references, []
+        if command.references and limits is not None:
+            pictures = read_references(command.references, limits)
+            references = [pipeline.encode_image(pixels) for pixels in pictures]
         if command.is_staged:
             pipeline.release_decoder()  # the steps need the memory; decoding reads it again
         decoder, latents = self._preview_of(command, pipeline), None
@@ -165,6 +169,7 @@ class ModelHost:
             image_latents=image_latents,
             strength=command.strength,
             mask=None if init_image is None else init_image.latent_mask(pipeline.vae_scale),
+            reference_latents=references,
         ):
             latents, denoised = step.latents, step.denoised
             preview = None if decoder is None else lambda decode=decoder, x=denoised: decode(x)[0]

@@ -66,6 +66,7 @@ def plan_memory(
     width: int,
     height: int,
     guided: bool,
+    reference_pixels: int = 0,
     bytes_per_weight: int,
     quantization_bits: int | None = None,
     is_staged: bool = False,
@@ -77,6 +78,7 @@ def plan_memory(
         width: pixels.
         height: pixels.
         guided: whether the network sees two pictures at a time.
+        reference_pixels: of all reference pictures, as the model sees them.
         bytes_per_weight: of the compute dtype.
         quantization_bits: 4, 8 or None.
         is_staged: see `MemoryPlan`.
@@ -91,7 +93,7 @@ def plan_memory(
         )
     pixels, batch = width * height, 2 if guided else 1
     if model.is_flow:
-        denoising = pixels // 256 * _FLOW_BYTES_PER_TOKEN
+        denoising = (pixels + reference_pixels) // 256 * _FLOW_BYTES_PER_TOKEN
     else:
         latents = pixels // model.size_multiple**2
         denoising = latents * batch * model.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight

@@ -203,6 +203,7 @@ def _check_options(request: GenerationRequest) -> None:
         "image": config.image is not None,
         "strength": config.strength is not None,
         "mask": config.mask is not None,
+        "references": bool(config.references),
         "loras": bool(config.loras),
         "clip_skip": config.clip_skip is not None,
         "quantization_bits": config.quantization_bits is not None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.notebook.cell.work import Sheet, SheetWork
-from swiftai_nb.notebook.magic.options import Axis
+from swiftai_nb.notebook.magic.options import BY_NAME, Axis
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.progress import WorkProgress, job_progress
 from swiftai_nb.notebook.session import Session
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 LARGEST_GRID = 400
 CLOUD_CONCURRENCY = 4
-_ATTRIBUTES = {"lora": "loras", "clip-skip": "clip_skip", "quantize": "quantization_bits"}
 
 
 def combinations(arguments: ImagineArguments) -> list[ImagineArguments]:
@@ -50,7 +49,8 @@ def combinations(arguments: ImagineArguments) -> list[ImagineArguments]:
 
 
 def _attribute(axis: Axis) -> str:
-    return _ATTRIBUTES.get(axis.name, axis.name)
+    option = BY_NAME.get(f"--{axis.name}")
+    return axis.name if option is None else option.attribute
 
 
 @dataclass

@@ -37,6 +37,7 @@ class Option:
         is_axis: whether `--grid` can vary it.
         excludes: names of options that cannot be given with it.
         needs: name of an option it makes no sense without, or "".
+        repeats: whether it may be given several times; its field is a tuple.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Option:
     is_axis: bool = False
     excludes: tuple[str, ...] = ()
     needs: str = ""
+    repeats: bool = False
 
     @property
     def takes_value(self) -> bool:
@@ -89,6 +91,9 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                is_axis=True, needs="image"),
         Option("mask", "text", "paint only where this is white: a variable or a path", metavar="VAR|PATH",
                values="pictures", is_axis=True, needs="image"),
+        Option("with", "text", "change this picture by the prompt, or take things from it; may be given "
+               "several times", metavar="VAR|PATH", field="references", values="pictures", is_axis=True,
+               excludes=("widget",), repeats=True),
         Option("from", "text", "the recipe of an earlier picture", metavar="VAR|PATH", field="recipe_from",
                values="pictures"),
         Option("raw", "flag", "leave {braces} in the prompt as they are"),
@@ -107,7 +112,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("scheduler", "word", "sampler: ddim, euler, dpm++2m, ...", metavar="NAME", setting="scheduler",
                values="schedulers", is_axis=True),
         Option("lora", "lora", "apply a LoRA; may be given several times", metavar="SOURCE[:SCALE]",
-               field="loras", setting="loras", is_axis=True),
+               field="loras", setting="loras", is_axis=True, repeats=True),
         Option("clip-skip", "int", "skip this many last layers of the text encoder", metavar="N",
                setting="clip_skip", is_axis=True),
         Option("quantize", "int", "quantize the weights to 4 or 8 bits when loading", metavar="BITS",
@@ -152,6 +157,7 @@ _FOREIGN_NAMES = {
     "guidance": "cfg cfg-scale guidance-scale",
     "size": "height width w ar aspect-ratio resolution",
     "image": "init-image img",
+    "with": "reference references edit ref",
     "negative": "no neg negative-prompt",
     "out": "output variable",
     "scheduler": "sampler",
@@ -348,7 +354,7 @@ def _axis_items(option: Option | None, part: str) -> list[str]:
 
 def _axis_value(option: Option, label: str) -> Any:
     value = option.convert(label)
-    return (value,) if option.kind == "lora" else value
+    return (value,) if option.repeats else value
 
 
 def _listed(text: str) -> list[str]:

@@ -42,6 +42,7 @@ class ImagineArguments:
     image: str | None = None
     strength: float | None = None
     mask: str | None = None
+    references: tuple[str, ...] = ()
     recipe_from: str | None = None
     raw: bool = False
     model: str | None = None
@@ -145,7 +146,7 @@ def _read_line(tokens: list[Token]) -> tuple[list[Token], dict[Option, list[str]
             values[option] = _take_axes(rest, inline)
         else:
             value = _take_value(option, rest) if inline is None else inline
-            earlier = values.get(option, []) if option.kind == "lora" else []
+            earlier = values.get(option, []) if option.repeats else []
             values[option] = [*earlier, value]
     return words, values
 
@@ -226,7 +227,7 @@ def _converted(option: Option, texts: list[str]) -> Any:
         return True
     if option.kind == "axes":
         return tuple(parse_axis(text) for text in texts)
-    if option.kind == "lora":
+    if option.repeats:
         return tuple(option.convert(text) for text in texts)
     return option.convert(texts[-1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from swiftai_nb.notebook.magic.options import Size
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.prompt import find_style
 from swiftai_nb.notebook.session import Session
+
+_ITEM = re.compile(r"([^\W\d]\w*)\[(-?\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,13 @@ def _recipe(arguments: ImagineArguments, variables: Mapping[str, Any]) -> Recipe
 
 
 def _named(text: str, variables: Mapping[str, Any], *, option: str) -> Any:
-    """A variable of that name, else the text as a path."""
+    """A variable of that name, one of its items as in `fox[2]`, else the text as a path."""
+    item = _ITEM.fullmatch(text)
+    if item is not None and item[1] in variables:
+        try:
+            return variables[item[1]][int(item[2])]
+        except (IndexError, KeyError, TypeError):
+            raise InvalidInputError(f"--{option} {text}: {item[1]} has no item {item[2]}") from None
     if not text.isidentifier():
         return text
     if text in variables:
@@ -175,11 +184,17 @@ def _set_values(config: ImageGenerationConfig) -> dict[str, Any]:
 def _size(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults) -> Size | None:
     """None leaves the size to the plan."""
     from_recipe = None if recipe is None or recipe.width is None else Size(recipe.width, recipe.height)
-    return arguments.size or from_recipe or (None if arguments.image is not None else defaults.size)
+    return (
+        arguments.size
+        or from_recipe
+        or (None if arguments.image is not None or arguments.references else defaults.size)
+    )
 
 
-def _pictures(arguments: ImagineArguments, variables: Mapping[str, Any]) -> dict[str, bytes]:
-    return {
+def _pictures(arguments: ImagineArguments, variables: Mapping[str, Any]) -> dict[str, Any]:
+    references = tuple(_png(text, variables, option="with") for text in arguments.references)
+    pictures: dict[str, Any] = {"references": references} if references else {}
+    return pictures | {
         name: _png(getattr(arguments, name), variables, option=name)
         for name in ("image", "mask")
         if getattr(arguments, name) is not None
@@ -189,6 +204,12 @@ def _pictures(arguments: ImagineArguments, variables: Mapping[str, Any]) -> dict
 def _check_start_picture(
     config: ImageGenerationConfig, recipe: Recipe | None, arguments: ImagineArguments
 ) -> None:
+    if recipe is not None and recipe.references_sha256 and not config.references:
+        needed = ", ".join(sha256[:12] for sha256 in recipe.references_sha256)
+        raise InvalidInputError(
+            f"this recipe changes pictures that are not in it (SHA-256 {needed})",
+            hint="give them in this order with --with",
+        )
     if config.strength is None or config.image is not None:
         return
     if recipe is not None and recipe.image_sha256 is not None:
@@ -234,6 +255,9 @@ def _inexactness(recipe: Recipe, config: ImageGenerationConfig, *, session: Sess
         given = getattr(config, name)
         if expected is not None and (given is None or hashlib.sha256(given).hexdigest() != expected):
             reasons.append(f"its --{name} is " + ("missing" if given is None else "another one"))
+    digests = tuple(hashlib.sha256(picture).hexdigest() for picture in config.references)
+    if recipe.references_sha256 and digests != recipe.references_sha256:
+        reasons.append("its --with pictures are others")
     return tuple(f"{INEXACT}: {reason}" for reason in reasons)
 
 

@@ -288,6 +288,8 @@ class Runner:
         return job
 
     def _bind(self, pictures: Pictures) -> None:
+        if self._shell is None:
+            return
         self._shell.user_ns[LAST_RESULT] = pictures
         if self._arguments.out is not None:
             is_one = pictures.wanted == 1 and len(pictures) == 1

@@ -129,6 +129,10 @@ class Pictures(Sequence["GeneratedImage"]):
             )
         return self._images[0]
 
+    def edit(self, prompt: str, **options: Any) -> Any:
+        """Changes the only picture by words, see `GeneratedImage.edit`; of several choose `fox[2].edit`."""
+        return self.only.edit(prompt, **options)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the only picture; `save_all` writes several."""
         return self.only.save(path)

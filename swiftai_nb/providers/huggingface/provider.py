@@ -91,6 +91,11 @@ class HuggingFaceProvider:
             raise InvalidInputError(
                 "the cloud provider cannot start from a picture", hint="use a local model: --engine local"
             )
+        if config.references:
+            raise InvalidInputError(
+                "the cloud provider takes no reference pictures",
+                hint="use a local model: --engine local --model flux.2-klein",
+            )
         token = find_token(self._token)
         if token is None and self.base_url is None:
             raise AuthenticationError("no Hugging Face token", hint=token_help())
