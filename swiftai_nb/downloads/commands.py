@@ -201,9 +201,9 @@ class ModelCommands:
         return Text("\n".join([*lines, f"{total:>9}  total; clean --delete frees it"]))
 
     def add(self, chosen: Any) -> Text:
-        """Registers a user's folder or repository."""
+        """Registers a user's folder, single file or repository."""
         variant = None if chosen.variant is None else parse_variant(chosen.variant)
-        if Path(chosen.source).expanduser().is_dir():
+        if Path(chosen.source).expanduser().exists():
             info = self.registry.add_folder(chosen.source, id=chosen.id, variant=variant)
             return Text(f"{info.id} is registered ({info.variant.display_name}, {info.local_folder})")
         if variant is None:

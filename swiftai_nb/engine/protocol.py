@@ -61,7 +61,7 @@ class ModelFiles:
         dtype: "float32", "float16", "bfloat16"; None is the device's best.
         quantization_bits: 4, 8 or None.
         loras: files or folders on this disk, and how strongly.
-        more_folders: folders of parts that several models share, such as text encoders.
+        more_folders: of parts that several models share, or of what a model in one file lacks.
     """
 
     folder: str

@@ -121,7 +121,7 @@ def make_plan(
             f"{info.id} runs on the engine {info.engine}, not on the local one",
             hint=f"--engine {info.engine}",
         )
-    model = open_model(resolved.folder, prefer_half=device != "cpu")
+    model = open_model(resolved.folder, base=resolved.base, prefer_half=device != "cpu")
     defaults = model.defaults_with(info.own_settings)
     native_size = (defaults.width, defaults.height)
     references = _reference_sizes(request.config, model)

@@ -55,6 +55,11 @@ def quantize_model(
         raise InvalidInputError(
             f"{quantized.id} exists already", hint=f"delete {quantized.id} first, or give another --id"
         )
+    if resolved.folder.is_file():
+        raise InvalidInputError(
+            f"{resolved.folder.name} is a single file; only model folders can be quantized and kept",
+            hint=f"quantization_bits={bits} quantizes it whenever it is loaded",
+        )
     _check_room(resolved.folder, registry, bits)
     say(f"quantizing {resolved.info.id} to {bits} bits")
     save_quantized(resolved.folder, target, bits=bits, on_network=lambda network: say(f"  {network}"))

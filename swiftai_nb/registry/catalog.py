@@ -107,6 +107,34 @@ def _taesd(
     )
 
 
+def _part(
+    info: DiffusionModelInfo, *, suffix: str, what: str, files: tuple[ModelFile, ...]
+) -> DiffusionModelInfo:
+    """Some files of a model, for checkpoints in one file, which lack them."""
+    return replace(
+        info,
+        id=f"{info.variant.value.removesuffix('-turbo')}-{suffix}",
+        name=f"{info.name}: {what}",
+        description=f"The {what} of {info.name}, for models in a single file",
+        files=files,
+        size_bytes=sum(file.size_bytes or 0 for file in files),
+        min_memory_bytes=GB,
+        aliases=(),
+        preview_decoder=None,
+        kind="part",
+    )
+
+
+def _tokenizer_part(info: DiffusionModelInfo, *folders: str) -> DiffusionModelInfo:
+    files = (
+        replace(file, size_bytes=_TOKENIZER_BYTES.get(file.path.rpartition("/")[2]))
+        for file in info.files
+        if file.path.partition("/")[0] in folders
+    )
+    return _part(info, suffix="tokenizer", what="tokenizer", files=tuple(files))
+
+
+_TOKENIZER_BYTES = {"vocab.json": 1_060_000, "merges.txt": 525_000}
 _SD_15 = DiffusionModelInfo(
     id="sd-1.5",
     name="Stable Diffusion 1.5",
@@ -125,7 +153,7 @@ _SD_15 = DiffusionModelInfo(
     unconfirmed=_NOT_LIVE,
 )
 
-CATALOG: tuple[DiffusionModelInfo, ...] = (
+_MODELS: tuple[DiffusionModelInfo, ...] = (
     DiffusionModelInfo(
         id="emoji-mini",
         name="Emoji mini",
@@ -227,6 +255,23 @@ CATALOG: tuple[DiffusionModelInfo, ...] = (
     _taesd(name="taesdxl", variant=DiffusionVariant.SDXL, family="SDXL"),
     _taesd(name="taef1", variant=DiffusionVariant.FLUX, family="FLUX.1", size_bytes=9_850_000),
 )
+
+
+def _parts() -> tuple[DiffusionModelInfo, ...]:
+    """What single files lack, by itself: tokenizers, and for transformers alone the other networks."""
+    models = {info.id: info for info in _MODELS}
+    flux = models["flux-schnell-4bit"]
+    others = tuple(file for file in flux.files if not file.path.startswith("transformer/"))
+    return (
+        _tokenizer_part(models["sd-1.5"], "tokenizer"),
+        _tokenizer_part(models["sd-turbo"], "tokenizer"),
+        _tokenizer_part(models["sdxl-turbo"], "tokenizer", "tokenizer_2"),
+        _tokenizer_part(flux, "tokenizer", "tokenizer_2"),
+        _part(flux, suffix="text-encoders", what="text encoders and autoencoder", files=others),
+    )
+
+
+CATALOG: tuple[DiffusionModelInfo, ...] = (*_MODELS, *_parts())
 
 
 def catalog() -> tuple[DiffusionModelInfo, ...]:

@@ -50,11 +50,11 @@ def folder_info(
     id: str | None = None,  # noqa: A002
     variant: DiffusionVariant | None = None,
 ) -> DiffusionModelInfo:
-    """An entry for a model folder, with its own defaults.
+    """An entry for a model folder or single file, with its own defaults.
 
     Args:
         folder: the model.
-        id: None is the folder's name.
+        id: None is the folder's or file's name.
         variant: its family; None reads it from the folder's files.
 
     Raises:
@@ -62,11 +62,13 @@ def folder_info(
         InvalidModelFilesError, UnsupportedModelError: not a folder of a supported layout.
     """
     folder = folder.expanduser().resolve()
-    if not folder.is_dir():
+    if not folder.exists():
         raise ModelNotFoundError(
             f"there is no folder {folder}", hint="give the folder that holds unet/ and vae/"
         )
-    family = detect_plugin_variant(folder) if variant is None else variant
+    is_file = folder.is_file()
+    variant = None if is_file else variant  # the tensors of a file decide
+    family = detect_plugin_variant(folder) if variant is None and not is_file else variant
     if family is None:
         opened = open_model(folder)
         family, defaults = opened.variant, opened.defaults
@@ -76,8 +78,8 @@ def folder_info(
         id=folder.name if id is None else id,
         name=folder.name,
         variant=family,
-        description=f"Your folder ({family.display_name})",
-        size_bytes=folder_bytes(folder),
+        description=f"Your {'file' if is_file else 'folder'} ({family.display_name})",
+        size_bytes=folder.stat().st_size if is_file else folder_bytes(folder),
         default_steps=defaults.steps,
         default_guidance_scale=defaults.guidance_scale,
         default_width=defaults.width,

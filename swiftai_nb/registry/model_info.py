@@ -301,7 +301,7 @@ class ResolvedModel:
         folder: where its files are.
         revision: the commit, where known.
         note: a sentence for the user when the name was an alias; None otherwise.
-        more_folders: of the parts it requires.
+        more_folders: of the parts it requires; of a model in one file, the one with what it lacks.
     """
 
     info: DiffusionModelInfo
@@ -309,3 +309,8 @@ class ResolvedModel:
     revision: str | None = None
     note: str | None = None
     more_folders: tuple[Path, ...] = ()
+
+    @property
+    def base(self) -> Path | None:
+        """Of a model in one file, the folder with what the file lacks."""
+        return self.more_folders[0] if self.more_folders and self.folder.is_file() else None

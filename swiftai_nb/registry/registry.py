@@ -16,10 +16,10 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.core.format import format_bytes, format_duration
 from swiftai_nb.model_files.families import MODEL_FILE_SUFFIXES
-from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import bundled_folder, bundled_names, catalog, find
 from swiftai_nb.registry.entries import folder_info, is_repository_id, repository_info
+from swiftai_nb.registry.file_parts import find_base
 from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, find_on_disk, hub_cache_dir
 from swiftai_nb.registry.model_info import (
     DiffusionModelInfo,
@@ -133,8 +133,15 @@ class DiffusionModelRegistry:
     @property
     def all_downloaded_models(self) -> list[DownloadedDiffusionModel]:
         """All complete models, newest first; without the bundled ones."""
-        found = [self.downloaded_model(info.id) for info in self.available_models if not info.bundled]
-        return sorted((m for m in found if m is not None), key=lambda m: m.downloaded_at, reverse=True)
+        infos = [info for info in self.available_models if not info.bundled]
+        found = {info.id: self.downloaded_model(info.id) for info in infos}
+        parts = {info.id for info in infos if info.kind == "part"}
+        # Parts are files of a model: beside the whole model they are nothing of their own.
+        whole = {m.local_path for name, m in found.items() if m is not None and name not in parts}
+        listed = [
+            m for m in found.values() if m is not None and (m.id not in parts or m.local_path not in whole)
+        ]
+        return sorted(listed, key=lambda m: m.downloaded_at, reverse=True)
 
     @property
     def total_downloaded_size(self) -> int:
@@ -172,14 +179,16 @@ class DiffusionModelRegistry:
         id: str | None = None,  # noqa: A002
         variant: DiffusionVariant | None = None,
     ) -> DiffusionModelInfo:
-        """Registers a model folder; its family is read from its own files.
+        """Registers a model folder or single file; its family is read from its own files.
 
         Raises:
             ModelNotFoundError: no such folder.
             InvalidModelFilesError, UnsupportedModelError: not a folder of a supported layout.
             InvalidInputError: the id is that of a built-in model.
         """
-        return self.add_custom(folder_info(Path(folder), id=id, variant=variant))
+        path = Path(folder).expanduser()
+        name = path.stem if id is None and path.is_file() else id
+        return self.add_custom(folder_info(path, id=name, variant=variant))
 
     def add_repository(
         self,
@@ -238,13 +247,14 @@ class DiffusionModelRegistry:
         """A model that can be loaded now.
 
         Args:
-            model: catalog id, alias, a user entry's id or repository, or the path of a model folder; None
-                is the user's default model when that is installed, else the bundled one.
+            model: catalog id, alias, a user entry's id or repository, or the path of a model folder or
+                single file; None is the user's default model when that is installed, else the bundled one.
 
         Raises:
-            ModelNotFoundError: the name is unknown, and it is no folder.
-            ModelNotDownloadedError: known but not installed; says its size and how to download it.
-            InvalidModelFilesError, UnsupportedModelError: a folder of another kind, or a single file.
+            ModelNotFoundError: the name is unknown, and there is no such folder or file.
+            ModelNotDownloadedError: known but not installed, or a file whose missing parts no installed model
+                has; says the size and how to download it.
+            InvalidModelFilesError, UnsupportedModelError: a folder or file of another kind.
         """
         if model is None:
             model = self._installed_default()
@@ -252,12 +262,11 @@ class DiffusionModelRegistry:
             info = self.find(model)
         except ModelNotFoundError:
             folder = Path(model).expanduser()
-            if folder.is_file() and folder.suffix.lower() in MODEL_FILE_SUFFIXES:
-                open_model(folder)  # raises an error that names what the file is
-            if not folder.is_dir():
+            is_file = folder.is_file() and folder.suffix.lower() in MODEL_FILE_SUFFIXES
+            if not is_file and not folder.is_dir():
                 raise
             known = self._known_at(folder.resolve())
-            return ResolvedModel(folder_info(folder), folder.resolve()) if known is None else known
+            return self._resolve_entry(folder_info(folder), asked=str(folder)) if known is None else known
         if info.kind != "model":
             kinds = {
                 "part": "is a part of other models",
@@ -292,10 +301,14 @@ class DiffusionModelRegistry:
             raise _not_installed(
                 info, found, self.estimated_time(info, found), parts=self.missing_parts(info)
             )
-        is_alias = asked.strip().casefold() not in (info.id.casefold(), str(info.repository).casefold())
+        own_names = (info.id, str(info.repository), str(info.local_folder))
+        is_path = info.local_folder is not None and Path(asked).expanduser().exists()
+        is_alias = not is_path and asked.strip().casefold() not in {name.casefold() for name in own_names}
         source = info.id if found.repository is None else f"{info.id} ({found.repository})"
         note = f"{asked} is an alias of {source}" if is_alias else None
         parts = tuple(self._resolve_entry(part, asked=part.id).folder for part in self._parts_of(info))
+        if found.folder.is_file():
+            parts += find_base(self, found.folder)
         return ResolvedModel(info, found.folder, found.revision, note, parts)
 
     def missing_parts(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
@@ -319,7 +332,7 @@ class DiffusionModelRegistry:
         """As `on_disk`, for an entry at hand, registered or not; without its parts a model is partial."""
         if info.bundled or info.local_folder is not None:
             folder = bundled_folder(info) if info.local_folder is None else Path(info.local_folder)
-            if not folder.is_dir():
+            if not folder.exists():
                 return ModelOnDisk(DiskState.ABSENT)
             size_bytes = sum(f.stat().st_size for f in _files_of(info, folder))
             return ModelOnDisk(DiskState.COMPLETE, folder, size_bytes=size_bytes)
@@ -339,7 +352,7 @@ def _builtin_owner(name: str) -> DiffusionModelInfo | None:
 def _files_of(info: DiffusionModelInfo, folder: Path) -> list[Path]:
     if info.files:
         return [folder / f.path for f in info.files if (folder / f.path).is_file()]
-    return [p for p in folder.rglob("*") if p.is_file()]
+    return [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.is_file()]
 
 
 def _downloaded(info: DiffusionModelInfo, found: ModelOnDisk) -> DownloadedDiffusionModel:

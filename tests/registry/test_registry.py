@@ -298,7 +298,7 @@ def test_cache_folder_is_where_huggingface_hub_looks(monkeypatch, settings):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("model.safetensors", "Stable Diffusion XL checkpoint in a single file"),
+        ("model.safetensors", "has no whole UNet"),
         ("model.ckpt", "pickle"),
         ("model.gguf", "GGUF"),
     ],

@@ -233,8 +233,10 @@ class LoadedModel:
         self._base = replace(files, loras=())
         self._fingerprint = fingerprint(Path(files.folder))
         self._loras: dict[tuple[str, Any, float], Any] = {}
+        is_file = bool(files.more_folders) and Path(files.folder).is_file()
+        base = {"base": files.more_folders[0]} if is_file else {}
         self.pipeline: DiffusionPipeline = load_pipeline(
-            files.folder, dtype=files.dtype, quantization_bits=files.quantization_bits
+            files.folder, dtype=files.dtype, quantization_bits=files.quantization_bits, **base
         )
 
     @property

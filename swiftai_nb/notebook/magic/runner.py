@@ -147,6 +147,7 @@ class Runner:
 
         A LoRA that only a picture's recipe names is not fetched unasked: pictures come from anywhere.
         """
+        from swiftai_nb.registry.file_parts import download_name
         from swiftai_nb.registry.loras import missing_loras
 
         registry, downloader = self._session.registry, self._session.downloader
@@ -158,7 +159,7 @@ class Runner:
             except ModelNotDownloadedError:
                 if not self._arguments.download or model is None:
                     return []
-                downloads += downloader.start_missing(model)
+                downloads += downloader.start_missing(download_name(registry, model))
         loras = [lora for request in local if request.engine == "mlx" for lora in request.config.loras]
         sources = missing_loras(registry, loras)
         arguments = self._arguments
