@@ -1,8 +1,8 @@
 """Where the networks of a model are in its folder, and in whose tensor names they are stored.
 
-Models with a UNet have one subfolder for each network. FLUX.1 and Z-Image are published in several layouts,
-and one folder may mix them: each part is looked for in its own subfolders, then in single files at the top,
-which are told apart by their tensor names. FLUX.1:
+Models with a UNet have one subfolder for each network. FLUX.1, FLUX.2 klein and Z-Image are published in
+several layouts, and one folder may mix them: each part is looked for in its own subfolders, then in single
+files at the top, which are told apart by their tensor names. FLUX.1:
 
 =============== ============================== =======================================================
 part            subfolders                     single files at the top
@@ -14,6 +14,17 @@ text_encoder_2  text_encoder_2, t5             T5 (`t5xxl_fp16.safetensors`)
 vae             vae                            `ae.safetensors`
 tokenizer       tokenizer, tokenizer_l, clip_l
 tokenizer_2     tokenizer_2, t5
+=============== ============================== =======================================================
+
+FLUX.2 klein:
+
+=============== ============================== =======================================================
+part            subfolders                     single files at the top
+=============== ============================== =======================================================
+transformer     transformer                    BFL (`flux-2-klein-4b.safetensors`)
+text_encoder    text_encoder                   Qwen3 (`qwen_3_4b.safetensors`)
+vae             vae                            `flux2-vae.safetensors`
+tokenizer       tokenizer
 =============== ============================== =======================================================
 
 Z-Image; one ComfyUI file may hold several parts:
@@ -38,6 +49,7 @@ from typing import Any
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.model_files.families import (
     FLUX_1,
+    FLUX_2_KLEIN,
     MODEL_FILE_SUFFIXES,
     Z_IMAGE,
     Family,
@@ -96,6 +108,32 @@ PARTS: Mapping[str, Mapping[str, Part]] = {
         "vae": Part(("vae",), _VAE_LAYOUTS),
         "tokenizer": Part(("tokenizer", "tokenizer_l", "clip_l"), files=("vocab.json", "tokenizer.json")),
         "tokenizer_2": Part(("tokenizer_2", "t5"), files=("tokenizer.json", "spiece.model")),
+    },
+    FLUX_2_KLEIN.name: {
+        "transformer": Part(
+            ("transformer",),
+            (
+                ("mflux", "time_guidance_embed.linear_1."),
+                ("diffusers", "time_guidance_embed.timestep_embedder."),
+                ("BFL", "double_stream_modulation_img.lin."),
+            ),
+            may_have_prefix=True,
+        ),
+        "text_encoder": Part(
+            ("text_encoder",),
+            (("transformers or mflux", "layers.0.self_attn.q_norm."),),
+            may_have_prefix=True,
+        ),
+        "vae": Part(
+            ("vae",),
+            (
+                ("mflux", "decoder.mid_block.attentions.0.to_out.weight"),
+                ("BFL", "decoder.mid.block_1."),
+                ("diffusers", "decoder.mid_block."),
+            ),
+            may_have_prefix=True,
+        ),
+        "tokenizer": Part(("tokenizer",), files=("tokenizer.json", "vocab.json")),
     },
     Z_IMAGE.name: {
         "transformer": Part(

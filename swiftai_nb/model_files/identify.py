@@ -40,7 +40,7 @@ def identify_family(configs: FolderConfigs) -> Family:
     family = _identify(configs)
     if family is FLUX_1:
         _refuse_flux_editor(configs, _flux_tensors(configs.folder))
-    if family is FLUX_2_KLEIN and configs.transformer.get("guidance_embeds"):
+    if family is FLUX_2_KLEIN and _is_flux_2_dev(configs):
         refuse_unsupported(FLUX_2_DEV, configs.folder)
     if family is Z_IMAGE and configs.transformer.get("siglip_feat_dim") is not None:
         raise UnsupportedModelError(
@@ -78,8 +78,9 @@ def _identify(configs: FolderConfigs) -> Family:
     for known in (family, labelled):
         if known is not None and known in (FLUX_1, FLUX_2_KLEIN, Z_IMAGE):
             return known
-    if holds_transformer(folder, Z_IMAGE):
-        return Z_IMAGE
+    for family in (FLUX_2_KLEIN, Z_IMAGE):
+        if holds_transformer(folder, family):
+            return family
     if find_part(folder, FLUX_1, "transformer") is not None:
         return FLUX_1
     if "unet" in configs.index or labelled is not None:
@@ -92,6 +93,15 @@ def _identify(configs: FolderConfigs) -> Family:
         "safetensors weights",
         hint="give the folder that holds unet/ (or transformer/), text_encoder/ and vae/",
     )
+
+
+def _is_flux_2_dev(configs: FolderConfigs) -> bool:
+    """Whether a FLUX.2 model takes the guidance scale as an input."""
+    if "guidance_embeds" in configs.transformer:
+        return bool(configs.transformer["guidance_embeds"])
+    files = find_part(configs.folder, FLUX_2_KLEIN, "transformer")
+    names = () if files is None else files.tensors()
+    return any("guidance_in." in name or "guidance_embedder." in name for name in names)
 
 
 def _flux_tensors(folder: Path) -> Mapping[str, StoredTensor]:

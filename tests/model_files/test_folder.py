@@ -235,7 +235,8 @@ def test_flux_2_klein_and_its_base_have_defaults_of_their_own(tmp_path, index, s
     if index is not None:
         write_json(tmp_path / "model_index.json", {"_class_name": "Flux2KleinPipeline", **index})
     write_json(tmp_path / "transformer" / "config.json", {"_class_name": "Flux2Transformer2DModel"})
-    write_weights(tmp_path / "transformer" / "model.safetensors", x=(4, 4))
+    name = "time_guidance_embed.timestep_embedder.linear_1.weight"
+    write_weights(tmp_path / "transformer" / "model.safetensors", **{name: (4, 4)})
     model = open_model(tmp_path)
     assert model.variant is DiffusionVariant.FLUX_2_KLEIN
     assert (model.defaults.steps, model.defaults.guidance_scale) == (steps, guidance)

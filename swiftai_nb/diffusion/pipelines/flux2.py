@@ -2,23 +2,19 @@
 
 It makes pictures from text and changes given ones: the latents of reference pictures are further tokens of
 the transformer. Latents are normalized patches, [B, H/16, W/16, 128]: `vae_scale` is 16, `latent_channels`
-is 128.
-In 16-bit precision it computes in bfloat16: Qwen3 overflows float16.
+is 128. In 16-bit precision it computes in bfloat16: Qwen3 overflows float16.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.diffusion.models.flux2_transformer import Flux2Config, Flux2Transformer, make_rotary
-from swiftai_nb.diffusion.models.qwen3 import Qwen3Config, Qwen3Encoder
 from swiftai_nb.diffusion.models.vae import VAEConfig
 from swiftai_nb.diffusion.pipelines.denoising import (
     FLOW_SAMPLER,
@@ -34,35 +30,33 @@ from swiftai_nb.diffusion.pipelines.denoising import (
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.pipelines.text_stage import (
-    _truncation_note,
+    Qwen3Stage,
     negative_prompt_list,
     prompt_list,
     unused_negative_notes,
 )
 from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
-from swiftai_nb.diffusion.tokenizers.qwen_tokenizer import QwenTokenizer
 from swiftai_nb.diffusion.weights.component import Component
-from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
-from swiftai_nb.diffusion.weights.tensors import Convert, Tensors, TensorSource, rename
+from swiftai_nb.diffusion.weights.layouts import (
+    FLUX2_SCHEDULER,
+    component_config,
+    flux2_config_from_tensors,
+    flux2_vae_config_from_tensors,
+    qwen3_config_from_tensors,
+    tensor_source,
+)
 from swiftai_nb.model_files.folder import ModelFolder
 from swiftai_nb.model_files.references import ReferenceLimits
 
 MAX_SEQUENCE_LENGTH = 512
 _LAYERS = (9, 18, 27)  # hidden states of Qwen3 that the transformer reads
-# The published scheduler_config.json, for layouts without one.
-_SCHEDULER_CONFIG: Mapping[str, Any] = {
-    "_class_name": "FlowMatchEulerDiscreteScheduler",
-    "num_train_timesteps": 1000,
-    "shift": 3.0,
-    "use_dynamic_shifting": True,
-}
 
 
 class Flux2Pipeline(DiffusionPipeline):
     """See `DiffusionPipeline`.
 
     Args:
-        model: its folder.
+        model: its folder, in any layout.
         dtype: compute dtype; float16 becomes bfloat16.
         quantization_bits: 4, 8 or None; layers that are quantized already stay as they are.
 
@@ -72,29 +66,32 @@ class Flux2Pipeline(DiffusionPipeline):
     """
 
     def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
-        if model.missing:
-            raise InvalidModelFilesError(
-                f"{model.folder} lacks parts of a FLUX.2 klein model: {', '.join(model.missing)}",
-                hint="download the model again",
-            )
+        model.check_complete()
         dtype = mx.bfloat16 if dtype == mx.float16 else dtype
         self._references_taken = model.family.references
         self.is_distilled = model.is_turbo
-        self._scheduler_config = model.scheduler_config if model.scheduler_config else _SCHEDULER_CONFIG
-        self._text = Qwen3Stage(model, dtype=dtype, quantization_bits=quantization_bits)
-        vae = VAEConfig.from_dict(component_config(model, "vae"))
-        self.config = config = Flux2Config.from_dict(component_config(model, "transformer"))
-        _check_widths(config, vae, text_width=self._text.width)
+        self._scheduler_config = model.scheduler_config if model.scheduler_config else FLUX2_SCHEDULER
+        text = tensor_source(model, "text_encoder", "qwen3")
+        qwen3 = component_config(model, "text_encoder", text, qwen3_config_from_tensors)
+        layers = text_layers(int(qwen3.get("num_hidden_layers", 0)))
+        self._text = Qwen3Stage(model, layers=layers, dtype=dtype, quantization_bits=quantization_bits)
+        image = tensor_source(model, "vae", "flux2 vae")
+        vae = VAEConfig.from_dict(component_config(model, "vae", image, flux2_vae_config_from_tensors))
+        source = tensor_source(model, "transformer", "flux2")
+        self.config = config = Flux2Config.from_dict(
+            component_config(model, "transformer", source, flux2_config_from_tensors)
+        )
+        _check_widths(config, vae, text_width=len(layers) * int(qwen3.get("hidden_size", 0)))
         super().__init__(
             text_encoders=(self._text.component,),
             denoiser=Component(
-                tensor_source(model, "transformer", "flux2"),
+                source,
                 lambda: Flux2Transformer(config),
                 dtype=dtype,
                 quantization_bits=quantization_bits,
             ),
             image=ImageStage(
-                tensor_source(model, "vae", "vae"),
+                image,
                 vae,
                 dtype=dtype,
                 folder=model.folder,
@@ -137,24 +134,29 @@ class Flux2Pipeline(DiffusionPipeline):
                 f"clip_skip is {clip_skip}, but FLUX.2 has no CLIP", hint="leave clip_skip out"
             )
         prompts = prompt_list(prompt, "prompt")
-        notes = self._text.truncation_notes(prompts, "prompt", length=length)
+        notes = self._text.truncation_notes(prompts, "prompt", max_length=length)
         is_guided = guidance_scale > 1 and not self.is_distilled
         negative = None
         if is_guided:
             negatives = negative_prompt_list(negative_prompt, len(prompts))
-            notes += self._text.truncation_notes(negatives, "negative prompt", length=length)
-            negative = self._text.encode(negatives, length)
+            notes += self._text.truncation_notes(negatives, "negative prompt", max_length=length)
+            negative = self._encode(negatives, length)
         else:
             notes += unused_negative_notes(negative_prompt, takes_one=not self.is_distilled)
             if guidance_scale > 1:
                 notes += ("this model is distilled to run without guidance; guidance_scale was left out",)
         conditioning = Conditioning(
-            prompt_embeds=self._text.encode(prompts, length),
+            prompt_embeds=self._encode(prompts, length),
             negative_prompt_embeds=negative,
             guidance_scale=guidance_scale if is_guided else 1.0,
             notes=notes,
         )
         return conditioning.evaluated()
+
+    def _encode(self, prompts: Sequence[str], length: int) -> mx.array:
+        """[B] prompts -> [B, length, 3 D]; real tokens do not attend the padding."""
+        tokens = self._text.tokenizer(prompts, max_length=length, thinking=False, pad_to=length)
+        return mx.concatenate(self._text.encode(tokens), axis=-1)
 
     def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
         request = flow_request(request)
@@ -223,65 +225,12 @@ class Flux2Pipeline(DiffusionPipeline):
         return predict
 
 
-class Qwen3Stage:
-    """Qwen3 and its tokenizer: the states of three layers of a prompt, joined.
+def text_layers(count: int) -> tuple[int, ...]:
+    """The hidden states that the transformer reads of a Qwen3 with `count` layers.
 
-    The layers above the last one that is read are not loaded.
-
-    Args:
-        model: its folder.
-        dtype: compute dtype.
-        quantization_bits: of the encoder's linear maps, or None.
+    Published encoders have 36 layers; for smaller ones, in tests, the same fractions.
     """
-
-    def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
-        config = component_config(model, "text_encoder")
-        count = int(config.get("num_hidden_layers", 0))
-        # Published encoders have 36 layers; for smaller ones the same fractions.
-        self.layers = _LAYERS if count >= _LAYERS[-1] else tuple(count * n // 4 for n in (1, 2, 3))
-        self.config = qwen3 = Qwen3Config.from_dict(config, used_layers=self.layers[-1])
-        self.tokenizer = QwenTokenizer.from_folder(model.tokenizers["tokenizer"])
-        files = model.components["text_encoder"]
-        source = TensorSource("text_encoder", files.paths, qwen3_tensors(self.layers[-1]))
-        self.component = Component(
-            source, lambda: Qwen3Encoder(qwen3), dtype=dtype, quantization_bits=quantization_bits
-        )
-
-    @property
-    def width(self) -> int:
-        """Features per token of the joined states."""
-        return len(self.layers) * self.config.hidden_size
-
-    def encode(self, prompts: Sequence[str], length: int) -> mx.array:
-        """[B] prompts -> [B, length, width]; padding is not attended by real tokens."""
-        tokens = self.tokenizer(prompts, max_length=length, thinking=False, pad_to=length)
-        states = self.component.network(mx.array(tokens.ids), layers=self.layers, attention_mask=tokens.mask)
-        return mx.concatenate(states, axis=-1)
-
-    def truncation_notes(self, prompts: Sequence[str], label: str, *, length: int) -> tuple[str, ...]:
-        """One line for each prompt whose end was cut off."""
-        tokenizer, limit = self.tokenizer, self.tokenizer.prompt_limit(length)
-        cut = ((prompt, tokenizer.cut_text(prompt, max_length=length)) for prompt in prompts)
-        return tuple(
-            _truncation_note(label, text, limit=limit, count=tokenizer.token_count(prompt))
-            for prompt, text in cut
-            if text
-        )
-
-
-def qwen3_tensors(used_layers: int) -> Convert:
-    """The conversion of Qwen3's files: its first layers, without the rest and the language-model head."""
-
-    def convert(tensors: Mapping[str, mx.array]) -> Tensors:
-        renamed = rename(tensors, ((r"^lm_head\.", None), (r"^model\.", ""), (r"^norm\.", None)))
-        return {name: value for name, value in renamed.items() if _layer(name) < used_layers}
-
-    return convert
-
-
-def _layer(name: str) -> int:
-    match = re.match(r"layers\.(\d+)\.", name)
-    return -1 if match is None else int(match[1])
+    return _LAYERS if count >= _LAYERS[-1] else tuple(count * n // 4 for n in (1, 2, 3))
 
 
 def empirical_mu(sequence_length: int, steps: int) -> float:

@@ -148,6 +148,9 @@ MFLUX_VAE_RULES: tuple[Rule, ...] = (
 )
 # The autoencoder as latent-diffusion code names it (`ae.safetensors`); `up` counts from the top.
 LDM_VAE_RULES: tuple[Rule, ...] = (
+    (r"(^|\.)num_batches_tracked$", None),
+    (r"^encoder\.quant_conv\.", "quant_conv."),
+    (r"^decoder\.post_quant_conv\.", "post_quant_conv."),
     (r"^encoder\.down\.(\d+)\.block\.(\d+)\.", r"encoder.down_blocks.\1.resnets.\2."),
     (r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0."),
     (r"^decoder\.up\.(\d+)\.block\.(\d+)\.", r"decoder.up_blocks.\1.resnets.\2."),
@@ -175,7 +178,7 @@ def convert_bfl_transformer(tensors: Mapping[str, mx.array]) -> Tensors:
     """Black Forest Labs' names -> diffusers'; qkv and linear1 are split, final modulation halves swapped."""
     bare = {name.removeprefix(_BFL_PREFIX): value for name, value in tensors.items()}
     width = _width(bare, "img_in.bias")
-    return _rename_modules(bare, BFL_RULES, width=width)
+    return rename_modules(bare, BFL_RULES, width=width)
 
 
 def convert_argmax_transformer(tensors: Mapping[str, mx.array]) -> Tensors:
@@ -186,7 +189,7 @@ def convert_argmax_transformer(tensors: Mapping[str, mx.array]) -> Tensors:
     """
     rest, joined = _join_split_outputs(tensors)
     width = _width(tensors, "x_embedder.proj.bias")
-    result = _rename_modules(rest, ARGMAX_RULES, width=width) | joined
+    result = rename_modules(rest, ARGMAX_RULES, width=width) | joined
     for name in [n for n in result if re.search(r"\.attn\.(to_k|add_k_proj)\.weight$", n)]:
         result.setdefault(name.removesuffix("weight") + "bias", mx.zeros((width,)))
     return result
@@ -248,8 +251,14 @@ def convert_ldm_vae(tensors: Mapping[str, mx.array]) -> Tensors:
     return {pattern.sub(lambda m: f"decoder.up_blocks.{last - int(m[1])}.", n): v for n, v in result.items()}
 
 
-def _rename_modules(tensors: Mapping[str, mx.array], rules: Sequence[ModuleRule], *, width: int) -> Tensors:
-    """Names no rule knows keep their name: the strict check will report them."""
+def rename_modules(tensors: Mapping[str, mx.array], rules: Sequence[ModuleRule], *, width: int) -> Tensors:
+    """The tensors under diffusers' names; names no rule knows stay, for the strict check to report.
+
+    Args:
+        tensors: by foreign name.
+        rules: the first that matches wins.
+        width: of the parts of a stacked map, all but the last.
+    """
     result: Tensors = {}
     for name, value in tensors.items():
         module, _, parameter = name.rpartition(".")

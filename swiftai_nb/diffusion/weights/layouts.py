@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.diffusion.weights import flux_tensors, z_image_tensors
+from swiftai_nb.diffusion.weights import flux2_tensors, flux_tensors, z_image_tensors
 from swiftai_nb.diffusion.weights.ldm_tensors import convert_ldm_unet, convert_open_clip
 from swiftai_nb.diffusion.weights.tensors import (
     CLIP_RULES,
@@ -47,10 +47,15 @@ _CONVERTERS: dict[tuple[str, str], Convert] = {
     ("z_image", "mflux"): z_image_tensors.convert_mflux_transformer,
     ("z_image", "ComfyUI"): z_image_tensors.convert_comfy_transformer,
     ("flux", "diffusers"): dict,
-    ("flux2", "diffusers"): dict,
     ("flux", "BFL"): flux_tensors.convert_bfl_transformer,
     ("flux", "mflux"): flux_tensors.convert_mflux_transformer,
     ("flux", "Argmax"): flux_tensors.convert_argmax_transformer,
+    ("flux2", "diffusers"): dict,
+    ("flux2", "BFL"): flux2_tensors.convert_bfl_transformer,
+    ("flux2", "mflux"): flux2_tensors.convert_mflux_transformer,
+    ("flux2 vae", "diffusers"): renamed_by(VAE_RULES),
+    ("flux2 vae", "BFL"): flux_tensors.convert_ldm_vae,
+    ("flux2 vae", "mflux"): flux2_tensors.convert_mflux_vae,
 }
 
 
@@ -60,8 +65,8 @@ def tensor_source(model: ModelFolder, name: str, network: str) -> TensorSource:
     Args:
         model: the folder.
         name: of the component, e.g. "text_encoder".
-        network: which kind it is: "unet", "vae", "clip", "clip with projection", "t5", "qwen3", "flux" or
-            "z_image".
+        network: which kind it is: "unet", "vae", "clip", "clip with projection", "t5", "qwen3", "flux",
+            "flux2", "flux2 vae" or "z_image".
 
     Raises:
         InvalidModelFilesError: the folder lacks it, or its files are broken.
@@ -152,6 +157,52 @@ def flux_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
         "pooled_projection_dim": _inputs(tensors, "time_text_embed.text_embedder.linear_1", bits),
         "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in tensors,
         "axes_dims_rope": (first, other, other),
+    }
+
+
+# The published scheduler_config.json of FLUX.2 klein.
+FLUX2_SCHEDULER: dict[str, Any] = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+}
+
+
+def flux2_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
+    """The FLUX.2 transformer's config from tensors under diffusers' names; four equal rotary axes.
+
+    Raises:
+        InvalidModelFilesError: a tensor it needs is missing.
+    """
+    width = _shape(tensors, "x_embedder.weight")[0]
+    head_dim = _shape(tensors, "transformer_blocks.0.attn.norm_q.weight")[0]
+    bits = flux_tensors.stored_bits(tensors, "transformer_blocks.0.attn.to_q", width)
+    return {
+        "in_channels": _shape(tensors, "proj_out.weight")[0],
+        "num_layers": _count(tensors, r"^transformer_blocks\.(\d+)\."),
+        "num_single_layers": _count(tensors, r"^single_transformer_blocks\.(\d+)\."),
+        "attention_head_dim": head_dim,
+        "num_attention_heads": width // head_dim,
+        "joint_attention_dim": _inputs(tensors, "context_embedder", bits),
+        "timestep_guidance_channels": _inputs(
+            tensors, "time_guidance_embed.timestep_embedder.linear_1", bits
+        ),
+        "mlp_ratio": _shape(tensors, "transformer_blocks.0.ff.linear_in.weight")[0] / (2 * width),
+        "axes_dims_rope": (head_dim // 4,) * 4,
+        "guidance_embeds": "time_guidance_embed.guidance_embedder.linear_1.weight" in tensors,
+    }
+
+
+def flux2_vae_config_from_tensors(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
+    """The FLUX.2 autoencoder's config from tensors under diffusers' names, kernels as [O, kh, kw, I]."""
+    config = vae_config_from_tensors(tensors)
+    stages = len(config["block_out_channels"])
+    decoder = [_shape(tensors, f"decoder.up_blocks.{i}.resnets.0.conv1.bias")[0] for i in range(stages)]
+    return {
+        **{name: value for name, value in config.items() if name not in ("scaling_factor", "shift_factor")},
+        "_class_name": "AutoencoderKLFlux2",
+        "decoder_block_out_channels": decoder[::-1],
     }
 
 

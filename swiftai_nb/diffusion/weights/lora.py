@@ -25,6 +25,7 @@ from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.layers import AdaptedQuantizedLinear, Conv2d, Linear, QuantizedLinear
 from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.diffusion.weights.flux2_tensors import FLUX2_BFL_RULES
 from swiftai_nb.diffusion.weights.flux_tensors import BFL_RULES, ModuleRule
 from swiftai_nb.diffusion.weights.lora_files import LoraModule, LoraWeights, load_lora, shown_names
 from swiftai_nb.diffusion.weights.precision import assign, find_module
@@ -32,6 +33,7 @@ from swiftai_nb.diffusion.weights.precision import assign, find_module
 __all__ = ["AppliedLora", "LoraWeights", "apply_lora", "load_lora"]
 
 _CONTEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+_FLUX_2_MARKS = ("to_qkv_mlp_proj", "stream_modulation")
 _FLUX_MARKS = ("double_blocks", "single_blocks", "single_transformer_blocks")
 
 
@@ -170,6 +172,8 @@ def _does_not_fit(lora: LoraWeights, unknown: list[str], misfits: list[str]) -> 
 
 def guess_family(lora: LoraWeights) -> str | None:
     """Which family a LoRA was made for, from names and the width of the text it attends to."""
+    if any(mark in name for name in lora.modules for mark in _FLUX_2_MARKS):
+        return "FLUX.2"
     if any(mark in name for name in lora.modules for mark in _FLUX_MARKS):
         return "FLUX.1"
     for name, module in lora.modules.items():
@@ -332,7 +336,8 @@ def _inner(kind: str, rest: str) -> str:
 
 
 def _add_bfl_names(table: TargetTable, network: nn.Module, paths: set[str]) -> None:
-    for rule in BFL_RULES:
+    rules = FLUX2_BFL_RULES if "double_stream_modulation_img" in network else BFL_RULES
+    for rule in rules:
         for number in _block_numbers(rule, network):
             names = [target.format(number) for target in rule.targets]
             if not set(names) <= paths:
@@ -340,14 +345,18 @@ def _add_bfl_names(table: TargetTable, network: nn.Module, paths: set[str]) -> N
             name = rule.pattern.replace(r"(\d+)", str(number)).replace("\\", "")
             targets = _stacked(network, names, swaps_halves=rule.swaps_halves)
             for dotted in (name, *_xlabs_names(name)):
-                for alias in (dotted, f"diffusion_model.{dotted}", f"transformer.{dotted}"):
+                for alias in _bfl_aliases(dotted):
                     table.setdefault(alias, targets)
             table.setdefault("lora_unet_" + name.replace(".", "_"), targets)
-            if name.endswith(".linear1"):
+            if name.endswith(".linear1") and len(names) > 1:
                 own = _stacked(network, names[:3], swaps_halves=False)
                 table.setdefault(name.replace("linear1", "processor.qkv_lora"), own)
             if name.endswith(".linear2"):
                 table.setdefault(name.replace("linear2", "processor.proj_lora"), targets)
+
+
+def _bfl_aliases(name: str) -> list[str]:
+    return [name, *(f"{prefix}.{name}" for prefix in ("diffusion_model", "transformer", "base_model.model"))]
 
 
 def _xlabs_names(name: str) -> list[str]:
