@@ -14,6 +14,7 @@ from swiftai_nb.core.image_input import to_png_bytes
 MIN_SIDE = 16
 MAX_SIDE = 4096
 MAX_STEPS = 1000
+QUANTIZATION_BITS = (4, 5, 6, 8)
 MAX_GUIDANCE_SCALE = 100.0
 MAX_SEED = 2**53 - 1  # the largest integer that survives JSON in a browser
 MAX_COUNT = 1000
@@ -56,7 +57,7 @@ class ImageGenerationConfig:
         references: pictures that the prompt refers to, for models that change pictures by the prompt: each a
             GeneratedImage, PIL image, array, path or encoded bytes; kept as encoded bytes.
         loras: LoRAs to apply, in order.
-        quantization_bits: 4 or 8: quantize the weights at load time.
+        quantization_bits: 4, 5, 6 or 8: quantize the weights at load time.
         steps_factor: multiplies the model's default steps when `steps` is None; the presets use it.
         preview: "rgb" (fast), "taesd" (sharper, needs its decoder), "off"; None is the fastest one.
 
@@ -90,7 +91,7 @@ class ImageGenerationConfig:
         self._check_float("guidance_scale", low=0.0, high=MAX_GUIDANCE_SCALE)
         self._check_float("strength", low=0.0, high=1.0)
         self._check_float("steps_factor", low=0.01, high=100.0)
-        self._check_choice("quantization_bits", (4, 8))
+        self._check_choice("quantization_bits", QUANTIZATION_BITS)
         self._check_choice("preview", ("rgb", "taesd", "off"))
         object.__setattr__(self, "references", _encoded_pictures(self.references))
         if self.mask is not None and self.image is None:

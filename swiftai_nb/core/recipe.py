@@ -51,7 +51,7 @@ class Recipe:
         provider: the cloud provider, when there was one.
         device: "metal", "cuda", "cpu" or "cloud".
         dtype: of the network's computations.
-        quantization_bits: 4, 8 or None.
+        quantization_bits: 4, 5, 6, 8 or None.
         clip_skip: text encoder layers skipped, or None.
         strength: for a picture made from an initial image.
         image_sha256: SHA-256 of that initial image.

@@ -137,7 +137,7 @@ class GenerationPlan:
         strength: how far to leave the start picture, 0..1; None without one.
         device: "metal", "cuda", "cpu" or "cloud".
         precision: what the network computes in, with its quantization.
-        quantization_bits: 4, 8 or None.
+        quantization_bits: 4, 5, 6, 8 or None.
         estimated_s: seconds for one picture, from earlier ones on this machine.
         notes: what the user should know; they become part of the recipe.
     """

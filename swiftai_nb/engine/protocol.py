@@ -59,7 +59,7 @@ class ModelFiles:
     Args:
         folder: the model, in diffusers layout.
         dtype: "float32", "float16", "bfloat16"; None is the device's best.
-        quantization_bits: 4, 8 or None.
+        quantization_bits: 4, 5, 6, 8 or None.
         loras: files or folders on this disk, and how strongly.
         more_folders: of parts that several models share, or of what a model in one file lacks.
     """

@@ -33,7 +33,7 @@ class LocalPlan(GenerationPlan):
         resolved: the model: its entry and its files.
         loras: LoRAs to apply, as files on this disk.
         preview_decoder: folder of a small decoder for previews, or None.
-        load_bits: 4 or 8: quantize the weights on load; None loads them as they are.
+        load_bits: 4, 5, 6 or 8: quantize the weights on load; None loads them as they are.
         memory_plan_bytes: the estimated need, by component and stage.
         available_bytes: memory that is free now; None where the system does not say.
     """
@@ -158,7 +158,7 @@ def make_plan(
             available_bytes,
             width=width,
             height=height,
-            guided=guidance_scale > 1.0 and not model.is_flow,
+            guided=model.family.is_guided(guidance_scale),
             reference_pixels=sum(across * down for across, down in references),
             bytes_per_weight=4 if device == "cpu" else 2,
             quantization_bits=bits,

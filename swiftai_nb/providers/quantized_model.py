@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from swiftai_nb.core.config import QUANTIZATION_BITS
 from swiftai_nb.core.errors import InsufficientDiskSpaceError, InvalidInputError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.engine.kernel.client import save_quantized
@@ -26,14 +27,14 @@ def quantize_model(
     id: str | None = None,  # noqa: A002
     say: Callable[[str], None] = lambda _line: None,
 ) -> DiffusionModelInfo:
-    """Quantizes a model's linear layers to 4 or 8 bits and keeps the result as a model of its own.
+    """Quantizes a model's linear layers to 4, 5, 6 or 8 bits and keeps the result as a model of its own.
 
     It loads without the time and memory of quantizing, and makes the pictures that `quantization_bits` makes.
 
     Args:
         registry: finds the model and keeps the entry of the new one.
         name: catalog id, own entry or folder; must be installed.
-        bits: 4 or 8.
+        bits: 4, 5, 6 or 8.
         id: of the quantized model; None adds "-q4" or "-q8".
         say: called with each line of progress.
 
@@ -45,8 +46,8 @@ def quantize_model(
         ModelNotFoundError, ModelNotDownloadedError, InvalidModelFilesError: the model cannot be read.
         InsufficientDiskSpaceError, InsufficientMemoryError: before any work.
     """
-    if bits not in (4, 8):
-        raise InvalidInputError(f"bits {bits} is not 4 or 8", hint="--bits 4 or --bits 8")
+    if bits not in QUANTIZATION_BITS:
+        raise InvalidInputError(f"bits {bits} is not 4, 5, 6 or 8", hint="--bits 4 saves the most memory")
     resolved = registry.resolve(name)
     quantized = quantized_info(registry.home, resolved.info, bits=bits, id=id)
     target = Path(str(quantized.local_folder))

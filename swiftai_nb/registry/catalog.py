@@ -85,6 +85,47 @@ def _mflux_files() -> tuple[ModelFile, ...]:
     )
 
 
+def _qwen_tokenizer() -> tuple[ModelFile, ...]:
+    return (
+        ModelFile("tokenizer/tokenizer.json", is_required=False, group="Qwen tokenizer"),
+        ModelFile("tokenizer/vocab.json", is_required=False, group="Qwen tokenizer"),
+        *_optional("tokenizer/merges.txt", "tokenizer/tokenizer_config.json", "tokenizer/added_tokens.json"),
+    )
+
+
+def _mflux_z_image_files() -> tuple[ModelFile, ...]:
+    """Z-Image as saved by mflux: shards of at most 2 GiB, weights already quantized to 4 bits."""
+    parts = {"transformer": (2.14, 1.32), "text_encoder": (2.14, 0.12), "vae": (0.168,)}
+    shards = ((f"{name}/{i}.safetensors", gb) for name, sizes in parts.items() for i, gb in enumerate(sizes))
+    return (
+        *(_weights(path, gb) for path, gb in shards),
+        *_qwen_tokenizer(),
+        *_optional(*(f"{name}/model.safetensors.index.json" for name in parts)),
+    )
+
+
+def _z_image_files() -> tuple[ModelFile, ...]:
+    """Z-Image in diffusers layout, bfloat16."""
+    folders = ("transformer", "text_encoder", "vae")
+    shards = {
+        "transformer/diffusion_pytorch_model-0000{}-of-00002": (9.97, 2.34),
+        "text_encoder/model-0000{}-of-00003": (3.96, 3.99, 0.1),
+    }
+    return (
+        *_configs("model_index.json", "scheduler/scheduler_config.json"),
+        *_configs(*(f"{name}/config.json" for name in folders)),
+        *_configs("transformer/diffusion_pytorch_model.safetensors.index.json"),
+        *_configs("text_encoder/model.safetensors.index.json"),
+        *(
+            _weights(f"{stem.format(number)}.safetensors", gb)
+            for stem, sizes in shards.items()
+            for number, gb in enumerate(sizes, start=1)
+        ),
+        _weights("vae/diffusion_pytorch_model.safetensors", 0.168),
+        *_qwen_tokenizer(),
+    )
+
+
 def _taesd(
     *, name: str, variant: DiffusionVariant, family: str, size_bytes: int = 9_793_292
 ) -> DiffusionModelInfo:
@@ -230,10 +271,43 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
         unconfirmed=_NOT_LIVE,
     ),
     DiffusionModelInfo(
+        id="z-image",
+        name="Z-Image-Turbo (4-bit)",
+        **family_settings(DiffusionVariant.Z_IMAGE),
+        description="Recommended with 16 GB of memory: photos and lettering, English and Chinese, in 8 steps",
+        repository="filipstrand/Z-Image-Turbo-mflux-4bit",
+        files=_mflux_z_image_files(),
+        size_bytes=5_910_000_000,
+        license="apache-2.0",
+        license_url="https://www.apache.org/licenses/LICENSE-2.0",
+        license_summary="free to use, also commercially, as Tongyi-MAI publishes it; the page of these "
+        "quantized files names tongyi-qianwen-license",
+        min_memory_bytes=16 * GB,
+        aliases=("z-image-turbo", "z-image-turbo-4bit", "zimage"),
+        preview_decoder="taef1",
+        unconfirmed=f"{_NOT_LIVE}; the split into shards follows from mflux's limit of 2 GiB",
+    ),
+    DiffusionModelInfo(
+        id="z-image-base",
+        name="Z-Image (8-bit)",
+        **family_settings(DiffusionVariant.Z_IMAGE, steps=28, guidance_scale=4.0),
+        description="Z-Image before distillation: guidance and negative prompts, 28 to 50 steps",
+        repository="Tongyi-MAI/Z-Image",
+        files=_z_image_files(),
+        size_bytes=20_530_000_000,
+        license="apache-2.0",
+        license_url="https://www.apache.org/licenses/LICENSE-2.0",
+        license_summary="free to use, also commercially",
+        min_memory_bytes=16 * GB,
+        quantization_bits=8,
+        preview_decoder="taef1",
+        unconfirmed=_NOT_LIVE,
+    ),
+    DiffusionModelInfo(
         id="flux-schnell-4bit",
         name="FLUX.1 schnell (4-bit)",
         **family_settings(DiffusionVariant.FLUX),
-        description="The best images of the built-in models, in 4 steps; needs 16 GB of memory",
+        description="Good images in 4 steps; needs 16 GB of memory",
         repository="dhairyashil/FLUX.1-schnell-mflux-4bit",
         files=_mflux_files(),
         size_bytes=9_850_000_000,
@@ -253,7 +327,7 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
     ),
     _taesd(name="taesd", variant=DiffusionVariant.SD_15, family="SD 1.x and 2.x"),
     _taesd(name="taesdxl", variant=DiffusionVariant.SDXL, family="SDXL"),
-    _taesd(name="taef1", variant=DiffusionVariant.FLUX, family="FLUX.1", size_bytes=9_850_000),
+    _taesd(name="taef1", variant=DiffusionVariant.FLUX, family="FLUX.1 and Z-Image", size_bytes=9_850_000),
 )
 
 

@@ -102,7 +102,7 @@ def quantized_info(
     Args:
         home: the state folder, below which it will be kept.
         info: the model to quantize.
-        bits: 4 or 8.
+        bits: 4, 5, 6 or 8.
         id: None adds "-q4" or "-q8" to the model's.
 
     Raises:

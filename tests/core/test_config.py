@@ -28,7 +28,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"guidance_scale": -0.5}, "guidance_scale must be between 0 and 100 (got -0.5)"),
     ({"guidance_scale": "7"}, "guidance_scale must be a number between 0 and 100 (got '7')"),
     ({"strength": 1.01}, "strength must be between 0 and 1 (got 1.01)"),
-    ({"quantization_bits": 3}, "quantization_bits must be one of 4, 8 (got 3)"),
+    ({"quantization_bits": 3}, "quantization_bits must be one of 4, 5, 6, 8 (got 3)"),
     ({"preview": "full"}, "preview must be one of rgb, taesd, off (got 'full')"),
     ({"mask": b"x"}, "mask without image\nTry: pass the picture to paint on as image"),
 ]

@@ -88,7 +88,7 @@ def test_a_quantized_model_draws_what_quantizing_on_load_draws_and_is_listed_and
 @pytest.mark.parametrize(
     ("line", "error", "words"),
     [
-        ("quantize small --bits 3", InvalidInputError, "bits 3 is not 4 or 8"),
+        ("quantize small --bits 3", InvalidInputError, "bits 3 is not 4, 5, 6 or 8"),
         ("quantize small", InvalidInputError, "--bits"),
         ("quantize nobody --bits 4", ModelNotFoundError, "nobody"),
         ("quantize sd-1.5 --bits 8", ModelNotDownloadedError, "not downloaded"),

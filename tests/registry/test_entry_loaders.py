@@ -18,9 +18,10 @@ from swiftai_nb.model_files.folder import open_model  # noqa: E402
 from swiftai_nb.registry.catalog import CATALOG  # noqa: E402
 from swiftai_nb.registry.model_info import DiffusionModelInfo  # noqa: E402
 from swiftai_nb.registry.registry import DiffusionModelRegistry  # noqa: E402
-from tests.diffusion import flux_folders, sd_folders  # noqa: E402
+from tests.diffusion import flux_folders, sd_folders, z_image_folders  # noqa: E402
 from tests.downloads.conftest import make_downloader  # noqa: E402
 from tests.downloads.fake_hub import FakeHub  # noqa: E402
+from tests.model_files.files import write_json  # noqa: E402
 
 _SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
              "beta_schedule": "scaled_linear"}  # fmt: skip
@@ -47,8 +48,12 @@ def write_tiny(info: DiffusionModelInfo, folder: Path) -> None:
         model, scheduler = TINY[info.id]
         sd_folders.write_folder(folder, model, scheduler=scheduler)
         rename_weights(info, folder)
+    elif info.id == "z-image-base":
+        z_image_folders.write_diffusers(folder)
+        reshard(info, folder)
     else:
-        flux_folders.write_mflux(folder, bits=4)
+        layouts = z_image_folders if info.id == "z-image" else flux_folders
+        layouts.write_mflux(folder, bits=4)
         reshard(info, folder)
 
 
@@ -63,7 +68,7 @@ def rename_weights(info: DiffusionModelInfo, folder: Path) -> None:
 
 
 def reshard(info: DiffusionModelInfo, folder: Path) -> None:
-    """As many numbered shards per component as the entry lists."""
+    """As many shards per component as the entry lists, under its names."""
     for component in ("transformer", "text_encoder", "text_encoder_2", "vae"):
         weights: dict[str, mx.array] = {}
         for shard in sorted((folder / component).glob("*.safetensors")):
@@ -71,12 +76,17 @@ def reshard(info: DiffusionModelInfo, folder: Path) -> None:
         mx.eval(weights)
         for shard in (folder / component).glob("*.safetensors"):
             shard.unlink()
-        paths = [f.path for f in info.files if f.path.startswith(f"{component}/") and "index" not in f.path]
+        listed = [f.path for f in info.files if f.path.startswith(f"{component}/")]
+        paths = [path for path in listed if path.endswith(".safetensors")]
         names = sorted(weights)
         metadata = {"quantization_level": "4", "mflux_version": "0.9.6"}
         for number, path in enumerate(paths):
             part = {n: weights[n] for n in names[number :: len(paths)]}
             mx.save_safetensors(str(folder / path), part, metadata)
+        if info.id == "z-image-base" and len(paths) > 1:
+            where = {n: Path(paths[i % len(paths)]).name for i, n in enumerate(names)}
+            (index,) = [path for path in listed if path.endswith(".index.json")]
+            write_json(folder / index, {"weight_map": where})
 
 
 def write_taesd(folder: Path, *, channels: int) -> None:

@@ -48,7 +48,7 @@ def load_pipeline(
             `model_files.components` (mflux, Argmax, Black Forest Labs' and ComfyUI's single files); or one
             file, in the names of CompVis, Stability AI, Black Forest Labs or ComfyUI.
         dtype: "float32", "float16" or "bfloat16"; None is float32 on the CPU, float16 on a GPU.
-        quantization_bits: 4 or 8 quantizes the linear maps of text encoders and denoiser on load.
+        quantization_bits: 4, 5, 6 or 8 quantizes the linear maps of text encoders and denoiser on load.
         base: for one file, the folder of a model of its family: tokenizers and what else the file lacks
             are taken from it.
 

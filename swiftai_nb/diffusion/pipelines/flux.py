@@ -58,7 +58,7 @@ class FluxPipeline(DiffusionPipeline):
     Args:
         model: its folder, in any layout.
         dtype: compute dtype; float16 becomes bfloat16.
-        quantization_bits: 4, 8 or None; layers that are quantized already stay as they are.
+        quantization_bits: 4, 5, 6, 8 or None; layers that are quantized already stay as they are.
 
     Raises:
         InvalidModelFilesError: parts missing, or tensors that do not fit.

@@ -29,7 +29,7 @@ class StableDiffusionPipeline(UNetPipeline):
     Args:
         model: its folder.
         dtype: compute dtype.
-        quantization_bits: 4, 8 or None.
+        quantization_bits: 4, 5, 6, 8 or None.
     """
 
     def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
@@ -92,7 +92,7 @@ class StableDiffusionXLPipeline(UNetPipeline):
         model: its folder.
         dtype: compute dtype; an autoencoder marked `force_upcast` computes in float32 all the same,
             because it overflows float16.
-        quantization_bits: 4, 8 or None.
+        quantization_bits: 4, 5, 6, 8 or None.
     """
 
     def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:

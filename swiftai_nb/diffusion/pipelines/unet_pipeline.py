@@ -39,7 +39,7 @@ class UNetPipeline(DiffusionPipeline):
         image: the autoencoder.
         scheduler_config: to plan runs from.
         dtype: compute dtype of the UNet.
-        quantization_bits: 4, 8 or None.
+        quantization_bits: 4, 5, 6, 8 or None.
 
     Raises:
         InvalidModelFilesError: files that do not fit.

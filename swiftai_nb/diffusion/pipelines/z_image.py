@@ -43,10 +43,10 @@ from swiftai_nb.diffusion.weights.layouts import (
     vae_config_from_tensors,
     z_image_config_from_tensors,
 )
+from swiftai_nb.model_files.families import Z_IMAGE
 from swiftai_nb.model_files.folder import ModelFolder
 
 MAX_SEQUENCE_LENGTH = 512
-_GUIDANCE_ABOVE = 0.0
 
 
 class ZImagePipeline(DiffusionPipeline):
@@ -132,12 +132,12 @@ class ZImagePipeline(DiffusionPipeline):
         embeds, lengths = self._encode(prompts, length)
         notes = self._text.truncation_notes(prompts, "prompt", max_length=length)
         negative, negative_lengths = None, None
-        if guidance_scale > _GUIDANCE_ABOVE:
+        if Z_IMAGE.is_guided(guidance_scale):
             negatives = negative_prompt_list(negative_prompt, len(prompts))
             negative, negative_lengths = self._encode(negatives, length)
             notes += self._text.truncation_notes(negatives, "negative prompt", max_length=length)
         else:
-            notes += unused_negative_notes(negative_prompt, takes_one=True, guidance_above=_GUIDANCE_ABOVE)
+            notes += unused_negative_notes(negative_prompt, takes_one=True, guidance_above=0.0)
         return Conditioning(
             embeds,
             negative,
@@ -172,55 +172,46 @@ class ZImagePipeline(DiffusionPipeline):
     ) -> Predict:
         """(latents [B, h, w, C], timestep in 0..1000) -> velocity, the same shape, float32."""
         batch, dtype, scale = shape[0], self._denoiser.dtype, conditioning.guidance_scale
-        is_guided = conditioning.negative_prompt_embeds is not None
-        captions, lengths = _captions(conditioning, batch // conditioning.batch_size)
-        layout = make_layout(
-            self.config,
-            rows=shape[1] // self.config.patch_size,
-            columns=shape[2] // self.config.patch_size,
-            caption_lengths=lengths,
-        )
+        prompts = [(conditioning.prompt_embeds, conditioning.prompt_lengths)]
+        if conditioning.negative_prompt_embeds is not None:
+            prompts.append((conditioning.negative_prompt_embeds, conditioning.negative_prompt_lengths))
+        captions = [self._captions(embeds, lengths, shape) for embeds, lengths in prompts]
         refined: list[mx.array] = []  # once for all steps, when the network has been read
 
-        def predict(latents: mx.array, timestep: float) -> mx.array:
-            network = self._denoiser.network
-            if not refined:
-                refined.append(network.refine_captions(_padded(captions.astype(dtype), layout), layout))
-                mx.eval(refined)
-            both = mx.concatenate([latents, latents]) if is_guided else latents
-            time = np.float32(1000 - np.float32(timestep)) / np.float32(1000)
-            output = network(
-                both.astype(dtype),
-                captions=refined[0],
-                timestep=mx.full((len(both),), float(time), dtype=mx.float32),
-                layout=layout,
+        def velocity(latents: mx.array, time: mx.array, index: int) -> mx.array:
+            output = self._denoiser.network(
+                latents, captions=refined[index], timestep=time, layout=captions[index][1]
             )
-            velocity: mx.array = -output.astype(mx.float32)
-            if not is_guided:
-                return velocity
-            positive, negative = mx.split(velocity, 2)
+            predicted: mx.array = output.astype(mx.float32)
+            return -predicted  # the network predicts image minus noise
+
+        def predict(latents: mx.array, timestep: float) -> mx.array:
+            if not refined:
+                network = self._denoiser.network
+                refined.extend(network.refine_captions(c.astype(dtype), layout) for c, layout in captions)
+            time = mx.full((batch,), (1000 - np.float32(timestep)) / 1000, dtype=mx.float32)
+            positive = velocity(latents.astype(dtype), time, 0)
+            if len(captions) == 1:
+                return positive
+            mx.eval(positive)  # one pass at a time: together they need twice the memory
+            negative = velocity(latents.astype(dtype), time, 1)
             combined = positive + scale * (positive - negative)
             return rescale_guidance(combined, positive, request.guidance_rescale)
 
         return predict
 
-
-def _captions(conditioning: Conditioning, repeats: int) -> tuple[mx.array, list[int]]:
-    """Positive, then negative captions [B, L, D] of a run, each prompt `repeats` times, and their lengths."""
-    positive, negative = conditioning.prompt_embeds, conditioning.negative_prompt_embeds
-    parts = [(positive, conditioning.prompt_lengths)]
-    if negative is not None:
-        parts.append((negative, conditioning.negative_prompt_lengths))
-    longest = max(embeds.shape[1] for embeds, _ in parts)
-    rows, lengths = [], []
-    for embeds, given in parts:
-        filled = mx.pad(embeds, [(0, 0), (0, longest - embeds.shape[1]), (0, 0)])
-        rows.append(mx.repeat(filled, repeats, axis=0))
-        own = [embeds.shape[1]] * embeds.shape[0] if given is None else given
-        lengths += [length for length in own for _ in range(repeats)]
-    return mx.concatenate(rows), lengths
-
-
-def _padded(captions: mx.array, layout: ZImageLayout) -> mx.array:
-    """Captions with as many tokens as the layout has places for."""
-    return mx.pad(captions, [(0, 0), (0, layout.caption_pads.shape[1] - captions.shape[1]), (0, 0)])
+    def _captions(
+        self, embeds: mx.array, lengths: tuple[int, ...] | None, shape: tuple[int, ...]
+    ) -> tuple[mx.array, ZImageLayout]:
+        """Captions of a run [B, C, D], as long as the layout that comes with them."""
+        repeats = shape[0] // embeds.shape[0]
+        own = [embeds.shape[1]] * embeds.shape[0] if lengths is None else lengths
+        layout = make_layout(
+            self.config,
+            rows=shape[1] // self.config.patch_size,
+            columns=shape[2] // self.config.patch_size,
+            caption_lengths=[length for length in own for _ in range(repeats)],
+        )
+        filling = layout.caption_pads.shape[1] - embeds.shape[1]
+        captions = mx.repeat(mx.pad(embeds, [(0, 0), (0, filling), (0, 0)]), repeats, axis=0)
+        return captions, layout

@@ -143,7 +143,7 @@ MFLUX_T5_RULES: tuple[Rule, ...] = (
     (r"^final_layer_norm\.", "encoder.final_layer_norm."),
 )
 MFLUX_VAE_RULES: tuple[Rule, ...] = (
-    (r"\.(conv_in|conv_out)\.conv2d\.", r".\1."),
+    (r"\.(conv_in|conv_out)\.conv(2d)?\.", r".\1."),
     (r"\.conv_norm_out\.norm\.", ".conv_norm_out."),
 )
 # The autoencoder as latent-diffusion code names it (`ae.safetensors`); `up` counts from the top.

@@ -8,10 +8,10 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
+from swiftai_nb.core.config import QUANTIZATION_BITS
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
 from swiftai_nb.diffusion.models.layers import Embedding, Linear, QuantizedEmbedding, QuantizedLinear
 
-SUPPORTED_BITS = (4, 8)
 DEFAULT_GROUP_SIZE = 64
 _STORED_BITS = (2, 3, 4, 5, 6, 8)
 # Smaller weights save no memory worth the widening; input maps, by which networks tell their compute
@@ -63,10 +63,13 @@ def check_bits(bits: int | None) -> None:
     """Refuses what cannot be quantized to.
 
     Raises:
-        InvalidInputError: bits is neither None, 4 nor 8.
+        InvalidInputError: bits is neither None nor one of `QUANTIZATION_BITS`.
     """
-    if bits is not None and bits not in SUPPORTED_BITS:
-        raise InvalidInputError(f"quantization_bits is {bits}, must be 4 or 8", hint="leave it out for none")
+    if bits is not None and bits not in QUANTIZATION_BITS:
+        listed = ", ".join(str(n) for n in QUANTIZATION_BITS)
+        raise InvalidInputError(
+            f"quantization_bits is {bits}, must be one of {listed}", hint="leave it out for none"
+        )
 
 
 def quantize_weight(

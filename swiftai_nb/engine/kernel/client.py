@@ -332,7 +332,7 @@ def save_quantized(
     Args:
         folder: the model.
         target: the folder to make; appears whole or not at all.
-        bits: 4 or 8.
+        bits: 4, 5, 6 or 8.
         on_network: called in this thread with each network's name before it is read.
 
     Raises:

@@ -80,7 +80,7 @@ def plan_memory(
         guided: whether the network sees two pictures at a time.
         reference_pixels: of all reference pictures, as the model sees them.
         bytes_per_weight: of the compute dtype.
-        quantization_bits: 4, 8 or None.
+        quantization_bits: 4, 5, 6, 8 or None.
         is_staged: see `MemoryPlan`.
 
     Raises:
@@ -93,6 +93,7 @@ def plan_memory(
         )
     pixels, batch = width * height, 2 if guided else 1
     if model.is_flow:
+        # With guidance one pass runs after the other.
         denoising = (pixels + reference_pixels) // 256 * _FLOW_BYTES_PER_TOKEN
     else:
         latents = pixels // model.size_multiple**2
@@ -101,7 +102,12 @@ def plan_memory(
     tile_pixels = min(pixels, MemoryPolicy.for_machine().decode_side ** 2)
     decoding = tile_pixels * model.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
     weights = {
-        name: _weights_bytes(files.tensors(), bytes_per_weight, None if name == "vae" else quantization_bits)
+        name: _weights_bytes(
+            files.tensors(),
+            bytes_per_weight,
+            None if name == "vae" else quantization_bits,
+            sensitive_layers=model.family.sensitive_layers,
+        )
         for name, files in model.components.items()
     }
     return MemoryPlan(weights, denoising, decoding, is_staged)
@@ -144,15 +150,23 @@ def _advice(plan: MemoryPlan, available: int) -> str:
     if weights <= available:
         return "a smaller size, or close other programs"
     if weights * 0.6 <= available:
-        return "quantization_bits=4 or 8, or close other programs"
+        return "quantization_bits=4, or close other programs"
     return "a smaller model such as emoji-mini, or close other programs"
 
 
-def _weights_bytes(tensors: Mapping[str, StoredTensor], bytes_per_weight: int, bits: int | None) -> int:
-    return sum(
-        _tensor_bytes(name, tensor, bytes_per_weight, bits, is_half=_is_half(name, tensors))
-        for name, tensor in tensors.items()
-    )
+def _weights_bytes(
+    tensors: Mapping[str, StoredTensor],
+    bytes_per_weight: int,
+    bits: int | None,
+    *,
+    sensitive_layers: tuple[str, ...],
+) -> int:
+    total = 0
+    for name, tensor in tensors.items():
+        kept_bits = None if any(piece in name for piece in sensitive_layers) else bits
+        is_half = _is_half(name, tensors)
+        total += _tensor_bytes(name, tensor, bytes_per_weight, kept_bits, is_half=is_half)
+    return total
 
 
 def _is_half(name: str, tensors: Mapping[str, StoredTensor]) -> bool:

@@ -262,7 +262,7 @@ BAD: list[tuple[str, str, str]] = [
     ("fox --out class", "", "--out 'class' is not a Python name"),
     ("fox --negative ''", "", "--negative is empty"),
     ("fox --negative blurry, dark", "", '--negative blurry, ends early; quote multi-word values: "..."'),
-    ("fox --quantize 5", "", "quantization_bits must be one of 4, 8 (got 5)"),
+    ("fox --quantize 3", "", "quantization_bits must be one of 4, 5, 6, 8 (got 3)"),
     ("fox --clip-skip 20", "", "clip_skip must be between 0 and 12 (got 20)"),
     ("fox --image a.png --strength 2", "", "strength must be between 0 and 1 (got 2)"),
     ("fox --strength 0.5", "", "--strength needs --image"),
