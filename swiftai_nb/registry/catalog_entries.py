@@ -1,0 +1,339 @@
+"""The built-in models: a table. Sizes and licenses come from public pages; rounded sizes are marked.
+
+No live Hub was reachable when this table was written: `python -m swiftai_nb models verify` compares it
+with the Hub, and a maintainer with a connection should run it before a release. Revisions are therefore
+not pinned; the commit that was downloaded is recorded with every download.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile, family_settings
+
+_NOT_LIVE = "sizes, license and gating come from public pages and were not checked against the live Hub"
+_OPENRAIL = "free to use, also commercially, within the use restrictions of its annex A"
+_STABILITY_NC = "free for non-commercial use; commercial use needs a license from Stability AI"
+
+
+def _weights(path: str, gigabytes: float) -> ModelFile:
+    return ModelFile(path, round(gigabytes * GB))
+
+
+def _optional(*paths: str) -> tuple[ModelFile, ...]:
+    return tuple(ModelFile(path, is_required=False) for path in paths)
+
+
+def _configs(*paths: str) -> tuple[ModelFile, ...]:
+    return tuple(ModelFile(path) for path in paths)
+
+
+def _clip_tokenizer(folder: str) -> tuple[ModelFile, ...]:
+    return (
+        *_configs(f"{folder}/vocab.json", f"{folder}/merges.txt"),
+        *_optional(f"{folder}/tokenizer_config.json", f"{folder}/special_tokens_map.json"),
+    )
+
+
+def _stable_diffusion_files(
+    *, unet_gb: float, text_encoder_gb: float, text_encoder_2_gb: float | None = None, suffix: str = ".fp16"
+) -> tuple[ModelFile, ...]:
+    """The diffusers layout of the SD and SDXL families, one precision only."""
+    second: tuple[ModelFile, ...] = ()
+    if text_encoder_2_gb is not None:
+        second = (
+            *_configs("text_encoder_2/config.json"),
+            _weights(f"text_encoder_2/model{suffix}.safetensors", text_encoder_2_gb),
+            *_clip_tokenizer("tokenizer_2"),
+        )
+    return (
+        *_configs("model_index.json", "scheduler/scheduler_config.json", "unet/config.json"),
+        _weights(f"unet/diffusion_pytorch_model{suffix}.safetensors", unet_gb),
+        *_configs("text_encoder/config.json"),
+        _weights(f"text_encoder/model{suffix}.safetensors", text_encoder_gb),
+        *_clip_tokenizer("tokenizer"),
+        *second,
+        *_configs("vae/config.json"),
+        _weights(f"vae/diffusion_pytorch_model{suffix}.safetensors", 0.1673 if suffix else 0.3346),
+    )
+
+
+def _mflux_files() -> tuple[ModelFile, ...]:
+    """FLUX.1 as saved by mflux: numbered shards per component, weights already quantized to 4 bits."""
+    transformer_gb, t5_gb = (2.14, 2.14, 2.14, 0.27), (2.14, 0.73)
+    components = ("transformer", "text_encoder", "text_encoder_2", "vae")
+    return (
+        *(_weights(f"transformer/{i}.safetensors", gb) for i, gb in enumerate(transformer_gb)),
+        _weights("text_encoder/0.safetensors", 0.124),
+        *(_weights(f"text_encoder_2/{i}.safetensors", gb) for i, gb in enumerate(t5_gb)),
+        _weights("vae/0.safetensors", 0.165),
+        *_clip_tokenizer("tokenizer"),
+        ModelFile("tokenizer_2/spiece.model", is_required=False, group="T5 tokenizer"),
+        ModelFile("tokenizer_2/tokenizer.json", is_required=False, group="T5 tokenizer"),
+        *_optional("tokenizer_2/tokenizer_config.json", "tokenizer_2/special_tokens_map.json"),
+        *_optional(*(f"{c}/model.safetensors.index.json" for c in components)),
+    )
+
+
+def _qwen_tokenizer() -> tuple[ModelFile, ...]:
+    return (
+        ModelFile("tokenizer/tokenizer.json", is_required=False, group="Qwen tokenizer"),
+        ModelFile("tokenizer/vocab.json", is_required=False, group="Qwen tokenizer"),
+        *_optional("tokenizer/merges.txt", "tokenizer/tokenizer_config.json", "tokenizer/added_tokens.json"),
+    )
+
+
+def _mflux_z_image_files() -> tuple[ModelFile, ...]:
+    """Z-Image as saved by mflux: shards of at most 2 GiB, weights already quantized to 4 bits."""
+    parts = {"transformer": (2.14, 1.32), "text_encoder": (2.14, 0.12), "vae": (0.168,)}
+    shards = ((f"{name}/{i}.safetensors", gb) for name, sizes in parts.items() for i, gb in enumerate(sizes))
+    return (
+        *(_weights(path, gb) for path, gb in shards),
+        *_qwen_tokenizer(),
+        *_optional(*(f"{name}/model.safetensors.index.json" for name in parts)),
+    )
+
+
+def _z_image_files() -> tuple[ModelFile, ...]:
+    """Z-Image in diffusers layout, bfloat16."""
+    folders = ("transformer", "text_encoder", "vae")
+    shards = {
+        "transformer/diffusion_pytorch_model-0000{}-of-00002": (9.97, 2.34),
+        "text_encoder/model-0000{}-of-00003": (3.96, 3.99, 0.1),
+    }
+    return (
+        *_configs("model_index.json", "scheduler/scheduler_config.json"),
+        *_configs(*(f"{name}/config.json" for name in folders)),
+        *_configs("transformer/diffusion_pytorch_model.safetensors.index.json"),
+        *_configs("text_encoder/model.safetensors.index.json"),
+        *(
+            _weights(f"{stem.format(number)}.safetensors", gb)
+            for stem, sizes in shards.items()
+            for number, gb in enumerate(sizes, start=1)
+        ),
+        _weights("vae/diffusion_pytorch_model.safetensors", 0.168),
+        *_qwen_tokenizer(),
+    )
+
+
+def _taesd(
+    *, name: str, variant: DiffusionVariant, family: str, size_bytes: int = 9_793_292
+) -> DiffusionModelInfo:
+    repository = f"madebyollin/{name}"
+    weights = ModelFile("diffusion_pytorch_model.safetensors", size_bytes, is_exact=name == "taesdxl")
+    return DiffusionModelInfo(
+        id=name,
+        name=f"{name.upper()} preview decoder",
+        **family_settings(variant, steps=1, guidance_scale=0.0),
+        description=f"Small decoder that turns {family} latents into sharp previews",
+        repository=repository,
+        files=(ModelFile("config.json"), weights),
+        size_bytes=size_bytes,
+        license="mit",
+        license_summary="free to use",
+        min_memory_bytes=GB,
+        aliases=(repository,),
+        kind="preview-decoder",
+        unconfirmed=_NOT_LIVE,
+    )
+
+
+def _part(
+    info: DiffusionModelInfo, *, suffix: str, what: str, files: tuple[ModelFile, ...]
+) -> DiffusionModelInfo:
+    """Some files of a model, for checkpoints in one file, which lack them."""
+    return replace(
+        info,
+        id=f"{info.variant.value.removesuffix('-turbo')}-{suffix}",
+        name=f"{info.name}: {what}",
+        description=f"The {what} of {info.name}, for models in a single file",
+        files=files,
+        size_bytes=sum(file.size_bytes or 0 for file in files),
+        min_memory_bytes=GB,
+        aliases=(),
+        preview_decoder=None,
+        kind="part",
+    )
+
+
+def _tokenizer_part(info: DiffusionModelInfo, *folders: str) -> DiffusionModelInfo:
+    files = (
+        replace(file, size_bytes=_TOKENIZER_BYTES.get(file.path.rpartition("/")[2]))
+        for file in info.files
+        if file.path.partition("/")[0] in folders
+    )
+    return _part(info, suffix="tokenizer", what="tokenizer", files=tuple(files))
+
+
+_TOKENIZER_BYTES = {"vocab.json": 1_060_000, "merges.txt": 525_000}
+_SD_15 = DiffusionModelInfo(
+    id="sd-1.5",
+    name="Stable Diffusion 1.5",
+    **family_settings(DiffusionVariant.SD_15),
+    description="Thousands of fine-tunes and LoRAs fit it; 512x512",
+    repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    files=_stable_diffusion_files(unet_gb=1.7191, text_encoder_gb=0.2461),
+    size_bytes=2_130_000_000,
+    license="creativeml-openrail-m",
+    license_url="https://huggingface.co/spaces/CompVis/stable-diffusion-license",
+    license_summary=_OPENRAIL,
+    min_memory_bytes=8 * GB,
+    aliases=("stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5", "sd15", "sd1.5"),
+    fallback_repositories=("vladmandic/sd15-diffusers",),
+    preview_decoder="taesd",
+    unconfirmed=_NOT_LIVE,
+)
+
+_MODELS: tuple[DiffusionModelInfo, ...] = (
+    DiffusionModelInfo(
+        id="emoji-mini",
+        name="Emoji mini",
+        **family_settings(DiffusionVariant.SD_15, steps=10, guidance_scale=1.7, side=128),
+        description="Ships with the package: small images of things and animals in seconds, on any CPU",
+        license="mit",
+        license_summary="free to use; trained on Fluent Emoji (MIT)",
+        min_memory_bytes=GB,
+        display_scale=2,
+        aliases=("bundled",),
+        bundled=True,
+    ),
+    DiffusionModelInfo(
+        id="sdxl-turbo",
+        name="SDXL Turbo",
+        **family_settings(DiffusionVariant.SDXL_TURBO),
+        description="High quality at 512x512 in 1 to 4 steps; runs without guidance",
+        repository="stabilityai/sdxl-turbo",
+        files=_stable_diffusion_files(unet_gb=5.1351, text_encoder_gb=0.2461, text_encoder_2_gb=1.3894),
+        size_bytes=6_940_000_000,
+        license="sai-nc-community",
+        license_url="https://stability.ai/license",
+        license_summary=_STABILITY_NC,
+        min_memory_bytes=12 * GB,
+        aliases=("mlx-community/sdxl-turbo",),
+        preview_decoder="taesdxl",
+        unconfirmed=_NOT_LIVE,
+    ),
+    _SD_15,
+    replace(
+        _SD_15,
+        id="sd-1.5-8bit",
+        name="Stable Diffusion 1.5 (8-bit)",
+        description="sd-1.5 quantized to 8 bits at load time; nearly the same images in less memory",
+        quantization_bits=8,
+        aliases=(),
+    ),
+    replace(
+        _SD_15,
+        id="sd-1.5-4bit",
+        name="Stable Diffusion 1.5 (4-bit)",
+        description="sd-1.5 quantized to 4 bits at load time; saves little memory",
+        quantization_bits=4,
+        aliases=("mlx-community/stable-diffusion-v1-5-4bit",),
+    ),
+    DiffusionModelInfo(
+        id="sd-turbo",
+        name="SD Turbo",
+        **family_settings(DiffusionVariant.SD_21, steps=4, guidance_scale=0.0),
+        description="Small and fast: 512x512 in 1 to 4 steps, distilled from Stable Diffusion 2.1",
+        repository="stabilityai/sd-turbo",
+        files=_stable_diffusion_files(unet_gb=1.7320, text_encoder_gb=0.6809),
+        size_bytes=2_580_000_000,
+        license="sai-nc-community",
+        license_url="https://stability.ai/license",
+        license_summary=_STABILITY_NC,
+        min_memory_bytes=8 * GB,
+        preview_decoder="taesd",
+        unconfirmed=_NOT_LIVE,
+    ),
+    DiffusionModelInfo(
+        id="lcm-dreamshaper",
+        name="LCM Dreamshaper v7",
+        **family_settings(DiffusionVariant.SD_15, steps=4, guidance_scale=8.0, side=768),
+        description="Free license and fast: 768x768 in 4 steps, a latent consistency model after SD 1.5",
+        repository="SimianLuo/LCM_Dreamshaper_v7",
+        files=_stable_diffusion_files(unet_gb=3.44, text_encoder_gb=0.4923, suffix=""),
+        size_bytes=4_270_000_000,
+        license="mit",
+        license_summary="free to use, also commercially",
+        min_memory_bytes=8 * GB,
+        aliases=("lcm",),
+        preview_decoder="taesd",
+        unconfirmed=_NOT_LIVE,
+    ),
+    DiffusionModelInfo(
+        id="z-image",
+        name="Z-Image-Turbo (4-bit)",
+        **family_settings(DiffusionVariant.Z_IMAGE),
+        description="Recommended with 16 GB of memory: photos and lettering, English and Chinese, in 8 steps",
+        repository="filipstrand/Z-Image-Turbo-mflux-4bit",
+        files=_mflux_z_image_files(),
+        size_bytes=5_910_000_000,
+        license="apache-2.0",
+        license_url="https://www.apache.org/licenses/LICENSE-2.0",
+        license_summary="free to use, also commercially, as Tongyi-MAI publishes it; the page of these "
+        "quantized files names tongyi-qianwen-license",
+        min_memory_bytes=16 * GB,
+        aliases=("z-image-turbo", "z-image-turbo-4bit", "zimage"),
+        preview_decoder="taef1",
+        unconfirmed=f"{_NOT_LIVE}; the split into shards follows from mflux's limit of 2 GiB",
+    ),
+    DiffusionModelInfo(
+        id="z-image-base",
+        name="Z-Image (8-bit)",
+        **family_settings(DiffusionVariant.Z_IMAGE, steps=28, guidance_scale=4.0),
+        description="Z-Image before distillation: guidance and negative prompts, 28 to 50 steps",
+        repository="Tongyi-MAI/Z-Image",
+        files=_z_image_files(),
+        size_bytes=20_530_000_000,
+        license="apache-2.0",
+        license_url="https://www.apache.org/licenses/LICENSE-2.0",
+        license_summary="free to use, also commercially",
+        min_memory_bytes=16 * GB,
+        quantization_bits=8,
+        preview_decoder="taef1",
+        unconfirmed=_NOT_LIVE,
+    ),
+    DiffusionModelInfo(
+        id="flux-schnell-4bit",
+        name="FLUX.1 schnell (4-bit)",
+        **family_settings(DiffusionVariant.FLUX),
+        description="Good images in 4 steps; needs 16 GB of memory",
+        repository="dhairyashil/FLUX.1-schnell-mflux-4bit",
+        files=_mflux_files(),
+        size_bytes=9_850_000_000,
+        license="apache-2.0",
+        license_url="https://www.apache.org/licenses/LICENSE-2.0",
+        license_summary="free to use, also commercially",
+        min_memory_bytes=16 * GB,
+        aliases=(
+            "mlx-community/flux-schnell-4bit",
+            "mlx-community/FLUX.1-schnell-4bit",
+            "flux-schnell",
+            "flux",
+        ),
+        fallback_repositories=("madroid/flux.1-schnell-mflux-4bit",),
+        preview_decoder="taef1",
+        unconfirmed=f"{_NOT_LIVE}; the split into shards is that of a copy with the same layout",
+    ),
+    _taesd(name="taesd", variant=DiffusionVariant.SD_15, family="SD 1.x and 2.x"),
+    _taesd(name="taesdxl", variant=DiffusionVariant.SDXL, family="SDXL"),
+    _taesd(name="taef1", variant=DiffusionVariant.FLUX, family="FLUX.1 and Z-Image", size_bytes=9_850_000),
+)
+
+
+def _parts() -> tuple[DiffusionModelInfo, ...]:
+    """What single files lack, by itself: tokenizers, and for transformers alone the other networks."""
+    models = {info.id: info for info in _MODELS}
+    flux = models["flux-schnell-4bit"]
+    others = tuple(file for file in flux.files if not file.path.startswith("transformer/"))
+    return (
+        _tokenizer_part(models["sd-1.5"], "tokenizer"),
+        _tokenizer_part(models["sd-turbo"], "tokenizer"),
+        _tokenizer_part(models["sdxl-turbo"], "tokenizer", "tokenizer_2"),
+        _tokenizer_part(flux, "tokenizer", "tokenizer_2"),
+        _part(flux, suffix="text-encoders", what="text encoders and autoencoder", files=others),
+    )
+
+
+CATALOG: tuple[DiffusionModelInfo, ...] = (*_MODELS, *_parts())
