@@ -3,7 +3,7 @@
 The recipe, which other programs may repeat (NumPy's Philox, Salmon et al. 2011):
 
     start of image k:         Generator(Philox(seed + k)).standard_normal((h, w, C), dtype=float32)
-    fresh noise of step i:    Generator(Philox([seed + k, i + 1])).standard_normal((h, w, C), dtype=float32)
+    fresh noise, draw i:      Generator(Philox([seed + k, i + 1])).standard_normal((h, w, C), dtype=float32)
 
 Image k of a batch is therefore image 0 of seed + k: it can be remade alone.
 """
@@ -30,11 +30,11 @@ def start_noise(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def step_noise(seed: int) -> Callable[[int, tuple[int, ...]], NDArray[np.float32]]:
-    """The source of fresh noise of a run: (step index, [B, h, w, C]) -> float32 of that shape."""
+    """The source of fresh noise of a run: (draw index, [B, h, w, C]) -> float32 of that shape."""
 
-    def draw(step_index: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def draw(index: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
         # Plus one: a trailing 0 would make the same stream as the seed alone.
-        streams = (np.random.Philox([seed + k, step_index + 1]) for k in range(shape[0]))
+        streams = (np.random.Philox([seed + k, index + 1]) for k in range(shape[0]))
         return np.stack([_draw(stream, shape[1:]) for stream in streams])
 
     return draw

@@ -35,7 +35,9 @@ from swiftai_nb.model_files.families import (
 )
 from swiftai_nb.model_files.identify import identify_family, is_flux_dev
 from swiftai_nb.model_files.samplers import (
-    canonical_name,
+    SAMPLERS,
+    SamplerKind,
+    find_sampler,
     fitting_samplers,
     is_distilled_turbo,
     scheduler_name,
@@ -186,7 +188,14 @@ class ModelFolder:
     @property
     def schedulers(self) -> tuple[str, ...]:
         """The samplers that fit it."""
-        return fitting_samplers(is_flow=self.is_flow)
+        return fitting_samplers(kind=self._sampler_kind)
+
+    @property
+    def _sampler_kind(self) -> SamplerKind:
+        if self.is_flow:
+            return "flow"
+        own = SAMPLERS.get(self.defaults.scheduler)
+        return "noise" if own is None else own.kind
 
     def check_scheduler(self, name: str) -> str:
         """The short name of a sampler that fits.
@@ -196,12 +205,12 @@ class ModelFolder:
         """
         listed = f"use one of {', '.join(self.schedulers)}"
         try:
-            short = canonical_name(name)
+            sampler = find_sampler(name)
         except InvalidInputError as error:
             raise InvalidInputError(error.message, hint=listed) from None
-        if short not in self.schedulers:
+        if sampler.kind != self._sampler_kind:
             raise InvalidInputError(f"scheduler {name!r} does not fit this model", hint=listed)
-        return short
+        return sampler.name
 
     def check_size(self, width: int, height: int) -> None:
         """Raises InvalidInputError when a side is no multiple of `size_multiple`; names the nearest."""

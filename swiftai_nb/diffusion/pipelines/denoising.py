@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,6 +92,7 @@ class DenoiseRequest:
     mask: Latents | None = None
     guidance_rescale: float = 0.0
     reference_latents: tuple[Latents, ...] = ()
+    eta: float | None = None
 
 
 def run_denoising(
@@ -108,7 +110,7 @@ def run_denoising(
         predict: (scaled latents, timestep) -> model output after guidance, float32.
         scheduler: planned for this run.
         latents: [B, h, w, C], float32, at the noise level of start_index.
-        noise: (step index in this run, shape) -> unit-normal array, for stochastic samplers.
+        noise: (number of the draw in this run, shape) -> unit-normal array, for stochastic samplers.
         start_index: first index of the schedule to run (image to image starts later).
         after_step: (latents, next index) -> latents, e.g. blending for inpainting.
 
@@ -117,11 +119,12 @@ def run_denoising(
     """
     total = len(scheduler.timesteps) - start_index
     history: Any = None
+    draws = itertools.count()
     for position in range(total):
         index = start_index + position
         model_input = scheduler.scale_model_input(latents, index)
         model_output = predict(model_input, float(scheduler.timesteps[index]))
-        fresh = noise(position, tuple(latents.shape)) if scheduler.needs_noise else None
+        fresh = noise(next(draws), tuple(latents.shape)) if index in scheduler.noise_calls else None
         step = scheduler.step(
             model_output,
             latents,
@@ -200,7 +203,7 @@ def sample(
     """
     unit = start_noise(request.seed, shape) if request.latents is None else request.latents
     unit_noise = mx.array(np.asarray(unit, dtype=np.float32))
-    start_index = _start_index(request, len(scheduler.timesteps))
+    start_index = _start_index(request, scheduler)
     return _run(request, scheduler, predict, unit_noise, start_index)
 
 
@@ -269,7 +272,7 @@ def _run(
     )
 
 
-def _start_index(request: DenoiseRequest, total: int) -> int:
+def _start_index(request: DenoiseRequest, scheduler: Scheduler) -> int:
     """Where in the schedule a run starts: 0, or later the weaker `strength` is."""
     if request.image_latents is None:
         if request.mask is not None:
@@ -281,8 +284,9 @@ def _start_index(request: DenoiseRequest, total: int) -> int:
     if not 0.0 <= strength <= 1.0:
         raise InvalidInputError(f"strength is {strength}, must be in 0..1")
     if strength == 0.0:
-        return total
-    return request.steps - max(min(int(request.steps * strength), request.steps), 1)
+        return len(scheduler.timesteps)
+    skipped = request.steps - max(min(int(request.steps * strength), request.steps), 1)
+    return skipped * scheduler.calls_per_step
 
 
 def _blend_with(

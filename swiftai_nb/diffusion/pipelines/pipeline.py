@@ -107,6 +107,7 @@ class DiffusionPipeline(ABC):
         mask: Latents | None = None,
         guidance_rescale: float = 0.0,
         reference_latents: Sequence[Latents] = (),
+        eta: float | None = None,
     ) -> Iterator[DenoiseStep]:
         """Yields one evaluated step per network call.
 
@@ -117,7 +118,7 @@ class DiffusionPipeline(ABC):
             steps: at least 1; None is the model's own.
             seed: of the start noise and of stochastic samplers (`diffusion.noise` has the recipe).
             latents: unit-normal start [B, h, w, C] instead of the seed's.
-            noise: (step index, shape) -> fresh noise, instead of the seed's.
+            noise: (draw index, shape) -> fresh noise, asked once per draw, instead of the seed's.
             scheduler: a sampler's short name or diffusers class name; None is the model's own.
             image_latents: [1 or B, h, w, C] from `encode_image`: start from a picture.
             strength: how far to leave that picture, 0 (not at all) to 1; None is 0.8, with a mask 1.
@@ -126,6 +127,8 @@ class DiffusionPipeline(ABC):
                 effect where guidance is an input of the network.
             reference_latents: pictures that the prompt refers to, each [1, h, w, C] from `encode_image`, of
                 any sizes; only where `references` is not None.
+            eta: 0..1, how much fresh noise DDIM (None is 0) and TCD (None is 0.3) add; without effect on the
+                other samplers, as in diffusers.
 
         Raises:
             InvalidInputError: values out of range, a sampler that does not fit, or references for a
@@ -146,6 +149,7 @@ class DiffusionPipeline(ABC):
             mask=mask,
             guidance_rescale=guidance_rescale,
             reference_latents=tuple(reference_latents),
+            eta=eta,
         )
         return self._denoise(conditioning, request)
 

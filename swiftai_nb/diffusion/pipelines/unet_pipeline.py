@@ -27,7 +27,7 @@ from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
 from swiftai_nb.model_files.folder import ModelFolder
-from swiftai_nb.model_files.samplers import canonical_name, scheduler_name
+from swiftai_nb.model_files.samplers import find_sampler, scheduler_name
 
 
 class UNetPipeline(DiffusionPipeline):
@@ -83,7 +83,13 @@ class UNetPipeline(DiffusionPipeline):
 
     def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
         name = self._sampler_name(request.scheduler)
-        scheduler = make_scheduler(self._scheduler_config, request.steps, name=name)
+        scheduler = make_scheduler(
+            self._scheduler_config,
+            request.steps,
+            name=name,
+            eta=request.eta,
+            is_sdxl=self._config.addition_embed_type == "text_time",
+        )
         shape = latent_shape(
             conditioning, request, vae_scale=self.vae_scale, channels=self._config.in_channels
         )
@@ -95,7 +101,7 @@ class UNetPipeline(DiffusionPipeline):
         choice = self.defaults.scheduler if name is None else name
         if choice == scheduler_name(self._scheduler_config):
             return None
-        if canonical_name(choice) == "flow-match-euler":
+        if find_sampler(choice).kind == "flow":
             raise InvalidInputError(
                 "flow-match-euler samples flow models, and this is none", hint="use euler"
             )

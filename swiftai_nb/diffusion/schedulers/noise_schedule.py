@@ -18,7 +18,18 @@ from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 
 FloatArray = NDArray[np.float64]
 
-_UNSUPPORTED_SWITCHES = ("thresholding", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas")
+_UNSUPPORTED_SWITCHES = ("thresholding", "use_flow_sigmas")
+_SCHEDULE_FLAGS = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta",
+}
+_BETA_SHAPE = 0.6  # both parameters of the beta distribution (Lee et al. 2024)
+# "Align Your Steps" (Sabour et al. 2024): optimized for 10 steps, interpolated for other numbers.
+_AYS_SIGMAS = {
+    "ays": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "ays-sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+}
 
 
 def make_betas(
@@ -91,9 +102,54 @@ def karras_sigmas(sigma_min: float, sigma_max: float, steps: int, *, rho: float 
     return np.asarray((high + ramp * (low - high)) ** rho, dtype=np.float64)
 
 
+def exponential_sigmas(sigma_min: float, sigma_max: float, steps: int) -> FloatArray:
+    """Sigmas evenly spaced in log sigma, from max to min. [steps]."""
+    return np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), steps))
+
+
+def beta_sigmas(sigma_min: float, sigma_max: float, steps: int) -> FloatArray:
+    """Sigmas at the quantiles of a beta distribution: dense at both ends (Lee et al. 2024). [steps]."""
+    return sigma_min + beta_quantiles(1 - np.linspace(0, 1, steps)) * (sigma_max - sigma_min)
+
+
+def beta_quantiles(probabilities: FloatArray, *, shape: float = _BETA_SHAPE) -> FloatArray:
+    """Inverse distribution function of the symmetric beta distribution, elementwise.
+
+    Args:
+        probabilities: in 0..1.
+        shape: both of its parameters, above 0.
+    """
+    lower = np.minimum(probabilities, 1 - probabilities)
+    # Incomplete beta function as its power series in x <= 1/2: sum of (1 - a)_n / (n! (a + n)) x^(a + n).
+    n = np.arange(80)
+    factors = np.cumprod(np.concatenate([[1.0], (n[1:] - shape) / n[1:]])) / (shape + n)
+    total = math.gamma(shape) ** 2 / math.gamma(2 * shape)
+    low, high = np.zeros_like(lower), np.full_like(lower, 0.5)
+    for _ in range(60):
+        middle = (low + high) / 2
+        area = (factors * middle[:, None] ** (shape + n)).sum(axis=1) / total
+        low, high = np.where(area < lower, middle, low), np.where(area < lower, high, middle)
+    return np.where(probabilities > 0.5, 1 - high, high)
+
+
+def ays_sigmas(steps: int, *, table: str) -> FloatArray:
+    """Sigmas of "Align Your Steps", interpolated in log sigma. [steps].
+
+    Args:
+        steps: how many; 10 gives the published ones.
+        table: "ays" of Stable Diffusion or "ays-sdxl".
+    """
+    logs = np.log(_AYS_SIGMAS[table])
+    return np.exp(np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(logs)), logs))[:-1]
+
+
 def timesteps_from_sigmas(sigmas: FloatArray, train_sigmas: FloatArray) -> FloatArray:
-    """The (fractional) timesteps at which training had these sigmas, interpolated in log sigma."""
-    logs = np.log(np.maximum(train_sigmas, 1e-10))
+    """The (fractional) timesteps at which training had these sigmas, interpolated in log sigma.
+
+    In single precision, as in diffusers: some samplers cut the fraction off, and the largest sigma is then
+    at timestep 998 instead of 999.
+    """
+    logs = np.log(np.maximum(train_sigmas.astype(np.float32), np.float32(1e-10)))
     return np.interp(np.log(np.maximum(sigmas, 1e-10)), logs, np.arange(len(train_sigmas)))
 
 
@@ -125,7 +181,11 @@ def dynamic_shift(
 
 @dataclass(frozen=True)
 class ScheduleOptions:
-    """Fields of a scheduler's config; absent ones take the named sampler's defaults, as in diffusers."""
+    """Fields of a scheduler's config; absent ones take the named sampler's defaults, as in diffusers.
+
+    `sigma_schedule` is diffusers' `use_..._sigmas` in one field: "karras", "exponential", "beta", "ays" or
+    "ays-sdxl"; None spaces the timesteps instead. `sigma_min` to `rho` are those of EDM.
+    """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.0001
@@ -139,7 +199,7 @@ class ScheduleOptions:
     clip_sample: bool = False
     clip_sample_range: float = 1.0
     set_alpha_to_one: bool = True
-    use_karras_sigmas: bool = False
+    sigma_schedule: str | None = None
     interpolation_type: str = "linear"
     final_sigmas_type: str = "zero"
     skip_prk_steps: bool = False
@@ -149,6 +209,14 @@ class ScheduleOptions:
     lower_order_final: bool = True
     euler_at_final: bool = False
     use_lu_lambdas: bool = False
+    predict_x0: bool = True
+    disable_corrector: tuple[int, ...] = ()
+    variance_type: str = "fixed_small"
+    eta: float | None = None
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    sigma_data: float = 0.5
+    rho: float = 7.0
     original_inference_steps: int = 50
     timestep_scaling: float = 10.0
     shift: float = 1.0
@@ -172,8 +240,12 @@ class ScheduleOptions:
             raise UnsupportedModelError(f"scheduler_config.json asks for {', '.join(lacking)}: not supported")
         names = {f.name for f in fields(cls)}
         taken = {k: v for k, v in config.items() if k in names and v is not None}
-        if "trained_betas" in taken:
-            taken["trained_betas"] = tuple(taken["trained_betas"])
+        for name in ("trained_betas", "disable_corrector"):
+            if name in taken:
+                taken[name] = tuple(taken[name])
+        flagged = next((schedule for flag, schedule in _SCHEDULE_FLAGS.items() if config.get(flag)), None)
+        if flagged is not None:
+            taken.setdefault("sigma_schedule", flagged)
         return cls(**{**sampler_defaults, **taken})
 
     def check_steps(self, steps: int) -> None:
@@ -213,6 +285,22 @@ class ScheduleOptions:
         if self.timestep_spacing == "linspace":
             return linspace_timesteps(steps, num_train_timesteps=count)
         raise UnsupportedModelError(f"timestep_spacing {self.timestep_spacing!r} is not supported")
+
+    def make_scheduled_sigmas(self, steps: int, *, sigma_min: float, sigma_max: float) -> FloatArray:
+        """The sigmas of `sigma_schedule`, which is not None; [steps], decreasing.
+
+        Raises:
+            UnsupportedModelError: another schedule.
+        """
+        if self.sigma_schedule == "karras":
+            return karras_sigmas(sigma_min, sigma_max, steps, rho=self.rho)
+        if self.sigma_schedule == "exponential":
+            return exponential_sigmas(sigma_min, sigma_max, steps)
+        if self.sigma_schedule == "beta":
+            return beta_sigmas(sigma_min, sigma_max, steps)
+        if self.sigma_schedule in _AYS_SIGMAS:
+            return ays_sigmas(steps, table=self.sigma_schedule)
+        raise UnsupportedModelError(f"sigma_schedule {self.sigma_schedule!r} is not supported")
 
     def make_train_sigmas(self) -> FloatArray:
         """Noise-to-signal ratios at the training timesteps, [T], increasing and finite."""

@@ -74,9 +74,12 @@ class Scheduler:
         sigmas: [N + 1]: noise factor.
         prediction_type: "epsilon", "v_prediction" (Salimans and Ho 2022), "sample" or "flow" (velocity).
         init_noise_sigma: what unit-normal start noise is multiplied by.
-        needs_noise: whether `step` uses fresh noise.
+        noise_calls: the indices at which `step` uses fresh noise.
+        calls_per_step: network calls that a step of the user's count makes (the last step may make fewer).
         scales_input: whether the network was trained on x / sqrt(alpha^2 + sigma^2).
         clip_range: x0 is clipped to plus-minus this; None for latents.
+        sigma_data: deviation of the data in EDM's preconditioning (Karras et al. 2022, section 5), under
+            which the network predicts neither noise nor velocity; None without it.
 
     Raises:
         UnsupportedModelError: another prediction type.
@@ -88,13 +91,20 @@ class Scheduler:
     sigmas: FloatArray
     prediction_type: str
     init_noise_sigma: float = 1.0
-    needs_noise: bool = False
+    noise_calls: frozenset[int] = frozenset()
+    calls_per_step: int = 1
     scales_input: bool = False
     clip_range: float | None = None
+    sigma_data: float | None = None
 
     def __post_init__(self) -> None:
         if self.prediction_type not in _PREDICTION_TYPES:
             raise UnsupportedModelError(f"prediction_type {self.prediction_type!r} is not supported")
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether any call uses fresh noise."""
+        return bool(self.noise_calls)
 
     def level(self, index: int) -> tuple[float, float]:
         """(alpha, sigma) at a call; index N is the end of the run."""
@@ -103,7 +113,8 @@ class Scheduler:
     def _variance(self, index: int) -> float:
         """Of the sample relative to what the network was trained on."""
         alpha, sigma = self.level(index)
-        return alpha**2 + sigma**2 if self.scales_input else 1.0
+        data = 1.0 if self.sigma_data is None else self.sigma_data
+        return (data * alpha) ** 2 + sigma**2 if self.scales_input else 1.0
 
     def scale_model_input(self, latents: mx.array, index: int) -> mx.array:
         """The sample as the network takes it at this noise level."""
@@ -124,7 +135,7 @@ class Scheduler:
             model_output: [B, h, w, C], float32, after guidance.
             latents: [B, h, w, C], float32.
             index: of the network call.
-            noise: unit-normal, same shape; needed where `needs_noise`.
+            noise: unit-normal, same shape; needed at `noise_calls`.
             history: what the previous step returned; None at the first.
         """
         denoised, epsilon = self._predict(model_output, latents, index)
@@ -137,6 +148,12 @@ class Scheduler:
     def _predict(self, output: mx.array, latents: mx.array, index: int) -> tuple[mx.array, mx.array]:
         """(x0, epsilon) from the network's output, whatever it was trained to predict."""
         alpha, sigma = self.level(index)
+        if self.sigma_data is not None:
+            sign = 1.0 if self.prediction_type == "epsilon" else -1.0
+            variance = self._variance(index)
+            scale = sign * sigma * self.sigma_data / math.sqrt(variance)
+            denoised = (self.sigma_data**2 / variance) * latents + scale * output
+            return denoised, (latents - alpha * denoised) / sigma
         if self.prediction_type == "epsilon":
             return (latents - sigma * output) / alpha, output
         if self.prediction_type == "flow":

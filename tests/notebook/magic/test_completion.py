@@ -24,7 +24,7 @@ def complete(shell: Any, line: str) -> set[str]:
     ("img = %imagine a fox --gui", {"--guidance"}),
     ("%imagine --style pix", {"pixel"}),
     ("%imagine --model emoji", {"emoji-mini"}),
-    ("%imagine --scheduler euler-", {"euler-karras", "euler-a"}),
+    ("%imagine --scheduler euler-", {"euler-karras", "euler-a", "euler-a-karras"}),
     ("%imagine --size port", {"portrait"}),
     ("%imagine --preview t", {"taesd"}),
     ("%imagine a fox --engine diff", {"diffusionkit"}),
@@ -48,7 +48,8 @@ def test_completions(shell: Any, line: str, expected: set[str]) -> None:
 @pytest.mark.parametrize(("line", "expected"), [
     ("%imagine a fox --st", {"--steps", "--strength", "--style"}),
     ("%imagine a fox --size ", {"square", "portrait", "landscape", "wide"}),
-    ("%imagine --scheduler dpm++2m-", {"dpm++2m-karras"}),
+    ("%imagine --scheduler dpm++2m-", {"dpm++2m-karras", "dpm++2m-sde", "dpm++2m-sde-karras", "dpm++2m-sde-heun",
+                                       "dpm++2m-sde-heun-karras"}),
     ("%%imagine --see", {"--seed", "--seeds"}),
     ("%%imagine\n--see", {"--seed", "--seeds"}),
     ("%imagine_models d", {"download", "delete", "default"}),

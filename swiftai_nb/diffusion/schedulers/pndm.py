@@ -1,4 +1,4 @@
-"""Samplers that use earlier network calls: LMS, DPM-Solver++ 2M and PNDM."""
+"""PNDM (Liu et al. 2022), the sampler of Stable Diffusion 1.x."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.errors import UnsupportedModelError
-from swiftai_nb.diffusion.schedulers.noise_schedule import (
-    FloatArray,
-    ScheduleOptions,
-    karras_sigmas,
-    timesteps_from_sigmas,
-)
+from swiftai_nb.diffusion.schedulers.noise_schedule import FloatArray, ScheduleOptions
 from swiftai_nb.diffusion.schedulers.scheduler import (
     Scheduler,
     SchedulerStep,
@@ -25,139 +20,7 @@ from swiftai_nb.diffusion.schedulers.scheduler import (
     variance_preserving,
 )
 
-_LMS_ORDER = 4
 _RUNGE_KUTTA_CALLS = 4
-
-
-def lms(step: StepInput) -> SchedulerStep:
-    """Linear multistep in sigma (Katherine Crowson's k-diffusion), up to order 4.
-
-    Integrates the polynomial through the last derivatives exactly.
-    """
-    sigmas, index = step.scheduler.sigmas, step.index
-    derivative = (step.sample - step.denoised) / float(sigmas[index])
-    derivatives = (derivative, *(() if step.history is None else step.history))[:_LMS_ORDER]
-    order = min(index + 1, _LMS_ORDER)
-    moved = step.sample
-    # A run that starts inside the schedule has fewer derivatives than its order.
-    for k, known in enumerate(derivatives[:order]):
-        moved = moved + lms_coefficient(sigmas, index, order, k) * known
-    return SchedulerStep(moved, step.denoised, derivatives)
-
-
-def lms_coefficient(sigmas: FloatArray, index: int, order: int, k: int) -> float:
-    """Integral of the k-th Lagrange polynomial over [sigma_index, sigma_(index + 1)].
-
-    Args:
-        sigmas: [N + 1].
-        index: of the step.
-        order: number of nodes: sigma_index and those before it.
-        k: which node, 0 being sigma_index.
-    """
-    nodes = [float(sigmas[index - j]) for j in range(order)]
-    # Around the first node: powers of large sigmas would cancel.
-    offsets = np.array(nodes) - nodes[0]
-    polynomial = np.poly1d([1.0])
-    for j, offset in enumerate(offsets):
-        if j != k:
-            polynomial = polynomial * np.poly1d([1.0, -offset]) / (offsets[k] - offset)
-    antiderivative = polynomial.integ()
-    return float(antiderivative(float(sigmas[index + 1]) - nodes[0]))
-
-
-def plan_dpm_solver(config: Mapping[str, Any], steps: int) -> Scheduler:
-    """Plans DPM-Solver++ 2M.
-
-    Raises:
-        UnsupportedModelError: a member of the solver's family other than 2M (or its first order).
-    """
-    options = ScheduleOptions.from_config(config, timestep_spacing="linspace")
-    _refuse_relatives(options)
-    options.check_steps(steps)
-    train_sigmas = options.make_train_sigmas()
-    if options.use_karras_sigmas:
-        ratios = karras_sigmas(float(train_sigmas[0]), float(train_sigmas[-1]), steps)
-        timesteps = timesteps_from_sigmas(ratios, train_sigmas)
-        if options.beta_schedule != "squaredcos_cap_v2":
-            timesteps = np.round(timesteps)
-        timesteps = np.trunc(timesteps)
-    else:
-        timesteps = _dpm_timesteps(options, steps, _usable_timesteps(config, train_sigmas))
-        ratios = np.interp(timesteps, np.arange(len(train_sigmas)), train_sigmas)
-    last = float(train_sigmas[0]) if options.final_sigmas_type == "sigma_min" else 0.0
-    ratios = np.append(ratios, last)
-    alphas = 1 / np.sqrt(ratios**2 + 1)
-    sampler = partial(dpm_solver, options=options)
-    return Scheduler(sampler, timesteps, alphas, ratios * alphas, options.prediction_type)
-
-
-def dpm_solver(
-    step: StepInput,
-    *,
-    options: ScheduleOptions,
-) -> SchedulerStep:
-    """DPM-Solver++ 2M (Lu et al. 2022): a multistep on x0 with lambda = log(alpha / sigma) as time.
-
-    Second order where a previous x0 is known and the end is not reached; first order otherwise.
-    """
-    scheduler, index, denoised = step.scheduler, step.index, step.denoised
-    (alpha, sigma), (alpha_next, sigma_next) = scheduler.level(index), scheduler.level(index + 1)
-    now = _log_snr(alpha, sigma)
-    h = _log_snr(alpha_next, sigma_next) - now
-    factor = alpha_next * (math.exp(-h) - 1.0)
-    moved = (sigma_next / sigma) * step.sample - factor * denoised
-    is_first_order = options.solver_order == 1 or _is_lower_order(options, index, len(scheduler.timesteps))
-    if step.history is not None and not is_first_order:
-        # Finite difference of x0 over lambda, in units of this step.
-        slope = (denoised - step.history) * (h / (now - _log_snr(*scheduler.level(index - 1))))
-        if options.solver_type == "heun":
-            moved = moved + alpha_next * ((math.exp(-h) - 1.0) / h + 1.0) * slope
-        else:
-            moved = moved - 0.5 * factor * slope
-    return SchedulerStep(moved, denoised, denoised)
-
-
-def _is_lower_order(options: ScheduleOptions, index: int, total: int) -> bool:
-    return index == total - 1 and (
-        options.euler_at_final
-        or (options.lower_order_final and total < 15)
-        or options.final_sigmas_type == "zero"
-    )
-
-
-def _log_snr(alpha: float, sigma: float) -> float:
-    return math.inf if sigma == 0 else math.log(alpha) - math.log(sigma)
-
-
-def _refuse_relatives(options: ScheduleOptions) -> None:
-    if options.algorithm_type != "dpmsolver++" or options.use_lu_lambdas:
-        kind = "lu_lambdas" if options.use_lu_lambdas else options.algorithm_type
-        raise UnsupportedModelError(f"DPM solver of type {kind!r} is not supported, only dpmsolver++")
-    if options.solver_order not in (1, 2) or options.solver_type not in ("midpoint", "heun"):
-        raise UnsupportedModelError(
-            f"DPM solver of order {options.solver_order} and type {options.solver_type!r} is not supported"
-        )
-
-
-def _usable_timesteps(config: Mapping[str, Any], train_sigmas: FloatArray) -> int:
-    """How many training timesteps have a log signal-to-noise ratio above `lambda_min_clipped`."""
-    lowest = config.get("lambda_min_clipped")
-    if lowest is None:
-        return len(train_sigmas)
-    rising = -np.log(train_sigmas)[::-1]
-    return len(train_sigmas) - int(np.searchsorted(rising, float(lowest)))
-
-
-def _dpm_timesteps(options: ScheduleOptions, steps: int, usable: int) -> FloatArray:
-    """[steps], falling; unlike the other samplers cut from steps + 1 points."""
-    if options.timestep_spacing == "linspace":
-        return np.round(np.linspace(0, usable - 1, steps + 1))[::-1][:-1]
-    if options.timestep_spacing == "leading":
-        points = np.arange(steps + 1, dtype=np.float64) * (usable // (steps + 1))
-        return points[::-1][:-1] + options.steps_offset
-    if options.timestep_spacing == "trailing":
-        return np.round(np.arange(usable, 0, -options.num_train_timesteps / steps)) - 1
-    raise UnsupportedModelError(f"timestep_spacing {options.timestep_spacing!r} is not supported")
 
 
 @dataclass(frozen=True)
