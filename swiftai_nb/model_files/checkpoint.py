@@ -144,7 +144,7 @@ def open_checkpoint(path: Path, base: Path | None = None, *, prefer_half: bool =
     """Describes a model in one file.
 
     Args:
-        path: a safetensors file.
+        path: a safetensors or GGUF file.
         base: the folder of a model of its family, for what the file lacks; None is the file's own folder
             where that has tokenizers.
         prefer_half: take 16-bit files of the base where there is a choice.

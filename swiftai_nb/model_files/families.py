@@ -6,7 +6,6 @@ without `is_supported` only gives a name to what is refused.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,12 +214,6 @@ def single_file_error(path: Path) -> AIError:
             f"{path} is a pickle file, which can run code and is never loaded",
             hint="use the safetensors files of this model",
         )
-    if suffix == ".gguf":
-        architecture = _gguf_architecture(path)
-        model = "" if architecture is None else f" with {architecture}"
-        return UnsupportedModelError(
-            f"{path} is a GGUF file{model}, a format that is not supported", hint=CHOOSE_SUPPORTED
-        )
     names = tuple(read_header(path)[0])
     if _has(names, *_LORA_MARKS):
         return InvalidInputError(f"{path} is a LoRA, not a model", hint=f"--lora {path}")
@@ -254,18 +247,3 @@ def _has(names: Iterable[str], *pieces: str) -> bool:
 
 def _has_all(names: tuple[str, ...], pieces: Iterable[str]) -> bool:
     return all(_has(names, piece) for piece in pieces)
-
-
-def _gguf_architecture(path: Path) -> str | None:
-    """`general.architecture`, by convention the first entry of the header."""
-    with path.open("rb") as file:
-        start = file.read(256)
-    try:
-        key_bytes = struct.unpack_from("<4sIQQQ", start)[4]
-        if start[:4] != b"GGUF" or start[32 : 32 + key_bytes] != b"general.architecture":
-            return None
-        value_bytes = struct.unpack_from("<IQ", start, 32 + key_bytes)[1]
-        value = start[44 + key_bytes : 44 + key_bytes + value_bytes]
-    except struct.error:
-        return None
-    return value.decode("ascii", "replace") if value and len(value) == value_bytes else None

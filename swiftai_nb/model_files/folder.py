@@ -254,7 +254,7 @@ def open_model(path: Path, *, base: Path | None = None, prefer_half: bool = Fals
 
 
 def _open_file(path: Path, base: Path | None, *, prefer_half: bool) -> ModelFolder:
-    if path.suffix.lower() != _WEIGHTS:
+    if path.suffix.lower() not in (_WEIGHTS, ".gguf"):
         raise single_file_error(path)
     found = open_checkpoint(path, base, prefer_half=prefer_half)
     is_flux = found.family is FLUX_1

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.model_files.gguf import read_gguf_header
 from swiftai_nb.model_files.json_file import parse_json, read_json_object
 
 MAX_HEADER_BYTES = 32 * 2**20  # published models stay below 2 MiB; the format allows 100 MB
@@ -46,7 +47,7 @@ class StoredTensor:
     Attributes:
         name: its key in the file.
         shape: as stored (convolutions are [O, I, kh, kw]).
-        dtype: safetensors' name: F32, F16, BF16, F8_E4M3, I8, U32...
+        dtype: safetensors' name (F32, F16, BF16, F8_E4M3, I8, U32...), or ggml's (Q4_0, Q6_K...).
         path: the file.
         size_bytes: of its data.
         offset: where its data begins in the file, in bytes.
@@ -186,7 +187,7 @@ def _shards_without_index(folder: Path, stem: str, variant: str) -> tuple[Path, 
 
 
 def read_header(path: Path) -> tuple[Mapping[str, StoredTensor], Mapping[str, str]]:
-    """Tensors and metadata of one safetensors file, checked against the file's length.
+    """Tensors and metadata of one safetensors or GGUF file, checked against the file's length.
 
     Raises:
         InvalidModelFilesError: missing, not safetensors, truncated (names the tensors cut off), or with
@@ -195,6 +196,8 @@ def read_header(path: Path) -> tuple[Mapping[str, StoredTensor], Mapping[str, st
     """
     try:
         stat = path.stat()
+        if path.suffix.lower() == ".gguf":
+            return _read_gguf(path, stat.st_size, stat.st_mtime_ns)
         tensors, metadata, refused = _read_header(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
         raise InvalidModelFilesError(
@@ -206,6 +209,18 @@ def read_header(path: Path) -> tuple[Mapping[str, StoredTensor], Mapping[str, st
             hint="use its 16-bit, float8 or GGUF file; for a model, quantization_bits=4 or 8 saves memory",
         )
     return tensors, metadata
+
+
+@lru_cache(maxsize=32)
+def _read_gguf(
+    path: Path, _size_bytes: int, _mtime_ns: int
+) -> tuple[Mapping[str, StoredTensor], Mapping[str, str]]:
+    found, texts = read_gguf_header(path)
+    tensors = {
+        name: StoredTensor(name, tensor.shape, tensor.dtype, path, tensor.size_bytes, tensor.offset)
+        for name, tensor in found.items()
+    }
+    return MappingProxyType(tensors), MappingProxyType(texts)
 
 
 @lru_cache(maxsize=32)

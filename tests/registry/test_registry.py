@@ -300,7 +300,7 @@ def test_cache_folder_is_where_huggingface_hub_looks(monkeypatch, settings):
     [
         ("model.safetensors", "has no whole UNet"),
         ("model.ckpt", "pickle"),
-        ("model.gguf", "GGUF"),
+        ("model.gguf", "corrupt"),
     ],
 )
 def test_a_single_file_given_as_a_model_answers_with_what_it_is(registry, tmp_path, monkeypatch, name, words):

@@ -106,7 +106,7 @@ def component_config(
         return read_config(files.config)
     if source is None or infer is None:
         return read_config(model.folder / name / "config.json")  # which names it as missing
-    return infer(source.open())
+    return infer(source.open(is_packed=False))
 
 
 # Not to be inferred from any tensor's shape; the same in every published FLUX.1.

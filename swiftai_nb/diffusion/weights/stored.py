@@ -1,8 +1,8 @@
 """The tensors of one file, unevaluated, whatever form their numbers are stored in.
 
-MLX reads safetensors lazily, but not float8. For such files it is given a view of the file whose header
-declares bytes, and the bytes are widened by operations on the unevaluated arrays: nothing is read, and no
-converted copy made, until a tensor is used.
+MLX reads safetensors lazily, but not float8, and few forms of GGUF. For such files it is given a view of
+the file whose header declares bytes, and the bytes are widened by operations on the unevaluated arrays:
+nothing is read, and no converted copy made, until a tensor is used.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.diffusion.weights.gguf_blocks import repack_blocks, widen_blocks
+from swiftai_nb.model_files.gguf import QUANTIZED, packed_bits
 from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
 
 _SCALES = (".scale_weight", ".weight_scale")
@@ -30,19 +32,27 @@ _SCALES = (".scale_weight", ".weight_scale")
 _NOTES = (".scale_input", ".input_scale", ".comfy_quant")
 
 
-def load_tensors(path: Path) -> dict[str, mx.array]:
-    """The tensors of a safetensors file by name, in its order; float8 is widened exactly.
+def load_tensors(path: Path, *, is_packed: bool = True) -> dict[str, mx.array]:
+    """The tensors of a safetensors or GGUF file by name, in its order.
 
     Plain float8 becomes float16, which holds each of its numbers; scaled float8 (`NAME.scale_weight`
-    beside `NAME.weight`) becomes float32.
+    beside `NAME.weight`) becomes float32. Blocks of GGUF become MLX's quantized form (`NAME.weight`,
+    `NAME.scales`, `NAME.biases`) where that holds the same numbers, else float16.
+
+    Args:
+        path: the file.
+        is_packed: False widens all, so that every tensor has the shape of its numbers.
 
     Raises:
         InvalidModelFilesError: it cannot be read.
         UnsupportedModelError: a quantization that cannot be read.
     """
     headers, _ = read_header(path)
+    is_gguf = path.suffix.lower() == ".gguf"
     is_float8 = any(tensor.dtype.startswith("F8") for tensor in headers.values())
     try:
+        if is_gguf:
+            return _read_blocks(_load_bytes(path, headers.values()), headers, is_packed=is_packed)
         if not is_float8:
             loaded = cast(dict[str, mx.array], mx.load(str(path), format="safetensors"))
             return {name: loaded[name] for name in headers}
@@ -51,6 +61,24 @@ def load_tensors(path: Path) -> dict[str, mx.array]:
         raise InvalidModelFilesError(
             f"{path} cannot be read ({error})", hint="download the model again"
         ) from error
+
+
+def _read_blocks(
+    tensors: Mapping[str, mx.array], headers: Mapping[str, StoredTensor], *, is_packed: bool
+) -> dict[str, mx.array]:
+    result: dict[str, mx.array] = {}
+    for name, value in tensors.items():
+        tensor = headers[name]
+        if tensor.dtype not in QUANTIZED:
+            result[name] = value
+        elif is_packed and packed_bits(name, tensor.shape, tensor.dtype) is not None:
+            rows, columns = tensor.shape
+            module = name.removesuffix(".weight")
+            parts = repack_blocks(value, tensor.dtype, (rows, columns))
+            result |= dict(zip((name, f"{module}.scales", f"{module}.biases"), parts, strict=True))
+        else:
+            result[name] = widen_blocks(value, tensor.dtype).reshape(tensor.shape).astype(mx.float16)
+    return result
 
 
 def _widen_float8(tensors: dict[str, mx.array], headers: Mapping[str, StoredTensor]) -> dict[str, mx.array]:
@@ -139,10 +167,13 @@ class _FileView(io.RawIOBase):
 
     def _entry(self, tensor: StoredTensor) -> dict[str, Any]:
         begin = tensor.offset - self._start
-        dtype = "U8" if tensor.dtype.startswith("F8") else tensor.dtype
+        shape, blocks = list(tensor.shape), QUANTIZED.get(tensor.dtype)
+        if blocks is not None:
+            shape = [tensor.size_bytes // blocks.size_bytes, blocks.size_bytes]
+        is_bytes = blocks is not None or tensor.dtype.startswith("F8")
         return {
-            "dtype": dtype,
-            "shape": list(tensor.shape),
+            "dtype": "U8" if is_bytes else tensor.dtype,
+            "shape": shape,
             "data_offsets": [begin, begin + tensor.size_bytes],
         }
 

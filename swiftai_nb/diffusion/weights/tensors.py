@@ -102,8 +102,11 @@ class TensorSource:
             metadata.update(meta)
         return WeightFiles(tensors, metadata)
 
-    def open(self) -> Tensors:
+    def open(self, *, is_packed: bool = True) -> Tensors:
         """The converted tensors by parameter path, unevaluated.
+
+        Args:
+            is_packed: False widens what GGUF files hold quantized, so that shapes are those of the numbers.
 
         Raises:
             InvalidModelFilesError: as `headers`, or tensors that cannot be converted.
@@ -111,7 +114,7 @@ class TensorSource:
         headers = self.headers()
         tensors: Tensors = {}
         for path in self.paths:
-            tensors.update(load_tensors(path))
+            tensors.update(load_tensors(path, is_packed=is_packed))
         try:
             unpacked = _unpack_int8(tensors, headers)
             own = {n[len(self.prefix) :]: v for n, v in unpacked.items() if n.startswith(self.prefix)}

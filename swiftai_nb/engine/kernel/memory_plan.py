@@ -20,6 +20,7 @@ from swiftai_nb.core.errors import InsufficientMemoryError, InvalidModelFilesErr
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.machine import MemoryPolicy, available_memory_bytes
 from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.gguf import QUANTIZED, packed_bits
 from swiftai_nb.model_files.safetensors_headers import StoredTensor
 
 _UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of the batch
@@ -173,7 +174,8 @@ def _is_half(name: str, tensors: Mapping[str, StoredTensor]) -> bool:
     """Whether it is read in 16 bits: float8 with factors is widened to 32."""
     tensor, module = tensors[name], name.removesuffix(".weight")
     is_scaled = f"{module}.scale_weight" in tensors or f"{module}.weight_scale" in tensors
-    return tensor.dtype in ("F16", "BF16") or (tensor.dtype in ("F8_E4M3", "F8_E5M2") and not is_scaled)
+    is_plain_float8 = tensor.dtype in ("F8_E4M3", "F8_E5M2") and not is_scaled
+    return is_plain_float8 or tensor.dtype in ("F16", "BF16", *QUANTIZED)
 
 
 def _tensor_bytes(
@@ -182,6 +184,9 @@ def _tensor_bytes(
     count = math.prod(tensor.shape)
     if tensor.dtype in ("U32", "U64", "I64"):  # quantized already, or an index
         return tensor.size_bytes
+    packed = packed_bits(name, tensor.shape, tensor.dtype)
+    if packed is not None:
+        return count * packed // 8 + 2 * bytes_per_weight * count // 32
     is_map = name.endswith(".weight") and len(tensor.shape) > 1 and not _TABLE.search(name)
     if is_map and bits is not None and len(tensor.shape) == 2:
         scales_bytes = 2 * bytes_per_weight * count // _GROUP  # a scale and a bias for each group
