@@ -39,6 +39,8 @@ class Family:
         sensitive_layers: pieces of the names of layers that are not quantized on load: small ones, whose
             errors every token and every step has.
         is_supported: whether the local engine runs it.
+        text_layers: numbers of the text encoder's hidden states that are read; the layers above the last one
+            are not loaded. Empty: all layers are.
         references: the pictures that it can change or take up by the prompt; None for text to image alone.
     """
 
@@ -51,6 +53,7 @@ class Family:
     guidance_above: float | None = 1.0
     sensitive_layers: tuple[str, ...] = ()
     is_supported: bool = False
+    text_layers: tuple[int, ...] = ()
     references: ReferenceLimits | None = None
 
     def is_guided(self, guidance_scale: float) -> bool:
@@ -116,7 +119,9 @@ FLUX_2_KLEIN = Family(
     marks=(("double_stream_modulation_img.",),),
     components=("transformer", "text_encoder", "vae"),
     is_flow=True,
+    sensitive_layers=("x_embedder.", "time_guidance_embed.", "norm_out.", "proj_out."),
     is_supported=True,
+    text_layers=(9, 18, 27),
     references=ReferenceLimits(),
 )
 FLUX_2_DEV = Family("FLUX.2 dev", ("Flux2Pipeline",))  # the same transformer with guidance as an input

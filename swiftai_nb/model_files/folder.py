@@ -5,6 +5,7 @@ The kernel plans from it and the engine's pipelines load from it, so that both d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,6 +35,7 @@ from swiftai_nb.model_files.families import (
     single_file_error,
 )
 from swiftai_nb.model_files.identify import identify_family, is_flux_dev
+from swiftai_nb.model_files.safetensors_headers import StoredTensor
 from swiftai_nb.model_files.samplers import (
     SAMPLERS,
     SamplerKind,
@@ -45,6 +47,7 @@ from swiftai_nb.model_files.samplers import (
 from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults, defaults_of
 
 _WEIGHTS = ".safetensors"
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _PATCH = 2  # a token of FLUX.1 and Z-Image is 2x2 latents
 _FLOW_SCHEDULER = "flow-match-euler"
 _LCM = {"steps": 4, "guidance_scale": 8.5}
@@ -133,6 +136,14 @@ class ModelFolder:
         if self.family.name in PARTS:
             return find_part(self.folder, self.family, name, prefer_half=self.prefer_half)
         return find_unet_component(self.folder, name, prefer_half=self.prefer_half)
+
+    def loaded_tensors(self, name: str) -> dict[str, StoredTensor]:
+        """The tensors of a network that a pipeline reads, by name; layers that are not used are left out."""
+        tensors, last = self.components[name].tensors(), max(self.family.text_layers, default=None)
+        if name != "text_encoder" or last is None:
+            return tensors
+        layers = ((key, _LAYER.search(key)) for key in tensors)
+        return {key: tensors[key] for key, layer in layers if layer is None or int(layer[1]) < last}
 
     @property
     def weight_files(self) -> Mapping[str, tuple[Path, ...]]:

@@ -84,9 +84,9 @@ def _qwen_tokenizer() -> tuple[ModelFile, ...]:
     )
 
 
-def _mflux_z_image_files() -> tuple[ModelFile, ...]:
-    """Z-Image as saved by mflux: shards of at most 2 GiB, weights already quantized to 4 bits."""
-    parts = {"transformer": (2.14, 1.32), "text_encoder": (2.14, 0.12), "vae": (0.168,)}
+def _mflux_qwen3_files(*transformer_gb: float) -> tuple[ModelFile, ...]:
+    """Z-Image or FLUX.2 as saved by mflux: shards of at most 2 GiB, already quantized to 4 bits."""
+    parts = {"transformer": transformer_gb, "text_encoder": (2.14, 0.12), "vae": (0.168,)}
     shards = ((f"{name}/{i}.safetensors", gb) for name, sizes in parts.items() for i, gb in enumerate(sizes))
     return (
         *(_weights(path, gb) for path, gb in shards),
@@ -267,7 +267,7 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
         **family_settings(DiffusionVariant.Z_IMAGE),
         description="Recommended with 16 GB of memory: photos and lettering, English and Chinese, in 8 steps",
         repository="filipstrand/Z-Image-Turbo-mflux-4bit",
-        files=_mflux_z_image_files(),
+        files=_mflux_qwen3_files(2.14, 1.32),
         size_bytes=5_910_000_000,
         license="apache-2.0",
         license_url="https://www.apache.org/licenses/LICENSE-2.0",
@@ -295,6 +295,23 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
         unconfirmed=_NOT_LIVE,
     ),
     DiffusionModelInfo(
+        id="flux.2-klein-4bit",
+        name="FLUX.2 klein 4B (4-bit)",
+        **family_settings(DiffusionVariant.FLUX_2_KLEIN),
+        description="Makes pictures and changes given ones by words (--with), in 4 steps",
+        repository="mflux-community/flux2-klein-4b-mflux-q4",
+        files=_mflux_qwen3_files(2.14, 0.04),
+        size_bytes=4_610_000_000,
+        license="apache-2.0",
+        license_url="https://www.apache.org/licenses/LICENSE-2.0",
+        license_summary="free to use, also commercially",
+        min_memory_bytes=8 * GB,
+        aliases=("flux2-klein", "flux.2-klein-4b", "klein"),
+        fallback_repositories=("Runpod/FLUX.2-klein-4B-mflux-4bit",),
+        preview_decoder="taef2",
+        unconfirmed=f"{_NOT_LIVE}; the split into shards follows from mflux's limit of 2 GiB",
+    ),
+    DiffusionModelInfo(
         id="flux-schnell-4bit",
         name="FLUX.1 schnell (4-bit)",
         **family_settings(DiffusionVariant.FLUX),
@@ -319,6 +336,7 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
     _taesd(name="taesd", variant=DiffusionVariant.SD_15, family="SD 1.x and 2.x"),
     _taesd(name="taesdxl", variant=DiffusionVariant.SDXL, family="SDXL"),
     _taesd(name="taef1", variant=DiffusionVariant.FLUX, family="FLUX.1 and Z-Image", size_bytes=9_850_000),
+    _taesd(name="taef2", variant=DiffusionVariant.FLUX_2_KLEIN, family="FLUX.2", size_bytes=9_880_000),
 )
 
 

@@ -11,6 +11,7 @@ from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, Un
 from swiftai_nb.diffusion.pipelines.families import load_pipeline
 from swiftai_nb.diffusion.pipelines.flux2 import empirical_mu, text_layers
 from swiftai_nb.diffusion.weights.lora import apply_lora, load_lora
+from swiftai_nb.model_files.families import FLUX_2_KLEIN
 from tests.diffusion.flux2_folders import VAE, write_comfy, write_klein, write_mflux
 from tests.diffusion.flux_folders import save
 from tests.diffusion.parity import tiny_flux2
@@ -95,9 +96,9 @@ def weight_of(pipeline, path):
 
 
 def test_a_small_text_encoder_is_read_at_the_same_fractions_of_its_depth():
-    assert text_layers(36) == (9, 18, 27)
-    assert text_layers(27) == (9, 18, 27)
-    assert text_layers(4) == (1, 2, 3)
+    assert text_layers(FLUX_2_KLEIN, count=36) == (9, 18, 27)
+    assert text_layers(FLUX_2_KLEIN, count=27) == (9, 18, 27)
+    assert text_layers(FLUX_2_KLEIN, count=4) == (1, 2, 3)
 
 
 def test_layers_above_the_last_one_read_are_not_loaded(pipeline):

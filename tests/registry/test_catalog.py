@@ -90,7 +90,7 @@ def test_a_family_or_a_repository_is_not_mistaken_for_a_similar_name(name):
 
 def test_preview_decoders_exist_for_every_model_that_names_one():
     decoders = {i.id for i in CATALOG if i.kind == "preview-decoder"}
-    assert decoders == {"taesd", "taesdxl", "taef1"}
+    assert decoders == {"taesd", "taesdxl", "taef1", "taef2"}
     assert {i.preview_decoder for i in CATALOG if i.preview_decoder} <= decoders
 
 

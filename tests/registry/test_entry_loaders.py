@@ -18,7 +18,7 @@ from swiftai_nb.model_files.folder import open_model  # noqa: E402
 from swiftai_nb.registry.catalog import CATALOG  # noqa: E402
 from swiftai_nb.registry.model_info import DiffusionModelInfo  # noqa: E402
 from swiftai_nb.registry.registry import DiffusionModelRegistry  # noqa: E402
-from tests.diffusion import flux_folders, sd_folders, z_image_folders  # noqa: E402
+from tests.diffusion import flux2_folders, flux_folders, sd_folders, z_image_folders  # noqa: E402
 from tests.downloads.conftest import make_downloader  # noqa: E402
 from tests.downloads.fake_hub import FakeHub  # noqa: E402
 from tests.model_files.files import write_json  # noqa: E402
@@ -36,6 +36,7 @@ TINY = {
     "sd-turbo": ("sd21_v", {**_TRAILING, "_class_name": "EulerDiscreteScheduler"}),
     "lcm-dreamshaper": ("lcm", None),
 }
+TAESD_CHANNELS = {"taesd": 4, "taesdxl": 4, "taef1": 16, "taef2": 32}
 # DiffusionKit's are run by DiffusionKit: tests/guests/diffusionkit
 ENTRIES = [info for info in CATALOG if info.is_downloadable and info.engine == "mlx"]
 MODELS = [info for info in ENTRIES if info.kind == "model"]
@@ -43,7 +44,7 @@ MODELS = [info for info in ENTRIES if info.kind == "model"]
 
 def write_tiny(info: DiffusionModelInfo, folder: Path) -> None:
     if info.kind == "preview-decoder":
-        write_taesd(folder, channels=16 if info.id == "taef1" else 4)
+        write_taesd(folder, channels=TAESD_CHANNELS[info.id])
     elif info.id in TINY:
         model, scheduler = TINY[info.id]
         sd_folders.write_folder(folder, model, scheduler=scheduler)
@@ -52,7 +53,8 @@ def write_tiny(info: DiffusionModelInfo, folder: Path) -> None:
         z_image_folders.write_diffusers(folder)
         reshard(info, folder)
     else:
-        layouts = z_image_folders if info.id == "z-image" else flux_folders
+        own = {"z-image": z_image_folders, "flux.2-klein-4bit": flux2_folders}
+        layouts = own.get(info.id, flux_folders)
         layouts.write_mflux(folder, bits=4)
         reshard(info, folder)
 
@@ -130,7 +132,7 @@ def test_entry_downloads_loads_and_draws(info, tmp_path):
 @pytest.mark.parametrize("info", [i for i in ENTRIES if i.kind == "preview-decoder"], ids=lambda i: i.id)
 def test_preview_decoder_downloads_loads_and_draws(info, tmp_path):
     decode = load_preview_decoder(fetch(info, tmp_path))
-    channels = 16 if info.id == "taef1" else 4
+    channels = TAESD_CHANNELS[info.id]
     assert decode(mx.random.normal((1, 4, 4, channels))).shape == (1, 32, 32, 3)
 
 

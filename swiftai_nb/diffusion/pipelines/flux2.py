@@ -45,11 +45,11 @@ from swiftai_nb.diffusion.weights.layouts import (
     qwen3_config_from_tensors,
     tensor_source,
 )
+from swiftai_nb.model_files.families import Family
 from swiftai_nb.model_files.folder import ModelFolder
 from swiftai_nb.model_files.references import ReferenceLimits
 
 MAX_SEQUENCE_LENGTH = 512
-_LAYERS = (9, 18, 27)  # hidden states of Qwen3 that the transformer reads
 
 
 class Flux2Pipeline(DiffusionPipeline):
@@ -58,7 +58,8 @@ class Flux2Pipeline(DiffusionPipeline):
     Args:
         model: its folder, in any layout.
         dtype: compute dtype; float16 becomes bfloat16.
-        quantization_bits: 4, 5, 6, 8 or None; layers that are quantized already stay as they are.
+        quantization_bits: of linear maps on load, or None; embedders and the final layer stay as they are,
+            and so do layers that files hold quantized.
 
     Raises:
         InvalidModelFilesError: parts missing, or tensors that do not fit.
@@ -73,7 +74,7 @@ class Flux2Pipeline(DiffusionPipeline):
         self._scheduler_config = model.scheduler_config if model.scheduler_config else FLUX2_SCHEDULER
         text = tensor_source(model, "text_encoder", "qwen3")
         qwen3 = component_config(model, "text_encoder", text, qwen3_config_from_tensors)
-        layers = text_layers(int(qwen3.get("num_hidden_layers", 0)))
+        layers = text_layers(model.family, count=int(qwen3.get("num_hidden_layers", 0)))
         self._text = Qwen3Stage(model, layers=layers, dtype=dtype, quantization_bits=quantization_bits)
         image = tensor_source(model, "vae", "flux2 vae")
         vae = VAEConfig.from_dict(component_config(model, "vae", image, flux2_vae_config_from_tensors))
@@ -89,6 +90,7 @@ class Flux2Pipeline(DiffusionPipeline):
                 lambda: Flux2Transformer(config),
                 dtype=dtype,
                 quantization_bits=quantization_bits,
+                sensitive_layers=model.family.sensitive_layers,
             ),
             image=ImageStage(
                 image,
@@ -225,12 +227,13 @@ class Flux2Pipeline(DiffusionPipeline):
         return predict
 
 
-def text_layers(count: int) -> tuple[int, ...]:
+def text_layers(family: Family, *, count: int) -> tuple[int, ...]:
     """The hidden states that the transformer reads of a Qwen3 with `count` layers.
 
     Published encoders have 36 layers; for smaller ones, in tests, the same fractions.
     """
-    return _LAYERS if count >= _LAYERS[-1] else tuple(count * n // 4 for n in (1, 2, 3))
+    layers = family.text_layers
+    return layers if count >= layers[-1] else tuple(count * n // 4 for n in (1, 2, 3))
 
 
 def empirical_mu(sequence_length: int, steps: int) -> float:

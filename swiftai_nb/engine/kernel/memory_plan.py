@@ -104,12 +104,12 @@ def plan_memory(
     decoding = tile_pixels * model.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
     weights = {
         name: _weights_bytes(
-            files.tensors(),
+            model.loaded_tensors(name),
             bytes_per_weight,
             None if name == "vae" else quantization_bits,
             sensitive_layers=model.family.sensitive_layers,
         )
-        for name, files in model.components.items()
+        for name in model.components
     }
     return MemoryPlan(weights, denoising, decoding, is_staged)
 

@@ -19,7 +19,7 @@ def edit_pictures(pictures: Sequence[GeneratedImage], prompt: str, **options: An
     Args:
         pictures: what the prompt refers to, in order.
         prompt: the change, such as "put a red scarf on it".
-        options: those of `%imagine` by their long names, such as model="flux.2-klein", steps=4, count=2 or
+        options: those of `%imagine` by their long names, such as model="klein", steps=4, count=2 or
             size="512x768". `also=[picture, ...]` gives further pictures that the prompt refers to.
 
     Returns:

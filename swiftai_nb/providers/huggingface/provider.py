@@ -94,7 +94,7 @@ class HuggingFaceProvider:
         if config.references:
             raise InvalidInputError(
                 "the cloud provider takes no reference pictures",
-                hint="use a local model: --engine local --model flux.2-klein",
+                hint="use a local model: --engine local --model flux.2-klein-4bit",
             )
         token = find_token(self._token)
         if token is None and self.base_url is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from swiftai_nb.core import machine
@@ -10,6 +12,7 @@ from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.machine import MemoryPolicy
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, check_memory, keeps_model, plan_memory
 from swiftai_nb.model_files.folder import open_model
+from tests.diffusion.flux2_folders import write_klein
 from tests.model_files.files import write_weights
 
 GB = 10**9
@@ -152,3 +155,17 @@ def test_broken_weights_are_named(large_model):
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(InvalidModelFilesError, match="no safetensors weights"):
         open_model(tmp_path)
+
+
+def test_flux_2_klein_counts_references_and_only_the_text_layers_it_reads(tmp_path):
+    model = open_model(write_klein(tmp_path))
+    need = {"width": 512, "height": 512, "guided": False, "bytes_per_weight": 4}
+    plain = plan_memory(model, **need)
+    edit = plan_memory(model, **need, reference_pixels=512 * 512)
+    assert edit.denoising_bytes == 2 * plain.denoising_bytes
+    assert plain.weights_bytes == edit.weights_bytes
+    names = set(model.loaded_tensors("text_encoder"))
+    assert "layers.3.mlp.up_proj.weight" in names
+    few = replace(model, family=replace(model.family, text_layers=(1, 2, 3)))
+    assert "layers.3.mlp.up_proj.weight" not in few.loaded_tensors("text_encoder")
+    assert plan_memory(few, **need).weights_bytes["text_encoder"] < plain.weights_bytes["text_encoder"]
