@@ -37,6 +37,7 @@ CASES = (
     Case("sd-1.5", 512, 2, has_peer=True),
     Case("sdxl-turbo", 512, 1, has_peer=True),
     Case("flux-schnell-4bit", 256, 1, has_peer=False),
+    Case("z-image", 512, 1, has_peer=False),
 )
 ASK = """
 import json, pathlib

@@ -18,10 +18,12 @@ import swiftai_nb
 from benchmarks import models as small
 from swiftai_nb.diffusion.models.clip import CLIPTextConfig, CLIPTextModel
 from swiftai_nb.diffusion.models.flux_transformer import FluxConfig, FluxTransformer
+from swiftai_nb.diffusion.models.qwen3 import Qwen3Config, Qwen3Encoder
 from swiftai_nb.diffusion.models.t5 import T5Config, T5Encoder
 from swiftai_nb.diffusion.models.unet import UNet
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig
+from swiftai_nb.diffusion.models.z_image import ZImageConfig, ZImageTransformer
 from swiftai_nb.registry.catalog import find
 
 COMMIT = "0" * 40
@@ -64,6 +66,17 @@ FLUX_VAE = {
     "shift_factor": 0.1159,
     "use_quant_conv": False,
     "use_post_quant_conv": False,
+}
+QWEN3_4B = {
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
 }
 T5 = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
 
@@ -137,10 +150,33 @@ def write_flux_schnell(folder: Path) -> None:
             write_safetensors(folder / name / f"{number}.safetensors", shard, {"quantization_level": "4"})
 
 
+def write_z_image(folder: Path) -> None:
+    """Z-Image-Turbo in 4 bits as mflux saves it; 5.9 GB."""
+    # The tests spell out mflux's names by hand and bring a tokenizer.
+    from tests.diffusion import z_image_folders
+    from tests.diffusion.parity import tiny_z_image
+
+    tiny_z_image.write_tokenizer(folder / "tokenizer")
+    text_encoder = Qwen3Encoder(Qwen3Config.from_dict(QWEN3_4B, used_layers=QWEN3_4B["num_hidden_layers"]))
+    networks = {
+        "transformer": _file_shapes(ZImageTransformer(ZImageConfig())),
+        "text_encoder": _file_shapes(text_encoder) | {"norm.weight": (QWEN3_4B["hidden_size"],)},
+        "vae": _file_shapes(Autoencoder(VAEConfig.from_dict(FLUX_VAE))),
+    }
+    names = {"transformer": z_image_folders.mflux_transformer, "vae": z_image_folders.mflux_vae}
+    for name, shapes in networks.items():
+        arrays = {n: np.broadcast_to(np.float32(0), shape) for n, shape in shapes.items()}
+        renamed = {n: a.shape for n, a in names.get(name, dict)(arrays).items()}
+        packed = {k: t for n, shape in renamed.items() for k, t in _packed(n, shape).items()}
+        for number, shard in enumerate(_shards(packed)):
+            write_safetensors(folder / name / f"{number}.safetensors", shard, {"quantization_level": "4"})
+
+
 WRITERS = {
     "sd-1.5": write_sd15,
     "sdxl-turbo": write_sdxl_turbo,
     "flux-schnell-4bit": write_flux_schnell,
+    "z-image": write_z_image,
 }
 
 
@@ -217,7 +253,7 @@ def _packed(name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
     if len(shape) != 2 or not name.endswith(".weight"):
         return {name: _half(name, shape, "BF16")}
     rows, inputs = shape
-    is_table = "shared" in name or "embedding" in name
+    is_table = "shared" in name or "embedding" in name or "embed_tokens" in name
     scale = 0.2 if is_table else 1 / (4.6 * math.sqrt(inputs))
     groups = (rows, inputs // _GROUP)
     base = name.removesuffix("weight")
