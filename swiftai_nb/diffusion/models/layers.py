@@ -72,15 +72,13 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
 
 
 class AdaptedQuantizedLinear(QuantizedLinear):
-    """W x + b + up (down x), W quantized; several LoRAs are stacked along the rank.
+    """W x + b + up (down x) + (first ⊗ second) x, W quantized; several LoRAs are stacked along the rank.
 
     Args:
-        base: the layer whose quantized weight is shared, not copied.
-        down: [rank, in].
-        up: [out, rank], with the LoRA's scale in it.
+        base: the layer whose quantized weight is taken over, not copied.
     """
 
-    def __init__(self, base: QuantizedLinear, *, down: mx.array, up: mx.array) -> None:
+    def __init__(self, base: QuantizedLinear) -> None:
         super().__init__(
             base.scales.shape[-1] * base.group_size,
             base.weight.shape[0],
@@ -91,17 +89,50 @@ class AdaptedQuantizedLinear(QuantizedLinear):
         for name in ("weight", "scales", "biases", "bias"):
             if name in base:
                 self[name] = base[name]
-        self.lora_down, self.lora_up = down, up
+        self._kronecker: list[tuple[mx.array, mx.array, Callable[[mx.array, int], mx.array]]] = []
 
     def __call__(self, x: mx.array) -> mx.array:
         """x: [..., in] -> [..., out]."""
-        return super().__call__(x) + ops.linear(ops.linear(x, self.lora_down), self.lora_up)
+        y = super().__call__(x)
+        if "lora_down" in self:
+            y = y + ops.linear(ops.linear(x, self.lora_down), self.lora_up)
+        for first, second, own_outputs in self._kronecker:
+            y = y + own_outputs(_kronecker_linear(x, first, second), -1)
+        return y
 
     def add_branch(self, *, down: mx.array, up: mx.array) -> None:
-        """Stacks a further branch onto the first."""
-        self.lora_down = mx.concatenate([self.lora_down, down])
-        self.lora_up = mx.concatenate([self.lora_up, up], axis=1)
-        mx.eval(self.lora_down, self.lora_up)
+        """Adds up (down x).
+
+        Args:
+            down: [rank, in].
+            up: [out, rank], with the LoRA's scale in it.
+        """
+        if "lora_down" in self:
+            down = mx.concatenate([self["lora_down"], down])
+            up = mx.concatenate([self["lora_up"], up], axis=1)
+        self.lora_down, self.lora_up = down, up
+        mx.eval(down, up)
+
+    def add_kronecker(
+        self, *, first: mx.array, second: mx.array, own_outputs: Callable[[mx.array, int], mx.array]
+    ) -> None:
+        """Adds (first ⊗ second) x.
+
+        Args:
+            first: [m, n], with the scale in it.
+            second: [p, q]; n q is `in`.
+            own_outputs: (m p outputs, axis) -> those of this layer.
+        """
+        mx.eval(first, second)
+        self._kronecker.append((first, second, own_outputs))
+
+
+def _kronecker_linear(x: mx.array, first: mx.array, second: mx.array) -> mx.array:
+    """(first ⊗ second) x without making the product: x [..., n q] -> [..., m p]."""
+    columns = x.reshape(*x.shape[:-1], first.shape[1], second.shape[1])
+    inner = ops.linear(columns, second)
+    outer = ops.linear(inner.swapaxes(-1, -2), first)
+    return outer.swapaxes(-1, -2).reshape(*x.shape[:-1], -1)
 
 
 class Conv2d(nn.Module):  # type: ignore[misc]

@@ -4,16 +4,12 @@ A LoRA is added into the weights tensor by tensor, so no second copy of the mode
 weights nothing can be added, so a low-rank branch is put beside them. It is applied again whenever a
 network is read again. Removing it drops the network: the next use reads the untouched weights from disk,
 and the LoRAs that remain. So removal is exact.
-
-The table of names is made from the model's own networks, so it knows exactly which modules exist: a name
-that is not in it belongs to another model.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -23,11 +19,16 @@ from mlx import nn
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.models.layers import AdaptedQuantizedLinear, Conv2d, Linear, QuantizedLinear
+from swiftai_nb.diffusion.models.layers import AdaptedQuantizedLinear, Linear, QuantizedLinear
 from swiftai_nb.diffusion.weights.component import Component
-from swiftai_nb.diffusion.weights.flux2_tensors import FLUX2_BFL_RULES
-from swiftai_nb.diffusion.weights.flux_tensors import BFL_RULES, ModuleRule
-from swiftai_nb.diffusion.weights.lora_files import LoraModule, LoraWeights, load_lora, shown_names
+from swiftai_nb.diffusion.weights.lora_files import (
+    KroneckerModule,
+    LoraModule,
+    LoraWeights,
+    load_lora,
+    shown_names,
+)
+from swiftai_nb.diffusion.weights.lora_targets import LoraTarget, lora_targets
 from swiftai_nb.diffusion.weights.precision import assign, find_module
 
 __all__ = ["AppliedLora", "LoraWeights", "apply_lora", "load_lora"]
@@ -54,6 +55,30 @@ class LoraUpdate:
     down: mx.array
     up: mx.array
     factor: float
+
+
+@dataclass(frozen=True)
+class KroneckerUpdate:
+    """One module's change by a Kronecker product: its path, the factors, and which outputs are its own."""
+
+    path: str
+    first: mx.array
+    second: mx.array
+    factor: float
+    target: LoraTarget
+
+    def own_outputs(self, values: mx.array, axis: int) -> mx.array:
+        """The part of a change, or of its outputs, that belongs to this module."""
+        if self.target.rows is not None:
+            start, end = self.target.rows
+            values = mx.split(values, [start, end], axis=axis)[1]
+        if not self.target.swaps_halves:
+            return values
+        first, second = mx.split(values, 2, axis=axis)
+        return mx.concatenate([second, first], axis=axis)
+
+
+Update = LoraUpdate | KroneckerUpdate
 
 
 @dataclass(frozen=True)
@@ -104,7 +129,7 @@ def apply_lora(pipeline: HasNetworks, lora: LoraWeights, scale: float = 1.0) -> 
     return AppliedLora(lora, scale, changes, pipeline)
 
 
-def match_lora(lora: LoraWeights, networks: Mapping[str, nn.Module]) -> dict[str, list[LoraUpdate]]:
+def match_lora(lora: LoraWeights, networks: Mapping[str, nn.Module]) -> dict[str, list[Update]]:
     """Finds every LoRA module's place.
 
     Args:
@@ -116,7 +141,7 @@ def match_lora(lora: LoraWeights, networks: Mapping[str, nn.Module]) -> dict[str
     """
     table = lora_targets(networks)
     unknown, misfits = [], []
-    updates: dict[str, list[LoraUpdate]] = {}
+    updates: dict[str, list[Update]] = {}
     for name, module in lora.modules.items():
         targets = table.get(name, ())
         if not targets:
@@ -131,7 +156,9 @@ def match_lora(lora: LoraWeights, networks: Mapping[str, nn.Module]) -> dict[str
     return updates
 
 
-def _update(module: LoraModule, target: LoraTarget) -> LoraUpdate:
+def _update(module: LoraModule | KroneckerModule, target: LoraTarget) -> Update:
+    if isinstance(module, KroneckerModule):
+        return KroneckerUpdate(target.path, module.first, module.second, module.factor, target)
     up = module.up if target.rows is None else module.up[slice(*target.rows)]
     if target.swaps_halves:
         first, second = mx.split(up, 2)
@@ -141,14 +168,16 @@ def _update(module: LoraModule, target: LoraTarget) -> LoraUpdate:
 
 
 def _misfit(
-    module: LoraModule, targets: tuple[LoraTarget, ...], networks: Mapping[str, nn.Module]
+    module: LoraModule | KroneckerModule,
+    targets: tuple[LoraTarget, ...],
+    networks: Mapping[str, nn.Module],
 ) -> str | None:
     weights = [find_module(networks[t.component], t.path).weight for t in targets]
     rows = targets[-1].rows
     outputs = weights[0].shape[0] if rows is None else rows[1]
     kernel = tuple(weights[0].shape[1:-1]) or (1, 1)
     needed = (outputs, weights[0].shape[-1], *kernel)
-    given = (module.up.shape[0], module.down.shape[1], *(module.down.shape[2:] or (1, 1)))
+    given = module.size
     if given == needed:
         return None
     return f"{module.name} changes {_size_text(given)}, the model's is {_size_text(needed)}"
@@ -178,206 +207,57 @@ def guess_family(lora: LoraWeights) -> str | None:
         return "FLUX.1"
     for name, module in lora.modules.items():
         if name.endswith(("attn2.to_k", "attn2_to_k", "attn2.processor.to_k_lora")):
-            return _CONTEXT_WIDTHS.get(int(module.down.shape[1]))
+            return _CONTEXT_WIDTHS.get(module.size[1])
     return None
 
 
-def merge_updates(network: nn.Module, *, updates: tuple[LoraUpdate, ...], scale: float) -> None:
+def merge_updates(network: nn.Module, *, updates: tuple[Update, ...], scale: float) -> None:
     """Changes a loaded network's weights, one after the other."""
     for update in updates:
         layer = find_module(network, update.path)
         if isinstance(layer, QuantizedLinear):
-            _add_branch(network, layer, update, scale)
+            _add_branch(_adapted(network, layer, update.path), update, scale)
         else:
             layer.weight = _merged(layer, update, scale)
 
 
-def _merged(layer: Any, update: LoraUpdate, scale: float) -> mx.array:
+def _merged(layer: Any, update: Update, scale: float) -> mx.array:
     """The weight with the LoRA in it, summed in float32."""
     weight: mx.array = layer.weight
-    rank = update.down.shape[0]
-    up = update.up.astype(mx.float32).reshape(-1, rank)
-    down = update.down.astype(mx.float32)
-    if not isinstance(layer, Linear) and down.ndim == 4:
-        down = down.transpose(0, 2, 3, 1)
-    delta = ops.matmul(up, down.reshape(rank, -1)).reshape(weight.shape)
+    delta = _delta(layer, update).reshape(weight.shape)
     merged = (weight.astype(mx.float32) + scale * update.factor * delta).astype(weight.dtype)
     mx.eval(merged)
     return merged
 
 
-def _add_branch(network: nn.Module, layer: QuantizedLinear, update: LoraUpdate, scale: float) -> None:
-    dtype, rank = layer.scales.dtype, update.down.shape[0]
+def _delta(layer: Any, update: Update) -> mx.array:
+    if isinstance(update, KroneckerUpdate):
+        product = mx.kron(update.first.astype(mx.float32), update.second.astype(mx.float32))
+        return update.own_outputs(product, 0)
+    rank = update.down.shape[0]
+    up = update.up.astype(mx.float32).reshape(-1, rank)
+    down = update.down.astype(mx.float32)
+    if not isinstance(layer, Linear) and down.ndim == 4:
+        down = down.transpose(0, 2, 3, 1)
+    return ops.matmul(up, down.reshape(rank, -1))
+
+
+def _adapted(network: nn.Module, layer: QuantizedLinear, path: str) -> AdaptedQuantizedLinear:
+    if isinstance(layer, AdaptedQuantizedLinear):
+        return layer
+    adapted = AdaptedQuantizedLinear(layer)
+    assign(network, path, adapted)
+    return adapted
+
+
+def _add_branch(layer: AdaptedQuantizedLinear, update: Update, scale: float) -> None:
+    dtype = layer.scales.dtype
+    if isinstance(update, KroneckerUpdate):
+        first = (update.first.astype(mx.float32) * (scale * update.factor)).astype(dtype)
+        second = update.second.astype(dtype)
+        layer.add_kronecker(first=first, second=second, own_outputs=update.own_outputs)
+        return
+    rank = update.down.shape[0]
     down = update.down.reshape(rank, -1).astype(dtype)
     up = (update.up.astype(mx.float32).reshape(-1, rank) * (scale * update.factor)).astype(dtype)
-    mx.eval(down, up)
-    if isinstance(layer, AdaptedQuantizedLinear):
-        layer.add_branch(down=down, up=up)
-    else:
-        assign(network, update.path, AdaptedQuantizedLinear(layer, down=down, up=up))
-
-
-@dataclass(frozen=True)
-class LoraTarget:
-    """Where (a part of) a LoRA module goes.
-
-    Attributes:
-        component: e.g. "unet".
-        path: of the module in its network.
-        rows: which outputs of the LoRA belong to it; None for all.
-        swaps_halves: the outputs' halves come in the other order.
-    """
-
-    component: str
-    path: str
-    rows: tuple[int, int] | None = None
-    swaps_halves: bool = False
-
-
-TargetTable = dict[str, tuple[LoraTarget, ...]]
-# Component -> dotted prefixes (diffusers, PEFT), and underscored ones (kohya).
-_DOTTED = {
-    "unet": ("unet.", "", "base_model.model."),
-    "transformer": ("transformer.", "", "base_model.model.", "diffusion_model."),
-    "text_encoder": ("text_encoder.",),
-    "text_encoder_2": ("text_encoder_2.",),
-}
-_UNDERSCORED = {
-    "unet": ("lora_unet_",),
-    "transformer": ("lora_transformer_", "lora_unet_"),
-    "text_encoder": ("lora_te_", "lora_te1_"),
-    "text_encoder_2": ("lora_te2_", "lora_te3_"),
-}
-_RESNET = {"conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "conv2": "out_layers.3",
-           "conv_shortcut": "skip_connection"}  # fmt: skip
-_UNET_ENDS = {
-    "conv_in": "input_blocks.0.0",
-    "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}
-# XLabs' FLUX LoRAs name attention processors: lora1 is the image's, lora2 the text's.
-_XLABS = {"qkv_lora1": "img_attn.qkv", "proj_lora1": "img_attn.proj", "qkv_lora2": "txt_attn.qkv",
-          "proj_lora2": "txt_attn.proj"}  # fmt: skip
-
-
-def lora_targets(networks: Mapping[str, nn.Module]) -> TargetTable:
-    """All known names of all linear maps and convolutions.
-
-    Args:
-        networks: by component name, loaded or not; an autoencoder is left out.
-    """
-    table: TargetTable = {}
-    for component, network in networks.items():
-        if component not in _DOTTED:
-            continue
-        paths = [path for path, module in network.named_modules() if isinstance(module, (Linear, Conv2d))]
-        for path in paths:
-            target = (LoraTarget(component, path),)
-            for alias in _aliases(component, path, network):
-                table.setdefault(alias, target)
-        if component == "transformer":
-            _add_bfl_names(table, network, set(paths))
-    return table
-
-
-def _aliases(component: str, path: str, network: nn.Module) -> Iterator[str]:
-    names = [path]
-    if component.startswith("text_encoder") and path.startswith("text_model."):
-        names.append(path.removeprefix("text_model."))
-    if component == "unet":
-        names += [name for name in (_processor_name(path), ldm_name(path, network)) if name is not None]
-    for name in names:
-        yield from (prefix + name for prefix in _DOTTED[component])
-        yield from (prefix + name.replace(".", "_") for prefix in _UNDERSCORED[component])
-
-
-def _processor_name(path: str) -> str | None:
-    """LoRAs of diffusers' first convention hung on attention processors."""
-    match = re.fullmatch(r"(.*\.attn\d)\.(to_[qkv]|to_out)(\.0)?", path)
-    return None if match is None else f"{match[1]}.processor.{match[2]}_lora"
-
-
-def ldm_name(path: str, unet: nn.Module) -> str | None:
-    """The name latent-diffusion code (and kohya's SDXL trainer) has for a module of diffusers' UNet."""
-    if path in _UNET_ENDS:
-        return _UNET_ENDS[path]
-    match = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.*)", path)
-    if match is not None:
-        place = 1 if match[1] == "attentions" else 2 * int(match[2])
-        return f"middle_block.{place}.{_inner(match[1], match[3])}"
-    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", path)
-    if match is None:
-        return None
-    side, block, kind, layer, rest = match.groups()
-    blocks = unet.down_blocks if side == "down" else unet.up_blocks
-    return _block_name(blocks, side, int(block), kind=kind, layer=int(layer), rest=rest)
-
-
-def _block_name(blocks: Sequence[Any], side: str, block: int, *, kind: str, layer: int, rest: str) -> str:
-    sizes = [len(b.resnets) for b in blocks]
-    if side == "down":
-        # Each block but the last is followed by one entry for its downsampler.
-        start = 1 + sum(sizes[:block]) + block
-        if kind == "downsamplers":
-            return f"input_blocks.{start + sizes[block]}.0.op"
-        return f"input_blocks.{start + layer}.{int(kind == 'attentions')}.{_inner(kind, rest)}"
-    start = sum(sizes[:block])
-    if kind == "upsamplers":
-        place = 1 + int("attentions" in blocks[block])
-        return f"output_blocks.{start + sizes[block] - 1}.{place}.conv"
-    return f"output_blocks.{start + layer}.{int(kind == 'attentions')}.{_inner(kind, rest)}"
-
-
-def _inner(kind: str, rest: str) -> str:
-    return _RESNET.get(rest, rest) if kind == "resnets" else rest
-
-
-def _add_bfl_names(table: TargetTable, network: nn.Module, paths: set[str]) -> None:
-    rules = FLUX2_BFL_RULES if "double_stream_modulation_img" in network else BFL_RULES
-    for rule in rules:
-        for number in _block_numbers(rule, network):
-            names = [target.format(number) for target in rule.targets]
-            if not set(names) <= paths:
-                continue
-            name = rule.pattern.replace(r"(\d+)", str(number)).replace("\\", "")
-            targets = _stacked(network, names, swaps_halves=rule.swaps_halves)
-            for dotted in (name, *_xlabs_names(name)):
-                for alias in _bfl_aliases(dotted):
-                    table.setdefault(alias, targets)
-            table.setdefault("lora_unet_" + name.replace(".", "_"), targets)
-            if name.endswith(".linear1") and len(names) > 1:
-                own = _stacked(network, names[:3], swaps_halves=False)
-                table.setdefault(name.replace("linear1", "processor.qkv_lora"), own)
-            if name.endswith(".linear2"):
-                table.setdefault(name.replace("linear2", "processor.proj_lora"), targets)
-
-
-def _bfl_aliases(name: str) -> list[str]:
-    return [name, *(f"{prefix}.{name}" for prefix in ("diffusion_model", "transformer", "base_model.model"))]
-
-
-def _xlabs_names(name: str) -> list[str]:
-    return [
-        name.replace(bfl, f"processor.{xlabs}") for xlabs, bfl in _XLABS.items() if name.endswith(f".{bfl}")
-    ]
-
-
-def _block_numbers(rule: ModuleRule, network: Any) -> range:
-    if "{}" not in rule.targets[0]:
-        return range(1)
-    single = rule.targets[0].startswith("single_")
-    return range(len(network.single_transformer_blocks if single else network.transformer_blocks))
-
-
-def _stacked(network: nn.Module, paths: list[str], *, swaps_halves: bool) -> tuple[LoraTarget, ...]:
-    if len(paths) == 1:
-        return (LoraTarget("transformer", paths[0], swaps_halves=swaps_halves),)
-    targets, start = [], 0
-    for path in paths:
-        end = start + find_module(network, path).weight.shape[0]
-        targets.append(LoraTarget("transformer", path, rows=(start, end)))
-        start = end
-    return tuple(targets)
+    layer.add_branch(down=down, up=up)

@@ -32,6 +32,7 @@ _ROLES: tuple[tuple[str, str], ...] = (
     (r"(\.lora|\.lora_linear_layer)?\.down\.weight$", "down"),
     (r"(\.lora|\.lora_linear_layer)?\.up\.weight$", "up"),
     (r"\.(lora_)?alpha$", "alpha"),
+    *((rf"\.lokr_{role}$", role) for role in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")),
 )
 _FILE_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _METADATA_KEY = "lora_adapter_metadata"
@@ -40,7 +41,7 @@ _OTHER_KINDS = {
     "dora": "DoRA",
     "lora_magnitude": "DoRA",
     "hada_": "LoHa",
-    "lokr_": "LoKr",
+    "lokr_": "Tucker LoKr",
     "lora_mid": "Tucker LoCon",
     "oft_": "OFT",
     ".diff": "weight-difference",
@@ -65,9 +66,42 @@ class LoraModule:
     factor: float
 
     @property
-    def rank(self) -> int:
-        """Inner size."""
-        return int(self.down.shape[0])
+    def size(self) -> tuple[int, ...]:
+        """Outputs, inputs, and height and width of the kernel."""
+        return self.up.shape[0], *self.down.shape[1:], *((1, 1) if self.down.ndim == 2 else ())
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its matrices."""
+        return int(self.down.nbytes + self.up.nbytes)
+
+
+@dataclass(frozen=True)
+class KroneckerModule:
+    """One module's change by LoKr (Yeh et al. 2023): factor * first ⊗ second.
+
+    Attributes:
+        name: as in the file, without the tensor's role.
+        first: [m, n].
+        second: [p, q]; the change is [m p, n q].
+        factor: alpha / rank; 1 where neither matrix is divided into two.
+    """
+
+    name: str
+    first: mx.array
+    second: mx.array
+    factor: float
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Outputs, inputs, and height and width of the kernel."""
+        (m, n), (p, q) = self.first.shape, self.second.shape
+        return m * p, n * q, 1, 1
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its matrices."""
+        return int(self.first.nbytes + self.second.nbytes)
 
 
 @dataclass(frozen=True)
@@ -80,12 +114,12 @@ class LoraWeights:
     """
 
     path: Path
-    modules: Mapping[str, LoraModule]
+    modules: Mapping[str, LoraModule | KroneckerModule]
 
     @property
     def size_bytes(self) -> int:
         """Bytes of its matrices."""
-        return sum(int(m.down.nbytes + m.up.nbytes) for m in self.modules.values())
+        return sum(module.size_bytes for module in self.modules.values())
 
 
 def load_lora(path: str | Path) -> LoraWeights:
@@ -105,7 +139,7 @@ def load_lora(path: str | Path) -> LoraWeights:
     roles = _by_module(tensors, file)
     options = _AlphaOptions.read(file, metadata)
     modules = {name: _module(name, parts, options, file) for name, parts in roles.items()}
-    mx.eval([a for module in modules.values() for a in (module.down, module.up)])
+    mx.eval([a for module in modules.values() for a in vars(module).values() if isinstance(a, mx.array)])
     return LoraWeights(file, modules)
 
 
@@ -187,7 +221,11 @@ class _AlphaOptions:
         return 1.0
 
 
-def _module(name: str, parts: Mapping[str, mx.array], options: _AlphaOptions, file: Path) -> LoraModule:
+def _module(
+    name: str, parts: Mapping[str, mx.array], options: _AlphaOptions, file: Path
+) -> LoraModule | KroneckerModule:
+    if any(role.startswith("w") for role in parts):
+        return _kronecker_module(name, parts, file)
     missing = [role for role in ("down", "up") if role not in parts]
     if missing:
         raise InvalidModelFilesError(
@@ -204,3 +242,30 @@ def _module(name: str, parts: Mapping[str, mx.array], options: _AlphaOptions, fi
         float(cast(float, parts["alpha"].item())) / rank if "alpha" in parts else options.factor(name, rank)
     )
     return LoraModule(name, down, up, factor)
+
+
+def _kronecker_module(name: str, parts: Mapping[str, mx.array], file: Path) -> KroneckerModule:
+    first, second = (_whole(name, parts, role, file) for role in ("w1", "w2"))
+    ranks = [int(parts[f"{role}_b"].shape[0]) for role in ("w1", "w2") if role not in parts]
+    # With both matrices whole there is no rank, and alpha has no meaning.
+    has_alpha = "alpha" in parts and bool(ranks)
+    factor = float(cast(float, parts["alpha"].item())) / ranks[-1] if has_alpha else 1.0
+    return KroneckerModule(name, first, second, factor)
+
+
+def _whole(name: str, parts: Mapping[str, mx.array], role: str, file: Path) -> mx.array:
+    """One of the two matrices, which may be stored as a product."""
+    whole, a, b = (parts.get(key) for key in (role, f"{role}_a", f"{role}_b"))
+    if (
+        whole is None
+        and a is not None
+        and b is not None
+        and a.ndim == b.ndim == 2
+        and a.shape[1] == b.shape[0]
+    ):
+        whole = a.astype(mx.float32) @ b.astype(mx.float32)
+    if whole is None or whole.ndim != 2:
+        raise InvalidModelFilesError(
+            f"{file.name}: {name} has no matrix lokr_{role} that can be read", hint="download the LoRA again"
+        )
+    return whole
