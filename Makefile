@@ -13,11 +13,11 @@ lab: $(VENV)/.lab
 	$(BIN)/jupyter lab notebooks
 
 test: $(VENV)/.test lint js
-	$(BIN)/python -m pytest tests --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
+	$(BIN)/python -m pytest tests --nbval notebooks
 
 # The same tests, with the lines they run; the report is printed and written to build/coverage/.
 coverage: $(VENV)/.test
-	$(BIN)/python -m coverage run -m pytest tests --nbval --nbval-sanitize-with tests/nbval.cfg notebooks
+	$(BIN)/python -m coverage run -m pytest tests --nbval notebooks
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage html --quiet
 	$(BIN)/python -m coverage report --skip-covered

@@ -37,7 +37,6 @@ TOOLS = {
     "--to",
     "--inplace",
     "--nbval",
-    "--nbval-sanitize-with",
     "--force-reinstall",
     "--torch-python",
 }

@@ -57,8 +57,11 @@ class DisplayView:
         """Displays it."""
         from IPython.display import display
 
+        # The text of the result goes first: nbval compares the first display and ignores updates. The update
+        # follows at once, so that a saved notebook claims no picture after a kernel that died.
         self._text = f"{text} (not finished)"
-        self._handle = display({**self._data(), "text/plain": self._text}, raw=True, display_id=True)
+        self._handle = display({"text/plain": text}, raw=True, display_id=True)
+        self._handle.update({**self._data(), "text/plain": self._text}, raw=True)
 
     def paint(self, progress: WorkProgress) -> None:
         """Shows progress at the view's rate; a request to cancel at once."""

@@ -64,6 +64,7 @@ def widget_view(cancels: list[str] | None = None, **options: Any) -> WidgetView:
 def test_text_says_not_finished_until_the_result_replaces_it(display: Display, kind: str) -> None:
     view = create_view(None, kind=kind, job_id="1", prompt="a fox", size=(64, 64), on_cancel=lambda: None)
     view.start("1 picture: a fox")
+    assert display.outputs[0] == {"text/plain": "1 picture: a fox"}, "what nbval compares"
     assert display.text == "1 picture: a fox (not finished)"
     view.finish(({"text/plain": "1 picture: a fox", "image/png": "abc"}, {}))
     assert display.outputs[-1] == {"text/plain": "1 picture: a fox", "image/png": "abc"}
@@ -81,8 +82,8 @@ def test_html_view_escapes_the_prompt_and_waits_before_its_first_card(display: D
     view = HtmlView(prompt='"<b>', size=(64, 32))
     view.start("1 picture")
     view.paint(WorkProgress(stage="drawing", step=1, steps=4, preview=PREVIEW))
-    assert len(display.outputs) == 1, "a quick job shows no card"
-    wait_until(lambda: len(display.outputs) == 2, timeout_s=10)
+    assert len(display.outputs) == 2, "a quick job shows no card"
+    wait_until(lambda: len(display.outputs) == 3, timeout_s=10)
     card = display.outputs[-1]["text/html"]
     assert "&quot;&lt;b&gt;" in card
     assert "<b>" not in card
