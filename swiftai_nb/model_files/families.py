@@ -238,10 +238,15 @@ def _describe(path: Path, names: tuple[str, ...]) -> tuple[str, str]:
             f"{path} is a transformer of {family.name}, which needs its other parts",
             "give the folder that holds it with ae.safetensors, the text encoders and the tokenizers",
         )
-    if family.is_supported:
+    if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
         return (
             f"{path} is a {family.name} checkpoint in a single file",
             "give the file itself as the model",
+        )
+    if family.is_supported:
+        return (
+            f"{path} is a transformer of {family.name}, which needs its other parts",
+            "give the folder of the whole model in diffusers layout",
         )
     return f"{path} holds {family.name}, which the local engine cannot run", CHOOSE_SUPPORTED
 

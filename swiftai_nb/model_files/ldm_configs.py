@@ -16,6 +16,7 @@ from swiftai_nb.core.errors import InvalidModelFilesError
 Shapes = Mapping[str, tuple[int, ...]]
 
 _HEAD_DIM = 64
+_SD_1_CONTEXT = 768
 
 
 def ldm_unet_names(names: Iterable[str]) -> dict[str, str]:
@@ -107,7 +108,10 @@ def unet_config(shapes: Shapes, *, layout: str, path: Path) -> dict[str, Any]:
         "mid_block_type": "UNetMidBlock2DCrossAttn" if mid_depth else None,
         "cross_attention_dim": context,
         "use_linear_projection": is_linear,
-        "attention_head_dim": [max(1, c // _HEAD_DIM) for c in channels] if is_linear else 8,
+        # Stable Diffusion 1 has 8 heads; converters of its files may have made its 1x1 kernels matrices.
+        "attention_head_dim": [max(1, c // _HEAD_DIM) for c in channels]
+        if is_linear and context != _SD_1_CONTEXT
+        else 8,
         "time_cond_proj_dim": None if guidance is None else guidance[1],
         "addition_embed_type": None if added is None else "text_time",
         "addition_time_embed_dim": 256,
