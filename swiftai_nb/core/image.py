@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-import tempfile
+import secrets
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,6 +95,7 @@ class GeneratedImage:
         data, picture = open_image_file(path)
         with picture, readable(path):
             recipe = Recipe.find(picture)
+            picture.load()  # a damaged file is refused here, not when it is shown
             if picture.format == "PNG":
                 return cls(data=data, width=picture.width, height=picture.height, recipe=recipe)
             return cls.from_pil(picture, recipe=recipe)
@@ -129,7 +130,7 @@ class GeneratedImage:
         target = Path(path).expanduser()
         data = self._encoded(target)
         try:
-            _write_atomically(target, data)
+            write_atomically(target, data)
         except OSError as error:
             raise InvalidInputError(
                 f"cannot write {str(target)!r}: {error.strerror or type(error).__name__}",
@@ -215,15 +216,27 @@ def _user_comment(recipe: Recipe, target: Path, *, is_limited: bool) -> bytes:
     return b"UNICODE\0" + recipe.to_parameters().encode("utf-16-be", "surrogatepass")
 
 
-def _write_atomically(target: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+def write_atomically(target: Path, data: bytes, *, is_synced: bool = False) -> None:
+    """Writes a file whole or not at all; the umask decides who may read it.
+
+    Args:
+        target: the file; replaced when there is one.
+        data: its content.
+        is_synced: flush it to the disk before it gets its name.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    # Not by `tempfile`, whose files are always 0600: reading the umask, to widen that, changes it for a
+    # moment for all threads. The name is short: the target's may be as long as the disk allows.
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(target)
+            if is_synced:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

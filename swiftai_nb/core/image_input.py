@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
+# What Pillow raises, or warns of, for an EXIF block that makes no sense.
+DAMAGED_EXIF = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    SyntaxError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+    Warning,
+)
 _HINT = "give a path, a PIL image, a NumPy array [H, W] or [H, W, 3|4], or a matplotlib figure"
 
 
@@ -51,9 +64,8 @@ def to_pil(source: Any) -> Image:
         InvalidInputError: not a picture, or a file that cannot be read.
     """
     from PIL import Image as PILImage
-    from PIL import ImageOps
 
-    picture = ImageOps.exif_transpose(_open(source))
+    picture = _upright(_open(source))
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = _eight_bit(picture)
     if picture.mode == "P" or "transparency" in picture.info:
@@ -86,6 +98,16 @@ def _open(source: Any) -> Image:
     return picture
 
 
+def _upright(picture: Image) -> Image:
+    """The picture turned as its EXIF block demands; as it is where that block is damaged."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(picture)
+    except DAMAGED_EXIF:
+        return picture
+
+
 def open_image_file(source: bytes | str | os.PathLike[str]) -> tuple[bytes, Image]:
     """Content and PIL image of an encoded file; its metadata and size are read, its pixels not yet.
 
@@ -109,7 +131,14 @@ def readable(source: bytes | str | os.PathLike[str]) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        OverflowError,
+        PILImage.DecompressionBombError,
+        PILImage.DecompressionBombWarning,  # raised where warnings are errors
+    ) as error:
         name = "these bytes" if isinstance(source, bytes) else repr(os.fspath(source))
         reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
         raise InvalidInputError(f"cannot read a picture from {name}: {reason}", hint=_HINT) from error

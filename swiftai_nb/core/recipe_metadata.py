@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from swiftai_nb.core.image_input import DAMAGED_EXIF
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -212,7 +213,7 @@ def _checkpoint(nodes: Mapping[str, Any], link: Any) -> str | None:
 def _user_comment(picture: Image) -> str | None:
     try:
         comment = picture.getexif().get_ifd(EXIF_SUB_IFD).get(EXIF_USER_COMMENT)
-    except (OSError, ValueError, TypeError, KeyError, SyntaxError, struct.error):
+    except DAMAGED_EXIF:
         return None
     if isinstance(comment, bytes):
         encoding = "utf-16-be" if comment.startswith(b"UNICODE\0") else "utf-8"

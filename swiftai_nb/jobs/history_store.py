@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -26,7 +24,7 @@ from typing import Any, Protocol
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import encode_jpeg
-from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.image import GeneratedImage, write_atomically
 from swiftai_nb.core.recipe import Recipe
 
 THUMBNAIL_SIDE = 128
@@ -268,17 +266,7 @@ class FolderStore:
         target = self._folder / name
         if target.exists():
             return name
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=self._folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(target, data, is_synced=True)
         return name
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 
 _NEWEST_WEIGHT = 0.4
 _BUSY_TIMEOUT_S = 10.0
+_LONGEST_S = 1e12  # beyond it a stored number is damage
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS timings (
     machine TEXT, model TEXT, pixels INTEGER, guided INTEGER,
@@ -81,8 +82,8 @@ class Timings:
                 "SELECT step_s, fixed_s FROM timings WHERE machine=? AND model=? AND pixels=? AND guided=?",
                 where,
             ).fetchone()
-            step_s = _blend(None if old is None else old[0], denoising_s / steps)
-            fixed_s = _blend(None if old is None else old[1], fixed_s)
+            step_s = _blend(None if old is None else _stored(old[0]), denoising_s / steps)
+            fixed_s = _blend(None if old is None else _stored(old[1]), fixed_s)
             db.execute("INSERT OR REPLACE INTO timings VALUES (?, ?, ?, ?, ?, ?)", (*where, step_s, fixed_s))
 
     def record_load(self, model: str, load_s: float) -> None:
@@ -91,7 +92,7 @@ class Timings:
             old = db.execute(
                 "SELECT load_s FROM loads WHERE machine=? AND model=?", (self._machine, model)
             ).fetchone()
-            value = _blend(None if old is None else old[0], load_s)
+            value = _blend(None if old is None else _stored(old[0]), load_s)
             db.execute("INSERT OR REPLACE INTO loads VALUES (?, ?, ?)", (self._machine, model, value))
 
     def estimate_s(self, key: TimingKey, *, steps: int, cold: bool = False) -> float | None:
@@ -106,17 +107,18 @@ class Timings:
         """
         estimate_s: float | None = None
         with self._open() as db:
-            rows = db.execute(
+            stored = db.execute(
                 "SELECT pixels, guided, step_s, fixed_s FROM timings WHERE machine=? AND model=?",
                 (self._machine, key.model),
             ).fetchall()
+            rows = [row for row in map(_checked_row, stored) if row is not None]
             if rows:
                 estimate_s = _scaled(rows, key, steps)
                 if cold:
                     load = db.execute(
                         "SELECT load_s FROM loads WHERE machine=? AND model=?", (self._machine, key.model)
                     ).fetchone()
-                    estimate_s += 0.0 if load is None else load[0]
+                    estimate_s += 0.0 if load is None else _stored(load[0]) or 0.0
         return estimate_s
 
     @contextlib.contextmanager
@@ -153,13 +155,29 @@ class Timings:
         return db
 
 
+_Row = tuple[float, bool, float, float]  # pixels, guided, step_s, fixed_s
+
+
+def _checked_row(row: tuple[object, ...]) -> _Row | None:
+    """A row of the timings; None when a value is of another type, as in a file that others wrote."""
+    pixels, guided, step_s, fixed_s = map(_stored, row)
+    if not pixels or guided is None or step_s is None or fixed_s is None:
+        return None
+    return pixels, bool(guided), step_s, fixed_s
+
+
+def _stored(value: object) -> float | None:
+    """A number of the file (SQLite's columns hold any type); None when it is no duration or count."""
+    return float(value) if isinstance(value, (int, float)) and 0 <= value <= _LONGEST_S else None
+
+
 def _blend(old: float | None, new: float) -> float:
     return new if old is None else old + _NEWEST_WEIGHT * (new - old)
 
 
-def _scaled(rows: list[tuple[int, int, float, float]], key: TimingKey, steps: int) -> float:
+def _scaled(rows: list[_Row], key: TimingKey, steps: int) -> float:
     pixels = key.width * key.height
-    nearest = min(rows, key=lambda row: (bool(row[1]) != key.guided, abs(row[0] - pixels)))
+    nearest = min(rows, key=lambda row: (row[1] != key.guided, abs(row[0] - pixels)))
     measured_pixels, guided, step_s, fixed_s = nearest
     networks = (2 if key.guided else 1) / (2 if guided else 1)
     scale = pixels / measured_pixels

@@ -243,15 +243,17 @@ def _read_header(
     except ValueError:
         raise _corrupt(path, "its header is not readable") from None
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    if not isinstance(header, dict) or not isinstance(metadata, (dict, type(None))):
+    texts = {} if metadata is None else metadata
+    if not isinstance(header, dict) or not isinstance(texts, dict):
         raise _corrupt(path, "its header is not readable")
+    if not all(isinstance(value, str) for value in texts.values()):
+        raise _corrupt(path, "its metadata is not text")
     spans = {name: _span(path, name, entry) for name, entry in header.items()}
     _check_spans(path, {name: span[2:] for name, span in spans.items()}, size_bytes, 8 + length)
     tensors = {
         name: StoredTensor(name, shape, dtype, path, end - begin, 8 + length + begin)
         for name, (shape, dtype, begin, end) in spans.items()
     }
-    texts = {key: value for key, value in (metadata or {}).items() if isinstance(value, str)}
     return MappingProxyType(tensors), MappingProxyType(texts), _unsupported_quantization(tensors)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
 from swiftai_nb.diffusion.models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
@@ -86,6 +87,7 @@ class CLIPTextStage:
     def encode(self, prompts: Sequence[str]) -> CLIPOutput:
         """[B] prompts -> hidden states [B, L, D]."""
         ids = np.stack([self.tokenizer(prompt).ids for prompt in prompts])
+        _check_ids(ids, self.config.vocab_size)
         return self.component.network(mx.array(ids))
 
     def hidden_state(self, output: CLIPOutput, layers_from_end: int) -> mx.array:
@@ -136,7 +138,9 @@ class T5Stage:
 
     def encode(self, prompts: Sequence[str], length: int) -> mx.array:
         """[B] prompts -> hidden states [B, length, D]."""
-        return self.component.network(mx.array(self.tokenizer(prompts, max_length=length)))
+        ids = self.tokenizer(prompts, max_length=length)
+        _check_ids(ids, self.config.vocab_size)
+        return self.component.network(mx.array(ids))
 
     def truncation_notes(self, prompts: Sequence[str], length: int) -> tuple[str, ...]:
         """One line for each prompt whose end was cut off."""
@@ -175,6 +179,7 @@ class Qwen3Stage:
         fields = component_config(model, "text_encoder", source, qwen3_config_from_tensors)
         last = None if layers is None else max(layers)
         config = Qwen3Config.from_dict(fields, used_layers=last)
+        self.vocab_size = config.vocab_size
         self.layers = (config.used_layers,) if layers is None else tuple(layers)
         self.tokenizer = QwenTokenizer.from_folder(model.tokenizers["tokenizer"])
         convert = source.convert
@@ -186,6 +191,7 @@ class Qwen3Stage:
     def encode(self, tokens: QwenTokens) -> list[mx.array]:
         """Tokens [B, L] -> the hidden states of `layers`, each [B, L, D]; padding is not attended."""
         mask = None if tokens.mask.all() else tokens.mask
+        _check_ids(tokens.ids, self.vocab_size)
         return self.component.network(mx.array(tokens.ids), layers=self.layers, attention_mask=mask)
 
     def truncation_notes(self, prompts: Sequence[str], label: str, *, max_length: int) -> tuple[str, ...]:
@@ -196,6 +202,19 @@ class Qwen3Stage:
             _truncation_note(label, text, limit=limit, count=self.tokenizer.token_count(prompt))
             for prompt, text in cut
             if text
+        )
+
+
+def _check_ids(ids: NDArray[np.int32], vocab_size: int) -> None:
+    """A tokenizer of another model gives ids behind the embedding table, which MLX reads unchecked.
+
+    Raises:
+        InvalidModelFilesError: an id is not in the table.
+    """
+    if not 0 <= ids.min() <= ids.max() < vocab_size:
+        raise InvalidModelFilesError(
+            f"the tokenizer gives token {ids.max()}, but the text encoder knows {vocab_size}",
+            hint="download the model again",
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors
 from swiftai_nb.model_files.json_file import read_json_object
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 
 
 _LONGEST_WORD = 24
+_UNLIMITED = 100_000  # files without a limit carry null or 1e30
+_MOST_TOKENS = 2**24
+_AGAIN = "download the model again"
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,7 @@ class CLIPTokenizer:
         }
         pad_token = _token_text(config.get("pad_token"), END)
         self._tokenizer, self._vocabulary = _build(folder, pad_token)
-        length = config.get("model_max_length")
-        # Files without a limit carry null or 1e30.
-        self.max_length = 77 if length is None or length > 100_000 else int(length)
+        self.max_length = _max_length(config.get("model_max_length"), folder)
         self.start_id = self._vocabulary[START]
         self.end_id = self._vocabulary[END]
         self.pad_id = self._vocabulary.get(pad_token, self.end_id)
@@ -81,6 +83,21 @@ class CLIPTokenizer:
         return TokenizedPrompt(np.asarray(ids, dtype=np.int32), len(encoding.ids), cut_text)
 
 
+def _max_length(value: Any, folder: Path) -> int:
+    """The length in a tokenizer's configuration, with start and end; 77 where it has none.
+
+    Raises:
+        InvalidModelFilesError: not a number of tokens.
+    """
+    if value is None or (isinstance(value, (int, float)) and value > _UNLIMITED):
+        return 77
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 2 <= value == int(value):
+        raise InvalidModelFilesError(
+            f"{folder / 'tokenizer_config.json'}: model_max_length cannot be {value!r:.80}", hint=_AGAIN
+        )
+    return int(value)
+
+
 def _source_start(encoding: Any, index: int, prompt: str) -> int:
     """Where in the prompt the word of token `index` begins."""
     cut = start = int(encoding.offsets[index][0])
@@ -96,16 +113,17 @@ def _build(folder: Path, pad_token: str) -> tuple[Tokenizer, dict[str, int]]:
     vocabulary, merges = _read_bpe(folder)
     if START not in vocabulary or END not in vocabulary:
         raise InvalidModelFilesError(f"{folder / 'vocab.json'} is missing or lacks {START} and {END}")
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab=vocabulary,
-            merges=merges,
-            end_of_word_suffix="</w>",
-            unk_token=END,
-            continuing_subword_prefix="",
-            fuse_unk=False,
+    with tokenizer_errors(folder):
+        tokenizer = Tokenizer(
+            models.BPE(
+                vocab=vocabulary,
+                merges=merges,
+                end_of_word_suffix="</w>",
+                unk_token=END,
+                continuing_subword_prefix="",
+                fuse_unk=False,
+            )
         )
-    )
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -123,11 +141,34 @@ def _build(folder: Path, pad_token: str) -> tuple[Tokenizer, dict[str, int]]:
 
 def _read_bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges; transformers 5 saves both in `tokenizer.json` and nothing else."""
-    if not (folder / "vocab.json").is_file():
-        model = read_json_object(folder / "tokenizer.json").get("model", {})
-        pairs = (tuple(m.split()) if isinstance(m, str) else tuple(m) for m in model.get("merges", ()))
-        return model.get("vocab", {}), [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
-    return read_json_object(folder / "vocab.json"), _read_merges(folder / "merges.txt")
+    if (folder / "vocab.json").is_file():
+        vocabulary = read_json_object(folder / "vocab.json")
+        return _checked_vocabulary(folder / "vocab.json", vocabulary), _read_merges(folder / "merges.txt")
+    path = folder / "tokenizer.json"
+    model = read_json_object(path).get("model")
+    model = model if isinstance(model, dict) else {}
+    vocabulary, merges = model.get("vocab", {}), model.get("merges", [])
+    if not isinstance(merges, list):
+        raise _wrong(path, "merges")
+    pairs = [m.split() if isinstance(m, str) else m for m in merges]
+    if not all(isinstance(pair, list) and all(isinstance(part, str) for part in pair) for pair in pairs):
+        raise _wrong(path, "merges")
+    return _checked_vocabulary(path, vocabulary), [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+
+
+def _checked_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
+    """A vocabulary from JSON: token -> id, ids below `_MOST_TOKENS`."""
+    is_right = isinstance(vocabulary, dict) and all(
+        type(number) is int and 0 <= number < _MOST_TOKENS for number in vocabulary.values()
+    )
+    if not is_right:
+        raise _wrong(path, "the vocabulary")
+    checked: dict[str, int] = vocabulary
+    return checked
+
+
+def _wrong(path: Path, what: str) -> InvalidModelFilesError:
+    return InvalidModelFilesError(f"{path}: {what} is not readable", hint=_AGAIN)
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors
 from swiftai_nb.model_files.json_file import read_json_object
 
 if TYPE_CHECKING:
@@ -133,10 +134,8 @@ def _check_template(folder: Path, config: Mapping[str, Any]) -> None:
 def _read_tokenizer_json(file: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    try:
+    with tokenizer_errors(file):
         return Tokenizer.from_file(str(file))
-    except Exception as error:
-        raise InvalidModelFilesError(f"cannot read the tokenizer {file}: {error}", hint=_AGAIN) from error
 
 
 def _read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -144,12 +143,8 @@ def _read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer
     from tokenizers.models import BPE
 
-    try:
+    with tokenizer_errors(folder / "vocab.json"):
         tokenizer = Tokenizer(BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-    except Exception as error:
-        raise InvalidModelFilesError(
-            f"cannot read vocab.json and merges.txt in {folder}: {error}", hint=_AGAIN
-        ) from error
     _split_as_qwen(tokenizer)
     for number, token in sorted(_added_tokens(folder, config).items()):
         tokenizer.add_special_tokens([AddedToken(token, normalized=False)])

@@ -6,6 +6,7 @@ mflux folders carry only this file, without `tokenizer.json`. The format is one 
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.core.format import shorten
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 _UNIGRAM = 1
+_LONGEST_VARINT_BITS = 63
 
 
 @dataclass
@@ -48,10 +51,31 @@ class SentencePieceModel:
     charsmap: bytes = b""
 
 
+@contextlib.contextmanager
+def tokenizer_errors(path: Path) -> Iterator[None]:
+    """Turns what the tokenizers library raises for a file's content into one InvalidModelFilesError.
+
+    A panic of its Rust code is a BaseException, which `except Exception` lets through.
+    """
+    try:
+        yield
+    except (InvalidModelFilesError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = shorten(str(error) or type(error).__name__, 200)
+        raise InvalidModelFilesError(
+            f"cannot read the tokenizer {path}: {reason}", hint="download the model again"
+        ) from error
+
+
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]
+        if shift > _LONGEST_VARINT_BITS:
+            raise IndexError("a number of more than 64 bits")
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
@@ -129,16 +153,15 @@ def t5_tokenizer_from_sentencepiece(path: Path, *, extra_ids: int = 100) -> Toke
     Raises:
         InvalidModelFilesError: the file is not a SentencePiece unigram model with `</s>`.
     """
+    with tokenizer_errors(path):
+        return _build(parse_sentencepiece_model(path.read_bytes()), extra_ids=extra_ids)
+
+
+def _build(model: SentencePieceModel, *, extra_ids: int) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    try:
-        model = parse_sentencepiece_model(path.read_bytes())
-        sentinels = [f"<extra_id_{i}>" for i in range(extra_ids - 1, -1, -1)]
-        eos_id = [text for text, _ in model.pieces].index("</s>")
-    except (OSError, ValueError) as error:
-        raise InvalidModelFilesError(
-            f"cannot read the tokenizer {path.name}: {error}", hint="download the model again"
-        ) from error
+    sentinels = [f"<extra_id_{i}>" for i in range(extra_ids - 1, -1, -1)]
+    eos_id = [text for text, _ in model.pieces].index("</s>")
     vocab = model.pieces + [(token, 0.0) for token in sentinels]
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=model.unk_id, byte_fallback=False))
     if model.charsmap:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.diffusion.tokenizers.sentencepiece_model import t5_tokenizer_from_sentencepiece
+from swiftai_nb.diffusion.tokenizers.sentencepiece_model import (
+    t5_tokenizer_from_sentencepiece,
+    tokenizer_errors,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -18,7 +21,7 @@ _SENTENCEPIECE_NAMES = ("spiece.model", "tokenizer.model")
 
 
 class T5Tokenizer:
-    """FairSlots prompts into T5 token ids.
+    """Prompts -> T5 token ids.
 
     Args:
         tokenizer: a unigram tokenizer of the `tokenizers` library that appends `</s>`.
@@ -92,9 +95,5 @@ class T5Tokenizer:
 def _read_tokenizer_json(file: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    try:
+    with tokenizer_errors(file):
         return Tokenizer.from_file(str(file))
-    except Exception as error:
-        raise InvalidModelFilesError(
-            f"cannot read the tokenizer {file.name}: {error}", hint="download the model again"
-        ) from error

@@ -6,9 +6,10 @@ alpha is kept: as a tensor (kohya), in the file's metadata (diffusers), or in `a
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +38,9 @@ _ROLES: tuple[tuple[str, str], ...] = (
 _FILE_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _METADATA_KEY = "lora_adapter_metadata"
 _SHOWN = 6
+_LARGEST_ALPHA = 1e6
+# Names, anchors, digits, ".*" and unrepeated groups: no nested repetition, which could take for ever.
+_SIMPLE_PATTERN = re.compile(r"(?:[\w\-^$|()]|\.\*?|\\\.|\\d\+?|\[0-9\]\+?)*")
 _OTHER_KINDS = {
     "dora": "DoRA",
     "lora_magnitude": "DoRA",
@@ -210,15 +214,67 @@ class _AlphaOptions:
         return cls(tuple(configs.items()))
 
     def factor(self, module: str, rank: int) -> float:
-        """Without any alpha, alpha equals the rank."""
+        """Without any alpha, alpha equals the rank.
+
+        Raises:
+            ValueError: an alpha is no number.
+        """
         for prefix, config in self.configs:
             if module.startswith(prefix):
                 alpha = config.get("lora_alpha", rank)
-                for pattern, value in (config.get("alpha_pattern") or {}).items():
-                    if re.search(rf"(^|\.){pattern}$", module):
+                patterns = config.get("alpha_pattern") or {}
+                if not isinstance(patterns, dict):
+                    raise ValueError("alpha_pattern is not an object")
+                for pattern, value in patterns.items():
+                    if re.search(rf"(^|\.)(?:{_checked_pattern(pattern)})$", module):
                         alpha = value
-                return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+                if rank == 0:
+                    raise ValueError("alpha needs a rank above 0")
+                return _alpha(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
         return 1.0
+
+
+def _checked_pattern(pattern: str) -> str:
+    """One of PEFT's regular expressions, if it is simple enough to be matched in a bounded time.
+
+    Raises:
+        ValueError: it is not.
+    """
+    is_simple = _SIMPLE_PATTERN.fullmatch(pattern) is not None
+    if (
+        not is_simple
+        or pattern.count("*") + pattern.count("+") > 3
+        or pattern.count("(") > 8
+        or len(pattern) > 500
+    ):
+        raise ValueError(f"alpha_pattern cannot hold {pattern!r:.80}")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"alpha_pattern cannot hold {pattern!r:.80} ({error})") from None
+    return pattern
+
+
+@contextlib.contextmanager
+def _invalid_alpha(name: str, file: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidModelFilesError(
+            f"{file.name}: {name}: {error}", hint="download the LoRA again"
+        ) from None
+
+
+def _own_factor(parts: Mapping[str, mx.array], rank: int) -> float:
+    if rank == 0:
+        raise ValueError("alpha needs a rank above 0")
+    return _alpha(parts["alpha"].astype(mx.float32).item()) / rank
+
+
+def _alpha(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST_ALPHA:
+        raise ValueError(f"alpha cannot be {value!r:.80}")
+    return float(value)
 
 
 def _module(
@@ -238,9 +294,8 @@ def _module(
             f"{file.name}: {name} has down {list(down.shape)} and up {list(up.shape)}, which do not multiply"
         )
     rank = int(down.shape[0])
-    factor = (
-        float(cast(float, parts["alpha"].item())) / rank if "alpha" in parts else options.factor(name, rank)
-    )
+    with _invalid_alpha(name, file):
+        factor = _own_factor(parts, rank) if "alpha" in parts else options.factor(name, rank)
     return LoraModule(name, down, up, factor)
 
 
@@ -249,7 +304,8 @@ def _kronecker_module(name: str, parts: Mapping[str, mx.array], file: Path) -> K
     ranks = [int(parts[f"{role}_b"].shape[0]) for role in ("w1", "w2") if role not in parts]
     # With both matrices whole there is no rank, and alpha has no meaning.
     has_alpha = "alpha" in parts and bool(ranks)
-    factor = float(cast(float, parts["alpha"].item())) / ranks[-1] if has_alpha else 1.0
+    with _invalid_alpha(name, file):
+        factor = _own_factor(parts, ranks[-1]) if has_alpha else 1.0
     return KroneckerModule(name, first, second, factor)
 
 
