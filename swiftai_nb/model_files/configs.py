@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ _NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
 _MAX_LEVELS = 8
 _MAX_CHANNELS = 2**16
 _MAX_LAYERS = 1024
-_MAX_TIMESTEPS = 100_000
+_MAX  # Absent and null are the same for these; for others, such as mid_block_type, null is a value.
+_LISTS = frozenset(
+    {"architectures", "axes_dims_rope", "block_out_channels", "down_block_types", "up_block_types"}
+)
+_TIMESTEPS = 100_000
+_MAX_COUNT = 2**24
+_MAX_NUMBER = 1e9
+_MAX_ITEMS = 256
+_TIMESTEPS = frozenset({"num_train_timesteps", "original_inference_steps", "steps_offset"})
 _LAYER_COUNTS = re.compile(r"(^|_)(layers|blocks)(_|$)")
 _COUNTS = frozenset({"width", "height", "steps", "display_scale"})
 
@@ -49,14 +57,14 @@ class FolderConfigs:
             InvalidModelFilesError: one is not a JSON object, or has a value that makes no sense. Numbers of
                 layers and timesteps are bounded: networks are built before their tensors are compared.
         """
-        networks = {name: _read_network_config(folder / name / "config.json") for name in _NETWORKS}
+        networks = {name: read_checked_config(folder / name / "config.json") for name in _NETWORKS}
         return cls(
             folder,
             index=read_json_object(folder / "model_index.json"),
             unet=networks["unet"],
             transformer=networks["transformer"],
             vae=networks["vae"],
-            scheduler=_read_scheduler_config(folder / "scheduler" / "scheduler_config.json"),
+            scheduler=read_checked_config(folder / "scheduler" / "scheduler_config.json"),
             given=read_generation_defaults(folder),
         )
 
@@ -81,20 +89,24 @@ class FolderConfigs:
         return _channels(self.vae, (128, 256, 512, 512), self.folder / "vae" / "config.json")
 
 
-def _read_network_config(path: Path) -> dict[str, Any]:
+def read_checked_config(path: Path) -> dict[str, Any]:
+    """A configuration file of a network or a scheduler; an empty one when there is no such file.
+
+    Fields that shape a network are checked: networks are built before their tensors are compared, so a
+    million layers must be refused here. Other fields are as they are.
+
+    Raises:
+        InvalidModelFilesError: it cannot be read, or a field is of the wrong type or out of range.
+    """
     config = read_json_object(path)
     for name, value in config.items():
-        if _LAYER_COUNTS.search(name) and any(_is_above(n, _MAX_LAYERS) for n in _flat(value)):
+        is_right = _FIELD_CHECKS.get(name, _is_anything)
+        if value is not None and not is_right(value):
             raise _wrong_value(path, name, value)
-    return config
-
-
-def _read_scheduler_config(path: Path) -> dict[str, Any]:
-    config = read_json_object(path)
-    for name in ("num_train_timesteps", "original_inference_steps", "steps_offset"):
-        if _is_above(config.get(name), _MAX_TIMESTEPS):
-            raise _wrong_value(path, name, config[name])
-    return config
+        limit = _MAX_TIMESTEPS if name in _TIMESTEPS else _MAX_LAYERS if _LAYER_COUNTS.search(name) else None
+        if limit is not None and any(_is_above(number, limit) for number in _flat(value)):
+            raise _wrong_value(path, name, value)
+    return {name: value for name, value in config.items() if value is not None or name not in _LISTS}
 
 
 def _flat(value: object) -> Iterator[object]:
@@ -108,6 +120,76 @@ def _flat(value: object) -> Iterator[object]:
 
 def _is_above(value: object, limit: int) -> bool:
     return isinstance(value, (int, float)) and not value <= limit
+
+
+def _is_anything(_value: object) -> bool:
+    return True
+
+
+def _is_count(value: object) -> bool:
+    """A whole number, or a list of them or of such lists, one for each level of a network."""
+    items = list(_flat(value))
+    return len(items) <= _MAX_ITEMS and all(type(n) is int and 0 <= n <= _MAX_COUNT for n in items)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) <= _MAX_NUMBER  # type: ignore[arg-type]
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_list(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= _MAX_ITEMS and all(isinstance(v, str) for v in value)
+
+
+def _is_number_list(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= _MAX_TIMESTEPS and all(map(_is_number, value))
+
+
+def _fields(check: Callable[[object], bool], names: str) -> dict[str, Callable[[object], bool]]:
+    return dict.fromkeys(names.split(), check)
+
+
+_FIELD_CHECKS = {
+    **_fields(
+        _is_count,
+        "addition_embed_type_num_heads addition_time_embed_dim attention_head_dim axes_dims_rope "
+        "base_image_seq_len block_out_channels cross_attention_dim d_ff d_kv d_model head_dim hidden_size "
+        "in_channels intermediate_size joint_attention_dim latent_channels layers_per_block "
+        "max_image_seq_len max_position_embeddings norm_num_groups num_attention_heads num_heads "
+        "num_hidden_layers num_key_value_heads num_layers num_single_layers num_train_timesteps "
+        "original_inference_steps out_channels pooled_projection_dim "
+        "projection_class_embeddings_input_dim projection_dim relative_attention_max_distance "
+        "relative_attention_num_buckets reverse_transformer_layers_per_block solver_order steps_offset "
+        "time_cond_proj_dim time_embedding_dim transformer_layers_per_block vocab_size",
+    ),
+    **_fields(
+        _is_number,
+        "base_shift beta_end beta_start clip_sample_range freq_shift layer_norm_eps layer_norm_epsilon "
+        "max_shift norm_eps rms_norm_eps scaling_factor shift shift_factor shift_terminal timestep_scaling",
+    ),
+    **_fields(
+        _is_flag,
+        "clip_sample euler_at_final flip_sin_to_cos force_upcast guidance_embeds lower_order_final "
+        "mid_block_add_attention rescale_betas_zero_snr set_alpha_to_one skip_prk_steps upcast_attention "
+        "use_dynamic_shifting use_karras_sigmas use_linear_projection use_lu_lambdas use_post_quant_conv "
+        "use_quant_conv",
+    ),
+    **_fields(
+        _is_text,
+        "_class_name act_fn addition_embed_type algorithm_type beta_schedule feed_forward_proj "
+        "final_sigmas_type hidden_act interpolation_type mid_block_type prediction_type solver_type "
+        "time_shift_type timestep_spacing",
+    ),
+    **_fields(_is_text_list, "architectures down_block_types up_block_types"),
+    **_fields(_is_number_list, "trained_betas"),
+}
 
 
 def _wrong_value(path: Path, name: str, value: object) -> InvalidModelFilesError:

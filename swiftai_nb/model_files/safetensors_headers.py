@@ -246,8 +246,7 @@ def _read_header(
     texts = {} if metadata is None else metadata
     if not isinstance(header, dict) or not isinstance(texts, dict):
         raise _corrupt(path, "its header is not readable")
-    if not all(isinstance(value, str) for value in texts.values()):
-        raise _corrupt(path, "its metadata is not text")
+    texts = {key: value for key, value in texts.items() if isinstance(value, str)}
     spans = {name: _span(path, name, entry) for name, entry in header.items()}
     _check_spans(path, {name: span[2:] for name, span in spans.items()}, size_bytes, 8 + length)
     tensors = {

@@ -188,3 +188,19 @@ def test_a_truncated_jpeg_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InvalidInputError, match="cannot read a picture"):
         GeneratedImage.open(tmp_path / "half.jpg")
+
+
+def test_a_name_as_long_as_the_disk_allows_is_saved(image: GeneratedImage, tmp_path: Path) -> None:
+    path = tmp_path / f"{'a' * 251}.png"
+    assert image.save(path).read_bytes() == image.data
+    with pytest.raises(InvalidInputError, match="cannot write"):
+        image.save(tmp_path / f"{'a' * 5000}.png")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kept", [60, -30])
+def test_a_truncated_png_is_refused_when_it_is_opened(tmp_path: Path, kept: int) -> None:
+    image = GeneratedImage.from_pil(Image.effect_noise((64, 64), 50))
+    (tmp_path / "cut.png").write_bytes(image.data[:kept])
+    with pytest.raises(InvalidInputError, match="cannot read a picture"):
+        GeneratedImage.open(tmp_path / "cut.png")

@@ -114,3 +114,11 @@ def test_a_mask_of_zeros_and_ones_is_black_and_white(mask: object) -> None:
 def test_a_gray_mask_keeps_its_shades() -> None:
     shades = np.array([[0, 2, 100]], dtype=np.uint8)
     assert np.asarray(to_pil(mask_to_png_bytes(shades)))[0, :, 0].tolist() == [0, 2, 100]
+
+
+@pytest.mark.parametrize("block", [b"MM\0*", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b"{"])
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+def test_a_picture_with_a_damaged_exif_block_is_read_as_it_is(block: bytes, file_format: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), "red").save(buffer, file_format, exif=b"Exif\0\0" + block)
+    assert to_pil(buffer.getvalue()).size == (3, 2)

@@ -96,6 +96,35 @@ class TestAlpha:
         metadata = {"lora_adapter_metadata": json.dumps(config)}
         assert self.factor(write(pair(tiny_lora.PEFT), metadata)) == expected
 
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"unet.lora_alpha": "8"},
+            {"unet.lora_alpha": [8]},
+            {"unet.lora_alpha": 10**400},
+            {"unet.alpha_pattern": ["to_q"]},
+            {"unet.alpha_pattern": {"(": 1}},
+            {"unet.alpha_pattern": {"(a+)+b": 1}},
+            {"unet.alpha_pattern": {"attn1.to_q": None}},
+        ],
+    )
+    def test_an_alpha_that_makes_no_sense_is_one_error(self, write, config):
+        with pytest.raises(InvalidModelFilesError, match="alpha"):
+            write(pair(tiny_lora.PEFT), {"lora_adapter_metadata": json.dumps(config)})
+
+    @pytest.mark.parametrize(
+        "pattern", [r".*\.attn1\.(to_q|to_k)", r"down_blocks\.\d+\..*to_q", "^to_q|to_k"]
+    )
+    def test_the_usual_regular_expressions_of_peft_match(self, write, pattern):
+        config = {"unet.lora_alpha": 8, "unet.alpha_pattern": {pattern: 1}}
+        lora = write(pair(tiny_lora.PEFT), {"lora_adapter_metadata": json.dumps(config)})
+        assert self.factor(lora) == (2.0 if pattern.startswith("^") else 0.25)
+
+    @pytest.mark.parametrize("alpha", [np.float32("nan"), np.float32("inf")])
+    def test_an_alpha_tensor_that_is_no_number_is_one_error(self, write, alpha):
+        with pytest.raises(InvalidModelFilesError, match="alpha cannot be"):
+            write(pair(tiny_lora.PEFT) | {f"unet.{Q}.alpha": np.array(alpha)})
+
     def test_in_peft_config(self, tmp_path):
         save(tmp_path / "adapter_model.safetensors", pair(tiny_lora.PEFT, f"base_model.model.{Q}"))
         (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "r": 4}), encoding="utf-8")

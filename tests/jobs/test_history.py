@@ -326,3 +326,16 @@ def test_an_unreadable_index_is_one_error(tmp_path):
     for use in (lambda: list(history), lambda: len(history), lambda: history.find("1")):
         with pytest.raises(InvalidInputError, match="cannot read the history"):
             use()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes")
+@pytest.mark.parametrize("mask", [0o077, 0o027, 0o022])
+def test_the_umask_decides_who_reads_kept_pictures(tmp_path, mask):
+    old = os.umask(mask)
+    try:
+        History(tmp_path / "history").append(picture())
+    finally:
+        os.umask(old)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "history").glob("*.png")}
+    assert modes == {0o666 & ~mask}
+    assert [path.name for path in (tmp_path / "history").glob(".*")] == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
 import pytest
 
 from swiftai_nb.jobs.timings import TimingKey, Timings
@@ -69,3 +72,28 @@ def test_an_unusable_file_costs_only_the_estimate(tmp_path, fault):
     timings.record(KEY, steps=1, denoising_s=1.0, fixed_s=0.0)
     timings.record_load("sd-1.5", 1.0)
     assert timings.estimate_s(KEY, steps=1) is None
+
+
+@pytest.mark.parametrize("value", ["soon", None, -1.0, 1e300, b"x"])
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("timings", "pixels"), ("timings", "step_s"), ("timings", "fixed_s"), ("loads", "load_s")],
+)
+def test_a_stored_value_of_another_type_costs_only_itself(tmp_path, table, column, value):
+    path = tmp_path / "timings.sqlite"
+    Timings(path).record(KEY, steps=1, denoising_s=1.0, fixed_s=0.0)
+    Timings(path).record_load("sd-1.5", 1.0)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        definition = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
+        rows = db.execute(f"SELECT * FROM {table}").fetchall()
+        db.execute(f"DROP TABLE {table}")
+        db.execute(definition.replace("NOT NULL", ""))
+        marks = ", ".join("?" * len(rows[0]))
+        db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+        db.execute(f"UPDATE {table} SET {column} = ?", (value,))
+        db.commit()
+    timings = Timings(path)
+    assert timings.estimate_s(KEY, steps=1, cold=True) in (None, pytest.approx(1.0))
+    timings.record(KEY, steps=1, denoising_s=1.0, fixed_s=0.0)
+    timings.record_load("sd-1.5", 1.0)
+    assert timings.estimate_s(KEY, steps=1, cold=True) == pytest.approx(2.0)

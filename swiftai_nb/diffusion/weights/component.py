@@ -16,7 +16,8 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.core.errors import AIError, InvalidModelFilesError
+from swiftai_nb.core.format import shorten
 from swiftai_nb.diffusion import memory
 from swiftai_nb.diffusion.cpu.workers import run_checkpoint
 from swiftai_nb.diffusion.models.layers import Conv2d, Linear
@@ -63,7 +64,7 @@ class Component(Generic[Network]):
         self._build = build
         self._network: Network | None = None
         self._after_load: list[Callable[[Network], None]] = []
-        check_tensors(build(), source.open(), component=source.name)
+        check_tensors(_build_blank(build, source.name), source.open(), component=source.name)
 
     @property
     def name(self) -> str:
@@ -120,6 +121,23 @@ class Component(Generic[Network]):
         gc.collect()
         mx.clear_cache()
         memory.return_freed_memory()
+
+
+def _build_blank(build: Callable[[], Network], name: str) -> Network:
+    """The network without weights.
+
+    Raises:
+        InvalidModelFilesError: its configuration gives sizes that no network can have.
+    """
+    try:
+        return build()
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, AIError):
+            raise
+        raise InvalidModelFilesError(
+            f"{name}: its configuration does not describe a network ({shorten(str(error), 120)})",
+            hint="download the model again",
+        ) from error
 
 
 def load_network(

@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.weights.stored import load_tensors
-from swiftai_nb.model_files.json_file import read_json_object
+from swiftai_nb.model_files.configs import read_checked_config
 from swiftai_nb.model_files.safetensors_headers import (
     StoredTensor,
     WeightFiles,
@@ -183,13 +183,13 @@ def _unpack_int8(tensors: Tensors, headers: WeightFiles) -> Tensors:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder.
+    """A configuration file of a model folder.
 
     Raises:
-        InvalidModelFilesError: missing, not JSON, or not an object.
+        InvalidModelFilesError: missing, not a JSON object, or with a field that makes no sense.
     """
     if not path.is_file():
         raise InvalidModelFilesError(
             f"{path} is missing", hint="check the folder, or download the model again"
         )
-    return read_json_object(path)
+    return read_checked_config(path)

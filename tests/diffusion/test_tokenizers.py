@@ -1,0 +1,99 @@
+"""Tokenizer files that are wrong: one error that names the file, never the library's own or a Rust panic."""
+
+import json
+import shutil
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
+from swiftai_nb.diffusion.tokenizers.clip_tokenizer import CLIPTokenizer
+from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors
+from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
+from swiftai_nb.model_files.folder import open_model
+from tests.diffusion.parity.tiny_flux import SPIECE, write_t5_tokenizer
+
+
+@pytest.fixture
+def clip(sd15_folder, tmp_path):
+    return shutil.copytree(sd15_folder / "tokenizer", tmp_path / "tokenizer")
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("length", [[77], "77", True, 1, 0.5, float("nan"), {}])
+def test_a_length_that_is_no_number_of_tokens_is_one_error(clip, length):
+    change(clip / "tokenizer_config.json", model_max_length=length)
+    with pytest.raises(InvalidModelFilesError, match="model_max_length cannot be"):
+        CLIPTokenizer(clip)
+
+
+@pytest.mark.parametrize("length", [None, 1e30, 77, 77.0])
+def test_a_missing_or_unlimited_length_is_clips_own(clip, length):
+    change(clip / "tokenizer_config.json", model_max_length=length)
+    assert CLIPTokenizer(clip).max_length == 77
+
+
+@pytest.mark.parametrize("number", ["1", None, -1, 2**40, 1.5])
+def test_a_vocabulary_with_odd_numbers_is_one_error(clip, number):
+    change(clip / "vocab.json", **{"<|startoftext|>": number})
+    with pytest.raises(InvalidModelFilesError, match="vocabulary is not readable"):
+        CLIPTokenizer(clip)
+
+
+@pytest.mark.parametrize("model", [{"vocab": [1]}, {"vocab": {}, "merges": 3}, {"merges": [[1, 2]]}, 3, None])
+def test_one_json_file_for_all_of_clip_is_checked_alike(clip, model):
+    (clip / "vocab.json").unlink()
+    (clip / "tokenizer.json").write_text(json.dumps({"model": model}))
+    with pytest.raises(InvalidModelFilesError):
+        CLIPTokenizer(clip)
+
+
+def test_merges_of_unknown_pieces_are_one_error(clip):
+    (clip / "merges.txt").write_text("#version: 0.2\nzzzz qqqq\n")
+    with pytest.raises(InvalidModelFilesError, match="cannot read the tokenizer"):
+        CLIPTokenizer(clip)
+
+
+def test_a_tokenizer_of_another_model_is_one_error(sd15_copy):
+    change(sd15_copy / "tokenizer" / "vocab.json", **{"<|startoftext|>": 40_000})
+    stage = CLIPTextStage.of(open_model(sd15_copy), dtype=mx.float32)
+    with pytest.raises(InvalidModelFilesError, match="gives token 40000, but the text encoder knows"):
+        stage.encode(["a fox"])
+
+
+class PanicException(BaseException):
+    """As Rust's panics arrive in Python."""
+
+
+def test_a_panic_in_the_library_is_one_error(tmp_path):
+    with pytest.raises(InvalidModelFilesError, match="overflow"), tokenizer_errors(tmp_path):
+        raise PanicException("overflow")
+    with pytest.raises(KeyboardInterrupt), tokenizer_errors(tmp_path):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "", '{"model": {"type": "Unigram", "vocab": [["a", NaN]]}}', "\0"]
+)
+def test_a_t5_file_that_is_no_tokenizer_is_one_error(tmp_path, text):
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(InvalidModelFilesError, match="tokenizer"):
+        T5Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80" * 2_000_000, SPIECE.read_bytes()[:500], b"\x0a\x05abc"])
+def test_a_sentencepiece_file_that_is_none_is_one_error_at_once(tmp_path, data):
+    write_t5_tokenizer(tmp_path)
+    (tmp_path / "spiece.model").write_bytes(data)
+    with pytest.raises(InvalidModelFilesError, match=r"spiece\.model"):
+        T5Tokenizer.from_folder(tmp_path)
+
+
+def test_a_valid_sentencepiece_file_is_read(tmp_path):
+    write_t5_tokenizer(tmp_path)
+    assert np.all(T5Tokenizer.from_folder(tmp_path)(["a fox"], max_length=8) >= 0)
