@@ -16,14 +16,14 @@ _NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
 _MAX_LEVELS = 8
 _MAX_CHANNELS = 2**16
 _MAX_LAYERS = 1024
-_MAX  # Absent and null are the same for these; for others, such as mid_block_type, null is a value.
-_LISTS = frozenset(
-    {"architectures", "axes_dims_rope", "block_out_channels", "down_block_types", "up_block_types"}
-)
-_TIMESTEPS = 100_000
+_MAX_TIMESTEPS = 100_000
 _MAX_COUNT = 2**24
 _MAX_NUMBER = 1e9
 _MAX_ITEMS = 256
+# Absent and null are the same for these; for others, such as mid_block_type, null is a value.
+_LISTS = frozenset(
+    {"architectures", "axes_dims_rope", "block_out_channels", "down_block_types", "up_block_types"}
+)
 _TIMESTEPS = frozenset({"num_train_timesteps", "original_inference_steps", "steps_offset"})
 _LAYER_COUNTS = re.compile(r"(^|_)(layers|blocks)(_|$)")
 _COUNTS = frozenset({"width", "height", "steps", "display_scale"})
