@@ -1,6 +1,6 @@
 """Pictures with captions, endlessly: `Composer(pictures, subjects, size)(rng)` gives one of each.
 
-What a caption does not say hardly varies: one pose and place per subject, exact colours, two
+What a caption does not say hardly varies: one pose and place per subject, exact colors, two
 fixed pictures a scene. That is what lets a small network learn hundreds of subjects in an hour.
 Several things are always drawn at half size, and in quarters that start on whole latent cells: the
 same drawing then has the same latents in each of its places.
@@ -123,7 +123,7 @@ class Composer:
         return choice(rng, self.scenes[scene]).astype(np.float32), f" {choice(rng, SCENE_PHRASES[scene])}"
 
     def named(self, k, rng, *, tint):
-        """A name for subject `k`, and the colour it is tinted with or None."""
+        """A name for subject `k`, and the color it is tinted with or None."""
         names = self.subjects[k].names
         name = names[0] if rng.random() < 0.6 else choice(rng, names)
         if rng.random() >= tint:

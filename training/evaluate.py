@@ -1,6 +1,6 @@
 """Stage 11: 200 fixed prompts, measured; figures to `evaluation.json`, pictures to `contact_sheet.webp`.
 
-Retrieval embeds the picture by gradient histograms and colour layout (measures.py), which no
+Retrieval embeds the picture by gradient histograms and color layout (measures.py), which no
 training stage uses, and asks which of all the training subjects, drawn the same way, is nearest.
 Pictures are reduced to 64 px first.
 """
@@ -75,7 +75,7 @@ class References:
         return list(dict.fromkeys(order)).index(label)
 
     def tint(self, picture, label):
-        """Which tint of the subject has the nearest mean colour."""
+        """Which tint of the subject has the nearest mean color."""
         means = {c: measures.mean_foreground(self.picture(label, color=c)) for c in TINTS}
         return measures.nearest_color(measures.mean_foreground(picture), means)
 
@@ -158,7 +158,7 @@ def score_counts(pipe, originals, *, steps, guidance, n=72):
 
 
 def score_newest(pipe, references, *, steps, guidance):
-    """How many of the subjects of the last curriculum stage are recognised; the fixed prompts ask for none of them."""
+    """How many of the subjects of the last curriculum stage are recognized; the fixed prompts ask for none of them."""
     newest = [s for s in references.compose.subjects if s.stage == max(STAGE_WEIGHTS)]
     prompts = [with_article(s.names[0]) for s in newest]
     pictures = draw(

@@ -1,4 +1,4 @@
-"""Picture measures that no training stage has seen: hand-made features, colours, and counting."""
+"""Picture measures that no training stage has seen: hand-made features, colors, and counting."""
 
 import numpy as np
 from scipy import ndimage
@@ -22,7 +22,7 @@ def gradient_histograms(picture):
 
 
 def color_layout(picture):
-    """Mean colour of each cell, as opponent channels: `[CELLS * CELLS * 3]`."""
+    """Mean color of each cell, as opponent channels: `[CELLS * CELLS * 3]`."""
     n = picture.shape[0] // CELLS
     cells = picture.astype(np.float32).reshape(CELLS, n, CELLS, n, 3).mean((1, 3))
     r, g, b = np.moveaxis(cells, -1, 0)
@@ -30,7 +30,7 @@ def color_layout(picture):
 
 
 def embedding(picture):
-    """Shape and colour with equal weight, unit length."""
+    """Shape and color with equal weight, unit length."""
     parts = [gradient_histograms(picture), 255 - color_layout(picture)]
     parts = [p - p.mean() for p in parts]
     parts = [p / (np.linalg.norm(p) + 1e-6) for p in parts]
@@ -43,7 +43,7 @@ def ranks(picture, candidates):
 
 
 def foreground(picture):
-    """Where the picture differs from its own border colour."""
+    """Where the picture differs from its own border color."""
     border = np.concatenate(
         [picture[:2].reshape(-1, 3), picture[-2:].reshape(-1, 3), picture[:, 0], picture[:, -1]]
     )
@@ -54,7 +54,7 @@ def foreground(picture):
 def count_objects(picture, *, smallest=0.012):
     """Connected foreground regions larger than a share of the picture.
 
-    Gaps are not closed: closing them joined neighbours in one of five training pictures.
+    Gaps are not closed: closing them joined neighbors in one of five training pictures.
     """
     mask = foreground(picture)
     labels, n = ndimage.label(mask, structure=np.ones((3, 3)))

@@ -1,4 +1,4 @@
-"""Stage 9: the linear map from latents to colours that notebooks preview with, to `pipeline/preview.json`."""
+"""Stage 9: the linear map from latents to colors that notebooks preview with, to `pipeline/preview.json`."""
 
 import json
 

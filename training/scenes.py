@@ -1,4 +1,4 @@
-"""Background colours and scenes, drawn once by procedure; no randomness is left when training starts."""
+"""Background colors and scenes, drawn once by procedure; no randomness is left when training starts."""
 
 import math
 from functools import cache
@@ -196,7 +196,7 @@ def flat(size, color):
 
 
 def tinted(rgba, color):
-    """Recolour a sprite `[..., 4] float32 0..255` by its luminance, as in "a blue cat"."""
+    """Recolor a sprite `[..., 4] float32 0..255` by its luminance, as in "a blue cat"."""
     light = (rgba[..., :3] @ np.array([0.3, 0.59, 0.11], np.float32))[..., None] / 255
     if color in ("white", "gray", "black"):
         base, gain, power = {"white": (140, 115, 1), "gray": (51, 153, 1), "black": (13, 76, 2)}[color]

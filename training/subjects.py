@@ -62,7 +62,7 @@ def load_pictures(subjects, *, emojibase, art, size):
 
 
 def resized(rgba, size):
-    """`[size, size, 4] uint8` from `[H, W, 4] uint8`, colour weighted by opacity so that edges stay clean."""
+    """`[size, size, 4] uint8` from `[H, W, 4] uint8`, color weighted by opacity so that edges stay clean."""
     rgba = rgba.astype(np.float32) / 255
     rgba = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], -1)
     planes = [Image.fromarray(rgba[..., c]).resize((size, size), Image.Resampling.LANCZOS) for c in range(4)]

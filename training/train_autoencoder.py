@@ -1,4 +1,4 @@
-"""Stage 2: the autoencoder, with chroma and pooled-colour losses from the first step."""
+"""Stage 2: the autoencoder, with chroma and pooled-color losses from the first step."""
 
 import argparse
 import math
@@ -14,7 +14,7 @@ from runtime import SEED, Clock, Trainee, composer, start_ranks, to_model, work_
 
 
 def reconstruction_loss(y, x):
-    """L1 and L2, edges, colour apart from brightness, and the mean colour of 4x4 cells."""
+    """L1 and L2, edges, color apart from brightness, and the mean color of 4x4 cells."""
     d = y - x
     edges = (d[..., 1:, :] - d[..., :-1, :]).abs().mean() + (d[..., 1:] - d[..., :-1]).abs().mean()
     chroma = (d - d.mean(1, keepdim=True)).abs().mean()

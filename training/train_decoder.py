@@ -98,7 +98,7 @@ def decoded(net, z):
 
 
 def decoder_loss(y, x):
-    """As for the autoencoder, with edges counted twice and the mean colour of 16x16 cells."""
+    """As for the autoencoder, with edges counted twice and the mean color of 16x16 cells."""
     d = y - x
     edges = (d[..., 1:, :] - d[..., :-1, :]).abs().mean() + (d[..., 1:] - d[..., :-1]).abs().mean()
     return reconstruction_loss(y, x) + 0.5 * edges + F.avg_pool2d(d, 16).abs().mean()

@@ -1,1 +1,1 @@
-"""The vocabulary every floor shares: errors, config, progress, image, recipe, generator."""
+"""Types that all other packages use: errors, configuration, progress, images, recipes, generators, tasks."""

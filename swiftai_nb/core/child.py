@@ -1,8 +1,8 @@
-"""Child processes: starting one, watching it, explaining its exit; and the child's own half.
+"""Child processes: starting, watching and stopping them, explaining their exit; the child's side.
 
 Parent: `ChildProcess(python_command("package.module"))` runs a module's `main` under this interpreter with
-the packages this process can import. Child: `claim_standard_streams` keeps its pipes free of what
-libraries print, `exit_with_parent` ends it when the parent is gone.
+the packages this process can import. Child: `claim_standard_streams` keeps library output out of its
+pipes, `exit_with_parent` ends it when the parent has ended.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _STDERR_LINES, _STDERR_LINE_BYTES = 40, 4096
 _ORPHAN_CHECK_S = 0.5
 _RETRY_DELAY_S = 0.1
-# EFAULT: another thread changed the C environment during execve. The others pass when the load does.
+# EFAULT: another thread changed the C environment during execve. The others are temporary.
 _PASSING_ERRORS = {
     getattr(errno, name, None) for name in ("EFAULT", "EAGAIN", "ENOMEM", "EINTR", "ETXTBSY")
 } - {None}
@@ -45,13 +45,13 @@ _BOOT = (
 
 
 class ChildProcess:
-    """A process of its own session, with pipes for standard input and output and a kept tail of its errors.
+    """A process of its own session, with pipes; the last lines of its standard error are kept.
 
-    An interrupt (Ctrl-C) of the kernel's process group does not reach it. `close` must be called in the end.
+    An interrupt (Ctrl-C) of the kernel's process group does not reach it. Call `close` when done with it.
 
     Args:
         command: program and arguments; see `python_command`.
-        name: what messages call it, such as "the engine".
+        name: used in messages, such as "the engine".
         environment: of the child; None is a copy of this process's, see `copy_environment`.
         cwd: its working folder; None is this process's.
 
@@ -60,7 +60,7 @@ class ChildProcess:
         stdout: raw, unbuffered pipe from its standard output.
 
     Raises:
-        OSError: the system refused the start twice, or for a reason that does not pass.
+        OSError: the process could not be started; temporary failures are retried once.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ChildProcess:
         return list(self._stderr_tail)
 
     def write(self, data: bytes) -> None:
-        """Writes all of `data` to its standard input; a child that has exited already is no error."""
+        """Writes all of `data` to its standard input; a child that has already exited is not an error."""
         rest = memoryview(data)
         with contextlib.suppress(OSError, ValueError):
             while rest:
@@ -137,7 +137,7 @@ class ChildProcess:
             self._process.kill()
 
     def terminate(self, grace_s: float = EXIT_GRACE_S) -> None:
-        """Requests its end (SIGTERM) and kills it after `grace_s` seconds."""
+        """Terminates it (SIGTERM) and kills it after `grace_s` seconds."""
         with contextlib.suppress(OSError):
             self._process.terminate()
         if not self.wait(grace_s):
@@ -188,7 +188,7 @@ class ExitDescription:
     """Why a process ended.
 
     Attributes:
-        message: one line: its name, status or signal with the usual cause, its last line of errors.
+        message: one line: its name, status or signal with the usual cause, last line of output.
         signal_name: such as "SIGKILL"; None when it exited by itself.
     """
 
@@ -255,9 +255,9 @@ def child_import_path() -> list[str]:
 
     The standard library comes first, so that an obsolete back port among the packages does not replace it.
     Left out are the working folder and the script's folder: a user's random.py beside a notebook is not
-    meant for the child. What the user put on `sys.path` by hand stays.
+    meant for the child. Entries that the user added to `sys.path` stay.
     """
-    # An entry that is no path belongs to an import hook; it stays as it is.
+    # An entry that is not a path belongs to an import hook and stays unchanged.
     entries = [os.path.abspath(e) if os.path.exists(e) else e for e in sys.path if isinstance(e, str) and e]  # noqa: PTH100, PTH110
     library = [entry for entry in entries if _is_standard_library(entry)]
     hidden = _script_folders()
@@ -266,14 +266,14 @@ def child_import_path() -> list[str]:
 
 
 def find_child_module(name: str) -> importlib.machinery.ModuleSpec | None:
-    """The spec of a top-level module or package as a child would find it; None when it would not."""
+    """The spec of a top-level module or package on a child's import path; None when it is not there."""
     return importlib.machinery.PathFinder.find_spec(name, child_import_path())
 
 
 def claim_standard_streams() -> tuple[int, int]:
-    """In the child: file descriptors of its pipes, (input, output), for its protocol alone.
+    """In the child: file descriptors of its pipes, (input, output), used by its protocol only.
 
-    From then on standard input is empty, and what libraries print goes to standard error.
+    Afterwards standard input is empty, and output of libraries goes to standard error.
     """
     reader, writer = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -286,13 +286,13 @@ def claim_standard_streams() -> tuple[int, int]:
 def exit_with_parent(*, watched_pipe: int | None = None, status: int = 0) -> None:
     """In the child: ends this process as soon as its parent has ended.
 
-    A child that reads its input to the end notices the parent's end by itself; this is for the case that
-    another child of the parent holds the pipe open, and for children that read no further. (Linux's
-    parent-death signal is of no use: it fires when the parent's *thread* ends.) Exits without interpreter
-    shutdown, since a computation may be running.
+    A child that reads its input to the end detects the parent's end by itself; this covers the case that
+    another child of the parent holds the pipe open, and children that stop reading. (Linux's
+    parent-death signal is not used because it fires when the parent's *thread* ends.) Exits without
+    interpreter shutdown, since a computation may be running.
 
     Args:
-        watched_pipe: file descriptor of its input; its end is the parent's. What arrives is discarded.
+        watched_pipe: file descriptor of its input; its end means the parent's end. Data is discarded.
         status: exit status.
     """
     parent_pid = getattr(sys, "_swiftai_parent_pid", os.getppid())

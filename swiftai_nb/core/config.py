@@ -1,4 +1,4 @@
-"""Settings of a picture: size, steps, guidance, seed. `None` means the model's own default."""
+"""Settings of a picture: size, steps, guidance, seed. `None` means the model's default."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LoraReference:
 
 @dataclass(frozen=True)
 class ImageGenerationConfig:
-    """How a picture is made. A field that is None takes the model's own default.
+    """How a picture is made. A field that is None takes the model's default.
 
     Args:
         width: pixels, 16..4096, a multiple of what the model needs (8 for most).

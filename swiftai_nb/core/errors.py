@@ -71,7 +71,7 @@ class AIError(Exception):
 
 
 class InvalidInputError(AIError, ValueError):
-    """A value is outside its limits; the message names the value and the limit."""
+    """A value is outside its limits; the message contains the value and the limit."""
 
 
 class UnsupportedPlatformError(AIError):

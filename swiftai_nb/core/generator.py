@@ -1,4 +1,4 @@
-"""The interface of every provider, and the optional part by which a provider plans before it works."""
+"""The interface of providers, and its optional extension for providers that make a plan first."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ImageGenerator(Protocol):
     Cancelling: `cancel_generation()` ends every running call of this generator, each with
     GenerationCancelledError. Cancelling the asyncio task that awaits one `generate_image` ends
     that one call alone; asyncio.CancelledError then propagates as usual, after the provider
-    has been told to stop.
+    has been requested to stop.
     """
 
     @property
     def is_available(self) -> bool:
-        """Whether this provider can work on this machine, with this configuration, now."""
+        """Whether this provider can be used now, on this machine and with this configuration."""
         ...
 
     async def generate_image(
@@ -58,7 +58,7 @@ class ImageGenerator(Protocol):
 
 @runtime_checkable
 class PlanningGenerator(ImageGenerator, Protocol):
-    """An ImageGenerator that decides everything once per job: `plan`, then `generate` for each picture.
+    """An ImageGenerator that makes one plan per job: `plan`, then `generate` for each picture.
 
     Optional. It gives a provider early errors (before the job is queued), `--dry-run` with real values,
     and one model look-up for any number of pictures. Its `generate_image` is `plan` and `generate`.
@@ -68,7 +68,7 @@ class PlanningGenerator(ImageGenerator, Protocol):
         """Fills in what the request leaves open. Does no work and sends nothing.
 
         Raises:
-            AIError: whatever the provider can refuse beforehand.
+            AIError: the request cannot be fulfilled.
         """
         ...
 
@@ -89,10 +89,10 @@ class PlanningGenerator(ImageGenerator, Protocol):
 
 
 def plan_request(generator: ImageGenerator, request: GenerationRequest) -> GenerationPlan:
-    """The generator's plan, or the request as it is for a generator that makes none.
+    """The generator's plan, or the request itself for a generator without plans.
 
     Raises:
-        AIError: whatever the generator refuses beforehand.
+        AIError: the request cannot be fulfilled.
     """
     if isinstance(generator, PlanningGenerator):
         return generator.plan(request)

@@ -1,4 +1,4 @@
-"""The picture a user gets: encoded bytes that carry their recipe."""
+"""The generated image: encoded bytes that contain their recipe."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class GeneratedImage:
         width: pixels.
         height: pixels.
         format: "png".
-        recipe: what is needed to make it again; None for a picture that came without one.
+        recipe: all settings needed to make it again; None for a picture without one.
         elapsed_s: seconds it took; not part of the bytes.
     """
 
@@ -68,7 +68,7 @@ class GeneratedImage:
     def from_pil(
         cls, picture: Image, *, recipe: Recipe | None = None, elapsed_s: float | None = None
     ) -> GeneratedImage:
-        """Encodes a PIL image as PNG with its recipe; the size is the picture's own."""
+        """Encodes a PIL image as PNG, at its own size, with its recipe."""
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
@@ -120,12 +120,12 @@ class GeneratedImage:
         return None if self.recipe is None else self.recipe.seed
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the file whole or not at all; the extension picks PNG, JPEG or WebP.
+        """Writes the file atomically; the extension selects PNG, JPEG or WebP.
 
-        The recipe goes along: text chunks in PNG, EXIF UserComment in JPEG and WebP.
+        The recipe is included: text chunks in PNG, EXIF UserComment in JPEG and WebP.
 
         Raises:
-            InvalidInputError: an unknown extension, or a place that cannot be written.
+            InvalidInputError: an unknown extension, or a path that cannot be written.
         """
         target = Path(path).expanduser()
         data = self._encoded(target)
@@ -134,7 +134,7 @@ class GeneratedImage:
         except OSError as error:
             raise InvalidInputError(
                 f"cannot write {str(target)!r}: {error.strerror or type(error).__name__}",
-                hint="save to a folder that exists and that you may write to",
+                hint="save to an existing, writable folder",
             ) from error
         return target
 
@@ -196,7 +196,7 @@ class GeneratedImage:
         return data, {"image/png": {"width": width, "height": height, "alt": self.prompt}}
 
     def __repr__(self) -> str:
-        # The same for every seed and every run: saved notebooks must compare equal.
+        # Independent of seed and run, so that executed notebooks compare equal.
         prompt = f": {shorten(self.prompt)}" if self.prompt else ""
         return f"<GeneratedImage {self.width}x{self.height}{prompt}>"
 
@@ -208,7 +208,7 @@ def _user_comment(recipe: Recipe, target: Path, *, is_limited: bool) -> bytes:
         prompt = shorten(prompt, MAX_JPEG_PROMPT_LENGTH // 2)
         negative_prompt = negative_prompt and shorten(negative_prompt, MAX_JPEG_PROMPT_LENGTH // 2)
         warnings.warn(
-            f"{target.name} holds a shortened prompt: a JPEG has no room for it; save as PNG to keep it",
+            f"{target.name} has a shortened prompt: JPEG metadata is limited; save as PNG to keep it whole",
             UserWarning,
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""Pictures as users give them: a path, bytes, PIL, NumPy, matplotlib, one of ours."""
+"""Converts user input to pictures: a path, bytes, PIL, NumPy, matplotlib or GeneratedImage."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def to_png_bytes(source: Any) -> bytes:
 def mask_to_png_bytes(source: Any) -> bytes:
     """Any picture as a mask: PNG bytes, white where to paint.
 
-    A mask of zeros and ones, as segmentation gives, is scaled to black and white.
+    A mask of zeros and ones, as segmentation produces, is scaled to black and white.
 
     Raises:
         InvalidInputError: not a picture, or a file that cannot be read.
@@ -91,7 +91,7 @@ def _open(source: Any) -> Image:
     if hasattr(source, "__array_interface__") or hasattr(source, "__array__"):
         return PILImage.fromarray(_array_pixels(source))
     if not isinstance(source, (bytes, str, os.PathLike)):
-        raise InvalidInputError(f"a {type(source).__name__} is not a picture", hint=_HINT)
+        raise InvalidInputError(f"{type(source).__name__} is not a picture", hint=_HINT)
     _, picture = open_image_file(source)
     with readable(source):
         picture.load()
@@ -109,7 +109,7 @@ def _upright(picture: Image) -> Image:
 
 
 def open_image_file(source: bytes | str | os.PathLike[str]) -> tuple[bytes, Image]:
-    """Content and PIL image of an encoded file; its metadata and size are read, its pixels not yet.
+    """Content and PIL image of an encoded file; its pixels are not decoded yet.
 
     Args:
         source: path ("~" is expanded) or content.
@@ -126,7 +126,7 @@ def open_image_file(source: bytes | str | os.PathLike[str]) -> tuple[bytes, Imag
 
 @contextlib.contextmanager
 def readable(source: bytes | str | os.PathLike[str]) -> Iterator[None]:
-    """Turns what Pillow raises for a file that it cannot read into one InvalidInputError."""
+    """Converts Pillow's exceptions for unreadable files to InvalidInputError."""
     from PIL import Image as PILImage
 
     try:

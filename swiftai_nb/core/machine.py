@@ -1,4 +1,4 @@
-"""What this machine or container has, memory and processors, and what its size means for the engine."""
+"""Memory and processors of this machine or container, and the engine's memory policy for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def machine_memory_bytes() -> int | None:
-    """Memory this process may count on: the machine's, or less in a container or by the user's setting.
+    """Memory of this machine, or the limit of its container or of SWIFTAI_MEMORY_GB.
 
     SWIFTAI_MEMORY_GB (GiB, as machines are sold) makes the engine plan as on a machine of that size.
 
@@ -73,10 +73,10 @@ class MemoryPolicy:
 
     Attributes:
         cache_limit_bytes: of freed arrays MLX may keep for reuse.
-        memory_limit_bytes: what MLX tries to stay under; None leaves its own. Advisory: MLX goes over
+        memory_limit_bytes: what MLX tries to stay under; None keeps its default. Advisory: MLX exceeds
             it rather than fail.
         releases_between_stages: drop text encoders before denoising, the denoiser before decoding.
-        kept_share: of the machine's memory; what needs no more than that stays loaded all the same.
+        kept_share: of the machine's memory; a model that needs no more than that stays loaded regardless.
         decode_side: a picture with more than decode_side x decode_side pixels is decoded in tiles of
             that size.
     """
@@ -110,7 +110,7 @@ class MemoryPolicy:
         return self.releases_between_stages and need_bytes > kept_bytes
 
 
-# Up to this much memory -> policy; the last serves the rest.
+# Up to this much memory -> policy; the last one is for all others.
 POLICIES: tuple[tuple[int | None, MemoryPolicy], ...] = (
     (
         8 * GIB,
@@ -154,7 +154,7 @@ def _available_in_system(total: int | None) -> int | None:
             return None
         fields = {line.split(":")[0]: line.split()[1] for line in lines if ":" in line}
         return int(fields["MemAvailable"]) * 1024 if "MemAvailable" in fields else None
-    # macOS gives its caches and compressed pages back on demand: the free pages tell nothing.
+    # macOS frees caches and compressed pages on demand, so the number of free pages is not useful.
     return None if total is None else int(total * _USABLE_SHARE_OF_TOTAL)
 
 

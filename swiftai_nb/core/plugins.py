@@ -1,7 +1,7 @@
-"""What is added to this package from outside: by the notebook extension, and by entry points.
+"""Plugins of this package: added by the notebook extension, and by entry points.
 
 Entry points are those of installed packages; docs/add-a-provider.md describes each group. Nothing is imported
-before it is needed, and a package that cannot be imported costs only its own addition.
+before it is needed, and a package that cannot be imported does not affect the others.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ RECIPE_VERSION = 1
 
 
 class HasRecipe(Protocol):
-    """A picture that knows its recipe, such as `GeneratedImage`."""
+    """A picture with a recipe, such as `GeneratedImage`."""
 
     @property
     def recipe(self) -> Recipe | None:
@@ -34,7 +34,7 @@ class HasRecipe(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that went into a picture, every value concrete.
+    """All settings a picture was made with, every value concrete.
 
     Args:
         prompt: as given.
@@ -59,7 +59,7 @@ class Recipe:
         references_sha256: SHA-256 of each reference picture, in order.
         loras: LoRAs applied, in order.
         versions: package name -> version, of the packages that took part.
-        notes: for the user: a truncated prompt, an unknown word, a cloud seed that may not have
+        notes: such as a truncated prompt, an unknown word, or a cloud seed that may not have
             been honored.
     """
 
@@ -171,7 +171,7 @@ class Recipe:
 
     @classmethod
     def from_image(cls, source: Recipe | HasRecipe | Image | str | os.PathLike[str]) -> Recipe:
-        """The recipe of a picture of ours, a PIL image or a file.
+        """The recipe of a GeneratedImage, a PIL image or a file.
 
         Raises:
             InvalidInputError: not a picture, or one without a recipe.
@@ -188,7 +188,7 @@ class Recipe:
                 recipe = cls.find(picture)
         if recipe is None:
             raise InvalidInputError(
-                "this picture carries no recipe",
+                "this picture contains no recipe",
                 hint="use one made by swiftai_nb, AUTOMATIC1111, InvokeAI or ComfyUI",
             )
         return recipe

@@ -1,7 +1,7 @@
 """Reading recipes from the metadata of image files: ours, AUTOMATIC1111's, InvokeAI's and ComfyUI's.
 
 The files are untrusted. Readers take bounded text, run in linear time, and return plain field values that
-`Recipe.from_dict` validates; text that is no recipe gives None, never an error.
+`Recipe.from_dict` validates; for text that is not a recipe they return None.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _parse_values(line: str) -> dict[str, str]:
                 comma = line.find(",", quoted_end)
                 end = len(line) if comma < 0 else comma
             except ValueError:
-                pass  # a value that merely begins with a quotation mark
+                pass  # a value that only begins with a quotation mark
         if _PARAMETER_NAME.fullmatch(key):
             values[key] = value
         position = end + 1

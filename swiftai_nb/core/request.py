@@ -1,7 +1,7 @@
-"""What the user asks for (`GenerationRequest`) and what a provider decides about it (`GenerationPlan`).
+"""The user's request (`GenerationRequest`) and the provider's decisions about it (`GenerationPlan`).
 
 A request is built once from a cell, a form or a call; a provider turns it into a plan before any work.
-The plan travels with the job: what it says is not asked again.
+The plan is passed along with the job, so that nothing is decided twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INEXACT = "not exactly the same picture"
 
 
 def make_seeds(first: int | None, *, count: int = 1) -> tuple[int, ...]:
-    """`count` consecutive seeds from `first`; None draws the first one at random."""
+    """`count` consecutive seeds from `first`; None chooses the first one at random."""
     start = secrets.randbelow(SEED_BOUND - count) if first is None else first
     return tuple(range(start, start + count))
 
@@ -42,8 +42,8 @@ class GenerationRequest:
     """One job: a prompt, its settings, and one concrete seed for each picture.
 
     Args:
-        prompt: what the model is given, style included; not empty.
-        negative_prompt: what to avoid, or None.
+        prompt: the model's input, style included; not empty.
+        negative_prompt: things to avoid, or None.
         config: the settings; its `seed` is ignored in favor of `seeds`.
         seeds: one per picture; picture k is made with `seeds[k]` and can be remade alone.
         engine: "auto", "local", "cloud" or a provider's name.
@@ -52,8 +52,8 @@ class GenerationRequest:
         aspect_ratio: (across, down), when the user named a ratio instead of a size: the plan takes about
             the model's own number of pixels.
         expected_revision: of the model, from the recipe that is made again; another one is noted.
-        is_background: no cell waits for it: pictures of other jobs go first.
-        notes: what to tell the user beside the pictures.
+        is_background: no cell waits for it; pictures of other jobs have priority.
+        notes: shown to the user with the pictures.
 
     Raises:
         InvalidInputError: the prompt is empty, there are no seeds, or one is out of range.
@@ -124,22 +124,22 @@ class GenerationPlan:
     Providers subclass it to carry what their `generate` needs.
 
     Attributes:
-        request: what was asked; engine and size are concrete by now.
+        request: the request, with a concrete engine and size.
         engine: name of the provider that made the plan.
         model: name that finds the model again: catalog id, Hub id or folder.
-        model_name: the model's name for people.
+        model_name: the model's display name.
         model_revision: commit of the weights.
         width: pixels.
         height: pixels.
         steps: denoising steps.
         guidance_scale: prompt strength (CFG).
         scheduler: sampler name.
-        strength: how far to leave the start picture, 0..1; None without one.
+        strength: how much the initial image may change, 0..1; None without one.
         device: "metal", "cuda", "cpu" or "cloud".
-        precision: what the network computes in, with its quantization.
+        precision: dtype of the network's computations, and its quantization.
         quantization_bits: 4, 5, 6, 8 or None.
         estimated_s: seconds for one picture, from earlier ones on this machine.
-        notes: what the user should know; they become part of the recipe.
+        notes: shown to the user and stored in the recipe.
     """
 
     request: GenerationRequest
@@ -161,10 +161,10 @@ class GenerationPlan:
 
     @classmethod
     def of(cls, request: GenerationRequest, *, native_size: tuple[int, int] | None = None) -> GenerationPlan:
-        """The plan of a provider that makes none: what the request itself says.
+        """The plan for a provider that makes none, from the request alone.
 
         Args:
-            request: what was asked.
+            request: the request.
             native_size: the model's own (width, height), where it is known.
         """
         request = request.with_native_size(FALLBACK_SIZE if native_size is None else native_size)
@@ -200,7 +200,7 @@ class GenerationPlan:
 
     @property
     def revision_note(self) -> str | None:
-        """Says that the model's files are not those of the recipe; None where they are, or nobody knows."""
+        """A note that the model's revision is not the recipe's; None when it is, or when it is unknown."""
         expected, found = self.request.expected_revision, self.model_revision
         if expected is None or found is None or expected == found:
             return None

@@ -1,4 +1,4 @@
-"""One table for every report: aligned text in a terminal, HTML in a notebook."""
+"""The table class of all reports: aligned text in a terminal, HTML in a notebook."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST_RULE = 100
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell with more than its text.
+    """A table cell with formatting.
 
     Args:
         text: shown; a line break starts a new line inside the cell.

@@ -1,7 +1,7 @@
-"""Work in progress as an object: its state and progress, its result, callbacks and cancellation.
+"""`Task`: a future with progress, callbacks and cancellation.
 
-`Task` is the future behind everything that takes longer than a call: generation jobs, downloads,
-engine commands, cloud requests and batches. Unlike `concurrent.futures.Future` it reports progress,
+All long-running work is a `Task`: generation jobs, downloads, engine commands, cloud requests and
+batches. Unlike `concurrent.futures.Future` it reports progress,
 distinguishes a request to cancel from the end, and may be awaited from any event loop.
 """
 
@@ -77,7 +77,7 @@ class CallbackList(Generic[P]):
 
 
 class CancellationToken:
-    """One job's request to stop: set once, from any thread, never reset.
+    """A job's cancel request: set once, from any thread, never reset.
 
     A token belongs to exactly one job, so that starting a second job cannot undo the first one's cancel.
     """
@@ -143,13 +143,13 @@ class Task(Generic[ResultT, ProgressT]):
     `await task` waits from any event loop and gives `result()`; cancelling the awaiting coroutine leaves
     the task running. The consumer's half is `state`, `progress`, `wait`, `result`, `cancel`, `subscribe`
     and `add_done_callback`. The producer's half is `start`, `report`, `set_result`, `set_error`, and
-    `run` or `run_in_thread`, which guarantee that a task ends however its work ends.
+    `run` or `run_in_thread`, which end the task whether its work returns or raises.
 
     Callbacks receive the task and run in a copy of the context (`contextvars`) in which the task was
     created. Their exceptions are logged. They may be called from several threads.
 
     Args:
-        name: what messages call it, such as "the download of sd-1.5".
+        name: used in messages, such as "the download of sd-1.5".
         progress: the first value of `progress`.
 
     Attributes:
@@ -286,7 +286,7 @@ class Task(Generic[ResultT, ProgressT]):
     async def wait_or_cancel(self, *, grace_s: float) -> ResultT:
         """As `await task`, but cancelling the awaiting coroutine cancels the task as well.
 
-        It then waits up to `grace_s` seconds for the end, however often it is cancelled meanwhile.
+        It then waits up to `grace_s` seconds for the end, even if it is cancelled again.
 
         Raises:
             AIError: see `result`.
@@ -332,8 +332,8 @@ class Task(Generic[ResultT, ProgressT]):
         """Ends the task with an error; the first end counts. False when it had ended already.
 
         Args:
-            error: a cancellation (of ours, asyncio or `concurrent.futures`) makes the state CANCELLED, all
-                others FAILED; what is not an AIError becomes the cause of a GenerationFailedError.
+            error: a cancellation (an AIError, asyncio's or `concurrent.futures`'s) makes the state CANCELLED,
+                all others FAILED; what is not an AIError becomes the cause of a GenerationFailedError.
         """
         known = as_ai_error(error)
         state = TaskState.CANCELLED if isinstance(known, _CANCELLATIONS) else TaskState.FAILED
@@ -344,7 +344,7 @@ class Task(Generic[ResultT, ProgressT]):
         self.start()
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - whatever happens must end the task
+        except BaseException as error:  # noqa: BLE001 - every outcome must end the task
             self.set_error(error)
         else:
             self.set_result(result)

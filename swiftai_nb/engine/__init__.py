@@ -1,1 +1,1 @@
-"""The local engine: a child process that loads models and draws pictures."""
+"""The local engine: a child process that loads models and generates pictures."""

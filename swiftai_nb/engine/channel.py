@@ -1,4 +1,4 @@
-"""Two ways to carry messages: a pair of pipes between processes, a pair of queues inside one."""
+"""Message channels: pipes between processes, or queues inside one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Channel(Protocol):
         """Sends a message, blocking while the other side does not read.
 
         Raises:
-            ChannelClosed: the other side is gone.
+            ChannelClosed: the other side has closed.
             ProtocolError: the message exceeds the limits.
         """
         ...
@@ -79,7 +79,7 @@ class StreamChannel:
         return decode(header, self._read(frame.body_bytes))
 
     def _read(self, size: int, *, at_end_ok: bool = False) -> bytearray:
-        # Grown as bytes arrive: an announced length alone allocates nothing.
+        # Grows as bytes arrive, so that a false length allocates nothing.
         data = bytearray()
         while len(data) < size:
             try:
@@ -94,7 +94,7 @@ class StreamChannel:
         return data
 
     def close(self) -> None:
-        """See `Channel.close`; closes the writing side, at which the other side ends."""
+        """See `Channel.close`; closes the writing side, which ends the other side."""
         with contextlib.suppress(OSError, ValueError):
             self._writer.close()
 

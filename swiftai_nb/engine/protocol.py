@@ -17,7 +17,7 @@ unknown fields and rejects another version: kernel and engine come from the same
 
 Kernel to engine: Generate, LoadModel, Quantize, Cancel, Unload, AskStatus, Shutdown.
 Engine to kernel: Ready once, then for each command any number of Stage and Step events and exactly one
-of Done, Loaded, Status and Failed; Bye is the last message of an engine that ends by itself.
+of Done, Loaded, Status and Failed; Bye is the last message of an engine that exits.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _PREFIX = struct.Struct(">4sHHII")
 
 
 class ProtocolError(Exception):
-    """The bytes are not a frame of this protocol; the message is one line that names the fault."""
+    """The bytes are not a frame of this protocol; the message is one line."""
 
 
 class TruncatedFrameError(ProtocolError):
-    """The stream ended inside a frame: the sender died while it was writing."""
+    """The stream ended inside a frame: the sender ended while writing."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ class Quantize(Message):
 
 @dataclass(frozen=True)
 class Cancel(Message):
-    """Stop that command, running or waiting. The answer is its Failed with GenerationCancelledError."""
+    """Cancel that command, running or waiting; it is answered by Failed with GenerationCancelledError."""
 
 
 @dataclass(frozen=True)
 class Unload(Message):
-    """Drop the model and give its memory back; answered by Status."""
+    """Drop the model and free its memory; answered by Status."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Ready(Message):
     Args:
         pid: of the engine's process.
         device: "metal", "cuda" or "cpu".
-        versions: package -> version, of all that computes.
+        versions: package -> version, of the packages that compute.
         start_s: seconds its start took.
     """
 
@@ -198,9 +198,9 @@ class Done(Message):
         pixels: height * width * 3 bytes, RGB rows.
         width: pixels.
         height: pixels.
-        scheduler: sampler that ran.
-        dtype: the network computed in.
-        notes: what the user should know.
+        scheduler: the sampler used.
+        dtype: of the network's computations.
+        notes: shown to the user.
         load_s: seconds reading weights; 0.0 when they were loaded.
         denoising_s, total_s: seconds in the steps, and in all.
         steps: network steps that ran.

@@ -1,7 +1,7 @@
 """Many pictures on many workers: any `concurrent.futures.Executor`, such as Dask's or ipyparallel's.
 
 Each worker process makes its generator once and keeps it, so one engine runs per worker and a model is
-loaded once per worker. A picture that fails because its worker died is tried again, on another one.
+loaded once per worker. A picture whose worker process ended is retried on another worker.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from swiftai_nb.core.generator import ImageGenerator
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.task import CancellationToken
 
-_WAIT_SLICE_S = 0.2  # between two looks for an interrupt
+_WAIT_SLICE_S = 0.2  # between two checks for an interrupt
 DEFAULT_ATTEMPTS = 3
 
 
@@ -81,7 +81,7 @@ class BatchItem:
         request: what was requested.
         result: the picture; None when it failed.
         error: why it failed; None when it did not.
-        attempts: how often it was tried.
+        attempts: number of attempts.
     """
 
     index: int
@@ -103,7 +103,7 @@ class BatchItem:
 
 
 class SupportsSubmit(Protocol):
-    """The part of an executor that a batch needs."""
+    """The part of the executor interface that a batch uses."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Schedules `fn(*args, **kwargs)`."""
@@ -117,7 +117,7 @@ class ClusterBatch:
         requests: the pictures.
         executor: where to make them.
         factory: how a worker makes its generator.
-        attempts: how often a picture is tried when its worker or engine dies.
+        attempts: attempts per picture when its worker or engine process ends unexpectedly.
         is_ordered: yield pictures in the order of `requests`; otherwise as they are finished.
         token: its cancel ends the iteration with GenerationCancelledError; queued pictures are dropped.
     """
@@ -141,7 +141,7 @@ class ClusterBatch:
         self._futures: dict[int, Future[GeneratedImage]] = {}
 
     def __iter__(self) -> Iterator[BatchItem]:
-        """Yields one item per request, none twice; leaving early cancels what has not begun."""
+        """Yields one item per request; leaving the loop early cancels the pictures not yet begun."""
         items: dict[int, BatchItem] = {}
         following = 0
         try:

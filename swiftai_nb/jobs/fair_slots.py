@@ -1,4 +1,4 @@
-"""Which job may run next: a fair order for one event loop, so that no job starves."""
+"""Fair scheduling of jobs on one event loop, so that no job starves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Slot:
 
     Attributes:
         slots: where it queues.
-        is_background: whether nobody waits for it.
-        serial: its order of arrival.
+        is_background: whether no cell waits for it.
+        serial: its place in the order of arrival.
         granted: resolved when it may run; None before it first waits.
         is_running: whether it holds a slot now.
     """
@@ -65,7 +65,7 @@ class FairSlots:
                 self._release(slot)
 
     def requeue(self, slot: Slot) -> None:
-        """Releases a slot and queues for it again in one step, so that no later job slips in."""
+        """Releases a slot and queues for it again in one step, so that no later job gets it in between."""
         self._enqueue(slot)
         self._release(slot)
 

@@ -1,4 +1,4 @@
-"""What has been made, newest first."""
+"""The history of generated pictures, newest first."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class History:
         return self._store.add(image, created_at=time.time())
 
     def append_or_log(self, image: GeneratedImage) -> HistoryEntry | None:
-        """As `append`, for pictures that are shown anyway: a failure is one line in the log, and None."""
+        """As `append`, but a failure is logged and None is returned: the picture is shown in any case."""
         try:
             return self.append(image)
         except InvalidInputError as error:
@@ -61,7 +61,7 @@ class History:
         return self._store.page(before=_key(before), count=count, words=())
 
     def search(self, text: str) -> Iterator[HistoryEntry]:
-        """Entries whose prompt, negative prompt or model hold every word of `text`, newest first."""
+        """Entries whose prompt, negative prompt or model contain every word of `text`, newest first."""
         return self._walk(tuple(text.casefold().split()))
 
     def find(self, entry_id: str) -> HistoryEntry:

@@ -1,9 +1,9 @@
-"""Where a history keeps its pictures: in memory, or in a folder.
+"""Storage of a history: in memory, or in a folder.
 
 A folder holds the pictures as ordinary PNG files, named by their content, and an SQLite index of
-them. The files are the truth: each is written whole and flushed to disk before its row, and whatever
-is in the folder without a row (after a crash, or when the index was lost or damaged) is indexed again
-when the folder is opened. Several kernels may use one folder at once.
+them. The files are authoritative: each is written and flushed to disk before its row, and files
+without a row (after a crash, or when the index was lost or damaged) are indexed again when the
+folder is opened. Several kernels may use one folder at once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SELECT = (
     "FROM pictures JOIN thumbnails USING (id)"
 )
 _Row = tuple[int, float, str, int, int, str, str | None, bytes]  # in the order of _SELECT
-_HINT = "choose a folder that you may write to"
+_HINT = "choose a writable folder"
 _LATEST_TIME = 253_402_214_400.0  # the last day of the year 9999
 _NOT_A_PICTURE = (
     InvalidInputError,
@@ -66,8 +66,8 @@ class HistoryEntry:
         created_at: seconds since 1970.
         width: pixels.
         height: pixels.
-        prompt: what it was made from; may be empty.
-        recipe: all that is needed to make it again, or None.
+        prompt: its prompt; may be empty.
+        recipe: all settings needed to make it again, or None.
         thumbnail: small JPEG, longest side 128 pixels.
     """
 
@@ -91,7 +91,7 @@ class HistoryEntry:
 
 
 class HistoryStore(Protocol):
-    """Where entries live: in memory or in a folder."""
+    """Stores entries, in memory or in a folder."""
 
     def add(self, image: GeneratedImage, *, created_at: float) -> HistoryEntry:
         """Stores a picture."""
@@ -228,7 +228,7 @@ class FolderStore:
         with self._writing() as db:
             known = {row[0] for row in db.execute("SELECT file FROM pictures")}
             for modified_at, path in sorted(_png_files(self._folder)):
-                # Whatever is wrong with one file, it is not the others' or the index's fault.
+                # One unreadable file must not affect the others or the index.
                 with contextlib.suppress(*_NOT_A_PICTURE):
                     if path.name not in known:
                         self._insert(db, GeneratedImage.open(path), path.name, created_at=modified_at)
@@ -271,7 +271,7 @@ class FolderStore:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        # A connection per call: no handle outlives it, whatever thread or forked process comes next.
+        # A connection per call: no handle outlives it, which matters for threads and forked processes.
         path = self._folder / INDEX_NAME
         with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as db:
             yield db

@@ -1,4 +1,4 @@
-"""A submitted request: its state and progress, the pictures it has made, how to cancel it."""
+"""A submitted request: its state, progress, finished pictures and cancellation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GenerationJob(Task[tuple[GeneratedImage, ...], ImageGenerationProgress]):
 
     Attributes:
         id: short text, unique within this machine.
-        plan: what the provider decided before any work.
+        plan: the provider's decisions about the request.
     """
 
     def __init__(self, plan: GenerationPlan, *, position: Callable[[GenerationJob], int | None]) -> None:

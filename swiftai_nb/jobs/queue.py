@@ -33,7 +33,7 @@ class JobQueue:
     long background job. After two foreground pictures a waiting background job gets one.
 
     A job is cancelled by cancelling the task that awaits `generate_image`, which every
-    `ImageGenerator` must support, third-party ones included.
+    `ImageGenerator` must support, including third-party ones.
     """
 
     def __init__(self, *, concurrency: Mapping[str, int] = DEFAULT_CONCURRENCY) -> None:
@@ -64,12 +64,12 @@ class JobQueue:
         Args:
             asked: a plan that this generator made, or a request to plan now.
             generator: what makes the pictures.
-            lane: which jobs it queues with.
-            is_background: whether nobody waits for it; None is what the request says.
+            lane: the lane to queue it in.
+            is_background: whether no cell waits for it; None takes the request's value.
 
         Raises:
             GenerationFailedError: the queue is closed.
-            AIError: the generator refuses the request.
+            AIError: the generator cannot fulfill the request.
         """
         plan = asked if isinstance(asked, GenerationPlan) else plan_request(generator, asked)
         if is_background is None:
@@ -91,12 +91,12 @@ class JobQueue:
     def close(self, timeout_s: float = 10.0) -> None:
         """Cancels every job and ends the worker threads, waiting up to `timeout_s` seconds in all."""
         if os.getpid() != self._owner_pid:
-            self._start_over_in_fork()  # the parent's jobs and threads are not this process's to end
+            self._start_over_in_fork()  # jobs and threads belong to the parent process
         with self._lock:
             self._closed = True
             lanes = list(self._lanes.values())
             unfinished = [job for job in self._jobs if not job.done]
-        for job in reversed(unfinished):  # last first: no queued job gets a moment to start
+        for job in reversed(unfinished):  # last first, so that no queued job starts meanwhile
             job.cancel()
         deadline = time.monotonic() + timeout_s
         for worker in lanes:
@@ -188,7 +188,7 @@ class _Worker:
                     if index > 0:
                         await slot.yield_slot()
                     await _make_picture(job, generator, index)
-            except BaseException as error:  # noqa: BLE001 - the boundary: whatever happens ends this job alone
+            except BaseException as error:  # noqa: BLE001 - the boundary: any failure ends this job only
                 self._end(job, error)
             else:
                 self._end(job)  # before the next one gets the slot: never two of them running

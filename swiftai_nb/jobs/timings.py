@@ -1,4 +1,4 @@
-"""How long pictures took on this machine, and from that an estimate for the next one.
+"""Measured durations of pictures on this machine, and estimates from them.
 
 Kept in a small SQLite file that several kernels share. Recent measurements have the highest weight, so
 the estimates follow within a few pictures when a machine becomes busy or is updated.
@@ -134,7 +134,7 @@ class Timings:
                 yield db
                 db.execute("COMMIT")
             except sqlite3.Error:
-                pass  # losing a measurement does no harm
+                pass  # a lost measurement is harmless
             finally:
                 if db is not self._memory:
                     db.close()

@@ -1,1 +1,1 @@
-"""One file per back end; each turns foreign errors into AIError once."""
+"""Providers of pictures; each converts the errors of its library to AIError."""

@@ -34,27 +34,27 @@ def imagine_batch(
     is_ordered: bool = True,
     **provider_options: Any,
 ) -> Iterator[BatchItem]:
-    """Makes many pictures; nothing starts before the first is asked for.
+    """Makes many pictures; starts when the result is first iterated.
 
-    Seeds are made concrete here: picture k of a batch whose config names a seed has seed + k, so a batch
-    gives the same pictures on one machine and on a hundred equal ones.
+    Picture k of a batch whose config has a seed gets seed + k, so a batch gives the same pictures on
+    one machine and on a cluster of equal ones.
 
     Args:
         prompts_or_recipes: texts, recipes, or pictures whose recipes are to be made again.
         executor: where: `client.get_executor()` of Dask, `client.executor()` of ipyparallel, any other
             that can send work to processes. None makes them in this process, one after another.
-        config: settings of the texts; recipes bring their own.
+        config: settings of the texts; recipes have their own.
         negative_prompt: of the texts.
         provider: the provider that the workers use, see `providers.discovery`.
-        attempts: how often a picture is tried when its worker or engine dies.
-        is_ordered: in the order given, each as soon as all before it are there; otherwise as they end.
-        provider_options: for the provider, the same on every worker; small and hashable.
+        attempts: per picture, when its worker or engine process ends unexpectedly.
+        is_ordered: in the order given; otherwise in the order of completion.
+        provider_options: options of the provider, the same on every worker; small and hashable.
 
     Yields:
         One `BatchItem` per picture, none twice: `item.image`, or `item.error`.
 
     Raises:
-        InvalidInputError: something that is neither text nor recipe, or a text that says nothing.
+        InvalidInputError: an item that is neither text nor recipe, or an empty text.
     """
     base = ImageGenerationConfig() if config is None else config
     items = list(prompts_or_recipes)

@@ -1,7 +1,7 @@
-"""The providers: the built-in ones, and those that other packages bring.
+"""Finds providers: built-in ones, and those of other packages.
 
 A package adds one by an entry point of the group `swiftai_nb.providers` whose object, called with
-keyword options, returns an `ImageGenerator`. Nothing is imported before it is asked for by name.
+keyword options, returns an `ImageGenerator`. A package is imported when its provider is first used.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def names() -> tuple[str, ...]:
 
 
 def plugin_names() -> tuple[str, ...]:
-    """The names of the providers that entry points bring, in alphabetical order."""
+    """The names of the providers from entry points, in alphabetical order."""
     return tuple(name for name in find_plugins(PROVIDERS) if name not in BUILT_IN)
 
 
 def create(name: str, **options: Any) -> ImageGenerator:
-    """Makes a generator.
+    """Creates a generator.
 
     Args:
         name: one of `names()`.
@@ -39,7 +39,7 @@ def create(name: str, **options: Any) -> ImageGenerator:
 
     Raises:
         InvalidInputError: no such name (with a suggestion), or an option it does not take.
-        ProviderUnavailableError: its package cannot be imported, or what it makes is no generator.
+        ProviderUnavailableError: its package cannot be imported, or it does not create an ImageGenerator.
     """
     factory = _factory(name)
     try:
@@ -55,7 +55,7 @@ def create(name: str, **options: Any) -> ImageGenerator:
         ) from error
     if not isinstance(generator, ImageGenerator):
         raise ProviderUnavailableError(
-            f"provider {name!r} made a {type(generator).__name__}, which is no ImageGenerator",
+            f"provider {name!r} created a {type(generator).__name__}, which is not an ImageGenerator",
             hint="it needs generate_image, cancel_generation and is_available",
         )
     return generator

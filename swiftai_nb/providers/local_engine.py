@@ -1,4 +1,4 @@
-"""What the providers of this machine share: an engine in a process of its own, kept warm between pictures."""
+"""Base of the local providers: an engine in a child process that keeps running between pictures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LocalEngineProvider(ABC):
     """A `PlanningGenerator` whose pictures are made by an engine in a child process.
 
     The engine is started on first use. All members may be used from any thread and any event loop;
-    several calls at once are worked off one after another.
+    concurrent calls run one after another.
 
     Args:
         registry: where models are looked up; None is the shared one.
@@ -70,7 +70,7 @@ class LocalEngineProvider(ABC):
 
     @abstractmethod
     def _build_plan(self, request: GenerationRequest, *, available_bytes: int | None) -> LocalPlan:
-        """The plan, without its estimate and before the memory is checked."""
+        """The plan, without an estimate and before the memory check."""
 
     @abstractmethod
     def _make_client(self) -> EngineClient:
@@ -78,7 +78,7 @@ class LocalEngineProvider(ABC):
 
     @property
     def is_available(self) -> bool:
-        """Whether this machine can run the engine; `check_available` says why not."""
+        """Whether this machine can run the engine; `check_available` raises the reason when not."""
         try:
             self.check_available()
         except AIError:
@@ -108,7 +108,7 @@ class LocalEngineProvider(ABC):
 
     @property
     def device(self) -> str:
-        """What the engine computes on, or most probably will: "metal", "cuda" or "cpu"."""
+        """The engine's device, or the expected one before it starts: "metal", "cuda" or "cpu"."""
         client = self._client
         return expected_device() if client is None or client.ready is None else client.ready.device
 
@@ -122,13 +122,13 @@ class LocalEngineProvider(ABC):
             config: settings of a text.
 
         Raises:
-            AIError: whatever `generate_image` refuses before any work.
+            AIError: as `generate_image` before any work.
         """
         if not isinstance(request, GenerationRequest):
             request = GenerationRequest.of(request, config)
         self.check_available()
         limit = self._memory_limit_bytes
-        # What the engine holds now it gives up for another model: not counting it would refuse what works.
+        # The engine frees its current model for another one, so that memory counts as available.
         available_bytes = available_memory_bytes(self.engine_pid) if limit is None else limit
         plan = self._build_plan(request, available_bytes=available_bytes)
         check_memory(plan.memory_plan_bytes, available_bytes=plan.available_bytes)
@@ -153,7 +153,7 @@ class LocalEngineProvider(ABC):
         client = await asyncio.to_thread(self._engine)
         if client.ready is None:
             reporter.enter(GenerationStage.STARTING_ENGINE, self.start_detail)
-            # What finishing the first picture will need is fetched while the engine starts.
+            # Import what encodes the picture while the engine starts.
             threading.Thread(target=_prepare_to_finish, args=(plan,), daemon=True).start()
         done = await client.run(make_command(plan, index), reporter)
         if not isinstance(done, Done):
@@ -197,7 +197,7 @@ class LocalEngineProvider(ABC):
             await client.run(Unload())
 
     async def status(self) -> Status | None:
-        """What the engine holds; None while none runs."""
+        """The engine's status; None while none runs."""
         client = self._client
         if client is None or client.pid is None:
             return None
@@ -232,7 +232,7 @@ class LocalEngineProvider(ABC):
     def _finish(
         self, done: Done, recipe: Recipe, plan: LocalPlan, reporter: ProgressReporter
     ) -> GeneratedImage:
-        """Encodes the picture and keeps its times; in a thread, so that the loop stays free."""
+        """Encodes the picture and records its times; runs in a thread to keep the event loop responsive."""
         import numpy as np
 
         pixels = np.frombuffer(done.pixels, np.uint8).reshape(done.height, done.width, 3)
@@ -246,11 +246,11 @@ class LocalEngineProvider(ABC):
 
 
 class ProgressReporter:
-    """Turns the engine's events into progress; to be called with each.
+    """Converts the engine's events to progress.
 
     Args:
         on_progress: the user's callback, or None.
-        plan: of the picture; its estimate serves until steps are measured.
+        plan: of the picture; its estimate is used until steps are measured.
 
     Attributes:
         load_s: seconds until the model was loaded; None when it was loaded already.
@@ -265,11 +265,11 @@ class ProgressReporter:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the picture was asked for."""
+        """Seconds since the call began."""
         return time.monotonic() - self._started_s
 
     def __call__(self, event: Message) -> None:
-        """Takes an event of the engine."""
+        """Handles an event of the engine."""
         if isinstance(event, Stage):
             stage = GenerationStage(event.stage)
             if stage is GenerationStage.ENCODING_PROMPT and self.load_s is not None:

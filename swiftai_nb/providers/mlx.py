@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class MLXImageProvider(LocalEngineProvider):
-    """Makes pictures with the local engine, which is started on first use and kept warm.
+    """Makes pictures with the local engine, which is started on first use and keeps running.
 
-    Nothing of MLX enters this process unless `isolation` is "thread". All members may be used from
-    any thread and any event loop; several calls at once are worked off one after another.
+    MLX is not imported in this process unless `isolation` is "thread". All members may be used from
+    any thread and any event loop; concurrent calls run one after another.
 
     Args:
-        isolation: "process" runs the engine in a child process, whose death costs one picture and
-            nothing else; "thread" runs it in this process, for debugging and embedding.
+        isolation: "process" runs the engine in a child process; if that ends unexpectedly, only the
+            current picture is lost; "thread" runs it in this process, for debugging and embedding.
         registry: where models are looked up; None is the shared one.
         memory_limit_bytes: memory to plan with; None is what the system has free.
     """
@@ -62,7 +62,7 @@ class MLXImageProvider(LocalEngineProvider):
     async def load_model(
         self, model: str | Path | None, variant: DiffusionVariant | str | None = None
     ) -> None:
-        """Reads a model's weights now, so that the first picture need not wait; it becomes the default.
+        """Loads a model's weights before the first picture; it becomes the default model.
 
         Args:
             model: catalog id, alias or folder; None is the registry's default.
@@ -85,7 +85,7 @@ class MLXImageProvider(LocalEngineProvider):
         self._chosen_model = plan.model
 
     async def unload_model(self) -> None:
-        """Drops the model from memory; the engine stays, and the registry's default model holds again."""
+        """Drops the model from memory; the engine keeps running, with the registry's default model."""
         self._chosen_model = None
         await super().unload_model()
 

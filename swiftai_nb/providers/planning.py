@@ -1,4 +1,4 @@
-"""Plans of the local engines: every value concrete, every refusal before any work."""
+"""Plans of the local engines: all values are decided and checked before any work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STRENGTH_TOLERANCE = 0.1  # a larger difference is noted
 
 @dataclass(frozen=True, kw_only=True)
 class LocalPlan(GenerationPlan):
-    """A plan for an engine on this machine: all that `make_command` and `make_recipe` need.
+    """A plan for a local engine, with everything `make_command` and `make_recipe` need.
 
     Attributes:
         resolved: the model: its entry and its files.
@@ -35,7 +35,7 @@ class LocalPlan(GenerationPlan):
         preview_decoder: folder of a small decoder for previews, or None.
         load_bits: 4, 5, 6 or 8: quantize the weights on load; None loads them as they are.
         memory_plan_bytes: the estimated need, by component and stage.
-        available_bytes: memory that is free now; None where the system does not say.
+        available_bytes: memory that is free now; None where the system does not report it.
     """
 
     resolved: ResolvedModel
@@ -80,13 +80,13 @@ class LocalPlan(GenerationPlan):
 
     @property
     def timing_key(self) -> TimingKey:
-        """What the measured times of this picture are kept under."""
+        """The key of this picture's measured times."""
         width, height = self.size
         return TimingKey(self.timing_name, width, height, guided=self.is_guided)
 
     @property
     def timing_name(self) -> str:
-        """What the measured loading times are kept under."""
+        """The key of this model's measured loading times."""
         bits = "" if self.quantization_bits is None else f" {self.quantization_bits} bits"
         return f"{self.model}{bits}" if self.engine == "mlx" else f"{self.engine} {self.model}"
 
@@ -100,15 +100,15 @@ def make_plan(
     loras: tuple[LoraReference, ...] = (),
     preview_decoder: Path | None = None,
 ) -> LocalPlan:
-    """Fills in what the request leaves open and refuses what cannot work.
+    """Fills in the request's open settings and checks all of them.
 
     Args:
-        request: what the user asked for.
+        request: the request.
         resolved: the model to use.
         device: what it will run on.
-        available_bytes: free memory; None where the system does not say.
+        available_bytes: free memory; None where the system does not report it.
         loras: the request's LoRAs, as files on this disk.
-        preview_decoder: folder of the small decoder that the request asks for.
+        preview_decoder: folder of the small decoder, for previews of that kind.
 
     Raises:
         InvalidInputError: a size, scheduler or reference picture that does not fit, strength without image.
@@ -192,7 +192,7 @@ def make_command(plan: LocalPlan, index: int = 0) -> Generate:
 
 
 def model_files(plan: LocalPlan) -> ModelFiles:
-    """The files of a plan's model, as the engine is told."""
+    """The files of a plan's model, for the engine's command."""
     return ModelFiles(
         str(plan.folder),
         quantization_bits=plan.load_bits,
@@ -231,13 +231,13 @@ def make_recipe(
 
 
 def _settings_for(target: type[Generate] | type[Recipe], config: ImageGenerationConfig) -> dict[str, Any]:
-    """The settings that `target` has a field for, as they are: a new one needs no line in this module."""
+    """The settings that `target` has a field for, so that a new setting needs no change here."""
     names = {field.name for field in fields(target)}
     return {field.name: getattr(config, field.name) for field in fields(config) if field.name in names}
 
 
 def model_name(resolved: ResolvedModel) -> str:
-    """The name that finds this model again: its id, or the folder of one nobody registered."""
+    """The name that finds this model again: its id, or its folder when it is not registered."""
     info = resolved.info
     is_own_folder = info.local_folder is not None and Path(info.local_folder).name == info.id
     return str(resolved.folder) if is_own_folder else info.id
@@ -268,7 +268,7 @@ def _size(
     references: Sequence[tuple[int, int]],
 ) -> tuple[int, int]:
     if config.image is not None:
-        picture = to_pil(config.image)  # unreadable pictures are refused, whatever the size
+        picture = to_pil(config.image)  # also raises for unreadable pictures when a size is given
         if config.width is None and config.height is None:
             return _fitted(picture.size, native_size, multiple)
     if references and config.image is None and config.width is None and config.height is None:
@@ -302,7 +302,7 @@ def _run_steps(steps: int, strength: float | None) -> int:
 
 
 def _strength_note(steps: int, strength: float | None) -> str | None:
-    """Says what a strength amounts to where so few steps can only approximate it."""
+    """A note when so few steps can only approximate the strength."""
     if strength is None:
         return None
     run_steps = _run_steps(steps, strength)
@@ -315,7 +315,7 @@ def _strength_note(steps: int, strength: float | None) -> str | None:
 
 
 def _memory(model: ModelFolder, available: int | None, **need: Any) -> MemoryPlan:
-    """The plan that keeps the model loaded where machine and policy allow, else one that drops its parts."""
+    """The plan that keeps the model loaded if memory and policy allow it, else one that drops its parts."""
     whole = plan_memory(model, **need)
     if keeps_model(whole, available):
         return whole

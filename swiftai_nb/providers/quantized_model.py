@@ -1,4 +1,4 @@
-"""Quantizing a model once: the result is a model of its own, listed and deleted like a download."""
+"""Saves quantized models, which are listed and deleted like downloads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def quantize_model(
     id: str | None = None,  # noqa: A002
     say: Callable[[str], None] = lambda _line: None,
 ) -> DiffusionModelInfo:
-    """Quantizes a model's linear layers to 4, 5, 6 or 8 bits and keeps the result as a model of its own.
+    """Quantizes a model's linear layers to 4, 5, 6 or 8 bits and saves the result as a new model.
 
     It loads without the time and memory of quantizing, and makes the pictures that `quantization_bits` makes.
 
@@ -54,7 +54,7 @@ def quantize_model(
     taken = {info.id for info in registry.available_models}
     if quantized.id in taken or target.exists():
         raise InvalidInputError(
-            f"{quantized.id} exists already", hint=f"delete {quantized.id} first, or give another --id"
+            f"{quantized.id} exists already", hint=f"delete {quantized.id} first, or choose another --id"
         )
     if resolved.folder.is_file():
         raise InvalidInputError(

@@ -1,1 +1,1 @@
-"""Which models there are, and which of them are installed. Does not import MLX or huggingface_hub."""
+"""The catalog, the user's models, and which are installed. Does not import MLX or huggingface_hub."""

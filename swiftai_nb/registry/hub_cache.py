@@ -2,7 +2,7 @@
 
 The layout is that of huggingface_hub (`models--owner--name/{blobs,refs,snapshots/<commit>/...}`). Whether
 a file is a link into `blobs/`, into the shared store of newer versions, or (Windows) the file itself does
-not matter: only what a path leads to is looked at.
+not matter: only the path's target is read.
 
 `huggingface_hub.scan_cache_dir` is not used: it looks at every file of every repository, and importing it
 takes longer than a cell without a model may take. Here only the files of one entry are looked at.
@@ -73,7 +73,7 @@ def hub_cache_dir(cache_dir: str | Path | None = None) -> Path:
 
 
 def is_offline() -> bool:
-    """Whether the user asked the Hugging Face tools to stay off the network (HF_HUB_OFFLINE)."""
+    """Whether offline mode is on (HF_HUB_OFFLINE)."""
     values = (os.environ.get("HF_HUB_OFFLINE", ""), os.environ.get("TRANSFORMERS_OFFLINE", ""))
     return any(v.strip().upper() in {"1", "ON", "YES", "TRUE"} for v in values)
 
@@ -84,7 +84,7 @@ def repository_folder(cache_dir: Path, repository: str) -> Path:
 
 
 def locks_folder(cache_dir: Path, repository: str) -> Path:
-    """`<cache>/.locks/models--owner--name`, where huggingface_hub keeps its locks."""
+    """`<cache>/.locks/models--owner--name`, the folder of huggingface_hub's locks."""
     return cache_dir / ".locks" / repository_folder(cache_dir, repository).name
 
 
@@ -109,7 +109,7 @@ def _commit_of(folder: Path, revision: str) -> str | None:
         commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         commit = revision
-    # What a file says becomes a folder's name: only a plain name stays inside the cache.
+    # The file's content becomes a folder's name: only a plain name stays inside the cache.
     is_plain = commit == PurePosixPath(commit).name and commit not in ("", "..") and "\0" not in commit
     return commit if is_plain else None
 

@@ -1,4 +1,4 @@
-"""LoRAs of the Hub: how they are named, which file of a repository is meant, where it is on disk.
+"""LoRAs of the Hub: their names, the file in a repository, and its location on disk.
 
 A downloaded LoRA is an entry of the registry like any other (kind "lora"): listed, verified and deleted
 by the same commands, kept in the same cache.
@@ -33,7 +33,7 @@ _SHOWN = 6
 
 @dataclass(frozen=True)
 class HubLora:
-    """A LoRA as users name it: "owner/name", or "owner/name/file.safetensors".
+    """The name of a LoRA on the Hub: "owner/name", or "owner/name/file.safetensors".
 
     Args:
         repository: "owner/name".
@@ -85,7 +85,7 @@ def lora_info(registry: DiffusionModelRegistry, source: str) -> DiffusionModelIn
     """The registered entry of a Hub LoRA, or the one to register.
 
     Raises:
-        ModelNotFoundError: neither a file nor a name that the Hub could have.
+        ModelNotFoundError: neither a file nor a valid Hub name.
         InvalidInputError: the name is that of a model.
     """
     named = parse_hub_lora(source)

@@ -51,12 +51,12 @@ class DiffusionModelInfo:
         description: one line.
         repository: Hub repository "owner/name"; None for bundled models and local folders.
         revision: 40-hex commit, branch or tag; None is the repository's main branch.
-        files: what to download; empty lets the repository's listing decide (user entries).
+        files: what to download; empty selects from the repository's listing (user entries).
         size_bytes: the whole download.
         license: its identifier.
         license_url: where its text is.
         license_summary: what it allows, in one line.
-        gated: what a user must do before the files may be downloaded; None when nothing.
+        gated: what a user must do before downloading; None for open models.
         min_memory_bytes: memory of the smallest machine it is meant for; an estimate.
         default_steps, default_guidance_scale, default_width, default_height: the model's own.
         display_scale: how many times larger a notebook shows the picture (tiny models); 1 is as it is.
@@ -70,7 +70,7 @@ class DiffusionModelInfo:
         bundled: ships inside this package.
         local_folder: folder of a model that is not in the Hugging Face cache.
         is_custom: registered by the user.
-        unconfirmed: what about this entry was not checked against the live Hub.
+        unconfirmed: facts of this entry that were not checked against the live Hub.
         engine: name of the provider that runs it on this machine.
     """
 
@@ -176,7 +176,7 @@ def family_settings(
 
 
 def check_path(path: str) -> PurePosixPath:
-    """A path inside a repository, as a server or a record names it.
+    """Validates a path inside a repository, from a server or a record.
 
     Raises:
         InvalidModelFilesError: it would lead out of the folder it is joined to.

@@ -1,4 +1,4 @@
-"""The models that providers of other packages bring: entry points of the group `swiftai_nb.models`."""
+"""Models of other packages' providers: entry points of the group `swiftai_nb.models`."""
 
 from __future__ import annotations
 

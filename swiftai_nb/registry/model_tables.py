@@ -114,7 +114,7 @@ class ModelCard(Table[tuple[str, str]]):
 
     @classmethod
     def of(cls, registry: DiffusionModelRegistry, name: str) -> ModelCard:
-        """The card of a model.
+        """The details of a model.
 
         Raises:
             ModelNotFoundError: there is no such model.

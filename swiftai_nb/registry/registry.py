@@ -1,4 +1,4 @@
-"""Which models there are and which are installed. Only the Hugging Face cache says which files there are."""
+"""The registry of models: the catalog, the user's entries, and which of them are installed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from swiftai_nb.registry.user_config import StoredModels, UserConfig, state_dir
 
 __all__ = ["DiffusionModelInfo", "DiffusionModelRegistry", "DownloadedDiffusionModel", "ResolvedModel"]
 
-BUNDLED_MODEL = "emoji-mini"  # the default when the user chose none
+BUNDLED_MODEL = "emoji-mini"  # the default model, unless the user chose another
 
 
 class _ClassProperty:
@@ -54,7 +54,7 @@ class _AvailableModels:
 class DiffusionModelRegistry:
     """The catalog, the user's own entries, and which of them are installed.
 
-    It keeps no state: every answer is read from disk, so that all kernels give the same. The folders are
+    It keeps no state: everything is read from disk, so that all kernels agree. The folders are
     looked up in the environment at every call unless they are given.
 
     Args:
@@ -122,7 +122,7 @@ class DiffusionModelRegistry:
         return None if model is None else model.local_path
 
     def downloaded_model(self, name: str) -> DownloadedDiffusionModel | None:
-        """What is known of a complete model; None when it is incomplete or unknown."""
+        """The record of a complete model; None when it is incomplete or unknown."""
         try:
             info = self.find(name)
         except ModelNotFoundError:
@@ -253,7 +253,7 @@ class DiffusionModelRegistry:
         Raises:
             ModelNotFoundError: the name is unknown, and there is no such folder or file.
             ModelNotDownloadedError: known but not installed, or a file whose missing parts no installed model
-                has; says the size and how to download it.
+                has; with the size and how to download it.
             InvalidModelFilesError, UnsupportedModelError: a folder or file of another kind.
         """
         if model is None:
@@ -288,7 +288,7 @@ class DiffusionModelRegistry:
         return None
 
     def resolve_info(self, info: DiffusionModelInfo) -> ResolvedModel:
-        """As `resolve`, for any entry at hand; preview decoders too."""
+        """As `resolve`, for a given entry, including preview decoders."""
         return self._resolve_entry(info, asked=info.id)
 
     def _installed_default(self) -> str:
@@ -329,7 +329,7 @@ class DiffusionModelRegistry:
         return f"about {format_duration(remaining_s if remaining_s < 60 else round(remaining_s / 60) * 60)}"
 
     def disk_status(self, info: DiffusionModelInfo) -> ModelOnDisk:
-        """As `on_disk`, for an entry at hand, registered or not; without its parts a model is partial."""
+        """As `on_disk`, for a given entry, registered or not; without its parts a model is partial."""
         if info.bundled or info.local_folder is not None:
             folder = bundled_folder(info) if info.local_folder is None else Path(info.local_folder)
             if not folder.exists():
@@ -380,7 +380,7 @@ def _not_installed(
 ) -> ModelNotDownloadedError:
     if not info.is_downloadable:
         where = "this installation" if info.bundled else str(info.local_folder)
-        return ModelNotDownloadedError(f"{info.id} is missing from {where}", hint="put its files back there")
+        return ModelNotDownloadedError(f"{info.id} is missing from {where}", hint="restore its files")
     amount = format_bytes(found.size_bytes)
     part = f", {amount} of it downloaded" if found.state is DiskState.PARTIAL else ""
     time = f", {estimated_time} at the speed of your last download" if estimated_time else ""

@@ -80,7 +80,7 @@ class UserConfig:
         return StoredModels(dict(stored.entries), stored.default_model)
 
     def update(self, change: Callable[[StoredModels], None]) -> None:
-        """Reads, lets `change` alter it, and writes it back, all under the lock.
+        """Reads the content, applies `change` and writes it back, all under the lock.
 
         Raises:
             AIError: the folder cannot be written.
@@ -98,7 +98,7 @@ class UserConfig:
         except OSError as error:
             raise AIError(
                 f"cannot write {self.path}: {error.strerror or error}",
-                hint="set SWIFTAI_HOME to a folder you may write to",
+                hint="set SWIFTAI_HOME to a writable folder",
             ) from error
 
     @property

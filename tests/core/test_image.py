@@ -153,7 +153,7 @@ def test_repr_is_one_short_line_for_a_huge_prompt():
 def test_a_prompt_too_long_for_a_jpeg_is_shortened_and_said(tmp_path: Path) -> None:
     recipe = Recipe("fox " * 9000, negative_prompt="blur " * 9000, steps=4, seed=1)
     image = GeneratedImage.from_pixels(PIXELS, recipe=recipe)
-    with pytest.warns(UserWarning, match=r"fox\.jpg holds a shortened prompt"):
+    with pytest.warns(UserWarning, match=r"fox\.jpg has a shortened prompt"):
         image.save(tmp_path / "fox.jpg")
     found = Recipe.from_image(tmp_path / "fox.jpg")
     assert found.prompt.startswith("fox fox")

@@ -114,7 +114,7 @@ def test_comfyui_graph_is_followed_to_its_prompts() -> None:
     ],
 )
 def test_picture_without_a_readable_recipe_is_one_clear_error(info: dict[str, str]) -> None:
-    with pytest.raises(InvalidInputError, match="carries no recipe"):
+    with pytest.raises(InvalidInputError, match="contains no recipe"):
         Recipe.from_image(picture(**info))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Pixels = npt.NDArray[np.uint8]
-_SAME_PROPORTIONS = 0.02  # two sides rounded to whole pixels may differ by so much
+_SAME_PROPORTIONS = 0.02  # tolerance for sides rounded to whole pixels
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class InitImage:
     Attributes:
         pixels: [H, W, 3], uint8: the image, cropped around its center to the wanted proportions.
         mask: [H, W], float32 in 0..1: 1 where to paint; None paints everywhere.
-        notes: what the user should know.
+        notes: shown to the user.
     """
 
     pixels: Pixels
@@ -52,7 +52,7 @@ class InitImage:
 
 
 def read_init_image(image: bytes, mask: bytes | None, *, width: int, height: int) -> InitImage:
-    """Decodes and fits both.
+    """Decodes the image and mask and fits them to the size.
 
     Args:
         image: an encoded image.

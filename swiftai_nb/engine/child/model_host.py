@@ -1,4 +1,4 @@
-"""Runs our own pipelines: keeps one model loaded and makes images with it."""
+"""The host of this package's pipelines: keeps one model loaded and generates images with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image in the making: its clock, its progress events, its previews and its cancel checks."""
+"""The run of one Generate command: its clock, progress events, previews and cancel checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PREVIEW_QUALITY = 80
 
 
 class GenerationRun:
-    """What a host reports while it works on a `Generate` command; any family, any library.
+    """Reports a host's progress on a `Generate` command; for any model family and library.
 
     Args:
         command: the image.
@@ -105,10 +105,10 @@ class GenerationRun:
 
         Args:
             pixels: the image, [H, W, 3], uint8.
-            scheduler: sampler that ran.
-            dtype: the network computed in.
-            peak_memory_bytes: largest memory of the arrays meanwhile.
-            notes: what the user should know.
+            scheduler: the sampler used.
+            dtype: of the network's computations.
+            peak_memory_bytes: peak memory of the arrays during the run.
+            notes: shown to the user.
         """
         height, width, _ = pixels.shape
         return Done(

@@ -1,7 +1,7 @@
-"""The engine's main loop: one thread works off commands, another receives them.
+"""The engine's main loop: one thread runs commands, another receives them.
 
-The loop knows only the `EngineHost` protocol, so that it also serves hosts that run under another
-interpreter with libraries of its own.
+The loop depends only on the `EngineHost` protocol, so that it also works for hosts under another
+interpreter with other libraries.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class SupportsQuantize(Protocol):
 
 
 class _Inbox:
-    """Received commands in order, and the cancel requests that overtake them."""
+    """Queue of received commands; cancel requests take effect at once."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -98,13 +98,13 @@ class _Inbox:
         self.error: AIError | None = None
 
     def receive_all(self, on_disconnect: Callable[[], None]) -> None:
-        """Reads until the other side is gone; runs in a thread so that a cancel arrives during a run."""
+        """Reads until the other side has closed; runs in a thread so that a cancel arrives during a run."""
         try:
             while True:
                 self._take(self._channel.receive())
         except (ChannelClosed, TruncatedFrameError):
             pass
-        except Exception as error:  # noqa: BLE001 - a reader that dies silently would leave the engine deaf
+        except Exception as error:  # noqa: BLE001 - a silent exit would leave the engine without commands
             _log.debug("the engine's reader ended", exc_info=True)
             self.error = GenerationFailedError(f"the engine received an invalid message: {error}")
         with self._lock:
@@ -139,12 +139,12 @@ class _Inbox:
 def serve(
     channel: Channel, make_host: Callable[[], EngineHost], *, on_disconnect: Callable[[], None] = lambda: None
 ) -> None:
-    """Answers commands until Shutdown or until the other side is gone.
+    """Answers commands until Shutdown or until the other side has closed.
 
     Args:
         channel: to the kernel.
         make_host: called in this thread, while commands may already arrive.
-        on_disconnect: called from the receiving thread when the kernel is gone.
+        on_disconnect: called from the receiving thread when the kernel has ended.
     """
     inbox = _Inbox(channel)
     receiver = threading.Thread(

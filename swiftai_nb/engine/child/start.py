@@ -1,6 +1,6 @@
-"""The engine's process: its streams, its settings, its end; and the preparation of our own engine.
+"""Starts the engine's process: standard streams, settings, exit; and prepares the MLX engine.
 
-Imported by interpreters that have no MLX: what computes is imported when the host is made.
+Also imported by interpreters without MLX, which is imported when the host is created.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _OFF = {"off", "0", "no", "false"}
 
 
 def main() -> None:
-    """Serves the kernel that started this process until it is gone, with our own engine."""
+    """Runs the MLX engine for the kernel that started this process, until the kernel has ended."""
     serve_parent(lambda started_s: make_model_host(own_process=True, started_s=started_s))
 
 
 def serve_parent(make_host: Callable[[float], EngineHost]) -> None:
-    """Serves the parent process over standard input and output until it is gone.
+    """Serves the parent process over standard input and output until it has ended.
 
     Args:
-        make_host: makes what computes; given when the start began, on `time.monotonic`.
+        make_host: creates the host; called with the time at which the start began, on `time.monotonic`.
     """
     started_s = time.monotonic()
     reader, writer = claim_standard_streams()

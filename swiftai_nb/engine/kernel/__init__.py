@@ -1,1 +1,1 @@
-"""The engine as the kernel sees it."""
+"""The kernel's side of the engine."""

@@ -1,4 +1,4 @@
-"""The kernel's side: sends one command at a time to an engine and starts a new engine when one has died."""
+"""The engine's client: sends one command at a time, starts a new engine when one has crashed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class EngineCall(Task[Message, None]):
                 client._cancel(self)
 
     def deliver(self, event: Message) -> None:
-        """Passes an event to the caller; what its callback raises is logged."""
+        """Passes an event to the caller; exceptions of its callback are logged."""
         if not self.done:
             self._listeners.notify(event)
 
@@ -79,12 +79,12 @@ class EngineCall(Task[Message, None]):
 class EngineClient:
     """Commands to an engine that is started on first use and kept running.
 
-    Commands wait in this process, the engine has one at a time: the death of an engine costs that one alone,
-    the next runs on a new engine. All members may be called from any thread.
+    Commands wait in this process and the engine gets one at a time: if an engine ends unexpectedly, only that
+    command fails; the next one runs on a new engine. All members may be called from any thread.
 
     Args:
         start: makes an engine.
-        cancel_grace_s: how long an engine may take to obey a cancel before it is killed.
+        cancel_grace_s: seconds an engine may take to cancel a command before it is killed.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class EngineClient:
 
         Args:
             command: Generate, LoadModel, Quantize, Unload or AskStatus; gets a job id of its own.
-            on_event: called with Ready, Stage and Step, from the client's thread; what it raises is logged.
+            on_event: called with Ready, Stage and Step, from the client's thread; its exceptions are logged.
         """
         call = EngineCall(replace(command, job_id=uuid.uuid4().hex[:12]), self, on_event=on_event)
         if self._is_foreign:
@@ -133,10 +133,10 @@ class EngineClient:
     async def run(self, command: Message, on_event: EventCallback | None = None) -> Message:
         """`submit` and wait for the answer, in any event loop.
 
-        A cancelled asyncio task cancels the command and waits until the engine has obeyed or was killed.
+        A cancelled asyncio task cancels the command and waits until the engine has stopped it or was killed.
 
         Raises:
-            AIError: what ended the command.
+            AIError: the command failed or was cancelled.
         """
         return await self.submit(command, on_event).wait_or_cancel(grace_s=2 * CANCEL_GRACE_S)
 
@@ -166,7 +166,7 @@ class EngineClient:
 
     @property
     def _is_foreign(self) -> bool:
-        """Whether this is a fork: the engine and the threads that talk to it belong to the parent."""
+        """Whether this is a fork: the engine and its threads belong to the parent."""
         return os.getpid() != self._owner_pid
 
     def _cancel(self, call: EngineCall) -> None:
@@ -184,7 +184,7 @@ class EngineClient:
         call.add_done_callback(lambda _: timer.cancel())
 
     def _kill_if_unresponsive(self, call: EngineCall) -> None:
-        """The engine did not obey: it is killed, and its end answers the call."""
+        """Kills an engine that did not cancel in time; its exit ends the call."""
         with self._lock:
             if not call.done and call is self._current and self._session is not None:
                 self._session.engine.kill()
@@ -199,7 +199,7 @@ class EngineClient:
                 failure: Exception | None = None
                 try:
                     self._running_session().send(call.command)
-                except Exception as error:  # noqa: BLE001 - whatever prevents the start is the call's error
+                except Exception as error:  # noqa: BLE001 - any failure of the start is the call's error
                     self._current, failure = None, error
             if failure is None:
                 call.start()
@@ -251,14 +251,14 @@ class EngineClient:
 
 
 class _Session:
-    """One engine from its start to its end, with the threads that talk to it."""
+    """One engine from start to end, with its reader and writer threads."""
 
     def __init__(self, client: EngineClient, engine: Engine) -> None:
         self.engine = engine
         self.ready: Ready | None = None
         self._client = weakref.ref(client)
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        # A client that is dropped, or a kernel that ends, takes its engine along.
+        # The engine ends with its client or the kernel.
         self._finalizer = weakref.finalize(client, _close_engine, engine, os.getpid())
         for target in (self._read, self._write):
             threading.Thread(target=target, name=f"swiftai-engine{target.__name__}", daemon=True).start()
@@ -278,7 +278,7 @@ class _Session:
                 self.engine.channel.send(message)
             except ChannelClosed:
                 return  # the reader explains the end
-            except Exception as error:  # noqa: BLE001 - a writer that dies silently would leave calls waiting
+            except Exception as error:  # noqa: BLE001 - a silent exit would leave calls waiting
                 unsent = InvalidInputError(
                     f"the request cannot be sent: {error}", hint="a shorter prompt or a smaller image"
                 )
@@ -297,11 +297,11 @@ class _Session:
                 del message  # a picture is not kept until the next message
         except (ChannelClosed, TruncatedFrameError):
             pass
-        except Exception as fault:  # noqa: BLE001 - a reader that dies silently would leave every call waiting
+        except Exception as fault:  # noqa: BLE001 - a silent exit would leave every call waiting
             _log.debug("the engine's reader ended", exc_info=True)
             error = GenerationFailedError(
                 f"the engine sent an invalid message: {fault}",
-                hint="restart the kernel; the installation may be half updated",
+                hint="restart the kernel; the installation may be incomplete",
             )
             self.engine.kill()
         client = self._client()
@@ -327,7 +327,7 @@ def thread_client(*, cancel_grace_s: float = CANCEL_GRACE_S) -> EngineClient:
 def save_quantized(
     folder: Path, target: Path, *, bits: int, on_network: Callable[[str], None] = lambda _name: None
 ) -> None:
-    """Makes a model folder of quantized weights, in an engine of its own: its memory goes with it.
+    """Makes a model folder of quantized weights, in an engine of its own: its memory is freed with it.
 
     Args:
         folder: the model.

@@ -1,12 +1,12 @@
 """How much memory a picture needs, and whether this machine has it, estimated before anything is loaded.
 
 Metal ends the process when memory runs out, and MLX's own limit is advisory: only a check beforehand
-protects the user's work.
+helps.
 
-Weights are counted from the files' headers. What the networks hold besides was measured on the CPU
+Weights are counted from the files' headers. The networks' activations were measured on the CPU
 and is scaled by pixels and channels: within 11 % of the peaks of whole pictures with Stable Diffusion
-1.5, SDXL Turbo and FLUX.1 (`python -m benchmarks.memory`; docs/models.md). On Metal and CUDA it was not
-measured.
+1.5, SDXL Turbo and FLUX.1 (`python -m benchmarks.memory`; docs/models.md). Not measured on Metal
+and CUDA.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class MemoryPlan:
 
     Attributes:
         weights_bytes: by component.
-        denoising_bytes: what the steps hold besides the weights.
-        decoding_bytes: what decoding holds besides the weights.
+        denoising_bytes: activations of the denoising steps.
+        decoding_bytes: activations of the decoder.
         is_staged: whether components are dropped as soon as they are no longer needed.
     """
 
@@ -126,15 +126,15 @@ def keeps_model(plan: MemoryPlan, available_bytes: int | None) -> bool:
 
 
 def check_memory(plan: MemoryPlan, *, available_bytes: int | None = None) -> None:
-    """Refuses a picture that does not fit into memory.
+    """Raises an error for a picture that does not fit into memory.
 
     Args:
         plan: the need.
-        available_bytes: free memory; None asks the system. Where the system does not report it, nothing
-            is refused.
+        available_bytes: free memory; None reads it from the system. Where the system does not report it,
+            nothing is raised.
 
     Raises:
-        InsufficientMemoryError: names need, memory and what to change.
+        InsufficientMemoryError: with the need, the free memory and what to change.
     """
     available = available_memory_bytes() if available_bytes is None else available_bytes
     if available is None or plan.peak_bytes <= available:

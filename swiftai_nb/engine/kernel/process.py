@@ -1,4 +1,4 @@
-"""A running engine as the client uses it: a child process, or a thread of this one."""
+"""A running engine: a child process, or a thread of this one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Engine(Protocol):
         ...
 
     def close(self, timeout_s: float = EXIT_GRACE_S) -> None:
-        """Requests its end, kills it after `timeout_s` seconds, frees its resources."""
+        """Requests its exit, kills it after `timeout_s` seconds, frees its resources."""
         ...
 
 
@@ -53,7 +53,7 @@ class ProcessEngine:
     Args:
         command: what to run; None is our own engine.
         environment: variables of the process; None is `engine_environment()`.
-        name: what messages call it.
+        name: used in messages.
 
     Raises:
         GenerationFailedError: it cannot be started.
@@ -104,7 +104,7 @@ class ProcessEngine:
 
 
 class ThreadEngine:
-    """The same loop in a thread of this process, for debugging and embedding; a crash ends the process.
+    """An engine in a thread of this process, for debugging and embedding; a crash ends the process.
 
     Args:
         serve: runs the loop on the channel it is given.

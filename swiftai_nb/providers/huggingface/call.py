@@ -1,8 +1,7 @@
 """One request to the cloud, on a thread and an event loop of its own.
 
 The library looks providers up synchronously inside its coroutine, without a timeout. On the
-kernel's loop that would freeze the notebook; on a shared loop it would freeze the other calls
-and their Cancel. A loop per call keeps a slow look-up where it belongs.
+kernel's loop that would block the notebook; on a shared loop it would block all other calls.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _RETRYABLE_STATUS = (500, 502, 503, 504)
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """Whom to ask, and for how long; see `HuggingFaceProvider`."""
+    """The service to call and its timeouts; see `HuggingFaceProvider`."""
 
     provider: str
     base_url: str | None
@@ -49,10 +48,10 @@ class Service:
 
 @dataclass(frozen=True, kw_only=True)
 class CloudPlan(GenerationPlan):
-    """A plan for the cloud; `model` is a Hub id, or the name an endpoint is asked for.
+    """A plan for the cloud; `model` is a Hub id, or the name sent to an endpoint.
 
     Attributes:
-        service: whom to ask.
+        service: the service to call.
         token: access token; None for an endpoint that needs none.
     """
 
@@ -63,13 +62,13 @@ class CloudPlan(GenerationPlan):
 
 @dataclass(frozen=True)
 class CloudAnswer:
-    """What came back.
+    """The result of a call.
 
     Attributes:
         picture: decoded.
         route: model and provider that made it.
         elapsed_s: seconds in all.
-        asked_s: seconds at the provider, retries included.
+        asked_s: seconds at the provider, including retries.
     """
 
     picture: Image
@@ -79,13 +78,13 @@ class CloudAnswer:
 
 
 class CloudCall(Task[CloudAnswer, ImageGenerationProgress]):
-    """Picture `index` of a plan: finds the provider, asks it, retries what may pass.
+    """Makes picture `index` of a plan: finds the provider, calls it, retries temporary errors.
 
-    Cancelling ends the task at once. A request under way is closed; a look-up that blocks is left to
-    its thread, and its late result is dropped.
+    Cancelling ends the task at once. A running request is closed; a blocking look-up continues in
+    its thread and its result is discarded.
 
     Args:
-        plan: what to ask for.
+        plan: the plan.
         seed: of the picture.
         on_progress: called with stages and elapsed time; there are no steps.
     """
@@ -102,7 +101,7 @@ class CloudCall(Task[CloudAnswer, ImageGenerationProgress]):
         """Runs the call and waits for it; cancelling the awaiting coroutine cancels the call.
 
         Raises:
-            AIError: what went wrong, GenerationCancelledError after `cancel`.
+            AIError: the call failed; GenerationCancelledError after `cancel`.
         """
         self.run_in_thread(lambda: asyncio.run(self._run()), thread_name="swiftai-cloud")
         return await self.wait_or_cancel(grace_s=0.0)
@@ -199,7 +198,7 @@ class CloudCall(Task[CloudAnswer, ImageGenerationProgress]):
 
     @contextlib.asynccontextmanager
     async def _ticking(self) -> AsyncIterator[None]:
-        """Reports that the call waits, now and every half second until the block ends."""
+        """Reports a waiting stage now and every half second until the block ends."""
 
         async def tick() -> None:
             expected_s, began_s = self._plan.estimated_s, time.monotonic()
@@ -241,7 +240,7 @@ def _decoded(picture: Image, route: Route) -> Image:
 
 
 def _pause_s(error: AIError, asked_s: float | None, backoff_s: float) -> float | None:
-    """Seconds to wait before asking again, or None when that is of no use."""
+    """Seconds to wait before the next attempt, or None when the error is not temporary."""
     status = getattr(error, "status_code", None)
     if isinstance(error, RateLimitedError) or (
         isinstance(error, NetworkError) and status in _RETRYABLE_STATUS

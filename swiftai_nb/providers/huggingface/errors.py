@@ -1,4 +1,4 @@
-"""The errors of huggingface_hub and httpx as ours. The table is data; a test walks every class of both."""
+"""Converts errors of huggingface_hub and httpx to AIError by a table; a test covers every class of both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONGEST_SERVER_MESSAGE = 200
 
 
 class Rule(NamedTuple):
-    """What an error becomes; {model}, {provider}, {said}, {instead} and {token} are filled in."""
+    """An error to raise; {model}, {provider}, {reason}, {instead} and {token} are filled in."""
 
     cls: type[AIError]
     message: str
@@ -39,7 +39,7 @@ _ON_THE_HUB = "look at it on the Hub"
 
 BAD_REQUEST = Rule(
     InvalidInputError,
-    "{provider} refused the request{said}",
+    "{provider} rejected the request{reason}",
     "leave size, steps and guidance to the provider",
 )
 TIMEOUT = Rule(
@@ -49,51 +49,51 @@ TIMEOUT = Rule(
 )
 BAD_ADDRESS = Rule(
     InvalidInputError,
-    "not a valid address{said}",
+    "not a valid address{reason}",
     "give base_url as http://… or https://…",
 )
 BROKEN_CONNECTION = Rule(NetworkError, "the connection to {provider} broke", _AGAIN)
 FAILED_REQUEST = Rule(NetworkError, "the request to {provider} failed", _AGAIN)
 NO_TOKEN = Rule(AuthenticationError, "no token", "{token}")
-SIGN_IN = Rule(AuthenticationError, "signing in failed{said}", "{token}")
-NO_REVISION = Rule(ModelNotFoundError, "{model} has no such revision", "leave the revision out")
+SIGN_IN = Rule(AuthenticationError, "authentication failed{reason}", "{token}")
+NO_REVISION = Rule(ModelNotFoundError, "{model} has no such revision", "remove the revision")
 NO_MODEL_ID = Rule(InvalidInputError, "{model!r} is not a model id", "write it as owner/name")
 NO_STORAGE = Rule(ModelNotFoundError, "a storage bucket is missing on the Hub", "{instead}")
 NOT_SERVED = Rule(ModelNotFoundError, "no provider serves {model} now", "{instead}")
-PROVIDER_FAILED = Rule(ServerError, "{provider} failed{said}", _RETRY)
-UNKNOWN = Rule(GenerationFailedError, "{provider} failed{said}", _RETRY)
+PROVIDER_FAILED = Rule(ServerError, "{provider} failed{reason}", _RETRY)
+UNKNOWN = Rule(GenerationFailedError, "{provider} failed{reason}", _RETRY)
 
 BY_STATUS: dict[int, Rule] = {
     400: BAD_REQUEST,
-    401: Rule(AuthenticationError, "the token was not accepted{said}", "{token}"),
+    401: Rule(AuthenticationError, "the token was not accepted{reason}", "{token}"),
     402: Rule(
         QuotaExceededError,
-        "no credits left, or {provider} is not enabled for pay-as-you-go{said}",
+        "no credits left, or {provider} is not enabled for pay-as-you-go{reason}",
         "see huggingface.co/settings/billing, choose another --provider, or work locally: --engine local",
     ),
     403: Rule(
         AuthenticationError,
-        "the token may not call {provider}{said}",
+        "the token has no permission to call {provider}{reason}",
         f"give it the permission Inference Providers at {TOKEN_PAGE}; accept the model's terms if it has any",
     ),
-    404: Rule(ModelNotFoundError, "{provider} does not serve {model}{said}", "{instead}"),
+    404: Rule(ModelNotFoundError, "{provider} does not serve {model}{reason}", "{instead}"),
     408: Rule(
-        GenerationTimeoutError, "{provider} timed out{said}", "try again, or choose another --provider"
+        GenerationTimeoutError, "{provider} timed out{reason}", "try again, or choose another --provider"
     ),
-    409: Rule(ServerError, "{provider} reported a conflict{said}", "try again in a moment"),
-    410: Rule(ModelNotFoundError, "{provider} no longer serves {model}{said}", "{instead}"),
-    413: Rule(InvalidInputError, "the request is too large for {provider}{said}", "shorten the prompt"),
+    409: Rule(ServerError, "{provider} reported a conflict{reason}", "try again in a moment"),
+    410: Rule(ModelNotFoundError, "{provider} no longer serves {model}{reason}", "{instead}"),
+    413: Rule(InvalidInputError, "the request is too large for {provider}{reason}", "shorten the prompt"),
     422: Rule(
         InvalidInputError,
-        "{provider} refuses a setting{said}",
-        "leave out the option it names, or choose another --provider",
+        "{provider} rejected a setting{reason}",
+        "remove the option it names, or choose another --provider",
     ),
     429: Rule(
         RateLimitedError,
-        "too many requests to {provider}{said}",
+        "too many requests to {provider}{reason}",
         "wait a little, or choose another --provider",
     ),
-    451: Rule(ContentFilteredError, "{provider} refused for legal reasons{said}", "change the prompt"),
+    451: Rule(ContentFilteredError, "{provider} refused for legal reasons{reason}", "change the prompt"),
 }
 
 # By the name of the class or of a base class: huggingface_hub's own and httpx's, on both majors.
@@ -109,7 +109,7 @@ BY_CLASS: dict[str, Rule] = {
     "InferenceEndpointTimeoutError": Rule(
         GenerationTimeoutError, "the endpoint did not start in time", f"try again, or {_ON_THE_HUB}"
     ),
-    "InferenceEndpointError": Rule(ServerError, "the endpoint failed{said}", _ON_THE_HUB),
+    "InferenceEndpointError": Rule(ServerError, "the endpoint failed{reason}", _ON_THE_HUB),
     "ConnectError": Rule(
         NetworkError,
         "cannot reach {provider}",
@@ -121,7 +121,7 @@ BY_CLASS: dict[str, Rule] = {
     "ProtocolError": BROKEN_CONNECTION,
     "TransportError": BROKEN_CONNECTION,
     "ProxyError": Rule(NetworkError, "the proxy refused the connection", "check HTTPS_PROXY"),
-    "TooManyRedirects": Rule(ServerError, "{provider} redirects in circles", _OTHER_PROVIDER),
+    "TooManyRedirects": Rule(ServerError, "{provider} redirects in a loop", _OTHER_PROVIDER),
     "DecodingError": Rule(ServerError, "{provider} sent a broken answer", _AGAIN),
     "RequestError": FAILED_REQUEST,
     "HTTPError": FAILED_REQUEST,
@@ -139,7 +139,7 @@ BY_CLASS: dict[str, Rule] = {
     "EntryNotFoundError": Rule(ModelNotFoundError, "a file of {model} is missing on the Hub", "{instead}"),
     "BucketNotFoundError": NO_STORAGE,
     "BucketBatchError": Rule(ServerError, "a storage bucket failed", _AGAIN),
-    "JobNotFoundError": Rule(ServerError, "the provider lost the job", _AGAIN),
+    "JobNotFoundError": Rule(ServerError, "the provider no longer has the job", _AGAIN),
     "BadRequestError": BAD_REQUEST,
     "LocalTokenNotFoundError": NO_TOKEN,
     "OIDCError": SIGN_IN,
@@ -148,7 +148,7 @@ BY_CLASS: dict[str, Rule] = {
     "HfUriError": NO_MODEL_ID,
     "OverloadedError": Rule(ServerError, "{provider} is overloaded", "try again in a moment"),
     "ValidationError": Rule(
-        InvalidInputError, "{provider} refuses a setting{said}", "leave out the option it names"
+        InvalidInputError, "{provider} rejected a setting{reason}", "remove the option it names"
     ),
     "TextGenerationError": PROVIDER_FAILED,
     "HfHubHTTPError": PROVIDER_FAILED,
@@ -161,16 +161,16 @@ BY_CLASS: dict[str, Rule] = {
     "JSONDecodeError": Rule(
         GenerationFailedError, "{provider} answered with something that is not JSON", _RETRY
     ),
-    "KeyError": Rule(GenerationFailedError, "{provider} answered in an unknown form", _OTHER_PROVIDER),
+    "KeyError": Rule(GenerationFailedError, "{provider} answered in an unknown format", _OTHER_PROVIDER),
     "IndexError": Rule(GenerationFailedError, "{provider} answered without a picture", _RETRY),
     "StopIteration": NOT_SERVED,
 }
-# Classes whose HTTP status says more than their name; their subclasses say more than the number.
+# Classes whose HTTP status is more specific than they are; their subclasses are more specific than it.
 _PLAIN_HTTP = ("HfHubHTTPError", "HTTPStatusError", "BadRequestError")
 
 
 def translate(error: BaseException, *, route: Route, token: str | None = None) -> AIError:
-    """Whatever the library raised, as an AIError with a remedy; the token is never shown."""
+    """An exception of the library as an AIError with a hint; the token is never shown."""
     if isinstance(error, AIError):
         return error
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -183,7 +183,7 @@ def translate(error: BaseException, *, route: Route, token: str | None = None) -
     values = {
         "model": route.model,
         "provider": route.provider,
-        "said": _server_message(error, token),
+        "reason": _server_message(error, token),
         "instead": other_models(route.model),
         "token": token_help(),
     }
@@ -202,7 +202,7 @@ def _by_text(error: BaseException) -> Rule:
     if "StopIteration" in text:
         return NOT_SERVED
     if isinstance(error, (ValueError, TypeError)):
-        return Rule(InvalidInputError, "{provider} cannot take this request{said}", "{instead}")
+        return Rule(InvalidInputError, "{provider} cannot take this request{reason}", "{instead}")
     return BROKEN_CONNECTION if isinstance(error, OSError) else UNKNOWN
 
 

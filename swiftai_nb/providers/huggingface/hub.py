@@ -1,4 +1,4 @@
-"""What is asked of the Hugging Face Hub: the access token, and which provider serves a model."""
+"""Queries to the Hugging Face Hub: the access token, and the provider of a model."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def find_token(given: str | None = None) -> str | None:
 
 
 def token_help() -> str:
-    """How to provide a token in this front end: one sentence that starts in lower case."""
+    """How to provide a token in this front end; a hint."""
     get_one = f"make one at {TOKEN_PAGE} with permission to call Inference Providers"
     if "google.colab" in sys.modules:
         return f"{get_one}, then store it as the Colab secret HF_TOKEN (the key at the left)"
-    return f"{get_one}, then set HF_TOKEN before the kernel starts or run `hf auth login` in a terminal"
+    return f"{get_one}, then set HF_TOKEN before the kernel starts or run hf auth login in a terminal"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Route:
 
 
 def provider_names() -> list[str]:
-    """Providers that the installed huggingface_hub can ask for pictures, sorted."""
+    """Text-to-image providers known to the installed huggingface_hub, sorted."""
     from huggingface_hub.inference._providers import PROVIDERS
 
     return sorted(name for name, tasks in PROVIDERS.items() if TASK in tasks)
@@ -53,7 +53,7 @@ def provider_names() -> list[str]:
 def find_route(model: str, provider: str) -> Route:
     """Selects the provider for a model: the named one, or for "auto" the first that is live.
 
-    Asks the Hub once per model and process; blocks, so call it off the kernel's thread.
+    Queries the Hub once per model and process; blocks, so call it outside the kernel's event loop.
 
     Raises:
         ProviderUnavailableError: no such provider, or it does not serve this model.
@@ -78,7 +78,7 @@ def find_route(model: str, provider: str) -> Route:
 
 
 def other_models(model: str) -> str:
-    """A hint that names a model usually served, and the page that lists all of them."""
+    """A hint with a model that is usually served, and the page that lists all of them."""
     other = SECOND_MODEL if model == DEFAULT_MODEL else DEFAULT_MODEL
     page = f"huggingface.co/models?pipeline_tag={TASK}&inference_provider=all"
     return f"use --model {other}; all that are served: {page}"

@@ -1,4 +1,4 @@
-"""HuggingFaceProvider: the same API and the same picture object, made in the cloud."""
+"""HuggingFaceProvider: pictures from cloud services, with the API of the local provider."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from swiftai_nb.core.request import FALLBACK_SIZE, GenerationPlan, GenerationReq
 from swiftai_nb.providers.huggingface.call import CloudAnswer, CloudCall, CloudPlan, Service
 from swiftai_nb.providers.huggingface.hub import DEFAULT_MODEL, find_token, token_help
 
-# What providers take, and what does not change the picture; all other settings are noted as not sent.
+# Settings that providers accept or that do not change the picture; others are noted as not sent.
 _SENT = frozenset({"model", "width", "height", "steps", "guidance_scale", "seed", "scheduler"})
 _WITHOUT_EFFECT = frozenset({"steps_factor", "preview"})
 
@@ -27,13 +27,13 @@ class HuggingFaceProvider:
         bill_to: organization that pays.
         timeout_s: seconds to wait for one picture, in all.
         base_url: an endpoint of your own that speaks hf-inference's text-to-image; the Hub is
-            then not asked, and no token is needed.
+            then not queried, and no token is needed.
         retry_wait_s: seconds to spend at most on waiting between tries when a provider is
             busy, loading or limits the rate; 0 gives up at once.
 
-    A cloud seed may not be honored, and providers differ in what else they take: the recipe
-    records what was asked, and which provider and model answered. What a provider has begun
-    it may bill, even when cancelled.
+    A cloud seed may not be honored, and providers support different settings: the recipe
+    records the request, and which provider and model answered. A provider may bill a request
+    that was cancelled.
     """
 
     kind = "cloud"
@@ -74,7 +74,7 @@ class HuggingFaceProvider:
     def plan(
         self, request: GenerationRequest | str, config: ImageGenerationConfig | None = None
     ) -> CloudPlan:
-        """What will be asked for; nothing is sent.
+        """Makes the plan; nothing is sent.
 
         Args:
             request: a request; a text is a prompt for one picture.
@@ -155,7 +155,7 @@ class HuggingFaceProvider:
     ) -> GeneratedImage:
         """Makes one picture: `plan` and `generate`; see `ImageGenerator.generate_image`.
 
-        `model` (or `config.model`) wins over the provider's own.
+        `model` (or `config.model`) overrides the provider's.
         """
         config = ImageGenerationConfig() if config is None else config
         if model is not None:
@@ -186,7 +186,7 @@ def _notes(config: ImageGenerationConfig) -> list[str]:
     notes = ["made in the cloud: the seed may not have been honored"]
     ignored = [name for name in config.to_dict() if name not in _SENT | _WITHOUT_EFFECT]
     if ignored:
-        notes.append(f"not sent, as providers do not take it: {', '.join(ignored)}")
+        notes.append(f"not sent, as providers do not support it: {', '.join(ignored)}")
     return notes
 
 
@@ -194,7 +194,7 @@ def _recipe(plan: CloudPlan, seed: int, answer: CloudAnswer) -> Recipe:
     request, picture, notes = plan.request, answer.picture, list(plan.notes)
     asked = (request.config.width, request.config.height)
     if None not in asked and asked != picture.size:
-        notes.append(f"asked for {asked[0]}x{asked[1]}, got {picture.width}x{picture.height}")
+        notes.append(f"requested {asked[0]}x{asked[1]}, got {picture.width}x{picture.height}")
     return Recipe(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,

@@ -148,7 +148,7 @@ def test_image_from_variable_and_missing_variable(shell: Any) -> None:
     with pytest.raises(UsageError, match="--image photo: there is neither a variable nor a file"):
         imagine(shell, "a fox --image photo")
     shell.user_ns["number"] = 5
-    with pytest.raises(UsageError, match="a int is not a picture"):
+    with pytest.raises(UsageError, match="int is not a picture"):
         imagine(shell, "a fox --image number")
 
 

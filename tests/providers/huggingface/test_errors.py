@@ -43,7 +43,7 @@ def test_every_class_has_a_rule(kind: type[BaseException]) -> None:
 @pytest.mark.parametrize("rule", [*BY_STATUS.values(), *BY_CLASS.values()], ids=lambda r: r[1][:30])
 def test_every_rule_makes_a_whole_sentence_and_a_remedy(rule: tuple[type[AIError], str, str]) -> None:
     cls, message, remedy = rule
-    words = {"model": "m", "provider": "p", "said": "", "instead": "i", "token": "t"}
+    words = {"model": "m", "provider": "p", "reason": "", "instead": "i", "token": "t"}
     error = cls(message.format(**words), hint=remedy.format(**words))
     assert error.message
     assert error.hint
