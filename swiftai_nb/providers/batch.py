@@ -89,6 +89,11 @@ def _request(
         return BatchRequest(item.prompt, item.negative_prompt, item.config.replace(seed=seed))
     if isinstance(item, (Recipe, GeneratedImage)):
         recipe = Recipe.from_image(item) if isinstance(item, GeneratedImage) else item
+        if recipe.references_sha256:
+            raise InvalidInputError(
+                "this recipe changes pictures that are not in it",
+                hint="give the prompt as text, and the pictures as ImageGenerationConfig(references=[...])",
+            )
         made = recipe.to_config()
         seed = config.seed if made.seed is None else made.seed
         return BatchRequest(recipe.prompt, recipe.negative_prompt, made.replace(seed=seed))

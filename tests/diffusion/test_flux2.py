@@ -11,6 +11,7 @@ from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, Un
 from swiftai_nb.diffusion.pipelines.families import load_pipeline
 from swiftai_nb.diffusion.pipelines.flux2 import empirical_mu, text_layers
 from swiftai_nb.diffusion.weights.lora import apply_lora, load_lora
+from swiftai_nb.diffusion.weights.save import save_model
 from swiftai_nb.model_files.families import FLUX_2_KLEIN
 from tests.diffusion.flux2_folders import VAE, write_comfy, write_klein, write_mflux
 from tests.diffusion.flux_folders import save
@@ -203,3 +204,13 @@ def test_sixteen_bits_compute_in_bfloat16(folder):
     pipeline = load_pipeline(folder, dtype="float16")
     assert {part.dtype for part in pipeline.networks.values()} == {mx.bfloat16}
     assert VAE["patch_size"] == (2, 2)
+
+
+def test_a_model_saved_in_four_bits_loads_and_draws_as_the_one_quantized_on_load(folder, tmp_path):
+    quantized = load_pipeline(folder, dtype="float32", quantization_bits=4)
+    network = quantized.networks["transformer"].network
+    assert "scales" in network.transformer_blocks[0].attn.to_q
+    assert "scales" not in network.proj_out  # its errors are in every token and every step
+    save_model(quantized.networks, folder, tmp_path / "saved")
+    saved = load_pipeline(tmp_path / "saved", dtype="float32")
+    np.testing.assert_array_equal(draw(saved), draw(quantized))

@@ -45,6 +45,7 @@ def _request_rows(plan: GenerationPlan) -> list[tuple[str, str]]:
     return [
         ("prompt", request.prompt),
         ("negative prompt", request.negative_prompt or ""),
+        ("reference pictures", str(len(request.config.references) or "")),
         ("engine", request.engine + provider),
         ("model", f"{model} ({plan.model_name})" if plan.model_name else model),
     ]

@@ -13,6 +13,7 @@ from IPython.core.error import UsageError
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.image_input import to_png_bytes
+from swiftai_nb.providers.batch import imagine_batch
 from tests.diffusion.flux2_folders import write_klein
 from tests.diffusion.parity import tiny_flux2
 
@@ -109,3 +110,24 @@ def test_painting_within_a_mask_with_a_reference(shell: Any, local: str) -> None
     given = np.asarray(shell.user_ns["fox"].pil)
     np.testing.assert_array_equal(painted[:, :48], given[:, :48])
     assert (painted[:, 48:] != given[:, 48:]).any()
+
+
+def test_a_dry_run_counts_references_and_their_memory(shell: Any, local: str) -> None:
+    plain = shell.run_line_magic("imagine", f"a scarf --size 96x64 --dry-run {local}")
+    edit = shell.run_line_magic("imagine", f"a scarf --with fox --dry-run {local}")
+    assert (edit["reference pictures"], edit["size"]) == ("1", "96x64")
+    assert "reference pictures" not in dict(plain)
+
+
+def test_a_batch_refuses_a_recipe_whose_references_are_missing(shell: Any, local: str) -> None:
+    edited = shell.run_line_magic("imagine", f"a scarf --with fox {local}")
+    with pytest.raises(InvalidInputError, match="changes pictures that are not in it"):
+        list(imagine_batch([edited.recipe], provider="mlx"))
+
+
+def test_a_grid_varies_the_reference(shell: Any, local: str) -> None:
+    shell.user_ns["cat"] = picture((96, 64), 5)
+    grid = shell.run_line_magic("imagine", f"a scarf --grid with=fox,cat {local}")
+    first, second = (image.recipe.references_sha256 for image in grid)
+    assert first == (sha256(shell.user_ns["fox"]),)
+    assert second == (sha256(shell.user_ns["cat"]),)
