@@ -5,13 +5,15 @@ In 16-bit precision it computes in bfloat16, as it was trained: Qwen3's residual
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.vae import VAEConfig
 from swiftai_nb.diffusion.models.z_image import ZImageConfig, ZImageLayout, ZImageTransformer, make_layout
 from swiftai_nb.diffusion.pipelines.denoising import (
@@ -47,6 +49,8 @@ from swiftai_nb.model_files.families import Z_IMAGE
 from swiftai_nb.model_files.folder import ModelFolder
 
 MAX_SEQUENCE_LENGTH = 512
+# (latents [B, h, w, C], time [B]) -> velocity, the same shape, float32
+VelocityFunction = Callable[[mx.array, mx.array], mx.array]
 
 
 class ZImagePipeline(DiffusionPipeline):
@@ -176,25 +180,18 @@ class ZImagePipeline(DiffusionPipeline):
         if conditioning.negative_prompt_embeds is not None:
             prompts.append((conditioning.negative_prompt_embeds, conditioning.negative_prompt_lengths))
         captions = [self._captions(embeds, lengths, shape) for embeds, lengths in prompts]
-        refined: list[mx.array] = []  # once for all steps, when the network has been read
-
-        def velocity(latents: mx.array, time: mx.array, index: int) -> mx.array:
-            output = self._denoiser.network(
-                latents, captions=refined[index], timestep=time, layout=captions[index][1]
-            )
-            predicted: mx.array = output.astype(mx.float32)
-            return -predicted  # the network predicts image minus noise
+        passes: list[VelocityFunction] = []  # made once for all steps, when the network has been read
 
         def predict(latents: mx.array, timestep: float) -> mx.array:
-            if not refined:
+            if not passes:
                 network = self._denoiser.network
-                refined.extend(network.refine_captions(c.astype(dtype), layout) for c, layout in captions)
+                passes.extend(_velocity_function(network, c.astype(dtype), layout) for c, layout in captions)
             time = mx.full((batch,), (1000 - np.float32(timestep)) / 1000, dtype=mx.float32)
-            positive = velocity(latents.astype(dtype), time, 0)
-            if len(captions) == 1:
+            positive = passes[0](latents.astype(dtype), time)
+            if len(passes) == 1:
                 return positive
             mx.eval(positive)  # one pass at a time: together they need twice the memory
-            negative = velocity(latents.astype(dtype), time, 1)
+            negative = passes[1](latents.astype(dtype), time)
             combined = positive + scale * (positive - negative)
             return rescale_guidance(combined, positive, request.guidance_rescale)
 
@@ -215,3 +212,20 @@ class ZImagePipeline(DiffusionPipeline):
         filling = layout.caption_pads.shape[1] - embeds.shape[1]
         captions = mx.repeat(mx.pad(embeds, [(0, 0), (0, filling), (0, 0)]), repeats, axis=0)
         return captions, layout
+
+
+def _velocity_function(
+    network: ZImageTransformer, captions: mx.array, layout: ZImageLayout
+) -> VelocityFunction:
+    """One pass with these captions, compiled on a GPU: element-wise operations between products are fused.
+
+    Captions before the joint layers and rotary tables are the same at every step: computed now.
+    """
+    refined = network.refine_captions(captions, layout)
+    mx.eval(refined, *layout.image_rotary, *layout.joint_rotary)
+
+    def velocity(latents: mx.array, time: mx.array) -> mx.array:
+        output: mx.array = network(latents, captions=refined, timestep=time, layout=layout)
+        return -output.astype(mx.float32)  # the network predicts image minus noise
+
+    return velocity if ops.on_cpu() else cast(VelocityFunction, mx.compile(velocity))
