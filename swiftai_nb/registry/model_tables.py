@@ -8,6 +8,7 @@ from pathlib import Path
 
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.table import Cell, Row, Table
+from swiftai_nb.model_files.families import MODEL_FILE_SUFFIXES
 from swiftai_nb.registry.entries import is_quantized_model
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.model_info import DEFAULT_ENGINE, GB, DiffusionModelInfo
@@ -15,7 +16,7 @@ from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 COLUMNS = ("model", "download", "installed", "memory", "license", "description")
 _MORE = "info MODEL, download MODEL, delete MODEL, verify MODEL, quantize MODEL, clean, add, default"
-_INSTALLED = ("yes", "bundled", "your folder")
+_INSTALLED = ("yes", "bundled", "your folder", "your file")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def _installed(registry: DiffusionModelRegistry, info: DiffusionModelInfo) -> st
     if is_complete and is_quantized_model(registry.home, info):
         return f"quantized, {format_bytes(found.size_bytes)}"
     if info.local_folder is not None:
-        return "your folder" if is_complete else "folder is missing"
+        kind = "file" if Path(info.local_folder).suffix in MODEL_FILE_SUFFIXES else "folder"
+        return f"your {kind}" if is_complete else f"{kind} is missing"
     return "yes" if is_complete else ""
 
 

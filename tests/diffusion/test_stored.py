@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from swiftai_nb.diffusion import load_pipeline
+from swiftai_nb.diffusion.weights.lora_files import load_lora
 from swiftai_nb.diffusion.weights.stored import load_tensors
 from tests.diffusion.parity.tiny_flux import REFERENCES
 from tests.diffusion.sd_folders import component_file, sd_weights, write_folder, write_safetensors
@@ -89,3 +90,15 @@ def picture(pipeline):
     for step in pipeline.denoise(conditioning, width=64, height=64, steps=2, seed=3):
         latents = step.latents
     return pipeline.decode(latents)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_float8_lora_is_read_as_its_numbers(tmp_path, dtype):
+    arrays = {
+        "lora_unet_x.lora_down.weight": CODES[:64].reshape(4, 16),
+        "lora_unet_x.lora_up.weight": CODES[64:96].reshape(8, 4),
+    }
+    lora = load_lora(relabelled(tmp_path / "lora.safetensors", arrays, dtype))
+    module = lora.modules["lora_unet_x"]
+    np.testing.assert_array_equal(np.array(module.down), table(dtype)[:64].reshape(4, 16))
+    np.testing.assert_array_equal(np.array(module.up), table(dtype)[64:96].reshape(8, 4))

@@ -12,6 +12,7 @@ from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import find
 from swiftai_nb.registry.file_parts import download_name
 from swiftai_nb.registry.hub_cache import repository_folder
+from swiftai_nb.registry.model_tables import make_table
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from tests.diffusion.flux_folders import save
 from tests.diffusion.sd_folders import write_folder, write_safetensors
@@ -55,6 +56,8 @@ def test_a_file_is_registered_under_its_stem_and_found_by_both_names(registry, t
     for name in ("Tune v2", str(path)):
         resolved = registry.resolve(name)
         assert (resolved.info.id, resolved.folder, resolved.base) == ("Tune v2", path, tmp_path / "mine")
+    installed = {row[0]: row[2] for row in make_table(registry).rows()}
+    assert (installed["Tune v2"], installed["mine"]) == ("your file", "your folder")
     assert registry.downloaded_model("Tune v2").size_bytes == path.stat().st_size
 
 
