@@ -50,6 +50,9 @@ class ImageGenerationConfig:
         seed: 0..2**53-1; the same seed, settings and machine give the same bytes.
         scheduler: sampler name such as "ddim", "euler", "dpm++2m".
         model: catalog id, alias, Hub id or folder.
+        guidance_rescale: 0..1: pulls strong guidance back to the contrast of the prompt alone, against
+            over-exposed pictures; 0.7 suits models that predict velocity.
+        eta: 0..1: fresh noise in the samplers ddim (0 is its own value) and tcd (0.3).
         clip_skip: how many of the text encoder's last layers to skip, 0..12.
         image: an initial image (encoded PNG, JPEG or WebP bytes).
         strength: how much to change the initial image, 0..1.
@@ -81,6 +84,8 @@ class ImageGenerationConfig:
     quantization_bits: int | None = None
     steps_factor: float = 1.0
     preview: str | None = None
+    guidance_rescale: float | None = None
+    eta: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -89,7 +94,8 @@ class ImageGenerationConfig:
         self._check_int("seed", low=0, high=MAX_SEED)
         self._check_int("clip_skip", low=0, high=12)
         self._check_float("guidance_scale", low=0.0, high=MAX_GUIDANCE_SCALE)
-        self._check_float("strength", low=0.0, high=1.0)
+        for name in ("strength", "guidance_rescale", "eta"):
+            self._check_float(name, low=0.0, high=1.0)
         self._check_float("steps_factor", low=0.01, high=100.0)
         self._check_choice("quantization_bits", QUANTIZATION_BITS)
         self._check_choice("preview", ("rgb", "taesd", "off"))

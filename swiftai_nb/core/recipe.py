@@ -52,6 +52,8 @@ class Recipe:
         device: "metal", "cuda", "cpu" or "cloud".
         dtype: of the network's computations.
         quantization_bits: 4, 5, 6, 8 or None.
+        guidance_rescale: how far guidance was pulled back, or None.
+        eta: noise of the sampler, or None for its own value.
         clip_skip: text encoder layers skipped, or None.
         strength: for a picture made from an initial image.
         image_sha256: SHA-256 of that initial image.
@@ -86,6 +88,8 @@ class Recipe:
     loras: tuple[LoraReference, ...] = ()
     versions: dict[str, str] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
+    guidance_rescale: float | None = None
+    eta: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; empty fields are omitted."""
@@ -137,6 +141,8 @@ class Recipe:
             "Seed": self.seed,
             "Size": size,
             "Model": None if self.model is None else self.model.replace(",", " "),
+            "CFG Rescale": self.guidance_rescale,
+            "Eta": self.eta,
             "Clip skip": None if self.clip_skip is None else self.clip_skip + 1,
             "Denoising strength": self.strength,
             "Version": _version_text(self.versions),
@@ -155,6 +161,8 @@ class Recipe:
             seed=self.seed,
             scheduler=self.scheduler,
             model=self.model,
+            guidance_rescale=self.guidance_rescale,
+            eta=self.eta,
             clip_skip=self.clip_skip,
             strength=self.strength,
             loras=self.loras,
@@ -194,7 +202,7 @@ class Recipe:
         return recipe
 
 
-_NUMBERS = ("guidance_scale", "strength")
+_NUMBERS = ("guidance_scale", "guidance_rescale", "eta", "strength")
 _WHOLE_NUMBERS = ("width", "height", "steps", "seed", "quantization_bits", "clip_skip")
 
 

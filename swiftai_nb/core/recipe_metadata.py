@@ -30,6 +30,18 @@ _PARAMETER_NAME = re.compile(r"[A-Za-z][\w \-/]{0,60}")
 _MAX_NUMBER_LENGTH = 30
 _HIRES_KEYS = ("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler")
 _NORMAL_SCHEDULES = ("", "automatic", "normal", "uniform")
+_SCHEDULES = (
+    "karras",
+    "exponential",
+    "polyexponential",
+    "beta",
+    "sgm uniform",
+    "simple",
+    "align your steps",
+)
+# AUTOMATIC1111 gives these samplers no schedule, whatever is chosen.
+_UNSCHEDULED = ("ddim", "plms", "unipc", "lcm", "pndm", "tcd")
+_ETA_SAMPLERS = ("ddim", "tcd")
 
 
 def metadata_candidates(picture: Image) -> list[Fields]:
@@ -73,6 +85,8 @@ def parse_parameters(text: str) -> Fields | None:
         "guidance_scale": _number(float, values.get("CFG scale")),
         "seed": _number(int, values.get("Seed")),
         "scheduler": scheduler,
+        "guidance_rescale": _number(float, values.get("CFG Rescale", values.get("CFG Rescale φ"))),
+        "eta": _eta(values, notes),
         "clip_skip": _clip_skip(values),
         "strength": strength,
         "notes": notes,
@@ -123,9 +137,22 @@ def _scheduler(sampler: str | None, schedule: str) -> tuple[str | None, list[str
     """Sampler and "Schedule type" as one name ("DPM++ 2M Karras"), and notes."""
     if sampler is None or schedule.lower() in _NORMAL_SCHEDULES:
         return sampler, []
-    if schedule.lower() == "karras":
-        return (sampler if sampler.lower().endswith("karras") else f"{sampler} Karras"), []
+    if sampler.lower() in _UNSCHEDULED:
+        return sampler, []
+    kind = schedule.lower().replace("_", " ")
+    if kind in _SCHEDULES:
+        return (sampler if sampler.lower().endswith(kind) else f"{sampler} {schedule}"), []
     return sampler, [f"schedule type {schedule[:40]} is not supported; the sampler's own is used"]
+
+
+def _eta(values: Mapping[str, str], notes: list[str]) -> float | None:
+    """Of DDIM and TCD; the "Eta" of AUTOMATIC1111's ancestral samplers is another, whose usual value is 1."""
+    eta: float | None = _number(float, values.get("Eta", values.get("Eta DDIM")))
+    if eta is None or values.get("Sampler", "").lower() in _ETA_SAMPLERS:
+        return eta
+    if eta != 1.0:
+        notes.append(f"eta {eta:g} of this sampler is not supported; it was left out")
+    return None
 
 
 def _clip_skip(values: Mapping[str, str]) -> int | None:
@@ -163,9 +190,10 @@ def _parse_comfyui(text: str) -> Fields | None:
         return None
     inputs = sampler["inputs"]
     latent = _linked_inputs(nodes, inputs.get("latent_image"))
-    scheduler = inputs.get("sampler_name")
-    if inputs.get("scheduler") == "karras" and isinstance(scheduler, str):
-        scheduler = f"{scheduler}_karras"
+    sampler = inputs.get("sampler_name")
+    scheduler, notes = _scheduler(
+        sampler if isinstance(sampler, str) else None, str(inputs.get("scheduler", ""))
+    )
     strength = _number(float, inputs.get("denoise"))
     return {
         "prompt": _conditioning_text(nodes, inputs.get("positive")) or "",
@@ -178,6 +206,7 @@ def _parse_comfyui(text: str) -> Fields | None:
         "seed": _number(int, inputs.get("seed", inputs.get("noise_seed"))),
         "scheduler": scheduler,
         "strength": None if strength == 1.0 else strength,
+        "notes": notes,
     }
 
 

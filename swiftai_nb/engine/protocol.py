@@ -77,8 +77,7 @@ class Generate(Message):
 
     Args:
         model: the weights.
-        prompt: what to draw.
-        negative_prompt: what to avoid.
+        prompt, negative_prompt: what to draw and what to avoid.
         width, height: of the picture.
         steps: denoising steps.
         guidance_scale: weight of the prompt.
@@ -86,12 +85,12 @@ class Generate(Message):
         scheduler: sampler, None is the model's own.
         clip_skip: text encoder layers to skip.
         strength: 0 to 1, how far the result may differ from `image`.
-        image: encoded initial picture.
-        mask: encoded picture, white where to paint.
+        image, mask: encoded initial picture, and picture that is white where to paint.
         references: encoded pictures that the prompt refers to.
         preview: whether steps carry previews.
         preview_decoder: folder of a small decoder for them; None uses the linear map.
         is_staged: drop each network as soon as this picture no longer needs it.
+        guidance_rescale, eta: 0 to 1, as in `ImageGenerationConfig`; None is 0 and the sampler's own.
     """
 
     model: ModelFiles = field(default_factory=lambda: ModelFiles(""))
@@ -111,6 +110,8 @@ class Generate(Message):
     preview: bool = True
     preview_decoder: str | None = None
     is_staged: bool = False
+    guidance_rescale: float | None = None
+    eta: float | None = None
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,7 @@ class Done(Message):
 
     Args:
         pixels: height * width * 3 bytes, RGB rows.
-        width: pixels.
-        height: pixels.
+        width, height: pixels.
         scheduler: the sampler used.
         dtype: of the network's computations.
         notes: shown to the user.

@@ -195,6 +195,12 @@ def canonical_name(name: str) -> str:
     return find_sampler(name).name
 
 
+def uses_eta(name: str) -> bool:
+    """Whether a sampler, by its short name, has an `eta`."""
+    sampler = SAMPLERS.get(name)
+    return sampler is not None and sampler.class_name in ("DDIMScheduler", "TCDScheduler")
+
+
 def fitting_samplers(*, kind: SamplerKind) -> tuple[str, ...]:
     """Names of the samplers for one kind of models."""
     return tuple(s.name for s in SAMPLERS.values() if s.kind == kind)

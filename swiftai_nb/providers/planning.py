@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from swiftai_nb.engine.protocol import Done, Generate, ModelFiles
 from swiftai_nb.jobs.timings import TimingKey
 from swiftai_nb.model_files.content_hash import content_hash
 from swiftai_nb.model_files.folder import ModelFolder, open_model
+from swiftai_nb.model_files.samplers import uses_eta
 from swiftai_nb.registry.model_info import ResolvedModel
 
 DEFAULT_STRENGTH = 0.8
@@ -132,6 +133,7 @@ def make_plan(
     guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
     dtype = "float32" if device == "cpu" else "bfloat16" if model.is_flow else "float16"
+    scheduler = defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler)
     steps, strength = config.resolved_steps(defaults.steps), _strength(config)
     return LocalPlan(
         request=request,
@@ -143,12 +145,16 @@ def make_plan(
         height=height,
         steps=steps,
         guidance_scale=guidance_scale,
-        scheduler=defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler),
+        scheduler=scheduler,
         strength=strength,
         device=device,
         precision=dtype if bits is None else f"{dtype}, weights in {bits} bits",
         quantization_bits=bits,
-        notes=tuple(note for note in (resolved.note, _strength_note(steps, strength)) if note is not None),
+        notes=tuple(
+            note
+            for note in (resolved.note, _strength_note(steps, strength), *_sampling_notes(config, scheduler))
+            if note is not None
+        ),
         resolved=resolved,
         loras=loras,
         preview_decoder=preview_decoder,
@@ -165,6 +171,11 @@ def make_plan(
         ),
         available_bytes=available_bytes,
     )
+
+
+def _sampling_notes(config: ImageGenerationConfig, scheduler: str) -> Iterator[str]:
+    if config.eta and not uses_eta(scheduler):
+        yield f"eta has no effect with the sampler {scheduler}; ddim and tcd use it"
 
 
 def make_command(plan: LocalPlan, index: int = 0) -> Generate:

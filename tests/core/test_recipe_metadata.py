@@ -146,7 +146,11 @@ def test_clip_skip_of_our_old_files_is_read_as_it_was_meant() -> None:
         ("Sampler: DPM++ 2M Karras, Schedule type: Karras", "DPM++ 2M Karras", 0),
         ("Sampler: DPM++ 2M, Schedule type: Automatic", "DPM++ 2M", 0),
         ("Sampler: Euler", "Euler", 0),
-        ("Sampler: Euler, Schedule type: Exponential", "Euler", 1),
+        ("Sampler: Euler, Schedule type: Exponential", "Euler Exponential", 0),
+        ("Sampler: DPM++ 2M SDE, Schedule type: SGM Uniform", "DPM++ 2M SDE SGM Uniform", 0),
+        ("Sampler: Euler a, Schedule type: Align Your Steps", "Euler a Align Your Steps", 0),
+        ("Sampler: DDIM, Schedule type: Karras", "DDIM", 0),
+        ("Sampler: Euler, Schedule type: KL Optimal", "Euler", 1),
     ],
 )
 def test_a_schedule_type_belongs_to_the_sampler(sampler: str, scheduler: str, notes: int) -> None:
@@ -253,3 +257,44 @@ def test_a_recipe_survives_json() -> None:
         notes=("n",),
     )
     assert Recipe.from_dict(json.loads(recipe.to_json())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "eta", "notes"),
+    [
+        ("Sampler: DDIM, Eta: 0.5", 0.5, 0),
+        ("Sampler: Euler a, Eta: 1", None, 0),
+        ("Sampler: Euler a, Eta: 0.67", None, 1),
+    ],
+)
+def test_eta_is_that_of_ddim(text: str, eta: float | None, notes: int) -> None:
+    recipe = Recipe.from_parameters(f"a fox\nSteps: 4, Seed: 1, {text}")
+    assert recipe is not None
+    assert (recipe.eta, len(recipe.notes)) == (eta, notes)
+
+
+def test_guidance_rescale_and_eta_come_back_as_they_were() -> None:
+    recipe = Recipe("a fox", steps=4, seed=1, scheduler="ddim", guidance_rescale=0.7, eta=0.25)
+    again = Recipe.from_parameters(recipe.to_parameters())
+    assert again is not None
+    assert (again.guidance_rescale, again.eta) == (0.7, 0.25)
+    assert (again.to_config().guidance_rescale, again.to_config().eta) == (0.7, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kind", "scheduler", "notes"),
+    [
+        ("dpmpp_2m_sde", "karras", "dpmpp_2m_sde karras", 0),
+        ("euler", "sgm_uniform", "euler sgm_uniform", 0),
+        ("euler", "normal", "euler", 0),
+        ("euler", "kl_optimal", "euler", 1),
+    ],
+)
+def test_comfyuis_sampler_and_scheduler_are_one_name(
+    sampler: str, kind: str, scheduler: str, notes: int
+) -> None:
+    inputs = {"seed": 1, "steps": 4, "sampler_name": sampler, "scheduler": kind}
+    graph = {"3": {"class_type": "KSampler", "inputs": inputs}}
+    found = Recipe.find(picture(prompt=json.dumps(graph)))
+    assert found is not None
+    assert (found.scheduler, len(found.notes)) == (scheduler, notes)

@@ -129,6 +129,27 @@ def test_settings_left_open_are_the_models_own(provider):
     assert plan.memory_plan
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "planned", "is_noted"),
+    [("dpmpp_2m_sde", "dpm++2m-sde", True), ("Euler a Beta", "euler-a-beta", True), ("DDIM", "ddim", False)],
+)
+def test_a_sampler_of_another_tools_name_is_planned_and_an_eta_without_effect_is_noted(
+    provider, scheduler, planned, is_noted
+):
+    plan = provider.plan("a cat", ImageGenerationConfig(scheduler=scheduler, eta=0.5))
+    assert plan.scheduler == planned
+    assert any("eta has no effect" in note for note in plan.notes) is is_noted
+
+
+def test_sampling_settings_reach_the_engine_and_the_recipe(provider):
+    plain = ImageGenerationConfig(seed=3, steps=2, guidance_scale=6.0, scheduler="ddim")
+    first = make(provider, config=plain)
+    changed = make(provider, config=plain.replace(guidance_rescale=0.7, eta=1.0))
+    assert first.data != changed.data
+    assert (changed.recipe.guidance_rescale, changed.recipe.eta) == (0.7, 1.0)
+    assert make(provider, config=changed.recipe.to_config()).data == changed.data
+
+
 def test_the_plan_knows_what_the_pipeline_knows():
     from swiftai_nb.diffusion import load_pipeline
     from swiftai_nb.model_files.folder import open_model

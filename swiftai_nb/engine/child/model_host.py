@@ -170,6 +170,8 @@ class ModelHost:
             strength=command.strength,
             mask=None if init_image is None else init_image.latent_mask(pipeline.vae_scale),
             reference_latents=references,
+            guidance_rescale=0.0 if command.guidance_rescale is None else command.guidance_rescale,
+            eta=command.eta,
         ):
             latents, denoised = step.latents, step.denoised
             preview = None if decoder is None else lambda decode=decoder, x=denoised: decode(x)[0]

@@ -205,6 +205,8 @@ def _check_options(request: GenerationRequest) -> None:
         "mask": config.mask is not None,
         "references": bool(config.references),
         "loras": bool(config.loras),
+        "guidance_rescale": config.guidance_rescale is not None,
+        "eta": config.eta is not None,
         "clip_skip": config.clip_skip is not None,
         "quantization_bits": config.quantization_bits is not None,
         "preview='taesd'": config.preview == "taesd",

@@ -53,6 +53,8 @@ class ImagineArguments:
     size: Size | None = None
     scheduler: str | None = None
     loras: tuple[LoraReference, ...] = ()
+    guidance_rescale: float | None = None
+    eta: float | None = None
     clip_skip: int | None = None
     quantization_bits: int | None = None
     download: bool = False

@@ -69,6 +69,8 @@ def test_plan_fills_in_the_familys_defaults(provider, folder):
         ({"seed": 2**32}, "seed 4294967296 is too large"),
         ({"scheduler": "ddim"}, "one scheduler, flow-match-euler"),
         ({"clip_skip": 1}, "clip_skip"),
+        ({"guidance_rescale": 0.5}, "guidance_rescale"),
+        ({"eta": 0.5}, "eta"),
         ({"quantization_bits": 4}, "quantization_bits"),
         ({"loras": (LoraReference("a.safetensors"),)}, "loras"),
         ({"image": b"\x89PNG", "strength": 0.5}, "image"),

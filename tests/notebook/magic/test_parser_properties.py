@@ -106,6 +106,8 @@ RECIPES = st.builds(
     scheduler=st.none() | st.sampled_from(["ddim", "euler-a"]),
     engine=st.none() | st.just("mlx"),
     strength=st.none() | st.floats(0, 1),
+    guidance_rescale=st.none() | st.floats(0, 1),
+    eta=st.none() | st.floats(0, 1),
     clip_skip=st.none() | st.integers(0, 12),
     loras=st.lists(st.builds(LoraReference, TEXT, st.floats(-10, 10)), max_size=2).map(tuple),
     versions=st.dictionaries(st.sampled_from(["mlx", "swiftai_nb"]), TEXT, max_size=2),
