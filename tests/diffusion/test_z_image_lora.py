@@ -6,7 +6,7 @@ import pytest
 
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.pipelines.families import load_pipeline
-from swiftai_nb.diffusion.weights.lora import apply_lora, load_lora
+from swiftai_nb.diffusion.weights.lora import apply_lora, guess_family, load_lora
 from tests.diffusion.flux_folders import save
 from tests.diffusion.z_image_folders import write_diffusers, z_image_weights
 
@@ -160,6 +160,12 @@ def test_beside_quantized_weights(kind, tmp_path, folder, pairs):
         apply_lora(pipeline, load_lora(tmp_path / "lora.safetensors"), SCALE)
     after = np.array(pipeline.networks["transformer"].network.layers[0].attention.to_k(x))
     np.testing.assert_allclose(after - before, 2 * np.array(x) @ deltas[MODULES[1]].T, atol=1e-4)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_its_family_is_named_where_it_does_not_fit(convention, tmp_path, pairs):
+    save(tmp_path / "lora.safetensors", CONVENTIONS[convention](pairs))
+    assert guess_family(load_lora(tmp_path / "lora.safetensors")) == "Z-Image"
 
 
 def test_a_lora_of_another_model_is_refused(tmp_path, folder):

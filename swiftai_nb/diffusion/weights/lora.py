@@ -9,6 +9,7 @@ and the LoRAs that remain. So removal is exact.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,9 @@ __all__ = ["AppliedLora", "LoraWeights", "apply_lora", "load_lora"]
 
 _CONTEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 _FLUX_2_MARKS = ("to_qkv_mlp_proj", "stream_modulation")
+_Z_IMAGE_NAME = re.compile(
+    r"(^|[._])(layers|noise_refiner|context_refiner)[._]\d+[._](attention|feed_forward)"
+)
 _FLUX_MARKS = ("double_blocks", "single_blocks", "single_transformer_blocks")
 
 
@@ -203,6 +207,8 @@ def guess_family(lora: LoraWeights) -> str | None:
     """Which family a LoRA was made for, from names and the width of the text it attends to."""
     if any(mark in name for name in lora.modules for mark in _FLUX_2_MARKS):
         return "FLUX.2"
+    if any(_Z_IMAGE_NAME.search(name) for name in lora.modules):
+        return "Z-Image"
     if any(mark in name for name in lora.modules for mark in _FLUX_MARKS):
         return "FLUX.1"
     for name, module in lora.modules.items():
