@@ -18,15 +18,18 @@ from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.model_files.components import (
+    PARTS,
     ComponentFiles,
     find_part,
     find_tokenizer,
     find_unet_component,
+    parts_in_file,
 )
 from swiftai_nb.model_files.families import (
     FLUX_1,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
+    Z_IMAGE,
     Family,
     family_of_tensors,
     single_file_error,
@@ -161,6 +164,8 @@ def open_checkpoint(path: Path, base: Path | None = None, *, prefer_half: bool =
     own = _own_parts(path, tensors, family)
     if family is FLUX_1 and "transformer" in own:
         return _open_flux(path, own, base, prefer_half=prefer_half)
+    if family is Z_IMAGE:
+        return _open_z_image(path, base, prefer_half=prefer_half)
     if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL) and "unet" in own:
         return _open_unet(path, own, base, metadata=metadata, prefer_half=prefer_half)
     if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
@@ -189,13 +194,7 @@ def _open_flux(
             f"{path} holds {name}, which the local engine cannot run",
             hint="use FLUX.1 schnell or dev; masks work with them",
         )
-    components, tokenizers = dict(own), {}
-    if base is not None:
-        for part in FLUX_1.components:
-            files = None if part in own else find_part(base, FLUX_1, part, prefer_half=prefer_half)
-            components |= {} if files is None else {part: files}
-        found = {name: find_tokenizer(base, FLUX_1, name) for name in ("tokenizer", "tokenizer_2")}
-        tokenizers = {name: folder for name, folder in found.items() if folder is not None}
+    components, tokenizers = _with_base_parts(own, base, FLUX_1, prefer_half=prefer_half)
     is_dev = any(name.startswith("guidance_in.") or ".guidance_embedder." in name for name in shapes)
     scheduler = {} if base is None else _base_scheduler(base)
     if bool(scheduler.get("use_dynamic_shifting")) != is_dev:
@@ -209,6 +208,38 @@ def _open_flux(
         tuple(own),
         scheduler_config=scheduler,
         is_dev=is_dev,
+    )
+
+
+def _open_z_image(path: Path, base: Path | None, *, prefer_half: bool) -> Checkpoint:
+    own = parts_in_file(path, Z_IMAGE)
+    components, tokenizers = _with_base_parts(own, base, Z_IMAGE, prefer_half=prefer_half)
+    return Checkpoint(
+        path,
+        Z_IMAGE,
+        DiffusionVariant.Z_IMAGE,
+        components,
+        tokenizers,
+        tuple(own),
+        scheduler_config={} if base is None else _base_scheduler(base),
+    )
+
+
+def _with_base_parts(
+    own: Mapping[str, ComponentFiles], base: Path | None, family: Family, *, prefer_half: bool
+) -> tuple[dict[str, ComponentFiles], dict[str, Path]]:
+    """The networks and tokenizers of a file and its base, for a family in several layouts."""
+    if base is None:
+        return dict(own), {}
+    parts = {
+        part: own.get(part) or find_part(base, family, part, prefer_half=prefer_half)
+        for part in family.components
+    }
+    names = [name for name in PARTS[family.name] if name.startswith("tokenizer")]
+    tokenizers = {name: find_tokenizer(base, family, name) for name in names}
+    return (
+        {part: files for part, files in parts.items() if files is not None},
+        {name: folder for name, folder in tokenizers.items() if folder is not None},
     )
 
 

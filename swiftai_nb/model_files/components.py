@@ -246,6 +246,13 @@ def find_part(folder: Path, family: Family, name: str, *, prefer_half: bool = Fa
     return single
 
 
+def parts_in_file(path: Path, family: Family) -> dict[str, ComponentFiles]:
+    """The networks of a family in `PARTS` that one file holds, by name."""
+    names = _tensor_names((path,))
+    found = {name: _match(PARTS[family.name][name], names) for name in family.components}
+    return {n: ComponentFiles(hit[0], (path,), prefix=hit[1]) for n, hit in found.items() if hit is not None}
+
+
 def holds_transformer(folder: Path, family: Family) -> bool:
     """Whether the transformer's subfolder, or one file at the top, has the tensor names of a family."""
     part = PARTS[family.name]["transformer"]

@@ -268,8 +268,8 @@ def _open_file(path: Path, base: Path | None, *, prefer_half: bool) -> ModelFold
     if path.suffix.lower() not in (_WEIGHTS, ".gguf"):
         raise single_file_error(path)
     found = open_checkpoint(path, base, prefer_half=prefer_half)
-    is_flux = found.family is FLUX_1
-    sampler = _FLOW_SCHEDULER if is_flux else scheduler_name(found.scheduler_config)
+    is_flow = found.family.is_flow
+    sampler = _FLOW_SCHEDULER if is_flow else scheduler_name(found.scheduler_config)
     vae = found.components.get("vae")
     levels = (128,) if vae is None or vae.values is None else vae.values["block_out_channels"]
     unet = found.components.get("unet")
@@ -282,7 +282,7 @@ def _open_file(path: Path, base: Path | None, *, prefer_half: bool) -> ModelFold
         found.family.pipeline_classes[0],
         defaults_of({}, found.variant, native_side=found.native_side, scheduler=sampler, distilled=distilled),
         scheduler_config=found.scheduler_config,
-        size_multiple=8 * _PATCH if is_flux else 8,
+        size_multiple=8 * _PATCH if is_flow else 8,
         native_side=found.native_side,
         is_consistency=found.is_consistency,
         unet_channels=0 if widths is None else widths[0],

@@ -24,6 +24,7 @@ _SOURCES: dict[DiffusionVariant, tuple[str, ...]] = {
     DiffusionVariant.SD_21: ("sd-2.1-tokenizer", "sd-turbo"),
     DiffusionVariant.SDXL: ("sdxl-tokenizer", "sdxl-turbo"),
     DiffusionVariant.FLUX: ("flux-tokenizer", "flux-text-encoders"),
+    DiffusionVariant.Z_IMAGE: ("z-image",),
 }
 _ALIKE = {DiffusionVariant.SDXL: (DiffusionVariant.SDXL, DiffusionVariant.SDXL_TURBO)}
 

@@ -63,6 +63,15 @@ def test_layouts_give_the_same_image(layout, tmp_path, weights, expected):
     assert_same(draw(folder), expected)
 
 
+@pytest.mark.parametrize("in_one", [False, True], ids=["transformer alone", "all parts"])
+def test_a_single_file_takes_what_it_lacks_from_a_base(in_one, tmp_path, weights, expected):
+    comfy = write_comfy(tmp_path / "comfy", weights=weights, in_one=in_one)
+    base = write_diffusers(tmp_path / "base", weights=weights)
+    file = next(comfy.glob("z_image_turbo*.safetensors"))
+    alone = file.rename(tmp_path / "tune.safetensors")
+    assert_same(draw(alone, base=base), expected)
+
+
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
 def test_16_bit_files_are_read_exactly(dtype, tmp_path, weights):
     rounded = {

@@ -268,7 +268,6 @@ def test_pipelines_that_are_not_supported_are_refused_by_name(tmp_path, name):
     [
         (("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.x"), InvalidModelFilesError,
          "is not whole"),
-        (("noise_refiner.0.x", "cap_pad_token"), UnsupportedModelError, "a transformer of Z-Image"),
         (("noise_refiner.0.x", "cap_embedder.0.weight"), UnsupportedModelError, "Lumina 2"),
         (("model.layers.0.self_attn.q_norm.weight",), UnsupportedModelError, "a Qwen3 text encoder"),
         (("model.diffusion_model.input_blocks.0.0.bias", "conditioner.embedders.1.model.x"),
@@ -278,7 +277,7 @@ def test_pipelines_that_are_not_supported_are_refused_by_name(tmp_path, name):
         (("decoder.mid.block_1.conv1.weight",), UnsupportedModelError, "an autoencoder"),
         (("text_model.encoder.layers.0.x",), UnsupportedModelError, "a CLIP text encoder"),
         (("emb_params",), UnsupportedModelError, "textual inversion"),
-        (("noise_refiner.0.x", "all_x_embedder.2-1.weight"), UnsupportedModelError, "Z-Image"),
+        (("siglip_refiner.0.x", "noise_refiner.0.x"), UnsupportedModelError, "Z-Image Omni"),
         (("x",), UnsupportedModelError, "no model that is known"),
     ],
 )  # fmt: skip
