@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV := build/venv
 BIN := $(VENV)/bin
+# Processes that share the Python tests; tests/conftest.py keeps together what belongs together.
+WORKERS ?= 2
+PYTEST := pytest tests --nbval notebooks -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo lab test coverage lint js parity bench diffusionkit docs clean
 
@@ -13,11 +16,11 @@ lab: $(VENV)/.lab
 	$(BIN)/jupyter lab notebooks
 
 test: $(VENV)/.test lint js
-	$(BIN)/python -m pytest tests --nbval notebooks
+	$(BIN)/python -m $(PYTEST)
 
 # The same tests, with the lines they run; the report is printed and written to build/coverage/.
 coverage: $(VENV)/.test
-	$(BIN)/python -m coverage run -m pytest tests --nbval notebooks
+	$(BIN)/python -m coverage run -m $(PYTEST)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage html --quiet
 	$(BIN)/python -m coverage report --skip-covered

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from filelock import FileLock
+
 PROJECT = Path(__file__).parents[1]
 
 
@@ -22,8 +24,15 @@ def old_ipykernel_python(version: str) -> Path:
     folder = PROJECT / "build" / f"ipykernel-{version}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     done = folder / "complete"
-    if done.exists() and done.read_text() == sys.prefix:
-        return python
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):  # several processes of the suite want it at once
+        if not (done.exists() and done.read_text() == sys.prefix):
+            _install(folder, version)
+            done.write_text(sys.prefix)
+    return python
+
+
+def _install(folder: Path, version: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     site = _site_packages(folder)
@@ -31,8 +40,6 @@ def old_ipykernel_python(version: str) -> Path:
     subprocess.run([*install, f"ipykernel=={version}"], check=True, capture_output=True, timeout=300)
     others = [p for p in sys.path if p.endswith("-packages")]
     (site / "others.pth").write_text("\n".join(others))
-    done.write_text(sys.prefix)
-    return python
 
 
 def _site_packages(folder: Path) -> Path:

@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
-# Folders of tests that are no package's: what a user sees, what authors of providers run, what pages claim.
-OF_THEIR_OWN = {"browser", "contract_suite", "docs", "diffusion/parity"}
+# Folders of tests that are no package's: hostile input to all of them, what a user sees, what authors of providers run,
+# what pages claim, recorded references.
+OF_THEIR_OWN = {"attack", "browser", "contract_suite", "docs", "diffusion/parity"}
 # Packages whose tests stand in the folder above: they are met through its public functions.
 THROUGH_THE_PACKAGE_ABOVE = {
     "downloads/worker",

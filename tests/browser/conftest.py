@@ -51,8 +51,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(600))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Ends with this folder: while Playwright runs, so does its event loop, and asyncio.run needs none."""
     with sync_playwright() as playwright:
         chromium = _launch(playwright)
         if chromium is None:
@@ -72,7 +73,7 @@ def _launch(playwright: Playwright) -> Browser | None:
     return None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kernels() -> dict[str, Path]:
     """Kernel names -> Python; "ipykernel6" is there when it could be installed."""
     pythons = {"python3": Path(sys.executable)}
@@ -84,7 +85,7 @@ def kernels() -> dict[str, Path]:
     return pythons
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def jupyter_server(
     tmp_path_factory: pytest.TempPathFactory, kernels: dict[str, Path], browser: Browser
 ) -> Iterator[JupyterServer]:

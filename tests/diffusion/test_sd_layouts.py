@@ -48,8 +48,7 @@ def test_fp16_file_names(tmp_path, plain):
 
 
 def test_plain_file_is_preferred_for_float32_and_half_for_float16(sd15_copy):
-    names = list(sd_weights("sd15")["unet"])
-    zeros = {name: np.zeros_like(sd_weights("sd15")["unet"][name], np.float16) for name in names}
+    zeros = {name: np.zeros_like(array, np.float16) for name, array in sd_weights("sd15")["unet"].items()}
     write_safetensors(component_file(sd15_copy, "unet", ".fp16"), zeros)
 
     def first_weight(dtype):
