@@ -171,7 +171,9 @@ def open_clip_config(shapes: Shapes, path: Path) -> dict[str, Any]:
         "hidden_act": "gelu",
     }
     if "text_projection" in shapes:
-        config["projection_dim"] = shapes["text_projection"][1]
+        config["projection_dim"] = _shape(shapes, "text_projection", path)[-1]
+    elif "text_projection.weight" in shapes:  # as a linear map, which merging tools make of it
+        config["projection_dim"] = _shape(shapes, "text_projection.weight", path)[0]
     return config
 
 

@@ -87,8 +87,18 @@ def test_a_unet_alone_takes_the_rest_from_its_base(folders, tmp_path, prefix):
     own = "model.diffusion_model."
     arrays = checkpoint_tensors("sdxl")
     unet = {prefix + n.removeprefix(own): v for n, v in arrays.items() if n.startswith(own)}
+    unet["global_step"] = np.zeros(1, np.float32)
     write_safetensors(tmp_path / "unet.safetensors", unet)
     drawn = picture(load_pipeline(tmp_path / "unet.safetensors", base=folders["sdxl"]))
+    np.testing.assert_array_equal(drawn, picture(load_pipeline(folders["sdxl"])))
+
+
+def test_a_text_projection_stored_as_a_linear_map_is_read(folders, tmp_path):
+    arrays = checkpoint_tensors("sdxl")
+    name = "conditioner.embedders.1.model.text_projection"
+    arrays[f"{name}.weight"] = arrays.pop(name).T.copy()
+    write_safetensors(tmp_path / "xl.safetensors", arrays)
+    drawn = picture(load_pipeline(tmp_path / "xl.safetensors", base=folders["sdxl"]))
     np.testing.assert_array_equal(drawn, picture(load_pipeline(folders["sdxl"])))
 
 

@@ -28,7 +28,8 @@ _STACKED = re.compile(r"(text_model\.encoder\.layers\.\d+)\.attn\.in_proj_(weigh
 def convert_ldm_unet(tensors: Mapping[str, mx.array]) -> Tensors:
     """Latent-diffusion code's UNet -> diffusers' names, kernels as [O, kh, kw, I]."""
     names = ldm_unet_names(tensors)
-    return kernels_last({names[name]: value for name, value in tensors.items()})
+    # Marks such as v_pred stand beside the tensors of a UNet without prefix.
+    return kernels_last({names[name]: value for name, value in tensors.items() if "." in name})
 
 
 def convert_open_clip(tensors: Mapping[str, mx.array], *, layers: int | None = None) -> Tensors:
