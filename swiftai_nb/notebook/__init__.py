@@ -1,1 +1,1 @@
-"""The only floor that knows IPython, ipywidgets and anywidget."""
+"""The only package that imports IPython, ipywidgets and anywidget."""

@@ -54,10 +54,10 @@ def close_session() -> None:
 
 
 class Session:
-    """What one kernel needs to make pictures.
+    """The objects of one kernel that make pictures.
 
     Attributes:
-        unfinished_grids: what cancelled grids have made, by the text of their cell.
+        unfinished_grids: finished pictures of cancelled grids, by the text of their cell.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Session:
 
     @cached_property
     def downloader(self) -> DiffusionModelDownloader:
-        """Gets models onto this disk; shared, so that a download started anywhere shows everywhere."""
+        """The downloader; shared, so that cells and widgets show the same downloads."""
         from swiftai_nb.downloads.downloader import DiffusionModelDownloader
 
         return DiffusionModelDownloader(registry=self.registry)
@@ -98,7 +98,7 @@ class Session:
 
     @property
     def history(self) -> History:
-        """What was made; in memory until `keep_history_in` is called."""
+        """The history; in memory until `keep_history_in` is called."""
         if self._history is None:
             from swiftai_nb.jobs.history import History
 
@@ -162,7 +162,7 @@ class Session:
                 return "huggingface"
         raise ProviderUnavailableError(
             "the local engine cannot run here and there is no token for the cloud",
-            hint="%imagine_doctor says why; for the cloud set HF_TOKEN",
+            hint="run %imagine_doctor; for the cloud set HF_TOKEN",
         )
 
     def is_cloud(self, engine: str) -> bool:
@@ -198,10 +198,10 @@ class Session:
         return None
 
     def plan(self, request: GenerationRequest) -> GenerationPlan:
-        """Chooses the engine and lets it decide everything else; nothing is queued.
+        """Chooses the engine and makes its plan; nothing is queued.
 
         Raises:
-            AIError: whatever can be refused before any work: engine, model, settings, memory.
+            AIError: engine, model, settings or memory do not allow it.
         """
         from swiftai_nb.core.generator import PlanningGenerator
         from swiftai_nb.core.request import GenerationPlan
@@ -237,7 +237,7 @@ class Session:
             asked: a plan of `plan`, or a request to plan first.
 
         Raises:
-            AIError: whatever `plan` refuses.
+            AIError: as `plan`.
         """
         from swiftai_nb.core.request import GenerationPlan
 

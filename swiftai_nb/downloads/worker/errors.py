@@ -140,7 +140,7 @@ def translate(error: BaseException, job: DownloadJob, *, repository: str, is_gat
         where = f" ({error.filename})" if error.filename else ""
         return DownloadFailedError(
             f"cannot write to the model cache{where}: {error.strerror or error}",
-            hint=f"check that you may write to {job.cache_dir}, or set HF_HOME to another folder",
+            hint=f"check that {job.cache_dir} is writable, or set HF_HOME to another folder",
         )
     return _of_hub(error, job, repository=repository, is_gated=is_gated)
 

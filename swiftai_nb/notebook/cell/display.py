@@ -1,7 +1,7 @@
 """The output of a running cell: displayed, updated while the work runs, replaced at its end.
 
 What replaces it is plain, so that a saved notebook has no trace of the running view. Until then, and
-after a kernel that died, the output's plain text says that the work is not finished.
+after a kernel that died, the output's plain text ends in "(not finished)".
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _unfinished(preview: bytes, pictures: Pictures) -> Bundle:
 
 
 class BackgroundJob(Task[Pictures, WorkProgress]):
-    """What `%imagine --bg` returns: a task that may be awaited, asked or cancelled from any cell.
+    """The result of `%imagine --bg`: a task that can be awaited or cancelled from any cell.
 
     Args:
         work: started already.

@@ -45,7 +45,7 @@ class WidgetView(DisplayView):
         prompt: shown.
         size: of the stage, CSS pixels (width, height).
         blocking: the cell waits for the work.
-        on_cancel: called on a click, from whatever thread it arrives on.
+        on_cancel: called on a click, from any thread.
         preview_every: a preview every so many steps.
     """
 

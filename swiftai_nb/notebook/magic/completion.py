@@ -17,7 +17,7 @@ _INSTALLED_COMMANDS = {"delete", "verify", "quantize", "default", "remove"}
 
 
 class Completer:
-    """IPython's completer for the lines of the magics: a matcher of version 2, whose offers stand alone.
+    """IPython completer for the lines of the magics: a version 2 matcher that suppresses other matchers.
 
     Args:
         shell: the IPython shell.
@@ -40,7 +40,7 @@ class Completer:
 
     @staticmethod
     def remove_from(shell: Any) -> None:
-        """Removes every completer of ours from the shell."""
+        """Removes all completers of this class from the shell."""
         matchers = getattr(getattr(shell, "Completer", None), "custom_matchers", [])
         matchers[:] = [matcher for matcher in matchers if not isinstance(matcher, Completer)]
 
@@ -51,14 +51,14 @@ class Completer:
             context: an `IPython.core.completer.CompletionContext`.
 
         Returns:
-            a `SimpleMatcherResult`; with offers of ours, those of other matchers are suppressed.
+            a `SimpleMatcherResult`; matches of other matchers are suppressed if it has any.
         """
         from IPython.core.completer import SimpleCompletion
 
         line = context.full_text.split("\n")[context.cursor_line][: context.cursor_position]
         first = context.full_text.partition("\n")[0]
         if context.cursor_line > 0 and line.startswith("--") and first.startswith("%%imagine"):
-            line = f"%%imagine {line}"  # options may go on below the first line
+            line = f"%%imagine {line}"  # options may continue below the first line
         offers = self.complete(line)
         return {
             "completions": [SimpleCompletion(text=text, type=kind) for text, kind in offers.items()],
@@ -68,7 +68,7 @@ class Completer:
         }
 
     def complete(self, line: str) -> dict[str, str]:
-        """The words that the last word of a line can become, each with what it is.
+        """Completions of the last word of a line, each with its type.
 
         Args:
             line: up to the cursor, with the magic's name.

@@ -101,7 +101,7 @@ def _other_engines(session: Session) -> Iterator[Finding]:
 
 
 def _check(generator: Any) -> None:
-    """Raises an AIError that says why a provider cannot be used."""
+    """Raises an AIError with the reason when a provider cannot be used."""
     check = getattr(generator, "check_available", None)
     if check is not None:
         check()

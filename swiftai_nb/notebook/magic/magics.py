@@ -1,6 +1,6 @@
 """The magics: `%imagine` (and `%%imagine`), `%imagine_models`, `_history`, `_jobs` and `_doctor`.
 
-Light to import: what makes pictures is loaded when the first one is asked for.
+Quick to import: providers are imported with the first picture.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ button or Ctrl-C end the work within one step and keep what is finished.
 class Imagine(Magics):  # type: ignore[misc]
     """The `%imagine` magics. The traits are defaults of the options, which `%imagine --help` lists."""
 
-    model = Unicode(None, allow_none=True, help="Model when the line names none.").tag(config=True)
+    model = Unicode(None, allow_none=True, help="Default model.").tag(config=True)
     engine = Unicode("auto", help="auto, local, cloud, or a provider's name.").tag(config=True)
     provider = Unicode(None, allow_none=True, help="Cloud provider, such as fal-ai.").tag(config=True)
     steps = Int(None, allow_none=True, help="Denoising steps.").tag(config=True)
@@ -52,20 +52,20 @@ class Imagine(Magics):  # type: ignore[misc]
     size = Unicode(None, allow_none=True, help="WxH, square, portrait, landscape or wide.").tag(config=True)
     negative = Unicode(None, allow_none=True, help="Things to avoid in every picture.").tag(config=True)
     preview = Enum(["auto", "rgb", "taesd", "off"], "auto", help="Kind of preview.").tag(config=True)
-    preview_every = Int(1, min=1, help="A preview every so many steps.").tag(config=True)
+    preview_every = Int(1, min=1, help="Show a preview every N steps.").tag(config=True)
     styles = Dict(
-        value_trait=Unicode(), key_trait=Unicode(), help='Own styles: {"mine": "a sketch of {prompt}"}.'
+        value_trait=Unicode(), key_trait=Unicode(), help='Your own styles: {"mine": "a sketch of {prompt}"}.'
     ).tag(config=True)
     save = Unicode(None, allow_none=True, help="Also save every picture: a path with {seed}, {n}, ...").tag(
         config=True
     )
-    embed_limit_mb = Float(8.0, min=0.0, help="Larger pictures become files beside the notebook.").tag(
+    embed_limit_mb = Float(8.0, min=0.0, help="Larger pictures are stored as files beside the notebook.").tag(
         config=True
     )
     history_folder = Unicode(
         None, allow_none=True, help="Keep the history in this folder, across kernels."
     ).tag(config=True)
-    display = Enum(["auto", "widget", "html", "text"], "auto", help="How a running cell looks.").tag(
+    display = Enum(["auto", "widget", "html", "text"], "auto", help="Display of a running cell.").tag(
         config=True
     )
 
@@ -117,7 +117,7 @@ class Imagine(Magics):  # type: ignore[misc]
 
     @line_magic  # type: ignore[untyped-decorator]
     def imagine_doctor(self, line: str) -> Any:
-        """What this machine and kernel can do, and what to do about the rest."""
+        """Checks what this machine and kernel can do, and what is missing."""
         from swiftai_nb.notebook.magic import doctor
 
         return self._lazily(doctor.imagine_doctor, line)

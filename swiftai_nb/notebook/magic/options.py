@@ -28,7 +28,7 @@ class Option:
             "choice", "variable" (a Python name), "lora" or "axes".
         help: one line.
         short: the short form, one letter, or "".
-        metavar: how the value is called in the help.
+        metavar: name of the value in the help.
         choices: allowed values of a "choice".
         field: name in `ImagineArguments`; by default the name with underscores.
         setting: the field of `ImageGenerationConfig` it sets, or "".
@@ -82,12 +82,12 @@ class Option:
 # fmt: off
 GROUPS: dict[str, tuple[Option, ...]] = {
     "Prompt and pictures": (
-        Option("negative", "text", "what to avoid; quote several words", metavar="TEXT", is_axis=True),
-        Option("style", "word", "a style that is wrapped around the prompt", metavar="NAME", values="styles",
+        Option("negative", "text", "what to avoid; quote multi-word values", metavar="TEXT", is_axis=True),
+        Option("style", "word", "a style that is applied to the prompt", metavar="NAME", values="styles",
                is_axis=True),
         Option("image", "text", "start from this picture: a variable or a path", metavar="VAR|PATH",
                values="pictures", is_axis=True),
-        Option("strength", "float", "how far to leave that picture, 0 to 1", metavar="F", setting="strength",
+        Option("strength", "float", "how much it may change, 0 to 1", metavar="F", setting="strength",
                is_axis=True, needs="image"),
         Option("mask", "text", "paint only where this is white: a variable or a path", metavar="VAR|PATH",
                values="pictures", is_axis=True, needs="image"),
@@ -96,14 +96,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                excludes=("widget",), repeats=True),
         Option("from", "text", "the recipe of an earlier picture", metavar="VAR|PATH", field="recipe_from",
                values="pictures"),
-        Option("raw", "flag", "leave {braces} in the prompt as they are"),
+        Option("raw", "flag", "do not replace {variables} in the prompt"),
     ),
     "Model and sampling": (
         Option("model", "word", "catalog name, Hub id or folder", "m", "NAME", setting="model",
                values="models", is_axis=True),
         Option("engine", "word", "auto, local, cloud or a provider's name", "e", "NAME", values="engines",
                is_axis=True),
-        Option("provider", "word", "the cloud provider to ask", "p", "NAME", is_axis=True),
+        Option("provider", "word", "the cloud provider to use", "p", "NAME", is_axis=True),
         Option("steps", "int", "denoising steps", metavar="N", setting="steps", is_axis=True),
         Option("guidance", "float", "prompt strength (CFG); 1 or less disables it (Z-Image: 0)", metavar="F",
                setting="guidance_scale", is_axis=True),
@@ -145,7 +145,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("executor", "variable", "run on its workers: a Dask or ipyparallel client", metavar="NAME",
                values="executors", excludes=("widget", "download")),
         Option("widget", "flag", "open the widget, filled in with these values", "w"),
-        Option("dry-run", "flag", "show what would happen, do nothing"),
+        Option("dry-run", "flag", "show what would happen, without doing it"),
         Option("help", "flag", "show this help", "h"),
     ),
 }
@@ -155,7 +155,7 @@ OPTIONS: tuple[Option, ...] = tuple(option for group in GROUPS.values() for opti
 BY_NAME: dict[str, Option] = {f"--{option.name}": option for option in OPTIONS}
 BY_NAME.update({f"-{option.short}": option for option in OPTIONS if option.short})
 
-# What people type who come from another tool: option -> its names elsewhere.
+# Names of options in other tools.
 _FOREIGN_NAMES = {
     "count": "batch num num-images",
     "guidance": "cfg cfg-scale guidance-scale",
@@ -209,7 +209,7 @@ def _help_line(option: Option) -> str:
 
 @dataclass(frozen=True)
 class Size:
-    """A size as asked for: pixels, or a word that the model's own size gives a meaning.
+    """A requested size: pixels, or a word relative to the model's native size.
 
     Args:
         width: pixels, or None with a word.
@@ -232,7 +232,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Axis:
-    """One direction of a grid.
+    """One axis of a grid.
 
     Args:
         name: the option that varies, or "prompt".

@@ -28,11 +28,11 @@ _AXIS = re.compile(r"[A-Za-z][\w-]*=.+", re.DOTALL)
 
 @dataclass(frozen=True)
 class ImagineArguments:
-    """What one `%imagine` asks for; None means "not given".
+    """The parsed arguments of one `%imagine`; None means "not given".
 
     Args:
         prompt: what to draw; may be empty with `recipe_from`, `widget` or a prompt axis.
-        settings: a recipe pasted with the prompt; options given beside it win.
+        settings: a recipe pasted with the prompt; options override it.
         given: names of the options that were typed.
     """
 
@@ -99,7 +99,7 @@ def parse(line: str, body: str = "", *, variables: Mapping[str, Any] | None = No
         variables: the user's namespace, for `{name}`.
 
     Raises:
-        InvalidInputError: one line that says what is wrong and, where it can, what was meant.
+        InvalidInputError: one line with the error and, if possible, a suggestion.
     """
     option_lines, text = _split_body(body)
     words, values = _read_line(split("\n".join([line, *option_lines])))

@@ -94,7 +94,7 @@ def _follow(name: str, value: Any, path: str, *, hint: str) -> Any:
 
 
 def _check_name(name: str, field: str, *, hint: str) -> None:
-    """Refuses private names, and those under which people keep what must not leave the machine."""
+    """Raises an error for private names, and for names that suggest secrets."""
     if name.startswith("_") or name in _RESERVED:
         raise InvalidInputError(f"{{{field}}} is not read: {name} is a private name", hint=hint)
     if _SECRET_NAME.fullmatch(name):
@@ -102,7 +102,7 @@ def _check_name(name: str, field: str, *, hint: str) -> None:
 
 
 def _check_plain(walked: str, value: Any, *, hint: str) -> None:
-    """Refuses what is no data, and whose attributes or items lead to all of the program."""
+    """Raises an error for objects that are not plain data, whose attributes could expose anything."""
     is_code = inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value)
     is_host = type(value).__module__.partition(".")[0] in _HOSTS
     is_frame = inspect.isframe(value) or inspect.iscode(value) or inspect.istraceback(value)
@@ -146,7 +146,7 @@ def _too_long(field: str, *, hint: str) -> InvalidInputError:
 
 @dataclass(frozen=True)
 class PromptText:
-    """What a cell's text asks for.
+    """The parsed text of a cell.
 
     Args:
         prompt: what to draw, on one line.
@@ -162,7 +162,7 @@ class PromptText:
 def read_prompt(text: str) -> PromptText:
     """Separates prompt, negative prompt and pasted settings; line breaks become blanks.
 
-    "Negative prompt:" begins the negative prompt, which goes on to the end; "--no words" is one line.
+    "Negative prompt:" begins the negative prompt, which continues to the end; "--no words" is one line.
     """
     lines = text.strip().splitlines()
     settings = None

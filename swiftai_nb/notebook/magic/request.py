@@ -22,7 +22,7 @@ _ITEM = re.compile(r"([^\W\d]\w*)\[(-?\d+)\]")
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds when neither the line nor a recipe says it: `%config Imagine.…`.
+    """Defaults for settings that neither the line nor a recipe gives: `%config Imagine.…`.
 
     Args:
         model: catalog id; None is the registry's choice.
@@ -155,7 +155,7 @@ def _model(
     if not session.runs_catalog_models(engine) or _is_known(wanted, session):
         return wanted, ()
     used = defaults.model or session.registry.resolve(None).info.id
-    return defaults.model, (f"the recipe's model {wanted} is not known here; {used} is used instead",)
+    return defaults.model, (f"the recipe's model {wanted} is not known; {used} is used instead",)
 
 
 def _is_known(model: str, session: Session) -> bool:
@@ -237,7 +237,7 @@ def _seeds(arguments: ImagineArguments, recipe: Recipe | None) -> tuple[int, ...
 
 
 def _inexactness(recipe: Recipe, config: ImageGenerationConfig, *, session: Session) -> tuple[str, ...]:
-    """Why the picture may differ from the recipe's, as far as can be told before."""
+    """Reasons why the picture may differ from the recipe's, known before it is made."""
     reasons = []
     if recipe.seed is None:
         reasons.append("it has no seed")

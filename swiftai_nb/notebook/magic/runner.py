@@ -31,7 +31,7 @@ LAST_RESULT = "_imagine"
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for every cell: the traits of `%config Imagine`.
+    """Settings of all cells: the traits of `%config Imagine`.
 
     Args:
         defaults: of the request.
@@ -80,7 +80,7 @@ class Runner:
         self._kernel = getattr(shell, "kernel", None)
 
     def run(self, *, source: tuple[str, str]) -> Pictures | BackgroundJob | Any:
-        """Does what the line asks for.
+        """Runs the magic.
 
         Args:
             source: the line and the cell, which name an unfinished grid.

@@ -112,7 +112,7 @@ def _check_writable(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InvalidInputError(
-            f"cannot write into {str(folder)!r}: {reason}", hint="save to a folder that you may write to"
+            f"cannot write into {str(folder)!r}: {reason}", hint="save to a writable folder"
         ) from error
 
 

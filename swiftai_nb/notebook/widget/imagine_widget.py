@@ -39,7 +39,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
     """A card with a stage, a form and every picture of this session.
 
     Settings are traits: set them, observe them, link them to other widgets. What is None is the
-    model's own default; a `seed` of None draws a new one for each picture.
+    model's own default; a `seed` of None uses a random one for each picture.
 
         widget = ImagineWidget(prompt="a fox in the snow", steps=8)
         widget                              # shows it

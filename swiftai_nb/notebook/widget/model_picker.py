@@ -59,7 +59,7 @@ class ModelPicker:
         session: the kernel's session.
         changed: called, from any thread, when `entries` has changed.
         on_error: called with the AIError of a download or a deletion.
-        memory_bytes: of this machine; None asks the system.
+        memory_bytes: of this machine; None reads it from the system.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ def complete(shell: Any, line: str) -> set[str]:
     ("%imagine --model=emoji", {"--model=emoji-mini"}),
     ("%imagine --style ", set(STYLES)),
     ("%imagine_models d", {"download", "delete", "default"}),
-    ("%imagine_models download sdxl-t", {"sdxl-turbo"}),
+    ("%imagine_models download sdxl-tu", {"sdxl-turbo"}),
     ("%imagine_models info emoji", {"emoji-mini"}),
     ("%imagine_models delete sdxl-t", set()),
     ("%imagine_jobs c", {"cancel"}),
@@ -53,7 +53,7 @@ def test_completions(shell: Any, line: str, expected: set[str]) -> None:
     ("%%imagine --see", {"--seed", "--seeds"}),
     ("%%imagine\n--see", {"--seed", "--seeds"}),
     ("%imagine_models d", {"download", "delete", "default"}),
-    ("%imagine_models download sdxl-t", {"sdxl-turbo"}),
+    ("%imagine_models download sdxl-tu", {"sdxl-turbo"}),
 ])  # fmt: skip
 def test_on_the_magics_lines_ipython_offers_nothing_else(shell: Any, line: str, expected: set[str]) -> None:
     assert complete(shell, line) == expected
@@ -99,7 +99,7 @@ def test_a_kernel_answers_the_front_end_with_the_magics_own_options() -> None:
         client.execute_interactive("%load_ext swiftai_nb", timeout=60)
         for line, start, expected in [
             ("%imagine a cat --", 15, {f"--{option.name}" for option in OPTIONS}),
-            ("%imagine_models download sdxl-t", 25, {"sdxl-turbo"}),
+            ("%imagine_models download sdxl-tu", 25, {"sdxl-turbo"}),
         ]:
             answer = client.complete(line, len(line), reply=True, timeout=60)["content"]
             assert set(answer["matches"]) == expected
