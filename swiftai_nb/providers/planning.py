@@ -134,6 +134,7 @@ def make_plan(
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
     dtype = "float32" if device == "cpu" else "bfloat16" if model.is_flow else "float16"
     scheduler = defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler)
+    is_rescaled = not model.is_flow and guidance_scale > 1.0
     steps, strength = config.resolved_steps(defaults.steps), _strength(config)
     return LocalPlan(
         request=request,
@@ -152,7 +153,11 @@ def make_plan(
         quantization_bits=bits,
         notes=tuple(
             note
-            for note in (resolved.note, _strength_note(steps, strength), *_sampling_notes(config, scheduler))
+            for note in (
+                resolved.note,
+                _strength_note(steps, strength),
+                *_sampling_notes(config, scheduler, is_rescaled),
+            )
             if note is not None
         ),
         resolved=resolved,
@@ -173,7 +178,9 @@ def make_plan(
     )
 
 
-def _sampling_notes(config: ImageGenerationConfig, scheduler: str) -> Iterator[str]:
+def _sampling_notes(config: ImageGenerationConfig, scheduler: str, is_rescaled: bool) -> Iterator[str]:
+    if config.guidance_rescale and not is_rescaled:
+        yield "guidance_rescale has no effect: this picture is made without classifier-free guidance"
     if config.eta and not uses_eta(scheduler):
         yield f"eta has no effect with the sampler {scheduler}; ddim and tcd use it"
 

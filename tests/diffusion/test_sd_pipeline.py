@@ -205,6 +205,7 @@ class TestPictures:
             {"latents": np.zeros((1, 3, 4, 3), np.float32)},
             {"latents": np.zeros((3, 4, 4), np.float32)},
             {"scheduler": "flow-match-euler"},
+            {"scheduler": "edm-euler"},
             {"scheduler": "magic"},
         ],
     )

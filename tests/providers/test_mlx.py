@@ -141,6 +141,12 @@ def test_a_sampler_of_another_tools_name_is_planned_and_an_eta_without_effect_is
     assert any("eta has no effect" in note for note in plan.notes) is is_noted
 
 
+def test_guidance_rescale_without_guidance_is_noted(provider):
+    plan = provider.plan("a cat", ImageGenerationConfig(guidance_rescale=0.7, guidance_scale=1.0))
+    assert any("guidance_rescale has no effect" in note for note in plan.notes)
+    assert not provider.plan("a cat", ImageGenerationConfig(guidance_rescale=0.7, guidance_scale=5.0)).notes
+
+
 def test_sampling_settings_reach_the_engine_and_the_recipe(provider):
     plain = ImageGenerationConfig(seed=3, steps=2, guidance_scale=6.0, scheduler="ddim")
     first = make(provider, config=plain)

@@ -101,9 +101,15 @@ class UNetPipeline(DiffusionPipeline):
         choice = self.defaults.scheduler if name is None else name
         if choice == scheduler_name(self._scheduler_config):
             return None
-        if find_sampler(choice).kind == "flow":
+        sampler = find_sampler(choice)
+        if sampler.kind == "flow":
             raise InvalidInputError(
                 "flow-match-euler samples flow models, and this is none", hint="use euler"
+            )
+        if sampler.kind == "edm" and "sigma_data" not in self._scheduler_config:
+            raise InvalidInputError(
+                f"{sampler.name} samples models trained with EDM's preconditioning, and this is none",
+                hint="use euler or dpm++2m",
             )
         return choice
 
