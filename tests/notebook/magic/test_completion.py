@@ -21,7 +21,7 @@ def complete(shell: Any, line: str) -> set[str]:
 @pytest.mark.parametrize(("line", "expected"), [
     ("%imagine a fox --st", {"--steps", "--strength", "--style"}),
     ("%%imagine --see", {"--seed", "--seeds"}),
-    ("img = %imagine a fox --gui", {"--guidance"}),
+    ("img = %imagine a fox --gui", {"--guidance", "--guidance-rescale"}),
     ("%imagine --style pix", {"pixel"}),
     ("%imagine --model emoji", {"emoji-mini"}),
     ("%imagine --scheduler euler-", {"euler-karras", "euler-a", "euler-a-karras"}),
