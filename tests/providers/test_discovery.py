@@ -84,7 +84,7 @@ def test_a_third_partys_provider_is_made_with_options(plugin):
     [
         ("mlz", {}, InvalidInputError, "no provider named 'mlz'"),
         ("fake", {"color": 1}, InvalidInputError, "color"),
-        ("nothing", {}, ProviderUnavailableError, "int, which is no ImageGenerator"),
+        ("nothing", {}, ProviderUnavailableError, "int, which is not an ImageGenerator"),
         ("trouble", {}, ProviderUnavailableError, "no license file"),
         ("gone", {}, ProviderUnavailableError, "cannot be imported"),
     ],
