@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := pytest tests --nbval notebooks -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo lab test coverage lint js parity bench diffusionkit docs clean
+.PHONY: demo lab test attack soak coverage lint js parity bench diffusionkit docs clean
 
 demo: $(VENV)/.lab
 	$(BIN)/python tools/demo.py notebooks/01_first_picture.ipynb build/demo
@@ -17,6 +17,13 @@ lab: $(VENV)/.lab
 
 test: $(VENV)/.test lint js
 	$(BIN)/python -m $(PYTEST)
+
+# Hostile input that was not tried before, for an hour; many jobs, cancels, errors and kills. Not part of CI.
+attack: $(VENV)/.test
+	$(BIN)/python -m tests.attack 60
+
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.attack.soak 1000 50
 
 # The same tests, with the lines they run; the report is printed and written to build/coverage/.
 coverage: $(VENV)/.test

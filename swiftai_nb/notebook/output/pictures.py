@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from swiftai_nb.core.recipe import Recipe
     from swiftai_nb.notebook.magic.options import Axis
 
+_log = logging.getLogger(__name__)
 LONGEST_ALT = 400
 LARGE_FOLDER = Path("imagine")
 PREVIEW_SIDE = 768
@@ -290,7 +292,7 @@ def embed(
     Args:
         pictures: at least one.
         largest_bytes: a PNG above this is written into `folder`, and the notebook gets a smaller JPEG
-            that names the file; None embeds everything.
+            that names the file; None embeds everything, as does a folder that cannot be written.
         folder: where such files go, beside the notebook.
     """
     data, metadata = pictures._repr_mimebundle_()
@@ -303,11 +305,10 @@ def embed(
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_bytes(png)
-    except OSError as error:
-        raise InvalidInputError(
-            f"cannot store a large picture in {str(folder)!r}: {error.strerror or error}",
-            hint="%config Imagine.embed_limit_mb = 100 keeps pictures in the notebook",
-        ) from error
+    except OSError as error:  # a read-only folder or a full disk must not cost the picture
+        reason = error.strerror or type(error).__name__
+        _log.warning("a large picture stays in the notebook: cannot write to %s (%s)", folder, reason)
+        return data, metadata
     from PIL import Image as PILImage
 
     with PILImage.open(io.BytesIO(png)) as picture:
