@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import secrets
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.image_input import open_image_file, readable
+from swiftai_nb.core.paths import user_path, write_atomically
 from swiftai_nb.core.plugins import Editor
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.recipe_metadata import EXIF_SUB_IFD, EXIF_USER_COMMENT
@@ -127,7 +127,7 @@ class GeneratedImage:
         Raises:
             InvalidInputError: an unknown extension, or a path that cannot be written.
         """
-        target = Path(path).expanduser()
+        target = user_path(path)
         data = self._encoded(target)
         try:
             write_atomically(target, data)
@@ -214,29 +214,3 @@ def _user_comment(recipe: Recipe, target: Path, *, is_limited: bool) -> bytes:
         )
     recipe = replace(recipe, prompt=prompt, negative_prompt=negative_prompt)
     return b"UNICODE\0" + recipe.to_parameters().encode("utf-16-be", "surrogatepass")
-
-
-def write_atomically(target: Path, data: bytes, *, is_synced: bool = False) -> None:
-    """Writes a file whole or not at all; the umask decides who may read it.
-
-    Args:
-        target: the file; replaced when there is one.
-        data: its content.
-        is_synced: flush it to the disk before it gets its name.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
-    """
-    # Not by `tempfile`, whose files are always 0600: reading the umask, to widen that, changes it for a
-    # moment for all threads. The name is short: the target's may be as long as the disk allows.
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            if is_synced:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

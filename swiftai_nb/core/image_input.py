@@ -7,10 +7,10 @@ import io
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.paths import user_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,8 +119,9 @@ def open_image_file(source: bytes | str | os.PathLike[str]) -> tuple[bytes, Imag
     """
     from PIL import Image as PILImage
 
+    path = source if isinstance(source, bytes) else user_path(source)
     with readable(source):
-        data = source if isinstance(source, bytes) else Path(os.fspath(source)).expanduser().read_bytes()
+        data = path if isinstance(path, bytes) else path.read_bytes()
         return data, PILImage.open(io.BytesIO(data))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TextIO
 
 from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.format import format_bytes
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.table import Table
 from swiftai_nb.downloads.cache_files import check_revision
 from swiftai_nb.downloads.deletion import delete_files, find_reclaimable, remove_reclaimable
@@ -203,7 +204,7 @@ class ModelCommands:
     def add(self, chosen: Any) -> Text:
         """Registers a user's folder, single file or repository."""
         variant = None if chosen.variant is None else parse_variant(chosen.variant)
-        if Path(chosen.source).expanduser().exists():
+        if user_path(chosen.source).exists():
             info = self.registry.add_folder(chosen.source, id=chosen.id, variant=variant)
             return Text(f"{info.id} is registered ({info.variant.display_name}, {info.local_folder})")
         if variant is None:

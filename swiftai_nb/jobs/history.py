@@ -9,6 +9,7 @@ from pathlib import Path
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.jobs.history_store import FolderStore, HistoryEntry, HistoryStore, MemoryStore
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class History:
     """
 
     def __init__(self, folder: str | Path | None = None, *, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> None:
-        self.folder = None if folder is None else Path(folder).expanduser().resolve()
+        self.folder = None if folder is None else user_path(folder).resolve()
         self._store: HistoryStore = (
             MemoryStore(memory_bytes) if self.folder is None else FolderStore(self.folder)
         )

@@ -24,7 +24,8 @@ from typing import Any, Protocol
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import encode_jpeg
-from swiftai_nb.core.image import GeneratedImage, write_atomically
+from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.paths import write_atomically
 from swiftai_nb.core.recipe import Recipe
 
 THUMBNAIL_SIDE = 128

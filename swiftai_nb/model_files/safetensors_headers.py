@@ -22,6 +22,7 @@ from swiftai_nb.model_files.json_file import parse_json, read_json_object
 
 MAX_HEADER_BYTES = 32 * 2**20  # published models stay below 2 MiB; the format allows 100 MB
 _MAX_RANK = 16
+_LONGEST_NAME = 255  # bytes; `Path.is_file` raises for what no disk can hold
 _MAX_COUNT = 2**52
 _STEMS = ("diffusion_pytorch_model", "model")
 _DTYPE_BYTES = {
@@ -143,8 +144,8 @@ def _files_in_index(index: Path) -> tuple[Path, ...]:
     if not isinstance(weight_map, dict):
         raise InvalidModelFilesError(f"{index} is not a weight index (no weight_map)", hint=_AGAIN)
     names = sorted({str(name) for name in weight_map.values()})
-    if any(Path(name).name != name for name in names):
-        raise InvalidModelFilesError(f"{index} names files outside its folder", hint=_AGAIN)
+    if any(Path(name).name != name or len(name.encode("utf-8", "replace")) > _LONGEST_NAME for name in names):
+        raise InvalidModelFilesError(f"{index} names files outside its folder or too long", hint=_AGAIN)
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing or not names:
         raise InvalidModelFilesError(

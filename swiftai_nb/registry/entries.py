@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults
 from swiftai_nb.registry.model_info import DiffusionModelInfo, family_settings
@@ -61,7 +62,7 @@ def folder_info(
         ModelNotFoundError: no such folder.
         InvalidModelFilesError, UnsupportedModelError: not a folder of a supported layout.
     """
-    folder = folder.expanduser().resolve()
+    folder = user_path(folder).resolve()
     if not folder.exists():
         raise ModelNotFoundError(
             f"there is no folder {folder}", hint="give the folder that holds unet/ and vae/"

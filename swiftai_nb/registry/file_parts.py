@@ -12,6 +12,7 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.folder import ModelFolder, open_model
 from swiftai_nb.model_files.json_file import read_json_object
 from swiftai_nb.model_files.variants import DiffusionVariant
@@ -70,7 +71,7 @@ def find_base(models: Models, path: Path) -> tuple[Path, ...]:
 
 def download_name(models: Models, name: str) -> str:
     """What to download for a model that is not complete: itself, or what its single file lacks."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.is_file():
         try:
             path = Path(str(models.find(name).local_folder))

@@ -17,6 +17,7 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.listing import COMPONENT_FOLDERS
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.entries import is_repository_id
@@ -122,7 +123,7 @@ def find_lora(registry: DiffusionModelRegistry, source: str) -> Path | None:
     Raises:
         InvalidInputError: the cache holds several LoRAs of that repository.
     """
-    own = Path(source).expanduser()
+    own = user_path(source)
     named = None if own.exists() else parse_hub_lora(source)
     if named is None:
         return own if own.exists() else None

@@ -15,6 +15,7 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
 )
 from swiftai_nb.core.format import format_bytes, format_duration
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.families import MODEL_FILE_SUFFIXES
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import bundled_folder, bundled_names, catalog, find
@@ -186,7 +187,7 @@ class DiffusionModelRegistry:
             InvalidModelFilesError, UnsupportedModelError: not a folder of a supported layout.
             InvalidInputError: the id is that of a built-in model.
         """
-        path = Path(folder).expanduser()
+        path = user_path(folder)
         name = path.stem if id is None and path.is_file() else id
         return self.add_custom(folder_info(path, id=name, variant=variant))
 
@@ -261,7 +262,7 @@ class DiffusionModelRegistry:
         try:
             info = self.find(model)
         except ModelNotFoundError:
-            folder = Path(model).expanduser()
+            folder = user_path(model)
             is_file = folder.is_file() and folder.suffix.lower() in MODEL_FILE_SUFFIXES
             if not is_file and not folder.is_dir():
                 raise
@@ -302,7 +303,7 @@ class DiffusionModelRegistry:
                 info, found, self.estimated_time(info, found), parts=self.missing_parts(info)
             )
         own_names = (info.id, str(info.repository), str(info.local_folder))
-        is_path = info.local_folder is not None and Path(asked).expanduser().exists()
+        is_path = info.local_folder is not None and user_path(asked).exists()
         is_alias = not is_path and asked.strip().casefold() not in {name.casefold() for name in own_names}
         source = info.id if found.repository is None else f"{info.id} ({found.repository})"
         note = f"{asked} is an alias of {source}" if is_alias else None

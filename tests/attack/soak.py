@@ -27,7 +27,7 @@ from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 TIMEOUT_S = 120
 LARGEST_GROWTH = 1.05
-WARM_UP_JOBS = 50  # caches of Python and MLX are full then
+WARM_UP_JOBS = 200  # the queue keeps 100 finished jobs; it and the caches are full then
 
 
 class Soak:

@@ -193,7 +193,7 @@ def test_a_truncated_jpeg_is_one_clear_error(tmp_path: Path) -> None:
 def test_a_name_as_long_as_the_disk_allows_is_saved(image: GeneratedImage, tmp_path: Path) -> None:
     path = tmp_path / f"{'a' * 251}.png"
     assert image.save(path).read_bytes() == image.data
-    with pytest.raises(InvalidInputError, match="cannot write"):
+    with pytest.raises(InvalidInputError, match="cannot be a path"):
         image.save(tmp_path / f"{'a' * 5000}.png")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 

@@ -9,6 +9,7 @@ from typing import cast
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.weights.precision import check_bits, resolve_dtype
 from swiftai_nb.diffusion.weights.tensors import read_config
@@ -58,12 +59,12 @@ def load_pipeline(
         InvalidModelFilesError: files missing, corrupt, or with tensors that do not fit; names them.
         InvalidInputError: an unknown dtype or number of bits.
     """
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     if not path.exists():
         raise ModelNotFoundError(f"there is no model folder {path}", hint="check the path")
     check_bits(quantization_bits)
     compute = resolve_dtype(dtype)
-    base = None if base is None else Path(base).expanduser()
+    base = None if base is None else user_path(base)
     model = open_model(path, base=base, prefer_half=compute != mx.float32)
     if model.checkpoint is not None:
         refuse_missing_parts(model)

@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.diffusion.weights.stored import load_tensors
 from swiftai_nb.diffusion.weights.tensors import read_config
 from swiftai_nb.model_files.json_file import parse_json
@@ -137,7 +138,7 @@ def load_lora(path: str | Path) -> LoraWeights:
         InvalidModelFilesError: not a LoRA, pairs incomplete or misshapen, or keys of no known kind; counts
             and names them.
     """
-    file = _find_file(Path(path).expanduser())
+    file = _find_file(user_path(path))
     _, metadata = read_header(file)
     tensors = load_tensors(file)
     roles = _by_module(tensors, file)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import AIError, GenerationFailedError
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.init_image import InitImage, read_init_image, read_references
@@ -262,7 +263,7 @@ class LoadedModel:
         """
         scales: dict[str, float] = {}
         for lora in loras:
-            source = str(Path(lora.source).expanduser().absolute())
+            source = str(user_path(lora.source).absolute())
             scales[source] = scales.get(source, 0.0) + lora.scale
         wanted = [(source, fingerprint(Path(source)), scale) for source, scale in scales.items()]
         if wanted == list(self._loras):

@@ -10,6 +10,7 @@ from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import INEXACT, GenerationRequest, make_seeds
 from swiftai_nb.notebook.magic.options import Size
@@ -124,9 +125,7 @@ def _named(text: str, variables: Mapping[str, Any], *, option: str) -> Any:
         return text
     if text in variables:
         return variables[text]
-    from pathlib import Path
-
-    if Path(text).exists():
+    if user_path(text).exists():
         return text
     raise InvalidInputError(f"--{option} {text}: there is neither a variable nor a file of that name")
 
@@ -159,13 +158,18 @@ def _model(
 
 
 def _is_known(model: str, session: Session) -> bool:
-    from pathlib import Path
-
     try:
         session.registry.find(model)
     except ModelNotFoundError:
-        return Path(model).expanduser().is_dir()
+        return _is_folder(model)
     return True
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return user_path(name).is_dir()
+    except InvalidInputError:  # a recipe of others may name anything
+        return False
 
 
 def _config(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults) -> ImageGenerationConfig:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.paths import user_path
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
@@ -28,7 +29,7 @@ def save_images(images: Sequence[GeneratedImage], template: str, *, first: int =
             cannot be written.
     """
     template = _with_number(template, several=len(images) > 1)
-    paths = [Path(path_of(template, image, n)).expanduser() for n, image in enumerate(images, first)]
+    paths = [user_path(path_of(template, image, n)) for n, image in enumerate(images, first)]
     if len(set(paths)) < len(paths):
         raise InvalidInputError(
             f"{template!r} gives several pictures one name", hint="use {n} or {seed} in it"
@@ -72,7 +73,7 @@ def check_template(template: str) -> None:
     from swiftai_nb.core.image import FORMATS, GeneratedImage
 
     sample = GeneratedImage(b"", 1, 1)
-    path = Path(path_of(_with_number(template, several=False), sample, 1)).expanduser()
+    path = user_path(path_of(_with_number(template, several=False), sample, 1))
     if path.suffix.lower() not in FORMATS:
         raise InvalidInputError(f"cannot save as {path.name!r}", hint="use " + ", ".join(FORMATS))
     _make_folder(path.parent)
@@ -80,7 +81,7 @@ def check_template(template: str) -> None:
 
 
 def _with_number(template: str, *, several: bool) -> str:
-    if template.endswith(("/", "\\")) or Path(template).expanduser().is_dir():
+    if template.endswith(("/", "\\")) or user_path(template).is_dir():
         template = str(Path(template) / "picture-{n}.png")
     if several and not any(field in ("n", "seed") for field in _fields(template)):
         path = Path(template)
