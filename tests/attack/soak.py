@@ -64,7 +64,7 @@ class Soak:
         ended_by_kill = 0
         for _ in range(kills):
             job = self.queue.submit(self.request(steps=50), self.provider)
-            time.sleep(self.random.uniform(0.0, 1.0))
+            time.sleep(self.random.uniform(0.0, 1.0))  # sleep: a random moment of the job
             pid = self.provider.engine_pid
             if pid is not None:
                 os.kill(pid, signal.SIGKILL)
@@ -108,7 +108,7 @@ class Soak:
 
     def _cancel(self) -> None:
         job = self.queue.submit(self.request(steps=1000), self.provider)
-        time.sleep(self.random.uniform(0.0, 0.2))
+        time.sleep(self.random.uniform(0.0, 0.2))  # sleep: a random moment of the job
         job.cancel()
         try:
             job.result(TIMEOUT_S)
