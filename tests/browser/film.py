@@ -68,11 +68,11 @@ def record(page: NotebookPage, card: Card) -> None:
     let_transitions_end()
     frames.append((shot(card), 2500))
     film("imagine", frames)
-    for prompt in PROMPTS:
-        card.imagine(prompt)
-    card.wait_step(5)
     page.command("apputils:change-theme", {"theme": "JupyterLab Dark"})
     page.until("document.querySelector('.swiftai-nb').dataset.tone === 'dark'")
+    for prompt in PROMPTS:
+        card.imagine(prompt)
+    card.wait_step(3)
     still(card, "widget-queue-dark")
     card.wait_pictures(2 + len(PROMPTS))
     card.wait_scene("picture")

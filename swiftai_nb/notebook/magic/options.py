@@ -99,7 +99,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("raw", "flag", "do not replace {variables} in the prompt"),
     ),
     "Model and sampling": (
-        Option("model", "word", "catalog name, Hub id or folder", "m", "NAME", setting="model",
+        Option("model", "word", "catalog name, Hub id, folder or file", "m", "NAME", setting="model",
                values="models", is_axis=True),
         Option("engine", "word", "auto, local, cloud or a provider's name", "e", "NAME", values="engines",
                is_axis=True),
