@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,6 +32,7 @@ _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _STDERR_LINES, _STDERR_LINE_BYTES = 40, 4096
 _ORPHAN_CHECK_S = 0.5
 _RETRY_DELAY_S = 0.1
+_PIPE_CLOSE_S = 0.5
 # EFAULT: another thread changed the C environment during execve. The others are temporary.
 _PASSING_ERRORS = {
     getattr(errno, name, None) for name in ("EFAULT", "EAGAIN", "ENOMEM", "EINTR", "ETXTBSY")
@@ -42,6 +43,45 @@ _BOOT = (
     "import sys; sys.path[:] = sys.argv[1].split('\\n'); sys._swiftai_parent_pid = int(sys.argv[2]); "
     "del sys.argv[1:3]; from {module} import main; sys.exit(main())"
 )
+
+
+class _Pipe(io.RawIOBase):
+    """A pipe's end that is not closed under a thread that reads or writes it.
+
+    Closing it would free the descriptor's number between Python's check and the system call; the next pipe
+    gets that number, and the thread would take bytes of another child.
+
+    Args:
+        raw: the pipe, unbuffered.
+    """
+
+    def __init__(self, raw: IO[bytes] | None) -> None:
+        super().__init__()
+        self._raw = cast("io.RawIOBase", raw)
+        self._lock = threading.Lock()
+
+    def readable(self) -> bool:
+        return self._raw.readable()
+
+    def writable(self) -> bool:
+        return self._raw.writable()
+
+    def readinto(self, buffer: Any) -> int | None:
+        with self._lock:
+            return self._raw.readinto(buffer)
+
+    def write(self, data: Any) -> int | None:
+        with self._lock:
+            return self._raw.write(data)
+
+    def close(self) -> None:
+        """Closes it, or leaves it to the garbage collector while a thread is blocked in it."""
+        if not self.closed and self._lock.acquire(timeout=_PIPE_CLOSE_S):
+            try:
+                self._raw.close()
+                super().close()
+            finally:
+                self._lock.release()
 
 
 class ChildProcess:
@@ -80,8 +120,8 @@ class ChildProcess:
                 raise
             time.sleep(_RETRY_DELAY_S)
             self._process = _start(command, environment, cwd)
-        self.stdin = cast("BinaryIO", self._process.stdin)
-        self.stdout = cast("BinaryIO", self._process.stdout)
+        self.stdin = cast("BinaryIO", _Pipe(self._process.stdin))
+        self.stdout = cast("BinaryIO", _Pipe(self._process.stdout))
         self._stderr_tail: deque[str] = deque(maxlen=_STDERR_LINES)
         self._stderr_thread = threading.Thread(
             target=self._drain_stderr, name=f"swiftai-stderr-{self._process.pid}", daemon=True
@@ -151,10 +191,9 @@ class ChildProcess:
         if not self.wait(grace_s):
             self.kill()
             self.wait()
-        for pipe in (self.stdout, self._process.stderr):
+        for pipe in (self.stdin, self.stdout):  # the thread that drains standard error closes it
             with contextlib.suppress(OSError, ValueError):
-                if pipe is not None:
-                    pipe.close()
+                pipe.close()
 
     def describe_exit(self, grace_s: float = EXIT_GRACE_S) -> ExitDescription:
         """Waits for the exit and explains it; kills a child that has not exited after `grace_s` seconds."""

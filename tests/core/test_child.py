@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from swiftai_nb.core import child
 from swiftai_nb.core.child import (
     ChildProcess,
+    _Pipe,
     child_import_path,
     copy_environment,
     describe_exit,
@@ -256,3 +258,22 @@ def test_an_exit_is_explained(code: int, message: str, signal_name: str | None) 
     assert exit_.message.startswith(message)
     assert exit_.message.endswith("last output: last line")
     assert exit_.signal_name == signal_name
+
+
+def test_a_pipe_is_not_closed_under_a_thread_that_reads_it() -> None:
+    reading, writing = os.pipe()
+    pipe = _Pipe(os.fdopen(reading, "rb", buffering=0))
+    received: list[bytes | None] = []
+    thread = threading.Thread(target=lambda: received.append(pipe.read(1)))
+    thread.start()
+    wait_until(pipe._lock.locked)
+    pipe.close()
+    assert not pipe.closed, "its number must not go to another pipe"
+    os.write(writing, b"x")
+    thread.join(30)
+    assert received == [b"x"]
+    pipe.close()
+    os.close(writing)
+    assert pipe.closed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import functools
 import json
@@ -74,7 +75,7 @@ def test_a_lock_that_is_held_keeps_other_kernels_out_until_it_is_released(regist
     with ThreadPoolExecutor(1) as pool:
         with FileLock(registry.home / "models.lock"):
             waiting = pool.submit(add)
-            with pytest.raises(TimeoutError):
+            with pytest.raises(concurrent.futures.TimeoutError):  # Python 3.10 has its own class
                 waiting.result(timeout=0.3)
             assert registry.custom_models == ()
         assert waiting.result(timeout=60).id == "org/one"
