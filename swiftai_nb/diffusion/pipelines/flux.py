@@ -32,7 +32,7 @@ from swiftai_nb.diffusion.pipelines.denoising import (
 )
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
-from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage, T5Stage, prompt_list
+from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage, T5Stage, prompt_length, prompt_list
 from swiftai_nb.diffusion.preview import FLUX_PREVIEW
 from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component
@@ -137,14 +137,13 @@ class FluxPipeline(DiffusionPipeline):
         Raises:
             InvalidInputError: a length outside 1..512, or a clip_skip.
         """
-        length = self.max_sequence_length if max_sequence_length is None else max_sequence_length
-        if not 1 <= length <= DEV_SEQUENCE_LENGTH:
-            raise InvalidInputError(f"max_sequence_length is {length}, must be in 1..{DEV_SEQUENCE_LENGTH}")
-        if clip_skip:
-            raise InvalidInputError(
-                f"clip_skip is {clip_skip}, but FLUX uses CLIP's pooled vector only",
-                hint="leave clip_skip out",
-            )
+        length = prompt_length(
+            max_sequence_length,
+            default=self.max_sequence_length,
+            limit=DEV_SEQUENCE_LENGTH,
+            clip_skip=clip_skip,
+            why="FLUX uses CLIP's pooled vector only",
+        )
         prompts = prompt_list(prompt, "prompt")
         notes = self._t5.truncation_notes(prompts, length)
         if negative_prompt is not None and any(prompt_list(negative_prompt, "negative_prompt")):

@@ -32,6 +32,7 @@ from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.pipelines.text_stage import (
     Qwen3Stage,
     negative_prompt_list,
+    prompt_length,
     prompt_list,
     unused_negative_notes,
 )
@@ -128,13 +129,13 @@ class Flux2Pipeline(DiffusionPipeline):
         Raises:
             InvalidInputError: a length outside 1..512, or a clip_skip.
         """
-        length = MAX_SEQUENCE_LENGTH if max_sequence_length is None else max_sequence_length
-        if not 1 <= length <= MAX_SEQUENCE_LENGTH:
-            raise InvalidInputError(f"max_sequence_length is {length}, must be in 1..{MAX_SEQUENCE_LENGTH}")
-        if clip_skip:
-            raise InvalidInputError(
-                f"clip_skip is {clip_skip}, but FLUX.2 has no CLIP", hint="leave clip_skip out"
-            )
+        length = prompt_length(
+            max_sequence_length,
+            default=MAX_SEQUENCE_LENGTH,
+            limit=MAX_SEQUENCE_LENGTH,
+            clip_skip=clip_skip,
+            why="FLUX.2 has no CLIP",
+        )
         prompts = prompt_list(prompt, "prompt")
         notes = self._text.truncation_notes(prompts, "prompt", max_length=length)
         is_guided = guidance_scale > 1 and not self.is_distilled

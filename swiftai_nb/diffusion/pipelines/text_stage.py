@@ -264,6 +264,27 @@ def _unknown_note(words: tuple[str, ...]) -> str:
     return f"this model doesn't know {what}: {listed}. It uses the closest ones it knows."
 
 
+def prompt_length(asked: int | None, *, default: int, limit: int, clip_skip: int | None, why: str) -> int:
+    """The tokens a prompt may have, for encoders with a limit of their own and no layers to skip.
+
+    Args:
+        asked: `max_sequence_length` of the call; None is the default.
+        default: of the model.
+        limit: the largest length.
+        clip_skip: must be None or 0.
+        why: completes "clip_skip is N, but ...".
+
+    Raises:
+        InvalidInputError: a length outside 1..limit, or a clip_skip.
+    """
+    length = default if asked is None else asked
+    if not 1 <= length <= limit:
+        raise InvalidInputError(f"max_sequence_length is {length}, must be in 1..{limit}")
+    if clip_skip:
+        raise InvalidInputError(f"clip_skip is {clip_skip}, but {why}", hint="leave clip_skip out")
+    return length
+
+
 def prompt_list(value: str | Sequence[str], name: str) -> list[str]:
     """One prompt or several as a list.
 

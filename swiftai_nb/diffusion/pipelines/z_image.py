@@ -12,7 +12,6 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
-from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.vae import VAEConfig
 from swiftai_nb.diffusion.models.z_image import ZImageConfig, ZImageLayout, ZImageTransformer, make_layout
@@ -32,6 +31,7 @@ from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.pipelines.text_stage import (
     Qwen3Stage,
     negative_prompt_list,
+    prompt_length,
     prompt_list,
     unused_negative_notes,
 )
@@ -124,14 +124,13 @@ class ZImagePipeline(DiffusionPipeline):
         Raises:
             InvalidInputError: a length outside 1..512, or a clip_skip.
         """
-        length = MAX_SEQUENCE_LENGTH if max_sequence_length is None else max_sequence_length
-        if not 1 <= length <= MAX_SEQUENCE_LENGTH:
-            raise InvalidInputError(f"max_sequence_length is {length}, must be in 1..{MAX_SEQUENCE_LENGTH}")
-        if clip_skip:
-            raise InvalidInputError(
-                f"clip_skip is {clip_skip}, but Z-Image has no CLIP text encoder",
-                hint="leave clip_skip out",
-            )
+        length = prompt_length(
+            max_sequence_length,
+            default=MAX_SEQUENCE_LENGTH,
+            limit=MAX_SEQUENCE_LENGTH,
+            clip_skip=clip_skip,
+            why="Z-Image has no CLIP text encoder",
+        )
         prompts = prompt_list(prompt, "prompt")
         embeds, lengths = self._encode(prompts, length)
         notes = self._text.truncation_notes(prompts, "prompt", max_length=length)
