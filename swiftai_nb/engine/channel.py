@@ -7,7 +7,8 @@ import queue
 import threading
 from typing import BinaryIO, Protocol
 
-from swiftai_nb.engine.protocol import Frame, Message, TruncatedFrameError, decode, encode
+from swiftai_nb.engine.messages import Message
+from swiftai_nb.engine.protocol import Frame, TruncatedFrameError, decode, encode
 
 
 class ChannelClosed(Exception):  # noqa: N818 - an end, not an error

@@ -21,7 +21,7 @@ from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel.client import EngineClient
 from swiftai_nb.engine.kernel.memory_plan import check_memory
 from swiftai_nb.engine.kernel.platform import expected_device
-from swiftai_nb.engine.protocol import (
+from swiftai_nb.engine.messages import (
     AskStatus,
     Done,
     Loaded,

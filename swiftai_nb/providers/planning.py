@@ -15,7 +15,7 @@ from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil, to_png_bytes
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_memory
-from swiftai_nb.engine.protocol import Done, Generate, ModelFiles
+from swiftai_nb.engine.messages import Done, Generate, ModelFiles
 from swiftai_nb.jobs.timings import TimingKey
 from swiftai_nb.model_files.content_hash import content_hash
 from swiftai_nb.model_files.folder import ModelFolder, open_model

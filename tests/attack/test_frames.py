@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from swiftai_nb.core.errors import AIError, error_from_dict
 from swiftai_nb.engine import protocol
 from swiftai_nb.engine.channel import ChannelClosed, StreamChannel
+from swiftai_nb.engine.messages import Generate
 from tests.attack.limits import attack, only
 from tests.attack.strategies import VALUES, flipped, json_like, mutated
 
@@ -35,7 +36,7 @@ HEADERS: list[dict[str, Any]] = [
     {"type": "Cancel", "job_id": "1"},
 ]  # fmt: skip
 HEADER_BYTES = st.sampled_from(HEADERS).flatmap(json_like)
-FRAMES = [b"".join(protocol.encode(protocol.Generate(job_id="1", prompt="a", image=b"123")))]
+FRAMES = [b"".join(protocol.encode(Generate(job_id="1", prompt="a", image=b"123")))]
 
 
 @attack

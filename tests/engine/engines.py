@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swiftai_nb.engine.child.serve import serve
 from swiftai_nb.engine.kernel.process import ProcessEngine, ThreadEngine
-from swiftai_nb.engine.protocol import Generate
+from swiftai_nb.engine.messages import Generate
 from tests.engine.fake_engine import FakeHost
 
 ROOT = Path(__file__).parents[2]

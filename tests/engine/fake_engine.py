@@ -13,7 +13,7 @@ from swiftai_nb.core.child import claim_standard_streams
 from swiftai_nb.core.errors import GenerationCancelledError, InvalidInputError
 from swiftai_nb.engine.channel import StreamChannel
 from swiftai_nb.engine.child.serve import serve
-from swiftai_nb.engine.protocol import Done, Loaded, Ready, Stage, Status, Step
+from swiftai_nb.engine.messages import Done, Loaded, Ready, Stage, Status, Step
 
 
 def behave(word, argument):

@@ -17,20 +17,12 @@ from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import error_from_dict
 from swiftai_nb.engine import protocol
 from swiftai_nb.engine.channel import ChannelClosed, StreamChannel, memory_channel_pair
+from swiftai_nb.engine.messages import Bye, Cancel, Done, Failed, Generate, Message, ModelFiles, Ready, Step
 from swiftai_nb.engine.protocol import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
     PROTOCOL_VERSION,
-    Bye,
-    Cancel,
-    Done,
-    Failed,
-    Generate,
-    Message,
-    ModelFiles,
     ProtocolError,
-    Ready,
-    Step,
     decode,
     encode,
 )

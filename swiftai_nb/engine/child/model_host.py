@@ -19,7 +19,7 @@ from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.init_image import InitImage, read_init_image, read_references
 from swiftai_nb.engine.child.run import GenerationRun
 from swiftai_nb.engine.child.serve import Report
-from swiftai_nb.engine.protocol import (
+from swiftai_nb.engine.messages import (
     Done,
     Generate,
     Loaded,

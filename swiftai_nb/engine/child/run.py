@@ -13,7 +13,7 @@ from swiftai_nb.core.format import encode_jpeg
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.serve import Report
-from swiftai_nb.engine.protocol import Done, Generate, Stage, Step
+from swiftai_nb.engine.messages import Done, Generate, Stage, Step
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -21,7 +21,7 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.channel import Channel, ChannelClosed
-from swiftai_nb.engine.protocol import (
+from swiftai_nb.engine.messages import (
     AskStatus,
     Bye,
     Cancel,
@@ -35,9 +35,9 @@ from swiftai_nb.engine.protocol import (
     Ready,
     Shutdown,
     Status,
-    TruncatedFrameError,
     Unload,
 )
+from swiftai_nb.engine.protocol import TruncatedFrameError
 
 _log = logging.getLogger(__name__)
 Report = Callable[[Message], None]

@@ -17,7 +17,7 @@ from swiftai_nb.core.child import claim_standard_streams, exit_with_parent
 from swiftai_nb.core.errors import UnsupportedPlatformError
 from swiftai_nb.engine.channel import StreamChannel
 from swiftai_nb.engine.child.serve import EngineHost, serve
-from swiftai_nb.engine.protocol import Ready
+from swiftai_nb.engine.messages import Ready
 
 if TYPE_CHECKING:
     from swiftai_nb.engine.child.model_host import ModelHost

@@ -25,17 +25,8 @@ from swiftai_nb.core.errors import (
 from swiftai_nb.core.task import CallbackList, Task
 from swiftai_nb.engine.channel import ChannelClosed
 from swiftai_nb.engine.kernel.process import Engine, ProcessEngine, start_thread_engine
-from swiftai_nb.engine.protocol import (
-    ANSWERS,
-    Bye,
-    Cancel,
-    Failed,
-    Message,
-    Quantize,
-    Ready,
-    Stage,
-    TruncatedFrameError,
-)
+from swiftai_nb.engine.messages import ANSWERS, Bye, Cancel, Failed, Message, Quantize, Ready, Stage
+from swiftai_nb.engine.protocol import TruncatedFrameError
 
 _log = logging.getLogger(__name__)
 CANCEL_GRACE_S = 5.0

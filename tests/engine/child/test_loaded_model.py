@@ -9,7 +9,7 @@ from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.pipelines.families import load_pipeline
 from swiftai_nb.engine.child.model_host import LoadedModel
-from swiftai_nb.engine.protocol import ModelFiles
+from swiftai_nb.engine.messages import ModelFiles
 from tests.diffusion.flux_folders import save
 from tests.diffusion.parity import tiny_lora
 from tests.diffusion.sd_folders import write_folder

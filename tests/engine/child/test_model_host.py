@@ -11,7 +11,7 @@ import pytest
 from swiftai_nb.core.errors import GenerationCancelledError, GenerationFailedError, ModelNotFoundError
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.start import make_model_host
-from swiftai_nb.engine.protocol import Generate, LoadModel, ModelFiles, Quantize, Stage, Step
+from swiftai_nb.engine.messages import Generate, LoadModel, ModelFiles, Quantize, Stage, Step
 from tests.diffusion.sd_folders import write_folder
 
 

@@ -14,7 +14,7 @@ from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child import run as run_module
 from swiftai_nb.engine.child.run import GenerationRun, PreviewThrottle
-from swiftai_nb.engine.protocol import Generate, Stage, Step
+from swiftai_nb.engine.messages import Generate, Stage, Step
 
 PIXELS = np.zeros((40, 80, 3), np.uint8)
 

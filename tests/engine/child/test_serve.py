@@ -16,7 +16,7 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.engine.channel import ChannelClosed, memory_channel_pair
 from swiftai_nb.engine.child.serve import serve, translate_error
-from swiftai_nb.engine.protocol import (
+from swiftai_nb.engine.messages import (
     AskStatus,
     Bye,
     Cancel,

@@ -26,7 +26,8 @@ from swiftai_nb.core.errors import (
 from swiftai_nb.engine.child.serve import serve
 from swiftai_nb.engine.kernel.client import EngineClient
 from swiftai_nb.engine.kernel.process import ProcessEngine, ThreadEngine
-from swiftai_nb.engine.protocol import AskStatus, Done, Ready, Stage, Step, Unload, decode
+from swiftai_nb.engine.messages import AskStatus, Done, Ready, Stage, Step, Unload
+from swiftai_nb.engine.protocol import decode
 from tests.engine.engines import ROOT, answer, fake_process, fake_thread, is_alive, picture
 from tests.engine.fake_engine import FakeHost
 from tests.waiting import wait_until

@@ -26,7 +26,7 @@ def test_a_users_mlx_beside_the_notebook_is_not_taken_for_mlx(tmp_path):
         "from swiftai_nb.engine.kernel.platform import local_engine_obstacle\n"
         "assert local_engine_obstacle() is None\n"
         "from swiftai_nb.engine.kernel.client import process_client\n"
-        "from swiftai_nb.engine.protocol import AskStatus\n"
+        "from swiftai_nb.engine.messages import AskStatus\n"
         "client = process_client()\n"
         "client.submit(AskStatus()).result(60)\n"
         "client.close()\n"

@@ -17,7 +17,7 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.engine.kernel.client import EngineClient
 from swiftai_nb.engine.kernel.process import ProcessEngine
-from swiftai_nb.engine.protocol import AskStatus
+from swiftai_nb.engine.messages import AskStatus
 from tests.engine.engines import ROOT, answer, fake_process, is_alive, picture
 from tests.waiting import wait_until
 
@@ -42,7 +42,7 @@ def test_no_engine_outlives_its_kernel(ending):
         "from swiftai_nb.engine.kernel.process import ProcessEngine\n"
         "from swiftai_nb.engine.kernel.client import process_client\n"
         "client = process_client()\n"
-        "from swiftai_nb.engine.protocol import AskStatus\n"
+        "from swiftai_nb.engine.messages import AskStatus\n"
         "client.submit(AskStatus()).result(60)\n"
         "print(client.pid, flush=True)\n"
     )
@@ -75,7 +75,7 @@ def test_our_engine_finds_the_packages_that_its_kernel_finds(tmp_path, options):
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         f"sys.path += {packages!r}\n"
         "from swiftai_nb.engine.kernel.client import process_client\n"
-        "from swiftai_nb.engine.protocol import AskStatus\n"
+        "from swiftai_nb.engine.messages import AskStatus\n"
         "client = process_client()\n"
         "assert client.submit(AskStatus()).result(60).folder == ''\n"
         "client.close()\n"

@@ -206,7 +206,7 @@ def test_worker_that_cannot_import_says_what(tmp_path, models):
     wrapper = tmp_path / "python"
     wrapper.write_text(f'#!/bin/sh\nshift 3\nexec "{PYTHON}" -E -u -c "{start}" "$@"\n', encoding="utf-8")
     wrapper.chmod(0o755)
-    from swiftai_nb.engine.protocol import AskStatus
+    from swiftai_nb.engine.messages import AskStatus
 
     client = diffusionkit_client(wrapper)
     try:

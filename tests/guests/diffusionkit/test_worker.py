@@ -13,7 +13,7 @@ import pytest
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import EngineDiedError, GenerationCancelledError, ProviderUnavailableError
 from swiftai_nb.core.progress import GenerationStage
-from swiftai_nb.engine.protocol import AskStatus, Generate, ModelFiles, Stage
+from swiftai_nb.engine.messages import AskStatus, Generate, ModelFiles, Stage
 from swiftai_nb.guests.diffusionkit import DiffusionKitImageProvider
 from swiftai_nb.guests.diffusionkit.environment import PYTHON_VARIABLE, diffusionkit_client
 from swiftai_nb.registry.registry import DiffusionModelRegistry

@@ -13,16 +13,7 @@ from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.diffusion.preview import FLUX_PREVIEW, SD3_PREVIEW, LinearPreview
 from swiftai_nb.engine.child.run import GenerationRun
 from swiftai_nb.engine.child.serve import Report
-from swiftai_nb.engine.protocol import (
-    Done,
-    Generate,
-    Loaded,
-    LoadModel,
-    ModelFiles,
-    Ready,
-    Stage,
-    Status,
-)
+from swiftai_nb.engine.messages import Done, Generate, Loaded, LoadModel, ModelFiles, Ready, Stage, Status
 from swiftai_nb.guests.diffusionkit.checkpoint import Checkpoint, locate
 from swiftai_nb.guests.diffusionkit.child import pipeline as pipelines
 

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from swiftai_nb.engine.child.start import serve_parent
-from swiftai_nb.engine.protocol import Ready
+from swiftai_nb.engine.messages import Ready
 from swiftai_nb.guests.diffusionkit.child.compatibility import import_diffusionkit
 from swiftai_nb.guests.diffusionkit.probe import (
     broken_environment,
