@@ -18,7 +18,8 @@ from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_m
 from swiftai_nb.engine.messages import Done, Generate, ModelFiles
 from swiftai_nb.jobs.timings import TimingKey
 from swiftai_nb.model_files.content_hash import content_hash
-from swiftai_nb.model_files.folder import ModelFolder, open_model
+from swiftai_nb.model_files.folder import open_model
+from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.samplers import uses_eta
 from swiftai_nb.registry.model_info import ResolvedModel
 

@@ -13,8 +13,9 @@ from swiftai_nb.core.errors import (
     UnsupportedModelError,
 )
 from swiftai_nb.core.paths import user_path
-from swiftai_nb.model_files.folder import ModelFolder, open_model
+from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.json_file import read_json_object
+from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk
 from swiftai_nb.registry.model_info import DEFAULT_ENGINE, DiffusionModelInfo

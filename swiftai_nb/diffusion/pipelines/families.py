@@ -20,7 +20,8 @@ from swiftai_nb.model_files.families import (
     STABLE_DIFFUSION_XL,
     Z_IMAGE,
 )
-from swiftai_nb.model_files.folder import ModelFolder, open_model
+from swiftai_nb.model_files.folder import open_model
+from swiftai_nb.model_files.model_folder import ModelFolder
 
 # Family -> (module, class); a module is imported when one of its models is opened.
 _PIPELINES = {

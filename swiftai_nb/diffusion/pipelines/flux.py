@@ -45,7 +45,7 @@ from swiftai_nb.diffusion.weights.layouts import (
     tensor_source,
     vae_config_from_tensors,
 )
-from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.model_folder import ModelFolder
 
 # Of T5, with its final </s>; what the two models were trained with.
 SCHNELL_SEQUENCE_LENGTH, DEV_SEQUENCE_LENGTH = 256, 512

@@ -47,7 +47,7 @@ from swiftai_nb.diffusion.weights.layouts import (
     tensor_source,
 )
 from swiftai_nb.model_files.families import Family
-from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.references import ReferenceLimits
 
 MAX_SEQUENCE_LENGTH = 512

@@ -19,7 +19,7 @@ from swiftai_nb.diffusion.tiled_decoding import decode_tiled
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
 from swiftai_nb.diffusion.weights.tensors import TensorSource
-from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.model_folder import ModelFolder
 
 Pixels = NDArray[np.uint8]
 

@@ -20,7 +20,7 @@ from swiftai_nb.diffusion.pipelines.text_stage import (
 from swiftai_nb.diffusion.pipelines.unet_pipeline import UNetPipeline
 from swiftai_nb.diffusion.preview import SD_PREVIEW, SDXL_PREVIEW
 from swiftai_nb.diffusion.weights.tensors import read_config
-from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.model_folder import ModelFolder
 
 
 class StableDiffusionPipeline(UNetPipeline):

@@ -26,7 +26,7 @@ from swiftai_nb.diffusion.weights.layouts import (
 )
 from swiftai_nb.diffusion.weights.tensors import TensorSource
 from swiftai_nb.diffusion.weights.z_image_tensors import first_layers
-from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.model_folder import ModelFolder
 
 _SHOWN_CHARACTERS = 80
 _SHOWN_WORDS = 6

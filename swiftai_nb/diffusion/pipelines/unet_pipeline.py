@@ -26,7 +26,7 @@ from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
 from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
-from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.samplers import find_sampler, scheduler_name
 
 

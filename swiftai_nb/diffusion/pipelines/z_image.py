@@ -46,7 +46,7 @@ from swiftai_nb.diffusion.weights.layouts import (
     z_image_config_from_tensors,
 )
 from swiftai_nb.model_files.families import Z_IMAGE
-from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.model_folder import ModelFolder
 
 MAX_SEQUENCE_LENGTH = 512
 # (latents [B, h, w, C], time [B]) -> velocity, the same shape, float32

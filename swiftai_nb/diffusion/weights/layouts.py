@@ -26,7 +26,7 @@ from swiftai_nb.diffusion.weights.tensors import (
     read_config,
     renamed_by,
 )
-from swiftai_nb.model_files.folder import ModelFolder
+from swiftai_nb.model_files.model_folder import ModelFolder
 
 # (network, layout) -> what turns its tensors into the network's.
 _CONVERTERS: dict[tuple[str, str], Convert] = {

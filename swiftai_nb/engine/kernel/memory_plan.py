@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from swiftai_nb.core.errors import InsufficientMemoryError, InvalidModelFilesError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.machine import MemoryPolicy, available_memory_bytes
-from swiftai_nb.model_files.folder import ModelFolder
 from swiftai_nb.model_files.gguf import QUANTIZED, packed_bits
+from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.safetensors_headers import StoredTensor
 
 _UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of the batch
