@@ -15,26 +15,47 @@ export const SETTINGS = [
   "guidance_scale",
   "seed",
   "count",
+  "aspect_ratio",
+  "scheduler",
+  "style",
+  "loras",
+  "strength",
 ] as const;
 
 /** Traits of `ImagineWidget` that only the kernel writes. */
-export const SNAPSHOTS = ["models", "jobs", "pictures", "picture_count", "static_output_tail"] as const;
+export const SNAPSHOTS = [
+  "models",
+  "jobs",
+  "pictures",
+  "picture_count",
+  "inputs",
+  "choices",
+  "static_output_tail",
+] as const;
 
 /** Messages from the page to `ImagineWidget` (`kind`). */
 export const REQUESTS = [
   "init",
   "generate",
+  "plan",
   "cancel",
+  "retry",
   "picture",
   "load_more",
   "save",
+  "favorite",
+  "delete_picture",
+  "set_input",
+  "remove_input",
+  "save_preset",
+  "delete_preset",
   "download",
   "cancel_download",
   "delete_model",
 ] as const;
 
 /** Messages from `ImagineWidget` to the page (`kind`). */
-export const REPORTS = ["ready", "preview", "picture", "saved", "error"] as const;
+export const REPORTS = ["ready", "preview", "picture", "saved", "plan", "error"] as const;
 
 /** Traits of a running cell's widget; only the kernel writes them. */
 export const CELL_TRAITS = ["job_id", "prompt", "width", "height", "blocking", "status"] as const;
@@ -56,6 +77,11 @@ export type ModelState =
   | "cloud"
   | "cloud_missing";
 
+export interface Lora {
+  source: string;
+  scale: number;
+}
+
 export interface Settings {
   prompt: string;
   negative_prompt: string;
@@ -67,6 +93,14 @@ export interface Settings {
   guidance_scale: number | null;
   seed: number | null;
   count: number;
+  /** "3:4"; it replaces width and height. Empty: those, or the model's own. */
+  aspect_ratio: string;
+  /** Empty: the model's own. */
+  scheduler: string;
+  style: string;
+  loras: Lora[];
+  /** How much the start picture may change, 0 to 1. */
+  strength: number | null;
 }
 
 /** Progress of running work, whether a job of the widget or the work of a cell. */
@@ -98,6 +132,27 @@ export interface Job extends Progress {
   hint: string;
   width: number;
   height: number;
+  /** Its finished pictures, in their order. */
+  picture_ids: string[];
+}
+
+export type InputRole = "image" | "mask" | "reference";
+
+/** A picture in: to start from, its mask, or one that the prompt refers to. */
+export interface InputPicture {
+  id: string;
+  role: InputRole;
+  width: number;
+  height: number;
+  /** Its id in the history, or empty. */
+  origin: string;
+}
+
+/** What the lists of the form offer. */
+export interface Choices {
+  styles: string[];
+  loras: string[];
+  presets: Record<string, Partial<Settings>>;
 }
 
 export interface Picture {
@@ -112,9 +167,14 @@ export interface Picture {
   guidance_scale: number | null;
   seed: number | null;
   scheduler: string;
+  strength: number | null;
+  loras: Lora[];
   elapsed_s: number | null;
   notes: string[];
   cell: string;
+  /** The picture that it was made from, or empty. */
+  parent: string;
+  favorite: boolean;
 }
 
 export interface Model {
@@ -135,6 +195,9 @@ export interface Model {
   guidance_scale: number;
   display_scale: number;
   uses_negative_prompt: boolean;
+  takes_image: boolean;
+  max_references: number;
+  schedulers: string[];
   can_delete: boolean;
   free_disk_bytes: number;
   done_bytes: number;
@@ -151,6 +214,8 @@ export interface Traits extends Settings {
   pictures: Picture[];
   /** How many the history holds; `pictures` are the newest of them. */
   picture_count: number;
+  inputs: InputPicture[];
+  choices: Choices;
   /** The end of the base64 text of the static output under the widget; empty without one. */
   static_output_tail: string;
 }
@@ -178,18 +243,51 @@ export interface Preview {
 
 export type Request =
   | { kind: "init" | "load_more" }
-  | { kind: "generate"; request_id: string; settings: Settings }
+  /** With `picture_id` it starts from that picture instead of the form's. */
+  | { kind: "generate"; request_id: string; settings: Settings; picture_id?: string }
+  | { kind: "plan"; request_id: string; settings: Settings }
   | { kind: "cancel"; job_id: string; request_id: string }
+  | { kind: "retry"; job_id: string }
   | { kind: "picture"; picture_id: string; size: "full" | "thumbnail" }
-  | { kind: "save"; picture_id: string }
+  | { kind: "save" | "delete_picture"; picture_id: string }
+  | { kind: "favorite"; picture_id: string; favorite: boolean }
+  /** From the history by `picture_id`, else from the message's buffer, or from base64 in `data`. */
+  | { kind: "set_input"; role: InputRole; picture_id?: string; data?: string }
+  | { kind: "remove_input"; input_id: string }
+  | { kind: "save_preset"; name: string; settings: Settings }
+  | { kind: "delete_preset"; name: string }
   | { kind: "download" | "cancel_download" | "delete_model"; model: string };
+
+/** An error; `field` is the setting that it is about, `fixes` are values that would do. */
+export interface Failure {
+  message: string;
+  hint: string;
+  field: string;
+  fixes: number[];
+  /** Of a download or a deletion. */
+  model: string;
+}
+
+/** What the form would take; times are of all its pictures. */
+export interface Plan {
+  estimated_s: number | null;
+  device: string;
+  memory: string;
+  width: number;
+  height: number;
+  steps: number | null;
+  notes: string[];
+  /** Whether it takes so long that the page asks first. */
+  asks: boolean;
+}
 
 export type Report =
   | { kind: "ready" }
   | Preview
   | { kind: "picture"; picture_id: string; size: "full" | "thumbnail"; media_type: string; data?: string }
   | { kind: "saved"; picture_id: string; path: string }
-  | { kind: "error"; request_id: string; message: string; hint: string };
+  | ({ kind: "plan"; request_id: string } & (Plan | Failure))
+  | ({ kind: "error"; request_id: string } & Failure);
 
 export type CellRequest = { kind: "init" | "cancel"; job_id: string };
 export type CellReport = { kind: "ready" } | Preview;

@@ -4,6 +4,7 @@ import { alive } from "./setup_urls";
 
 const PNG = [new Uint8Array([137, 80, 78, 71]).buffer];
 const mounted: Mounted[] = [];
+const NOWHERE = { field: "", fixes: [], model: "" };
 
 function mount(...values: Parameters<typeof mountView>): Mounted {
   const card = mountView(...values);
@@ -38,6 +39,11 @@ test("Imagine sends the whole form under a request id and becomes Cancel at once
     guidance_scale: null,
     seed: 7,
     count: 2,
+    aspect_ratio: "",
+    scheduler: "",
+    style: "",
+    loras: [],
+    strength: null,
   });
   expect(request?.request_id).not.toBe("");
   expect(card.button("Cancel")).toBeTruthy();
@@ -305,7 +311,13 @@ test("an error is shown beside the form until the next request, and the stage ke
   const card = mount({ pictures: [picture()] });
   await card.click("Imagine");
   const request_id = card.host.sentOf("generate")[0]?.request_id ?? "";
-  await card.host.report({ kind: "error", request_id, message: "steps 0 is below", hint: "use 1 to 1000" });
+  await card.host.report({
+    kind: "error",
+    request_id,
+    message: "steps 0 is below",
+    hint: "use 1 to 1000",
+    ...NOWHERE,
+  });
   expect(card.find(".error-note").textContent).toBe("Steps 0 is belowUse 1 to 1000");
   expect(caption(card)).toBe("a fox");
   expect(card.find(".error-note").hidden).toBe(false);

@@ -79,6 +79,22 @@ class History:
             )
         return entry
 
+    def delete(self, entry_id: str) -> None:
+        """Removes a picture from the history, and its file from the history's folder.
+
+        Raises:
+            InvalidInputError: there is none of that id, or the folder cannot be written.
+        """
+        self._store.delete(int(self.find(entry_id).id))
+
+    def mark_favorite(self, entry_id: str, is_favorite: bool = True) -> None:
+        """Makes a picture a favorite, or no longer one.
+
+        Raises:
+            InvalidInputError: there is none of that id, or the folder cannot be written.
+        """
+        self._store.mark(int(self.find(entry_id).id), is_favorite)
+
     def _walk(self, words: tuple[str, ...]) -> Iterator[HistoryEntry]:
         before: int | None = None
         while True:

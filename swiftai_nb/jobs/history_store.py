@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -38,12 +38,13 @@ CREATE TABLE IF NOT EXISTS pictures (
     searchable TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS pictures_by_file ON pictures (file);
 CREATE TABLE IF NOT EXISTS thumbnails (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS favorites (id INTEGER PRIMARY KEY);
 """
 _SELECT = (
-    "SELECT id, created_at, file, width, height, prompt, recipe, jpeg "
+    "SELECT id, created_at, file, width, height, prompt, recipe, jpeg, id IN (SELECT id FROM favorites) "
     "FROM pictures JOIN thumbnails USING (id)"
 )
-_Row = tuple[int, float, str, int, int, str, str | None, bytes]  # in the order of _SELECT
+_Row = tuple[int, float, str, int, int, str, str | None, bytes, int]  # in the order of _SELECT
 _HINT = "choose a writable folder"
 _LATEST_TIME = 253_402_214_400.0  # the last day of the year 9999
 _NOT_A_PICTURE = (
@@ -70,6 +71,7 @@ class HistoryEntry:
         prompt: its prompt; may be empty.
         recipe: all settings needed to make it again, or None.
         thumbnail: small JPEG, longest side 128 pixels.
+        is_favorite: marked by the user.
     """
 
     id: str
@@ -80,6 +82,7 @@ class HistoryEntry:
     recipe: Recipe | None
     thumbnail: bytes = field(repr=False)
     _load: Callable[[], GeneratedImage] = field(repr=False, compare=False)
+    is_favorite: bool = False
 
     @property
     def image(self) -> GeneratedImage:
@@ -108,6 +111,14 @@ class HistoryStore(Protocol):
 
     def count(self) -> int:
         """How many there are."""
+        ...
+
+    def delete(self, key: int) -> None:
+        """Removes the entry of that id, and its file where no other entry has it; nothing without one."""
+        ...
+
+    def mark(self, key: int, is_favorite: bool) -> None:
+        """Makes the entry of that id a favorite, or no longer one."""
         ...
 
 
@@ -162,6 +173,19 @@ class MemoryStore:
         """See `HistoryStore.count`."""
         return len(self._entries)
 
+    def delete(self, key: int) -> None:
+        """See `HistoryStore.delete`."""
+        with self._lock:
+            removed = self._entries.pop(key, None)
+            self._size_bytes -= 0 if removed is None else removed[2]
+
+    def mark(self, key: int, is_favorite: bool) -> None:
+        """See `HistoryStore.mark`."""
+        with self._lock:
+            stored = self._entries.get(key)
+            if stored is not None:
+                self._entries[key] = (replace(stored[0], is_favorite=is_favorite), *stored[1:])
+
 
 class FolderStore:
     """Entries in a folder that other kernels may use too."""
@@ -178,14 +202,9 @@ class FolderStore:
 
     def add(self, image: GeneratedImage, *, created_at: float) -> HistoryEntry:
         """Writes the file, flushed to disk, and then its row."""
-        try:
-            with self._writing() as db:
-                name = self._write_file(image.data)
-                return self._insert(db, image, name, created_at=created_at)
-        except (OSError, sqlite3.Error) as error:
-            raise InvalidInputError(
-                f"cannot write to the history in {str(self._folder)!r}: {error}", hint=_HINT
-            ) from error
+        with self._changing() as db:
+            name = self._write_file(image.data)
+            return self._insert(db, image, name, created_at=created_at)
 
     def page(self, *, before: int | None, count: int, words: tuple[str, ...]) -> list[HistoryEntry]:
         """See `HistoryStore.page`."""
@@ -203,6 +222,29 @@ class FolderStore:
     def count(self) -> int:
         """See `HistoryStore.count`."""
         return int(self._query("SELECT count(*) FROM pictures")[0][0])
+
+    def delete(self, key: int) -> None:
+        """See `HistoryStore.delete`."""
+        with self._changing() as db:
+            found = db.execute("SELECT file FROM pictures WHERE id = ?", (key,)).fetchone()
+            for table in ("pictures", "thumbnails", "favorites"):
+                db.execute(f"DELETE FROM {table} WHERE id = ?", (key,))
+            if (
+                found is not None
+                and not db.execute("SELECT 1 FROM pictures WHERE file = ? LIMIT 1", found).fetchone()
+            ):
+                # Gone before its row is: a file without a row would come back with the next start.
+                (self._folder / Path(str(found[0])).name).unlink(missing_ok=True)
+
+    def mark(self, key: int, is_favorite: bool) -> None:
+        """See `HistoryStore.mark`."""
+        sql = (
+            "INSERT OR IGNORE INTO favorites VALUES (?)"
+            if is_favorite
+            else "DELETE FROM favorites WHERE id = ?"
+        )
+        with self._changing() as db:
+            db.execute(sql, (key,))
 
     def _query(self, sql: str, *values: object) -> list[Any]:
         try:
@@ -246,11 +288,11 @@ class FolderStore:
             (*row, _searchable(image)),
         ).lastrowid
         db.execute("INSERT INTO thumbnails (id, jpeg) VALUES (?, ?)", (key, thumbnail))
-        return self._entry((key or 0, *row, thumbnail))
+        return self._entry((key or 0, *row, thumbnail, 0))
 
     def _entry(self, row: _Row) -> HistoryEntry:
         # The index is a file like any other: a damaged row costs what is damaged in it, not its page.
-        key, created_at, name, width, height, prompt, recipe, thumbnail = row
+        key, created_at, name, width, height, prompt, recipe, thumbnail, is_favorite = row
         return HistoryEntry(
             id=str(key),
             created_at=_stored_time(created_at),
@@ -260,6 +302,7 @@ class FolderStore:
             recipe=_stored_recipe(recipe),
             thumbnail=thumbnail if isinstance(thumbnail, bytes) else b"",
             _load=partial(GeneratedImage.open, self._folder / Path(str(name)).name),
+            is_favorite=bool(is_favorite),
         )
 
     def _write_file(self, data: bytes) -> str:
@@ -276,6 +319,16 @@ class FolderStore:
         path = self._folder / INDEX_NAME
         with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as db:
             yield db
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._writing() as db:
+                yield db
+        except (OSError, sqlite3.Error) as error:
+            raise InvalidInputError(
+                f"cannot write to the history in {str(self._folder)!r}: {error}", hint=_HINT
+            ) from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

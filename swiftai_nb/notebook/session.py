@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from swiftai_nb.core.errors import AIError, ProviderUnavailableError
 from swiftai_nb.core.task import CallbackList
@@ -58,6 +59,7 @@ class Session:
 
     Attributes:
         unfinished_grids: finished pictures of cancelled grids, by the text of their cell.
+        picture_origins: ids of the history's pictures that were changed, by the SHA-256 of what was sent.
     """
 
     def __init__(self) -> None:
@@ -67,6 +69,8 @@ class Session:
         self._is_cloud_noted = False
         self._listeners: CallbackList[[GenerationJob]] = CallbackList()
         self.unfinished_grids: dict[tuple[str, str], Any] = {}
+        self.picture_origins: dict[str, str] = {}
+        self._keepers: WeakKeyDictionary[GenerationJob, _HistoryKeeper] = WeakKeyDictionary()
 
     @cached_property
     def registry(self) -> DiffusionModelRegistry:
@@ -245,9 +249,15 @@ class Session:
         generator = self.generator(plan.request.engine, provider=plan.request.provider)
         lane = "cloud" if getattr(generator, "kind", "local") == "cloud" else "local"
         job = self.queue.submit(plan, generator, lane=lane)
-        job.subscribe(_HistoryKeeper(self.history))
+        self._keepers[job] = keeper = _HistoryKeeper(self.history)
+        job.subscribe(keeper)
         self._listeners.notify(job)
         return job
+
+    def history_ids(self, job: GenerationJob) -> list[str]:
+        """The ids of a job's finished pictures in the history, in order; "" for one that is not there."""
+        keeper = self._keepers.get(job)
+        return [] if keeper is None else list(keeper.ids)
 
     def on_submit(self, listener: Callable[[GenerationJob], None]) -> Callable[[], None]:
         """Calls `listener(job)` for every submitted job; returns a function that ends this."""
@@ -271,14 +281,14 @@ class _HistoryKeeper:
     def __init__(self, history: History) -> None:
         self._history = history
         self._lock = threading.Lock()
-        self._kept = 0
+        self.ids: list[str] = []
 
     def __call__(self, job: GenerationJob) -> None:
         with self._lock:
-            while self._kept < len(job.images):
-                image = job.images[self._kept]
-                self._kept += 1
-                self._history.append_or_log(image)
+            while len(self.ids) < len(job.images):
+                self.ids.append("")  # before the append: a picture that cannot be kept is not tried again
+                entry = self._history.append_or_log(job.images[len(self.ids) - 1])
+                self.ids[-1] = "" if entry is None else entry.id
 
 
 def _running_kernel() -> Any:

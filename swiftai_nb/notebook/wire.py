@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import base64
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.notebook.progress import ProgressSnapshot, job_progress
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
 STATIC = Path(__file__).parents[1] / "static"
 CLOUD_DEVICE = "cloud"
+MAX_RECEIVED_BYTES = 32 * 2**20
 
 SETTINGS = (
     "prompt",
@@ -33,31 +38,48 @@ SETTINGS = (
     "guidance_scale",
     "seed",
     "count",
+    "aspect_ratio",
+    "scheduler",
+    "style",
+    "loras",
+    "strength",
 )
-SNAPSHOTS = ("models", "jobs", "pictures", "picture_count", "static_output_tail")
+SNAPSHOTS = ("models", "jobs", "pictures", "picture_count", "inputs", "choices", "static_output_tail")
 REQUESTS = (
     "init",
     "generate",
+    "plan",
     "cancel",
+    "retry",
     "picture",
     "load_more",
     "save",
+    "favorite",
+    "delete_picture",
+    "set_input",
+    "remove_input",
+    "save_preset",
+    "delete_preset",
     "download",
     "cancel_download",
     "delete_model",
 )
-REPORTS = ("ready", "preview", "picture", "saved", "error")
+REPORTS = ("ready", "preview", "picture", "saved", "plan", "error")
 
 CELL_TRAITS = ("job_id", "prompt", "width", "height", "blocking", "status")
 CELL_REQUESTS = ("init", "cancel")
 CELL_REPORTS = ("ready", "preview")
 
 Engine = Literal["local", "cloud"]
+InputRole = Literal["image", "mask", "reference"]
 ModelState = Literal["ready", "download", "downloading", "too_large", "unavailable", "cloud", "cloud_missing"]
 
 
 class JobSnapshot(ProgressSnapshot):
-    """One job of the widget; `place` is its position in the queue, 0 when running or next."""
+    """One job of the widget; `place` is its position in the queue, 0 when running or next.
+
+    `picture_ids` are its finished pictures in the history, in their order.
+    """
 
     id: str
     request_id: str
@@ -69,10 +91,32 @@ class JobSnapshot(ProgressSnapshot):
     hint: str
     width: int
     height: int
+    picture_ids: list[str]
+
+
+class InputPicture(TypedDict):
+    """A picture in: its pixels are requested by message; `origin` is its id in the history, or empty."""
+
+    id: str
+    role: InputRole
+    width: int
+    height: int
+    origin: str
+
+
+class Choices(TypedDict):
+    """What the lists of the form offer; presets are settings by name."""
+
+    styles: list[str]
+    loras: list[str]
+    presets: dict[str, dict[str, Any]]
 
 
 class PictureSnapshot(TypedDict):
-    """One picture of the history with its recipe; `cell` is the `%%imagine` cell that reproduces it."""
+    """One picture of the history with its recipe; `cell` is the `%%imagine` cell that reproduces it.
+
+    `parent` is the picture it was made from, or empty.
+    """
 
     id: str
     prompt: str
@@ -85,9 +129,13 @@ class PictureSnapshot(TypedDict):
     guidance_scale: float | None
     seed: int | None
     scheduler: str
+    strength: float | None
+    loras: list[dict[str, Any]]
     elapsed_s: float | None
     notes: list[str]
     cell: str
+    parent: str
+    favorite: bool
 
 
 class ModelEntry(TypedDict):
@@ -109,6 +157,9 @@ class ModelEntry(TypedDict):
     guidance_scale: float
     display_scale: int
     uses_negative_prompt: bool
+    takes_image: bool
+    max_references: int
+    schedulers: list[str]
     can_delete: bool
     free_disk_bytes: int
     done_bytes: int
@@ -129,17 +180,38 @@ def image_message(
     return content, [data]
 
 
+def received_bytes(content: Mapping[str, Any]) -> bytes:
+    """The bytes of a message from the page: its binary buffer, or base64 in `data`.
+
+    Raises:
+        InvalidInputError: there are none, or too many.
+    """
+    data = content.get("data")
+    buffers: Sequence[Any] = content.get("buffers") or ()
+    binary_size = memoryview(buffers[0]).nbytes if buffers else 0
+    size = len(data) * 3 // 4 if isinstance(data, str) else binary_size
+    if not 0 < size <= MAX_RECEIVED_BYTES:
+        raise InvalidInputError(f"the picture has {format_bytes(size)}", hint="choose another one")
+    if not isinstance(data, str):
+        return bytes(buffers[0])
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        raise InvalidInputError("the picture did not arrive whole", hint="choose it again") from None
+
+
 def preview_message(job_id: str, jpeg: bytes, *, step: int) -> tuple[dict[str, Any], list[bytes]]:
     """(content, buffers) of a preview."""
     return image_message({"kind": "preview", "job_id": job_id, "step": step}, jpeg, "image/jpeg")
 
 
-def job_snapshot(job: GenerationJob, *, request_id: str = "") -> JobSnapshot:
+def job_snapshot(job: GenerationJob, *, request_id: str = "", picture_ids: Sequence[str] = ()) -> JobSnapshot:
     """A job as the widget shows it.
 
     Args:
         job: any job of the queue.
         request_id: the page's id of the request, when it came from a page.
+        picture_ids: the ids of its finished pictures in the history.
     """
     error = job.error
     width, height = job.plan.size
@@ -147,7 +219,7 @@ def job_snapshot(job: GenerationJob, *, request_id: str = "") -> JobSnapshot:
         **job_progress(job).snapshot(),
         "id": job.id,
         "request_id": request_id,
-        "prompt": job.request.prompt,
+        "prompt": job.request.display_prompt,
         "model": job.request.config.model or "",
         "state": job.state.value,
         "place": job.queue_position or 0,
@@ -155,11 +227,17 @@ def job_snapshot(job: GenerationJob, *, request_id: str = "") -> JobSnapshot:
         "hint": "" if error is None or error.hint is None else error.hint,
         "width": width,
         "height": height,
+        "picture_ids": [one for one in picture_ids if one],
     }
 
 
-def picture_snapshot(entry: HistoryEntry) -> PictureSnapshot:
-    """A picture as the widget shows it; its pixels are requested by message."""
+def picture_snapshot(entry: HistoryEntry, *, origins: Mapping[str, str] | None = None) -> PictureSnapshot:
+    """A picture as the widget shows it; its pixels are requested by message.
+
+    Args:
+        entry: the picture.
+        origins: ids of pictures that were changed, by the SHA-256 of what was sent.
+    """
     recipe = entry.recipe
     return {
         "id": entry.id,
@@ -173,10 +251,19 @@ def picture_snapshot(entry: HistoryEntry) -> PictureSnapshot:
         "guidance_scale": None if recipe is None else recipe.guidance_scale,
         "seed": None if recipe is None else recipe.seed,
         "scheduler": "" if recipe is None else recipe.scheduler or "",
+        "strength": None if recipe is None else recipe.strength,
+        "loras": [] if recipe is None else [asdict(lora) for lora in recipe.loras],
         "elapsed_s": _rounded(entry.image.elapsed_s),
         "notes": [] if recipe is None else list(recipe.notes),
         "cell": "" if recipe is None else cell_text(recipe),
+        "parent": "" if recipe is None or origins is None else _parent(recipe, origins),
+        "favorite": entry.is_favorite,
     }
+
+
+def _parent(recipe: Recipe, origins: Mapping[str, str]) -> str:
+    sources = (*recipe.references_sha256, *([] if recipe.image_sha256 is None else [recipe.image_sha256]))
+    return next((origins[sha256] for sha256 in sources if sha256 in origins), "")
 
 
 def cell_text(recipe: Recipe) -> str:

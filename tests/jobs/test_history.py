@@ -339,3 +339,44 @@ def test_the_umask_decides_who_reads_kept_pictures(tmp_path, mask):
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "history").glob("*.png")}
     assert modes == {0o666 & ~mask}
     assert [path.name for path in (tmp_path / "history").glob(".*")] == []
+
+
+def test_a_deleted_picture_is_gone_with_its_file_and_stays_gone(tmp_path):
+    history = History(tmp_path)
+    first, second = history.append(picture(seed=1)), history.append(picture(seed=2))
+    history.delete(first.id)
+    assert [entry.id for entry in history] == [second.id]
+    assert [entry.id for entry in History(tmp_path)] == [second.id]
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    with pytest.raises(InvalidInputError, match="no picture"):
+        history.delete(first.id)
+
+
+def test_deleting_one_of_two_equal_pictures_keeps_the_other(history):
+    first, second = history.append(picture()), history.append(picture())
+    history.delete(first.id)
+    assert history.find(second.id).image.data == picture().data
+    assert len(history) == 1
+
+
+def test_favorites_are_marked_and_unmarked(history):
+    first, second = history.append(picture(seed=1)), history.append(picture(seed=2))
+    history.mark_favorite(first.id)
+    history.mark_favorite(first.id)
+    assert [entry.is_favorite for entry in history] == [False, True]
+    history.mark_favorite(first.id, False)
+    assert not any(entry.is_favorite for entry in history)
+    history.mark_favorite(second.id)
+    if history.folder is not None:
+        assert [entry.is_favorite for entry in History(history.folder)] == [True, False]
+    history.delete(second.id)
+    assert not any(entry.is_favorite for entry in history)
+    with pytest.raises(InvalidInputError, match="no picture"):
+        history.mark_favorite("99")
+
+
+def test_a_folder_of_an_older_version_has_no_favorites_yet(tmp_path):
+    History(tmp_path).append(picture())
+    with contextlib.closing(sqlite3.connect(tmp_path / INDEX_NAME)) as index:
+        index.execute("DROP TABLE favorites")
+    assert [entry.is_favorite for entry in History(tmp_path)] == [False]

@@ -48,7 +48,13 @@ def test_names_are_equal(contract: str, constant: str) -> None:
 
 @pytest.mark.parametrize(
     ("interface", "shape"),
-    [("Progress", ProgressSnapshot), ("Picture", wire.PictureSnapshot), ("Model", wire.ModelEntry)],
+    [
+        ("Progress", ProgressSnapshot),
+        ("Picture", wire.PictureSnapshot),
+        ("Model", wire.ModelEntry),
+        ("InputPicture", wire.InputPicture),
+        ("Choices", wire.Choices),
+    ],
 )
 def test_snapshot_fields_are_equal(contract: str, interface: str, shape: type) -> None:
     assert fields_of(contract, interface) == tuple(shape.__annotations__)
@@ -94,7 +100,7 @@ def reports_of(*paths: str) -> set[str]:
 
 
 def test_every_report_that_python_sends_is_named() -> None:
-    assert reports_of("widget/imagine_widget.py", "wire.py") == set(wire.REPORTS)
+    assert reports_of("widget/imagine_widget.py", "widget/form.py", "wire.py") == set(wire.REPORTS)
     assert reports_of("cell/widget_view.py", "wire.py") == set(wire.CELL_REPORTS)
 
 

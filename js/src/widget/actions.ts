@@ -1,4 +1,4 @@
-import type { Picture, Request, Settings } from "../contract";
+import { type Picture, type Request, SETTINGS, type Settings } from "../contract";
 import type { Connection } from "../shared/connection";
 import type { Actions, Context } from "./context";
 import { chosenModel, currentJob, settingsOf } from "./state";
@@ -11,20 +11,10 @@ export function createActions(
   flush: () => void,
 ): Actions {
   const { host, view } = ctx;
-  const form = (): Settings => ({
-    prompt: host.get("prompt"),
-    negative_prompt: host.get("negative_prompt"),
-    model: host.get("model"),
-    engine: host.get("engine"),
-    width: host.get("width"),
-    height: host.get("height"),
-    steps: host.get("steps"),
-    guidance_scale: host.get("guidance_scale"),
-    seed: host.get("seed"),
-    count: host.get("count"),
-  });
+  const form = () =>
+    Object.fromEntries(SETTINGS.map((name) => [name, host.get(name)])) as unknown as Settings;
   const showError = (message: string, hint: string) => {
-    view.error = { message, hint };
+    view.error = { message, hint, field: "", fixes: [], model: "" };
     ctx.announce([message, hint].filter((text) => text !== "").join(". "));
     ctx.invalidate();
   };

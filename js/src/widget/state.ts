@@ -1,4 +1,4 @@
-import type { Engine, Job, Model, Picture, Settings, Traits } from "../contract";
+import type { Engine, Failure, Job, Model, Picture, Settings, Traits } from "../contract";
 import { ObjectUrls } from "../shared/binary";
 
 /** The state of one view, beside the traits. */
@@ -14,7 +14,7 @@ export interface ViewState {
   /** Jobs whose cancel this view has sent. */
   cancelled: Set<string>;
   /** The last error, until the next request. */
-  error: { message: string; hint: string } | null;
+  error: Failure | null;
   /** The kernel that created this widget does not reply. */
   disconnected: boolean;
   /** The newest preview of each unfinished or cancelled job, as an object URL. */
@@ -102,17 +102,10 @@ export function chosenModel(models: Model[], id: string, engine: Engine): Model 
 /** The settings that reproduce `picture`; `seed` null means a random one. */
 export function settingsOf(picture: Picture, seed: number | null): Settings {
   const { prompt, negative_prompt, model, engine, width, height, steps, guidance_scale } = picture;
+  const { scheduler, loras, strength } = picture;
   return {
-    prompt,
-    negative_prompt,
-    model,
-    engine,
-    width,
-    height,
-    steps,
-    guidance_scale,
-    seed,
-    count: 1,
+    ...{ prompt, negative_prompt, model, engine, width, height, steps, guidance_scale, seed, count: 1 },
+    ...{ aspect_ratio: "", style: "", scheduler, loras, strength },
   };
 }
 

@@ -146,7 +146,7 @@ export function createView(host: Host, element: HTMLElement): () => void {
         break;
       case "error":
         view.pending = view.pending.filter((one) => one.request_id !== report.request_id);
-        view.error = { message: report.message, hint: report.hint };
+        view.error = report;
         ctx.announce([report.message, report.hint].filter((text) => text !== "").join(". "));
         break;
     }

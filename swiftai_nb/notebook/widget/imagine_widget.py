@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import logging
 import threading
@@ -13,29 +12,33 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from swiftai_nb.core.config import ImageGenerationConfig, checked_int
 from swiftai_nb.core.errors import AIError, InvalidInputError
+from swiftai_nb.core.format import encode_jpeg
 from swiftai_nb.core.image import GeneratedImage
-from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.output.saving import free_path
 from swiftai_nb.notebook.progress import Throttle
+from swiftai_nb.notebook.widget.form import Presets, choices, error_report, plan_report, request_of
+from swiftai_nb.notebook.widget.input_pictures import ID_PREFIX, InputPictures, input_picture, sha256
 from swiftai_nb.notebook.widget.job_tracker import JobTracker
 from swiftai_nb.notebook.widget.model_picker import ModelPicker
+from swiftai_nb.notebook.widget.static_output import StaticOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from swiftai_nb.core.request import GenerationPlan, GenerationRequest
     from swiftai_nb.jobs.job import GenerationJob
 
 _log = logging.getLogger(__name__)
 SHOWN_PICTURES = 60
 SHOWN_JOBS = 100
 MODELS_INTERVAL_S = 0.4
-TAIL_LENGTH = 64
+THUMBNAIL_SIDE = 128
+PICTURES_IN = ("image", "mask", "references")
 
 
-class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
+class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
     """A card with a stage, a form and every picture of this session.
 
     Settings are traits: set them, observe them, link them to other widgets. What is None is the
@@ -54,7 +57,9 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     Attributes:
         prompt, negative_prompt, model, engine ("local" or "cloud"), width, height, steps,
-        guidance_scale, seed, count: the form.
+            guidance_scale, seed, count, aspect_ratio ("3:4"; it replaces width and height), scheduler,
+            style, loras (a list of {"source": ..., "scale": ...}), strength: the form.
+        image, mask, references: the pictures in, each a GeneratedImage; assign a path, bytes, PIL, NumPy.
         images: the pictures made by this widget, oldest first; may be observed.
         jobs, pictures, models: what the page shows; set by the kernel.
     """
@@ -72,11 +77,18 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
     guidance_scale = traitlets.Float(None, allow_none=True).tag(sync=True)
     seed = traitlets.Int(None, allow_none=True).tag(sync=True)
     count = traitlets.Int(1).tag(sync=True)
+    aspect_ratio = traitlets.Unicode("").tag(sync=True)
+    scheduler = traitlets.Unicode("").tag(sync=True)
+    style = traitlets.Unicode("").tag(sync=True)
+    loras = traitlets.List(traitlets.Dict()).tag(sync=True)
+    strength = traitlets.Float(None, allow_none=True).tag(sync=True)
 
     models = traitlets.List(traitlets.Dict()).tag(sync=True)
     jobs = traitlets.List(traitlets.Dict()).tag(sync=True)
     pictures = traitlets.List(traitlets.Dict()).tag(sync=True)
     picture_count = traitlets.Int(0).tag(sync=True)
+    inputs = traitlets.List(traitlets.Dict()).tag(sync=True)
+    choices = traitlets.Dict().tag(sync=True)
     static_output_tail = traitlets.Unicode("").tag(sync=True)
 
     images = traitlets.Tuple()
@@ -101,19 +113,39 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
             on_preview=self._send_preview,
             on_images=self._on_images,
         )
+        presets = Presets(session.registry.home)
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "init": self._on_init,
             "generate": self._on_generate,
+            "plan": self._on_plan,
             "cancel": self._on_cancel,
+            "retry": self._on_retry,
             "picture": self._on_picture,
             "load_more": self._on_load_more,
             "save": self._on_save,
+            "favorite": self._changes_history(
+                lambda content: session.history.mark_favorite(
+                    content["picture_id"], bool(content["favorite"])
+                )
+            ),
+            "delete_picture": self._changes_history(
+                lambda content: session.history.delete(content["picture_id"])
+            ),
+            "set_input": self._on_set_input,
+            "remove_input": lambda content: self.remove_input(str(content["input_id"])),
+            "save_preset": self._changes_choices(
+                lambda content: presets.save(content["name"], content["settings"])
+            ),
+            "delete_preset": self._changes_choices(lambda content: presets.delete(content["name"])),
             "download": lambda content: self._picker.download(content["model"]),
             "cancel_download": lambda content: self._picker.cancel_download(content["model"]),
             "delete_model": lambda content: self._picker.delete(content["model"]),
         }
         self.models = self._picker.entries()
+        self.choices = choices(session)
         self._choose_engine()
+        self.observe(lambda _change: self._publish_inputs(), PICTURES_IN)
+        self._publish_inputs()
         self._tracker.start()
         self._publish_pictures()
         self.on_msg(self._on_message)
@@ -130,11 +162,12 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
             AIError: bad input, unknown or missing model, too little memory.
         """
         for name, value in settings.items():
-            if name not in wire.SETTINGS:
-                listed = ", ".join(wire.SETTINGS)
+            if name not in (*wire.SETTINGS, *PICTURES_IN):
+                listed = ", ".join((*wire.SETTINGS, *PICTURES_IN))
                 raise InvalidInputError(f"no setting named {name!r}", hint=f"use {listed}")
             setattr(self, name, value)
-        return self._submit({name: getattr(self, name) for name in wire.SETTINGS}, request_id="")
+        settings = {name: getattr(self, name) for name in wire.SETTINGS}
+        return self._submit(self._request(settings), request_id="")
 
     def cancel(self) -> None:
         """Cancels every unfinished job of this widget."""
@@ -168,24 +201,11 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         text = "" if getattr(get_ipython(), "kernel", None) is not None else "ImagineWidget"
         self._static_output.display({**data, "text/plain": text})
 
-    def _submit(self, settings: dict[str, Any], *, request_id: str) -> GenerationJob:
-        values = {name: settings.get(name) for name in wire.SETTINGS}
-        config = ImageGenerationConfig(
-            width=values["width"],
-            height=values["height"],
-            steps=values["steps"],
-            guidance_scale=values["guidance_scale"],
-            seed=values["seed"],
-            model=values["model"] or None,
-        )
-        request = GenerationRequest.of(
-            str(values["prompt"] or ""),
-            config,
-            negative_prompt=values["negative_prompt"] or None,
-            count=checked_int("count", values["count"], low=1, high=SHOWN_JOBS),
-            engine=values["engine"] or "local",
-        )
-        job = self._tracker.submit(request_id, lambda: self._session.submit(request))
+    def _request(self, settings: dict[str, Any]) -> GenerationRequest:
+        return request_of(settings, image=self.image, mask=self.mask, references=self.references)
+
+    def _submit(self, asked: GenerationRequest | GenerationPlan, *, request_id: str) -> GenerationJob:
+        job = self._tracker.submit(request_id, lambda: self._session.submit(asked))
         self._own_jobs.setdefault(job.id, 0)
         self._on_images(job)
         return job
@@ -200,12 +220,12 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     # Messages from the page
 
-    def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
+    def _on_message(self, _widget: Any, content: dict[str, Any], buffers: Any) -> None:
         handler = self._handlers.get(str(content.get("kind")))
         if handler is None:
             return
         try:
-            handler(content)
+            handler({**content, "buffers": buffers})
         except AIError as error:
             self._send_error(error, request_id=str(content.get("request_id", "")))
         except Exception as error:  # noqa: BLE001 - every error is reported to the page
@@ -220,7 +240,54 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
                 self._send_preview(job, job.last_preview)
 
     def _on_generate(self, content: dict[str, Any]) -> None:
-        self._submit(content["settings"], request_id=content["request_id"])
+        request = self._request(content["settings"])
+        if content.get("picture_id"):  # a variation: it starts from this picture, not from the form's
+            picture = self._history_picture(content["picture_id"])
+            request = request_of(content["settings"], image=picture)
+        self._submit(request, request_id=content["request_id"])
+
+    def _on_plan(self, content: dict[str, Any]) -> None:
+        """Answers with what the form would take, or with the reason why it would be refused."""
+        settings, request_id = content["settings"], str(content["request_id"])
+        try:
+            plan = self._session.plan(self._request({**settings, "prompt": settings.get("prompt") or "-"}))
+            self.send(plan_report(plan, request_id=request_id))
+        except AIError as error:
+            self.send({**error_report(error, request_id=request_id), "kind": "plan"})
+
+    def _on_retry(self, content: dict[str, Any]) -> None:
+        """Submits the pictures that a cancelled or failed job has not made, with the same seeds."""
+        job = next((one for one, _ in self._tracker.jobs if one.id == content.get("job_id")), None)
+        if job is None or not job.state.is_final or len(job.images) == job.request.count:
+            raise InvalidInputError("this job cannot be resumed", hint="press Imagine instead")
+        self._submit(job.plan.with_seeds(job.request.seeds[len(job.images) :]), request_id="")
+
+    def _on_set_input(self, content: dict[str, Any]) -> None:
+        role, picture_id = str(content.get("role")), content.get("picture_id")
+        if picture_id:
+            self.set_input(role, self._history_picture(str(picture_id)))
+        else:
+            self.set_input(role, wire.received_bytes(content))
+
+    def _history_picture(self, picture_id: str) -> GeneratedImage:
+        """A picture of the history as a picture in; it is the parent of what is made of it."""
+        picture = input_picture(self._session.history.find(picture_id).image)
+        self._session.picture_origins[sha256(picture)] = picture_id
+        return picture
+
+    def _changes_history(self, handler: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+        def handle(content: dict[str, Any]) -> None:
+            handler(content)
+            self._publish_pictures()
+
+        return handle
+
+    def _changes_choices(self, handler: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+        def handle(content: dict[str, Any]) -> None:
+            handler(content)
+            self.choices = choices(self._session)
+
+        return handle
 
     def _on_cancel(self, content: dict[str, Any]) -> None:
         job = self._tracker.find(job_id=content.get("job_id", ""), request_id=content.get("request_id", ""))
@@ -228,10 +295,14 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
             job.cancel()
 
     def _on_picture(self, content: dict[str, Any]) -> None:
-        entry = self._session.history.find(content["picture_id"])
-        is_small = content["size"] == "thumbnail"
-        data = entry.thumbnail if is_small else entry.image.data
-        about = {"kind": "picture", "picture_id": entry.id, "size": content["size"]}
+        picture_id, is_small = str(content["picture_id"]), content["size"] == "thumbnail"
+        if picture_id.startswith(ID_PREFIX):
+            image = self.find_input(picture_id)
+            data = encode_jpeg(image.pil, max_side=THUMBNAIL_SIDE, quality=80) if is_small else image.data
+        else:
+            entry = self._session.history.find(picture_id)
+            data = entry.thumbnail if is_small else entry.image.data
+        about = {"kind": "picture", "picture_id": picture_id, "size": content["size"]}
         self.send(*wire.image_message(about, data, "image/jpeg" if is_small else "image/png"))
 
     def _on_load_more(self, _content: dict[str, Any]) -> None:
@@ -247,7 +318,7 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _publish_jobs(self) -> None:
         snapshots = [
-            wire.job_snapshot(job, request_id=request_id)
+            wire.job_snapshot(job, request_id=request_id, picture_ids=self._session.history_ids(job))
             for job, request_id in self._tracker.jobs[:SHOWN_JOBS]
         ]
         with self._traits_lock:
@@ -255,10 +326,19 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _publish_pictures(self) -> None:
         entries = self._session.history.newest(self._shown_pictures)
-        known = {picture["id"]: picture for picture in self.pictures}
+        known = {(picture["id"], picture["favorite"]): picture for picture in self.pictures}
+        origins = self._session.picture_origins
         with self._traits_lock:
             self.picture_count = len(self._session.history)
-            self.pictures = [known.get(e.id) or wire.picture_snapshot(e) for e in reversed(entries)]
+            self.pictures = [
+                known.get((entry.id, entry.is_favorite)) or wire.picture_snapshot(entry, origins=origins)
+                for entry in reversed(entries)
+            ]
+
+    def _publish_inputs(self) -> None:
+        snapshots = self.input_snapshots(self._session.picture_origins)
+        with self._traits_lock:
+            self.inputs = snapshots
 
     def _on_models(self) -> None:
         self._models_throttle()
@@ -288,9 +368,8 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
         step = 0 if progress is None else progress.current_step
         self.send(*wire.preview_message(job.id, preview, step=step))
 
-    def _send_error(self, error: AIError, *, request_id: str = "") -> None:
-        hint = "" if error.hint is None else error.hint
-        self.send({"kind": "error", "request_id": request_id, "message": error.message, "hint": hint})
+    def _send_error(self, error: AIError, *, request_id: str = "", model: str = "") -> None:
+        self.send(error_report(error, request_id=request_id, model=model))
 
     # traitlets is not made for threads: while a message from the page is applied, an assignment in
     # another thread would land in the page's transaction and could be lost.
@@ -304,47 +383,3 @@ class ImagineWidget(anywidget.AnyWidget):  # type: ignore[misc]
     def _notify_trait(self, name: str, old_value: Any, new_value: Any) -> None:
         with self._traits_lock:
             super()._notify_trait(name, old_value, new_value)
-
-
-class StaticOutput:
-    """What a saved notebook shows without a kernel: the newest picture as an ordinary output.
-
-    The widget is displayed with a second, empty output below it, which becomes the newest picture. While
-    the widget is alive the page hides it (js/src/widget/static_output.ts finds it by the end of its base64
-    text).
-    """
-
-    def __init__(self) -> None:
-        self._display_id: str | None = None
-        self._image: GeneratedImage | None = None
-
-    def tail(self, image: GeneratedImage) -> str:
-        """The end of the output's base64 text, by which the page identifies it."""
-        # From a whole group of three bytes on, the text is the same as that of the whole file.
-        start = max(0, len(image.data) - TAIL_LENGTH) // 3 * 3
-        return base64.b64encode(image.data[start:]).decode("ascii")[-TAIL_LENGTH:]
-
-    def display(self, bundle: dict[str, Any]) -> None:
-        """Displays the widget and, below it, the static output."""
-        from IPython.display import display
-
-        display(bundle, raw=True)
-        data: dict[str, Any] = {"text/html": "", "text/plain": ""}
-        metadata: dict[str, Any] = {}
-        if self._image is not None:
-            data, metadata = self._image._repr_mimebundle_()
-        if self._display_id is None:
-            handle = display(data, metadata=metadata, raw=True, display_id=True)
-            self._display_id = None if handle is None else handle.display_id
-        else:
-            display(data, metadata=metadata, raw=True, display_id=self._display_id)
-
-    def update(self, image: GeneratedImage) -> None:
-        """Makes `image` the output; does nothing visible where the widget was never displayed by itself."""
-        self._image = image
-        if self._display_id is None:
-            return
-        from IPython.display import update_display
-
-        data, metadata = image._repr_mimebundle_()
-        update_display(data, metadata=metadata, raw=True, display_id=self._display_id)

@@ -7,10 +7,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from swiftai_nb.core.errors import AIError, DownloadCancelledError
 from swiftai_nb.core.machine import installed_memory_bytes
+from swiftai_nb.model_files.families import FLUX_1, FLUX_2_KLEIN, STABLE_DIFFUSION, Z_IMAGE
+from swiftai_nb.model_files.samplers import fitting_samplers
+from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.model_info import GB
 
 if TYPE_CHECKING:
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
     from swiftai_nb.notebook.wire import ModelEntry, ModelState
     from swiftai_nb.registry.model_info import DiffusionModelInfo
 
+_FAMILIES = {
+    DiffusionVariant.FLUX: FLUX_1,
+    DiffusionVariant.FLUX_2_KLEIN: FLUX_2_KLEIN,
+    DiffusionVariant.Z_IMAGE: Z_IMAGE,
+}
 # Prompts that the bundled model was trained on, so that the first click succeeds.
 MINI_EXAMPLES = ("a fox in the snow", "a rocket at night", "a sunflower", "a castle at sunset")
 EXAMPLES = (
@@ -58,7 +66,7 @@ class ModelPicker:
     Args:
         session: the kernel's session.
         changed: called, from any thread, when `entries` has changed.
-        on_error: called with the AIError of a download or a deletion.
+        on_error: called with the AIError of a download or a deletion, and the model's id as `model`.
         memory_bytes: of this machine; None reads it from the system.
     """
 
@@ -67,7 +75,7 @@ class ModelPicker:
         session: Any,
         *,
         changed: Callable[[], None],
-        on_error: Callable[[AIError], None],
+        on_error: Callable[..., None],
         memory_bytes: int | None = None,
     ) -> None:
         self._session = session
@@ -94,7 +102,7 @@ class ModelPicker:
         try:
             download = self._session.downloader.start(model_id)
         except AIError as error:
-            self._on_error(error)
+            self._on_error(error, model=model_id)
             return
         download.subscribe(lambda _download: self._changed())
         download.add_done_callback(self._on_download_end)
@@ -111,7 +119,7 @@ class ModelPicker:
         try:
             asyncio.run(self._session.downloader.delete_model(model_id))
         except AIError as error:
-            self._on_error(error)
+            self._on_error(error, model=model_id)
         self._reread()
 
     def _reread(self) -> None:
@@ -122,7 +130,7 @@ class ModelPicker:
     def _on_download_end(self, download: Download) -> None:
         self._reread()
         if download.error is not None and not isinstance(download.error, DownloadCancelledError):
-            self._on_error(download.error)
+            self._on_error(download.error, model=download.job.model_id)
 
     def _read(self) -> list[ModelEntry]:
         registry = self._session.registry
@@ -165,6 +173,7 @@ class ModelPicker:
             "guidance_scale": info.default_guidance_scale,
             "display_scale": info.display_scale,
             "uses_negative_prompt": info.default_guidance_scale > 1,
+            **_abilities(info),
             "can_delete": is_installed and info.is_downloadable,
             "free_disk_bytes": _free_bytes(self._session.registry.cache_dir),
             "done_bytes": 0,
@@ -200,6 +209,22 @@ class ModelPicker:
         return [_cloud_entry(model, has_token=has_token) for model in CLOUD_MODELS]
 
 
+class _Abilities(TypedDict):
+    takes_image: bool
+    max_references: int
+    schedulers: list[str]
+
+
+def _abilities(info: DiffusionModelInfo) -> _Abilities:
+    """What its family can do beside drawing from words."""
+    family = _FAMILIES.get(info.variant, STABLE_DIFFUSION)
+    return {
+        "takes_image": family.is_supported,
+        "max_references": 0 if family.references is None else family.references.max_count,
+        "schedulers": list(fitting_samplers(kind="flow" if family.is_flow else "noise")),
+    }
+
+
 def _with_progress(row: ModelEntry, download: Download) -> ModelEntry:
     progress = download.progress
     return {
@@ -232,6 +257,9 @@ def _cloud_entry(model: CloudModel, *, has_token: bool) -> ModelEntry:
         "guidance_scale": model.guidance_scale,
         "display_scale": 1,
         "uses_negative_prompt": model.guidance_scale > 1,
+        "takes_image": False,
+        "max_references": 0,
+        "schedulers": [],
         "can_delete": False,
         "free_disk_bytes": 0,
         "done_bytes": 0,

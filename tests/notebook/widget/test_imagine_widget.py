@@ -350,3 +350,78 @@ def test_hundreds_of_pictures_do_not_swell_the_state(widget: ImagineWidget, page
 def test_error_type_stays_the_callers(widget: ImagineWidget) -> None:
     with pytest.raises(AIError):
         widget.generate(prompt="a fox", model="no-such-model")
+
+
+def test_plan_answers_with_the_estimate_or_with_what_is_wrong(page: Page) -> None:
+    page.request("plan", request_id="1", settings={**FORM, "prompt": "", "width": 64, "height": 64})
+    page.request("plan", request_id="2", settings={**FORM, "width": 7})
+    (good, _), (bad, _) = page.of("plan")
+    assert (good["request_id"], good["width"], good["asks"]) == ("1", 64, False)
+    assert (bad["request_id"], bad["field"], bad["fixes"]) == ("2", "width", [16])
+
+
+def test_a_cancelled_batch_is_resumed_with_the_pictures_it_lacks(widget: ImagineWidget, page: Page) -> None:
+    job = widget.generate(prompt="a fox", steps=8, seed=7, count=3)
+    wait_until(lambda: len(job.images) == 1)
+    job.cancel()
+    wait_until(lambda: states(widget) == ["cancelled"])
+    assert widget.jobs[0]["picture_ids"] == [widget.pictures[0]["id"]]
+    page.request("retry", job_id=job.id)
+    wait_until(lambda: len(widget.images) == 3)
+    assert [image.seed for image in widget.images] == [7, 8, 9]
+    page.request("retry", job_id=job.id)
+    page.request("retry", job_id="gone")
+    assert [report["message"] for report, _ in page.of("error")] == ["this job cannot be resumed"] * 2
+
+
+def test_a_variation_starts_from_its_picture_and_is_its_child(
+    session: Session, widget: ImagineWidget, page: Page
+) -> None:
+    widget.generate(prompt="a fox", steps=1).result(PATIENCE_S)
+    wait_until(lambda: len(widget.pictures) == 1)
+    page.request(
+        "generate", request_id="v", settings={**FORM, "strength": 0.4}, picture_id=widget.pictures[0]["id"]
+    )
+    config = session.queue.jobs[-1].request.config
+    assert config.image is not None
+    assert config.strength == 0.4
+    assert widget.image is None, "the form keeps its own start picture"
+    assert list(session.picture_origins.values()) == [widget.pictures[0]["id"]]
+
+
+def test_favorites_and_deletion_reach_the_history(
+    session: Session, widget: ImagineWidget, page: Page
+) -> None:
+    widget.generate(prompt="a fox", steps=1, count=2).result(PATIENCE_S)
+    wait_until(lambda: len(widget.pictures) == 2)
+    first, second = (picture["id"] for picture in widget.pictures)
+    page.request("favorite", picture_id=first, favorite=True)
+    assert [picture["favorite"] for picture in widget.pictures] == [True, False]
+    page.request("favorite", picture_id=first, favorite=False)
+    page.request("delete_picture", picture_id=second)
+    assert [(picture["id"], picture["favorite"]) for picture in widget.pictures] == [(first, False)]
+    assert (widget.picture_count, len(widget.images)) == (1, 2)
+    page.request("delete_picture", picture_id=second)
+    assert "no picture" in page.of("error")[0][0]["message"]
+
+
+def test_presets_are_saved_for_every_later_widget(
+    session: Session, widget: ImagineWidget, page: Page
+) -> None:
+    page.request("save_preset", name="ink", settings={**FORM, "style": "ink", "steps": 4})
+    assert widget.choices["presets"]["ink"]["steps"] == 4
+    other = ImagineWidget(session=session)
+    assert other.choices == widget.choices
+    other.close()
+    page.request("delete_preset", name="ink")
+    assert widget.choices["presets"] == {}
+
+
+def test_damaged_messages_are_errors_and_the_widget_lives(widget: ImagineWidget, page: Page) -> None:
+    for kind in ("generate", "plan", "picture", "save", "favorite", "set_input", "save_preset", "download"):
+        page.request(kind)
+    page.request("generate", request_id="x", settings={"prompt": 7, "loras": 3, "count": "many"})
+    page.request("no such kind")
+    assert len(page.reports) >= 8
+    page.generate(steps=1)
+    wait_until(lambda: len(widget.images) == 1)

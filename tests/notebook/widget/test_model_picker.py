@@ -60,7 +60,12 @@ class Picker:
     def __init__(self, session: Session, **options: Any) -> None:
         self.changes = 0
         self.errors: list[AIError] = []
-        self.picker = ModelPicker(session, changed=self.on_change, on_error=self.errors.append, **options)
+        self.failed_models: list[str] = []
+        self.picker = ModelPicker(session, changed=self.on_change, on_error=self.on_error, **options)
+
+    def on_error(self, error: AIError, *, model: str) -> None:
+        self.errors.append(error)
+        self.failed_models.append(model)
 
     def on_change(self) -> None:
         self.changes += 1
@@ -140,6 +145,7 @@ def test_failed_download_is_told_with_a_remedy(session: Session, hub: FakeHub) -
     picker.picker.download("tiny")
     wait_until(lambda: picker.errors != [])
     assert picker.errors[0].hint
+    assert picker.failed_models == ["tiny"]
     assert picker.row("tiny")["state"] == "download"
 
 

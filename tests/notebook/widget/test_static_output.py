@@ -9,7 +9,8 @@ import pytest
 
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook.session import Session
-from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget, StaticOutput
+from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
+from swiftai_nb.notebook.widget.static_output import StaticOutput
 from swiftai_nb.testing import FakeGenerator
 from tests.waiting import wait_until
 

@@ -1,0 +1,238 @@
+"""The widget's form: its request, what that would take or why it is refused, its lists and its presets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swiftai_nb.core.config import ImageGenerationConfig, LoraReference, checked_int
+from swiftai_nb.core.errors import (
+    AIError,
+    InvalidInputError,
+    ModelNotDownloadedError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+from swiftai_nb.core.request import GenerationRequest
+from swiftai_nb.model_files.json_file import parse_json, write_json_atomically
+from swiftai_nb.notebook import wire
+from swiftai_nb.notebook.magic.prompt import STYLES, find_style
+
+if TYPE_CHECKING:
+    from swiftai_nb.core.image import GeneratedImage
+    from swiftai_nb.core.request import GenerationPlan
+    from swiftai_nb.notebook.session import Session
+    from swiftai_nb.notebook.wire import Choices
+
+LONG_ON_CPU_S = 60.0
+MAX_COUNT = 100
+MAX_LORAS = 8
+MAX_PRESETS = 100
+MAX_NAME_LENGTH = 60
+# A preset is a way of drawing: not what is drawn, and not which picture of it.
+PRESET_SETTINGS = tuple(name for name in wire.SETTINGS if name not in ("prompt", "seed", "count"))
+_PRESET_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("negative_prompt", "model", "engine", "aspect_ratio", "scheduler", "style"), (str,)),
+    **dict.fromkeys(("width", "height", "steps"), (int, type(None))),
+    **dict.fromkeys(("guidance_scale", "strength"), (int, float, type(None))),
+    "loras": (list,),
+}
+# Words that begin the messages of errors -> the setting they are about.
+_FIELDS = {"lora": "loras", "sampler": "scheduler", "guidance": "guidance_scale", "image": "strength"}
+_LIMITS = re.compile(r"between (?P<low>\d+) and (?P<high>\d+)\b.*\(got (?P<given>-?\d+)(?:\.\d+)?\)")
+_ASPECT_RATIO = re.compile(r"([1-9]\d?):([1-9]\d?)")
+_FILE_NAME = "widget_presets.json"
+_MAX_FILE_BYTES = 2**20
+
+
+def request_of(
+    settings: Mapping[str, Any],
+    *,
+    image: GeneratedImage | None = None,
+    mask: GeneratedImage | None = None,
+    references: Sequence[GeneratedImage] = (),
+) -> GenerationRequest:
+    """The request that a form stands for.
+
+    Args:
+        settings: name -> value, of `wire.SETTINGS`; what is missing is the model's default.
+        image: the picture to start from.
+        mask: where to paint it anew.
+        references: pictures that the prompt refers to.
+
+    Raises:
+        InvalidInputError: no prompt, no such style, or a value outside its limits.
+    """
+    values = {name: settings.get(name) for name in wire.SETTINGS}
+    ratio = values["aspect_ratio"]
+    config = ImageGenerationConfig(
+        width=None if ratio else values["width"],
+        height=None if ratio else values["height"],
+        steps=values["steps"],
+        guidance_scale=values["guidance_scale"],
+        seed=values["seed"],
+        scheduler=values["scheduler"] or None,
+        model=values["model"] or None,
+        loras=_loras(values["loras"] or ()),
+        image=None if image is None else image.data,
+        strength=None if image is None else values["strength"],
+        mask=None if image is None or mask is None else mask.data,
+        references=tuple(one.data for one in references),
+    )
+    typed = str(values["prompt"] or "")
+    prompt, negative = typed, values["negative_prompt"] or None
+    if values["style"] and typed.strip():
+        prompt, negative = find_style(str(values["style"])).apply(prompt, negative)
+    count = 1 if values["count"] is None else values["count"]
+    request = GenerationRequest.of(
+        prompt,
+        config,
+        negative_prompt=negative,
+        count=checked_int("count", count, low=1, high=MAX_COUNT),
+        engine=values["engine"] or "local",
+    )
+    return replace(request, display_prompt=typed, aspect_ratio=_aspect_ratio(ratio))
+
+
+def plan_report(plan: GenerationPlan, *, request_id: str) -> dict[str, Any]:
+    """What a request would take; `asks` when it is so long that the page asks before it begins."""
+    seconds = None if plan.estimated_s is None else plan.estimated_s * plan.request.count
+    return {
+        "kind": "plan",
+        "request_id": request_id,
+        "estimated_s": None if seconds is None else round(seconds, 2),
+        "device": plan.device or "",
+        "memory": plan.memory,
+        "width": plan.size[0],
+        "height": plan.size[1],
+        "steps": plan.steps,
+        "notes": list(plan.notes),
+        "asks": plan.device == "cpu" and seconds is not None and seconds > LONG_ON_CPU_S,
+    }
+
+
+def error_report(error: AIError, *, request_id: str = "", model: str = "") -> dict[str, Any]:
+    """An error for the page: with the field of the form that it concerns, and values that would do.
+
+    Args:
+        error: any of ours.
+        request_id: the page's id of the request that failed.
+        model: the model whose download or deletion failed.
+    """
+    field, fixes = field_and_fixes(error)
+    return {
+        "kind": "error",
+        "request_id": request_id,
+        "message": error.message,
+        "hint": "" if error.hint is None else error.hint,
+        "field": field,
+        "fixes": fixes,
+        "model": model,
+    }
+
+
+def field_and_fixes(error: AIError) -> tuple[str, list[float]]:
+    """The setting that an error is about ("" for none), and numbers it could be set to instead."""
+    if isinstance(error, (ModelNotFoundError, ModelNotDownloadedError, UnsupportedModelError)):
+        return "model", []
+    words = error.message.replace(",", " ").split()[:3]
+    field = next((_FIELDS.get(word, word) for word in words if _FIELDS.get(word, word) in wire.SETTINGS), "")
+    if limits := _LIMITS.search(error.message):
+        low, high, given = (float(limits[name]) for name in ("low", "high", "given"))
+        return field, [min(max(given, low), high)]
+    numbers = re.fullmatch(r"use (\d+)(?: or (\d+))?", error.hint or "")
+    return field, [] if numbers is None else [float(one) for one in numbers.groups() if one is not None]
+
+
+def choices(session: Session) -> Choices:
+    """What the lists of the form offer now."""
+    models = session.registry.available_models
+    loras = [one.id for one in models if one.kind == "lora" and session.registry.is_downloaded(one.id)]
+    return {"styles": list(STYLES), "loras": loras, "presets": Presets(session.registry.home).read()}
+
+
+class Presets:
+    """Forms by name, in a file of the user's settings; several kernels may use it.
+
+    Args:
+        home: the folder of the user's settings.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / _FILE_NAME
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """All presets by name; entries that are none are left out, as is a file that cannot be read."""
+        try:
+            is_small = self._path.stat().st_size <= _MAX_FILE_BYTES
+            data = parse_json(self._path.read_bytes()) if is_small else None
+        except (OSError, ValueError):
+            return {}
+        presets = data.get("presets") if isinstance(data, dict) else None
+        if not isinstance(presets, dict):
+            return {}
+        return {name: _preset(one) for name, one in presets.items() if isinstance(one, dict)}
+
+    def save(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Stores a form under a name; replaces one of that name.
+
+        Raises:
+            InvalidInputError: no name, a long one, or too many presets.
+            AIError: the folder cannot be written.
+        """
+        name = " ".join(str(name).split())
+        if not 1 <= len(name) <= MAX_NAME_LENGTH:
+            raise InvalidInputError(f"a preset needs a name of 1 to {MAX_NAME_LENGTH} characters")
+        presets = self.read()
+        if name not in presets and len(presets) >= MAX_PRESETS:
+            raise InvalidInputError(f"there are {MAX_PRESETS} presets already", hint="delete one first")
+        self._write({**presets, name: _preset(settings)})
+
+    def delete(self, name: str) -> None:
+        """Removes the preset of that name; nothing where there is none.
+
+        Raises:
+            AIError: the folder cannot be written.
+        """
+        self._write({key: value for key, value in self.read().items() if key != name})
+
+    def _write(self, presets: Mapping[str, Any]) -> None:
+        try:
+            write_json_atomically(self._path, {"version": 1, "presets": presets})
+        except OSError as error:
+            raise AIError(
+                f"cannot write {self._path}: {error.strerror or error}",
+                hint="set SWIFTAI_HOME to a writable folder",
+            ) from error
+
+
+def _preset(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a preset holds, each of its type."""
+    found = {name: settings[name] for name in PRESET_SETTINGS if name in settings}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, _PRESET_TYPES[name]) and not isinstance(value, bool)
+    }
+
+
+def _loras(values: Sequence[Any]) -> tuple[LoraReference, ...]:
+    if not isinstance(values, (list, tuple)) or len(values) > MAX_LORAS:
+        raise InvalidInputError(f"loras must be a list of at most {MAX_LORAS}")
+    return tuple(
+        LoraReference(str(one.get("source", "")).strip(), one.get("scale", 1.0))
+        for one in values
+        if isinstance(one, Mapping)
+    )
+
+
+def _aspect_ratio(text: Any) -> tuple[int, int] | None:
+    if not text:
+        return None
+    found = _ASPECT_RATIO.fullmatch(str(text))
+    if found is None:
+        raise InvalidInputError(f"aspect_ratio must be such as 3:4 (got {str(text)[:20]!r})")
+    return int(found[1]), int(found[2])
