@@ -25,19 +25,29 @@ PATIENCE_S = 3600
 
 @dataclass(frozen=True)
 class Case:
-    """A picture to make: catalog id, side in pixels, steps, whether diffusers makes it too."""
+    """A picture to make.
+
+    Attributes:
+        model: catalog id.
+        side: pixels.
+        steps: denoising steps.
+        has_peer: whether diffusers makes it too.
+        is_edit: whether it changes a picture of that side.
+    """
 
     model: str
     side: int
     steps: int
-    has_peer: bool
+    has_peer: bool = False
+    is_edit: bool = False
 
 
 CASES = (
     Case("sd-1.5", 512, 2, has_peer=True),
     Case("sdxl-turbo", 512, 1, has_peer=True),
-    Case("flux-schnell-4bit", 256, 1, has_peer=False),
-    Case("z-image", 512, 1, has_peer=False),
+    Case("flux-schnell-4bit", 256, 1),
+    Case("z-image", 512, 1),
+    Case("flux.2-klein-4bit", 512, 1, is_edit=True),
 )
 ASK = """
 import json, pathlib
@@ -115,9 +125,13 @@ def _ours(case: Case, work: Path, machine_gb: int) -> dict[str, Any]:
     try:
         _run(client, "%load_ext swiftai_nb\n" + ASK)
         settings = f"model={case.model!r}, width={case.side}, height={case.side}, steps={case.steps}"
+        if case.is_edit:
+            _run(client, f"from PIL import Image; fox = Image.new('RGB', ({case.side}, {case.side}), 'red')")
+            settings += ", references=[fox]"
         _run(client, f"_plan = _engine.plan('a fox', ImageGenerationConfig({settings}))")
         start = time.monotonic()
         words = f"--model {case.model} --size {case.side}x{case.side} --steps {case.steps} --seed 1"
+        words += " --with fox" if case.is_edit else ""
         _run(client, f"%%imagine {words}\na red fox in the snow")
         seconds = time.monotonic() - start
         plan = "{n: round(b / 1e6) for n, b in _plan.memory_plan_bytes.weights_bytes.items()}"
@@ -166,7 +180,7 @@ def _diffusers(case: Case, folder: Path, python: Path, dtype: str) -> dict[str, 
 def _row(case: Case, found: dict[str, Any], name: str) -> str:
     plan = f"{name}: {found['plan']}" if "plan" in found else name
     estimate = f"{found['estimate_bytes'] / 1e9:.2f} GB" if "estimate_bytes" in found else ""
-    picture = f"{case.side}x{case.side}, {case.steps} steps"
+    picture = f"{case.side}x{case.side}{' edit' if case.is_edit else ''}, {case.steps} steps"
     peak = f"{found['peak_bytes'] / 1e9:.2f} GB"
     return f"| {case.model} | {picture} | {plan} | {estimate} | {peak} | {found['seconds']:.0f} |"
 

@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten
 import swiftai_nb
 from benchmarks import models as small
 from swiftai_nb.diffusion.models.clip import CLIPTextConfig, CLIPTextModel
+from swiftai_nb.diffusion.models.flux2_transformer import Flux2Config, Flux2Transformer
 from swiftai_nb.diffusion.models.flux_transformer import FluxConfig, FluxTransformer
 from swiftai_nb.diffusion.models.qwen3 import Qwen3Config, Qwen3Encoder
 from swiftai_nb.diffusion.models.t5 import T5Config, T5Encoder
@@ -77,6 +78,21 @@ QWEN3_4B = {
     "head_dim": 128,
     "rms_norm_eps": 1e-6,
     "rope_theta": 1000000.0,
+}
+FLUX2_VAE = {
+    **small.VAE,
+    "_class_name": "AutoencoderKLFlux2",
+    "latent_channels": 32,
+    "patch_size": (2, 2),
+    "batch_norm_eps": 1e-4,
+    "sample_size": 1024,
+}
+KLEIN_4B = {
+    "num_layers": 5,
+    "num_single_layers": 20,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 7680,
+    "guidance_embeds": False,
 }
 T5 = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
 
@@ -140,14 +156,11 @@ def write_flux_schnell(folder: Path) -> None:
         "vae": Autoencoder(VAEConfig.from_dict(FLUX_VAE)),
     }
     for name, network in networks.items():
-        shapes = {n: np.broadcast_to(np.float32(0), s) for n, s in _file_shapes(network).items()}
-        renamed = {n: a.shape for n, a in flux_folders.mflux_names(name, shapes).items()}
+        renamed = dict(flux_folders.mflux_names(name, _placeholders(network)))
         if name == "text_encoder_2":
             table = "t5_blocks.{}.attention.SelfAttention.relative_attention_bias.weight"
             renamed |= {table.format(i): renamed[table.format(0)] for i in range(T5["num_layers"])}
-        packed = {k: t for n, shape in renamed.items() for k, t in _packed(n, shape).items()}
-        for number, shard in enumerate(_shards(packed)):
-            write_safetensors(folder / name / f"{number}.safetensors", shard, {"quantization_level": "4"})
+        _write_packed(folder, {name: renamed})
 
 
 def write_z_image(folder: Path) -> None:
@@ -157,17 +170,43 @@ def write_z_image(folder: Path) -> None:
     from tests.diffusion.parity import tiny_z_image
 
     tiny_z_image.write_tokenizer(folder / "tokenizer")
-    text_encoder = Qwen3Encoder(Qwen3Config.from_dict(QWEN3_4B, used_layers=QWEN3_4B["num_hidden_layers"]))
-    networks = {
-        "transformer": _file_shapes(ZImageTransformer(ZImageConfig())),
-        "text_encoder": _file_shapes(text_encoder) | {"norm.weight": (QWEN3_4B["hidden_size"],)},
-        "vae": _file_shapes(Autoencoder(VAEConfig.from_dict(FLUX_VAE))),
-    }
     names = {"transformer": z_image_folders.mflux_transformer, "vae": z_image_folders.mflux_vae}
-    for name, shapes in networks.items():
-        arrays = {n: np.broadcast_to(np.float32(0), shape) for n, shape in shapes.items()}
-        renamed = {n: a.shape for n, a in names.get(name, dict)(arrays).items()}
-        packed = {k: t for n, shape in renamed.items() for k, t in _packed(n, shape).items()}
+    networks = {
+        "transformer": _placeholders(ZImageTransformer(ZImageConfig())),
+        "text_encoder": _qwen3_4b(),
+        "vae": _placeholders(Autoencoder(VAEConfig.from_dict(FLUX_VAE))),
+    }
+    _write_packed(folder, {name: names.get(name, dict)(arrays) for name, arrays in networks.items()})
+
+
+def write_klein(folder: Path) -> None:
+    """FLUX.2 klein 4B in 4 bits as mflux saves it; 4.6 GB."""
+    from tests.diffusion import flux2_folders
+    from tests.diffusion.parity import tiny_flux2
+
+    tiny_flux2.write_tokenizer(folder / "tokenizer")
+    networks = {
+        "transformer": _placeholders(Flux2Transformer(Flux2Config(**KLEIN_4B))),  # type: ignore[arg-type]
+        "text_encoder": _qwen3_4b(),
+        "vae": _placeholders(Autoencoder(VAEConfig.from_dict(FLUX2_VAE))),
+    }
+    _write_packed(folder, flux2_folders.mflux_names(networks))
+
+
+def _qwen3_4b() -> dict[str, np.ndarray]:
+    encoder = Qwen3Encoder(Qwen3Config.from_dict(QWEN3_4B, used_layers=QWEN3_4B["num_hidden_layers"]))
+    return _placeholders(encoder) | {"norm.weight": np.zeros(QWEN3_4B["hidden_size"], np.float32)}
+
+
+def _placeholders(network: nn.Module) -> dict[str, np.ndarray]:
+    """Arrays of a network's shapes in files, without memory."""
+    return {n: np.broadcast_to(np.float32(0), shape) for n, shape in _file_shapes(network).items()}
+
+
+def _write_packed(folder: Path, networks: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Numbered shards by component, maps and tables in 4 bits."""
+    for name, arrays in networks.items():
+        packed = {k: t for n, a in arrays.items() for k, t in _packed(n, a.shape).items()}
         for number, shard in enumerate(_shards(packed)):
             write_safetensors(folder / name / f"{number}.safetensors", shard, {"quantization_level": "4"})
 
@@ -177,6 +216,7 @@ WRITERS = {
     "sdxl-turbo": write_sdxl_turbo,
     "flux-schnell-4bit": write_flux_schnell,
     "z-image": write_z_image,
+    "flux.2-klein-4bit": write_klein,
 }
 
 

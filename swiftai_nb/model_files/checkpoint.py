@@ -9,11 +9,10 @@ have the same widths, else it is the family's.
 
 from __future__ import annotations
 
-import struct
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import pstdev
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
@@ -27,22 +26,27 @@ from swiftai_nb.model_files.components import (
 )
 from swiftai_nb.model_files.families import (
     FLUX_1,
+    FLUX_2_DEV,
+    FLUX_2_KLEIN,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
     Z_IMAGE,
     Family,
     family_of_tensors,
+    refuse_unsupported,
     single_file_error,
 )
 from swiftai_nb.model_files.json_file import read_json_object
 from swiftai_nb.model_files.ldm_configs import (
+    SD_2_CONTEXT,
     clip_config,
     open_clip_config,
+    scheduler_facts,
     unet_config,
     vae_config,
     with_base,
 )
-from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
+from swiftai_nb.model_files.safetensors_headers import read_header
 from swiftai_nb.model_files.samplers import is_distilled_turbo, scheduler_name
 from swiftai_nb.model_files.variants import DiffusionVariant
 
@@ -88,12 +92,10 @@ _UNET_EDITORS = {
     9: "an inpainting model",
 }
 _FLUX_EDITORS = {384: "FLUX.1 Fill", 128: "FLUX.1 Depth or Canny"}
+_TAKES_GUIDANCE = re.compile(r"guidance_in\.|guidance_embedder\.")
+_BASE_IN_NAME = re.compile(r"(^|[-_. ])base([-_. ]|$)", re.IGNORECASE)
 _REFINER_WIDTH = 384
-_SD_2_CONTEXT, _SDXL_CONTEXT = 1024, 2048
 _SD_2_LAYERS = 24  # Stable Diffusion 2 uses all but the last of OpenCLIP's
-# Of the last output block's first norm: published models that predict velocity lie above, others below.
-_V_BIAS_DEVIATION = 0.09
-_V_MARK = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _V_SIDE, _SIDES = 768, {DiffusionVariant.SD_15: 512, DiffusionVariant.SD_21: 512, DiffusionVariant.SDXL: 1024}
 _SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -127,6 +129,7 @@ class Checkpoint:
         native_side: pixels the network was trained at; None for FLUX.
         is_consistency: distilled for few steps (LCM).
         is_dev: FLUX.1 with guidance as an input.
+        is_base: FLUX.2 klein before distillation. No tensor tells it: the file's name or title says "base".
         zeros_empty_negative: whether no negative prompt means zeros (SDXL).
     """
 
@@ -140,6 +143,7 @@ class Checkpoint:
     native_side: int | None = None
     is_consistency: bool = False
     is_dev: bool = False
+    is_base: bool = False
     zeros_empty_negative: bool = True
 
 
@@ -164,8 +168,8 @@ def open_checkpoint(path: Path, base: Path | None = None, *, prefer_half: bool =
     own = _own_parts(path, tensors, family)
     if family is FLUX_1 and "transformer" in own:
         return _open_flux(path, own, base, prefer_half=prefer_half)
-    if family is Z_IMAGE:
-        return _open_z_image(path, base, prefer_half=prefer_half)
+    if family in (Z_IMAGE, FLUX_2_KLEIN):
+        return _open_parts(path, family, base, metadata=metadata, prefer_half=prefer_half)
     if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL) and "unet" in own:
         return _open_unet(path, own, base, metadata=metadata, prefer_half=prefer_half)
     if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
@@ -211,17 +215,24 @@ def _open_flux(
     )
 
 
-def _open_z_image(path: Path, base: Path | None, *, prefer_half: bool) -> Checkpoint:
-    own = parts_in_file(path, Z_IMAGE)
-    components, tokenizers = _with_base_parts(own, base, Z_IMAGE, prefer_half=prefer_half)
+def _open_parts(
+    path: Path, family: Family, base: Path | None, *, metadata: Mapping[str, str], prefer_half: bool
+) -> Checkpoint:
+    own = parts_in_file(path, family)
+    if family is FLUX_2_KLEIN and any(_TAKES_GUIDANCE.search(name) for name in read_header(path)[0]):
+        refuse_unsupported(FLUX_2_DEV, path)
+    components, tokenizers = _with_base_parts(own, base, family, prefer_half=prefer_half)
+    named = (path.stem, metadata.get("modelspec.title", ""), metadata.get("general.name", ""))
+    is_klein = family is FLUX_2_KLEIN
     return Checkpoint(
         path,
-        Z_IMAGE,
-        DiffusionVariant.Z_IMAGE,
+        family,
+        DiffusionVariant.FLUX_2_KLEIN if is_klein else DiffusionVariant.Z_IMAGE,
         components,
         tokenizers,
         tuple(own),
         scheduler_config={} if base is None else _base_scheduler(base),
+        is_base=is_klein and any(_BASE_IN_NAME.search(name) for name in named),
     )
 
 
@@ -253,7 +264,7 @@ def _open_unet(
 ) -> Checkpoint:
     family, unet = _checked_unet(path, own["unet"])
     is_xl = family is STABLE_DIFFUSION_XL
-    is_2 = unet["cross_attention_dim"] == _SD_2_CONTEXT
+    is_2 = unet["cross_attention_dim"] == SD_2_CONTEXT
     variant = DiffusionVariant.SDXL if is_xl else DiffusionVariant.SD_21 if is_2 else DiffusionVariant.SD_15
     scheduler = {} if base is None else _base_scheduler(base)
     is_lcm = unet["time_cond_proj_dim"] is not None
@@ -261,7 +272,7 @@ def _open_unet(
     is_alike = not is_distilled_turbo(scheduler) and (scheduler_name(scheduler) == "lcm") == is_lcm
     if not is_alike or not scheduler:
         scheduler = _SCHEDULE | (_LCM_SCHEDULER if is_lcm else _SCHEDULERS[variant])
-    facts = _scheduler_facts(own["unet"], metadata)
+    facts = scheduler_facts(own["unet"], metadata)
     side = _V_SIDE if is_2 and facts.get("prediction_type") == "v_prediction" else _SIDES[variant]
     base_unet = {} if base is None else read_json_object(base / "unet" / "config.json")
     config = with_base(unet, base_unet, key="block_out_channels")
@@ -314,7 +325,7 @@ def _checked_unet(path: Path, files: ComponentFiles) -> tuple[Family, dict[str, 
     elif unet["in_channels"] != unet["out_channels"]:
         given = unet["in_channels"]
         what = f"{_UNET_EDITORS.get(given, f'a model with {given} input channels')} of {name}"
-    elif is_xl and unet["cross_attention_dim"] == _SD_2_CONTEXT:
+    elif is_xl and unet["cross_attention_dim"] == SD_2_CONTEXT:
         what = "Stable unCLIP"
     if what is not None:
         raise UnsupportedModelError(
@@ -348,38 +359,3 @@ def _with_config(name: str, files: ComponentFiles, base: Path | None, family: Fa
         if name == "text_encoder_2":
             config |= {"architectures": ["CLIPTextModelWithProjection"]}
     return replace(files, values=config)
-
-
-def _scheduler_facts(files: ComponentFiles, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What the file itself tells of its training: its marks and metadata, else, for SD 2, its numbers."""
-    path = files.paths[0]
-    tensors, _ = read_header(path)
-    facts: dict[str, Any] = {}
-    said = metadata.get("modelspec.prediction_type", "").lower()
-    if "v_pred" in tensors or said in ("v", "v_prediction", "v-prediction"):
-        facts["prediction_type"] = "v_prediction"
-    elif said in ("epsilon", "eps"):
-        facts["prediction_type"] = "epsilon"
-    else:
-        mark = tensors.get(f"{files.prefix}{_V_MARK}")
-        context = tensors.get(f"{files.prefix}{_V_MARK.replace('norm1.bias', 'attn2.to_k.weight')}")
-        if mark is not None and context is not None and context.shape[1:] == (_SD_2_CONTEXT,):
-            values = _read_numbers(mark)
-            if len(values) > 1:
-                is_v = pstdev(values) > _V_BIAS_DEVIATION
-                facts["prediction_type"] = "v_prediction" if is_v else "epsilon"
-    if "ztsnr" in tensors:
-        facts |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return facts
-
-
-def _read_numbers(tensor: StoredTensor) -> tuple[float, ...]:
-    """The numbers of a small tensor; none of a dtype that Python cannot unpack."""
-    with tensor.path.open("rb") as file:
-        file.seek(tensor.offset)
-        data = file.read(tensor.size_bytes)
-    if tensor.dtype == "BF16":
-        pairs = zip(data[::2], data[1::2], strict=True)
-        data = b"".join(bytes((0, 0, low, high)) for low, high in pairs)
-    code = {"F32": "f", "BF16": "f", "F16": "e"}.get(tensor.dtype)
-    return () if code is None else struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)

@@ -2,7 +2,8 @@
 
 Models with a UNet have one subfolder for each network. FLUX.1, FLUX.2 klein and Z-Image are published in
 several layouts, and one folder may mix them: each part is looked for in its own subfolders, then in single
-files at the top, which are told apart by their tensor names. FLUX.1:
+files at the top, which are told apart by their tensor names. Wherever a safetensors file is read, a GGUF file
+is too, with text encoders in llama.cpp's names. FLUX.1:
 
 =============== ============================== =======================================================
 part            subfolders                     single files at the top
@@ -50,7 +51,7 @@ from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.model_files.families import (
     FLUX_1,
     FLUX_2_KLEIN,
-    MODEL_FILE_SUFFIXES,
+    PICKLE_SUFFIXES,
     Z_IMAGE,
     Family,
     family_of_tensors,
@@ -81,6 +82,12 @@ class Part:
     may_have_prefix: bool = False
 
 
+# The layouts of text encoders in GGUF, by llama.cpp's names.
+_LLAMA_T5 = ("llama.cpp", "enc.blk.0.attn_q.")
+_QWEN3_LAYOUTS = (
+    ("transformers or mflux", "layers.0.self_attn.q_norm."),
+    ("llama.cpp", "blk.0.attn_q_norm."),
+)
 _VAE_LAYOUTS = (
     ("mflux", "decoder.conv_in.conv"),
     ("BFL", "decoder.mid.block_1."),
@@ -103,7 +110,7 @@ PARTS: Mapping[str, Mapping[str, Part]] = {
         ),
         "text_encoder_2": Part(
             ("text_encoder_2", "t5"),
-            (("mflux", "t5_blocks.0."), ("transformers", "encoder.block.0.layer.0.")),
+            (("mflux", "t5_blocks.0."), ("transformers", "encoder.block.0.layer.0."), _LLAMA_T5),
         ),
         "vae": Part(("vae",), _VAE_LAYOUTS),
         "tokenizer": Part(("tokenizer", "tokenizer_l", "clip_l"), files=("vocab.json", "tokenizer.json")),
@@ -121,7 +128,7 @@ PARTS: Mapping[str, Mapping[str, Part]] = {
         ),
         "text_encoder": Part(
             ("text_encoder",),
-            (("transformers or mflux", "layers.0.self_attn.q_norm."),),
+            _QWEN3_LAYOUTS,
             may_have_prefix=True,
         ),
         "vae": Part(
@@ -147,7 +154,7 @@ PARTS: Mapping[str, Mapping[str, Part]] = {
         ),
         "text_encoder": Part(
             ("text_encoder",),
-            (("transformers or mflux", "layers.0.self_attn.q_norm."),),
+            _QWEN3_LAYOUTS,
             may_have_prefix=True,
         ),
         "vae": Part(("vae",), _VAE_LAYOUTS, may_have_prefix=True),
@@ -167,8 +174,8 @@ class ComponentFiles:
 
     Attributes:
         layout: whose tensor names they use: "diffusers", "transformers", "mflux", "BFL", "Argmax", "ComfyUI",
-            "LDM" or "OpenCLIP".
-        paths: safetensors files.
+            "LDM", "OpenCLIP" or "llama.cpp".
+        paths: safetensors files, or one GGUF file.
         config: the `config.json` beside them, or None.
         prefix: what the names of its tensors begin with; other tensors in the files belong to other networks.
         values: the configuration where no `config.json` holds it; None reads or infers it.
@@ -223,12 +230,12 @@ def find_part(folder: Path, family: Family, name: str, *, prefer_half: bool = Fa
 
     Raises:
         InvalidModelFilesError: the subfolder holds another network, or the part is broken or ambiguous.
-        UnsupportedModelError: the subfolder holds a transformer of another family, or only a GGUF file.
+        UnsupportedModelError: the subfolder holds a transformer of another family.
     """
     part = PARTS[family.name][name]
     for candidate in (folder / subfolder for subfolder in part.folders):
-        if candidate.is_dir() and any(candidate.glob("*.safetensors")):
-            paths = find_weight_files(candidate, prefer_half=prefer_half)
+        paths = _files_in(candidate, prefer_half=prefer_half)
+        if paths:
             names = _tensor_names(paths)
             found = _match(part, names)
             other = family_of_tensors(names) if name == "transformer" else None
@@ -242,7 +249,7 @@ def find_part(folder: Path, family: Family, name: str, *, prefer_half: bool = Fa
             return ComponentFiles(layout, paths, _config_in(candidate), prefix)
     single = _single_file(folder, family, name)
     if single is None:
-        _refuse_other_formats(folder, part)
+        _refuse_pickles(folder, part)
     return single
 
 
@@ -256,8 +263,8 @@ def parts_in_file(path: Path, family: Family) -> dict[str, ComponentFiles]:
 def holds_transformer(folder: Path, family: Family) -> bool:
     """Whether the transformer's subfolder, or one file at the top, has the tensor names of a family."""
     part = PARTS[family.name]["transformer"]
-    inside = (tuple(sorted((folder / name).glob("*.safetensors"))) for name in part.folders)
-    alone = ((path,) for path in sorted(folder.glob("*.safetensors")))
+    inside = (_weights_in(folder / name) for name in part.folders)
+    alone = ((path,) for path in _weights_in(folder))
     candidates = (paths for paths in (*inside, *alone) if paths)
     return any(family_of_tensors(_tensor_names(paths)) is family for paths in candidates)
 
@@ -271,7 +278,7 @@ def find_tokenizer(folder: Path, family: Family, name: str) -> Path | None:
 
 def _single_file(folder: Path, family: Family, name: str) -> ComponentFiles | None:
     part, files = PARTS[family.name][name], []
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in _weights_in(folder):
         names = _tensor_names((path,))
         found = _match(part, names)
         if found is not None and (name != "transformer" or family_of_tensors(names) is family):
@@ -284,11 +291,29 @@ def _single_file(folder: Path, family: Family, name: str) -> ComponentFiles | No
     return files[0] if files else None
 
 
-def _refuse_other_formats(folder: Path, part: Part) -> None:
-    """Raises the error of a GGUF or pickle file in the part's own folder: it is there, but cannot be read."""
+def _weights_in(folder: Path) -> tuple[Path, ...]:
+    """All safetensors and GGUF files of a folder."""
+    return tuple(sorted((*folder.glob("*.safetensors"), *folder.glob("*.gguf"))))
+
+
+def _files_in(folder: Path, *, prefer_half: bool) -> tuple[Path, ...]:
+    """The weight files of a network's own subfolder: its safetensors, else its GGUF file; none without."""
+    if any(folder.glob("*.safetensors")):
+        return find_weight_files(folder, prefer_half=prefer_half)
+    found = _weights_in(folder)
+    if len(found) > 1:
+        listed = ", ".join(path.name for path in found)
+        raise InvalidModelFilesError(
+            f"{folder} holds more than one GGUF file: {listed}", hint="keep one of them"
+        )
+    return found
+
+
+def _refuse_pickles(folder: Path, part: Part) -> None:
+    """Raises the error of a pickle file in the part's own folder: it is there, but is never loaded."""
     for candidate in (folder / name for name in part.folders):
         for path in sorted(candidate.glob("*")):
-            if path.suffix.lower() in MODEL_FILE_SUFFIXES:
+            if path.suffix.lower() in PICKLE_SUFFIXES:
                 raise single_file_error(path)
 
 

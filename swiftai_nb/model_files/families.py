@@ -39,8 +39,8 @@ class Family:
         sensitive_layers: pieces of the names of layers that are not quantized on load: small ones, whose
             errors every token and every step has.
         is_supported: whether the local engine runs it.
-        text_layers: numbers of the text encoder's hidden states that are read; the layers above the last one
-            are not loaded. Empty: all layers are.
+        text_layers: numbers of the text encoder's hidden states that are read, -1 being the last; the layers
+            above are not loaded. Empty: all layers are.
         references: the pictures that it can change or take up by the prompt; None for text to image alone.
     """
 
@@ -111,6 +111,7 @@ Z_IMAGE = Family(
     guidance_above=0.0,  # as in diffusers: positive + scale * (positive - negative)
     sensitive_layers=("adaLN_modulation.", "t_embedder.", "cap_embedder.", "x_embedder.", "final_layer."),
     is_supported=True,
+    text_layers=(-2,),
 )
 FLUX_2_KLEIN = Family(
     "FLUX.2 klein",
@@ -165,7 +166,9 @@ _PART_MARKS: tuple[tuple[str, str], ...] = (
     ("an autoencoder", "decoder.mid_block."),
     ("a CLIP text encoder", "text_model.encoder.layers.0."),
     ("a T5 text encoder", "encoder.block.0.layer.0."),
+    ("a T5 text encoder", "enc.blk.0.attn_q."),
     ("a Qwen3 text encoder", "layers.0.self_attn.q_norm."),
+    ("a Qwen3 text encoder", "blk.0.attn_q_norm."),
     ("a textual inversion embedding", "emb_params"),
     ("a textual inversion embedding", "clip_g"),
 )

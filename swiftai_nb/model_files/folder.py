@@ -33,6 +33,8 @@ _FLUX_DEV = {"steps": 28, "guidance_scale": 3.5}
 _KLEIN_BASE = {"steps": 50, "guidance_scale": 4.0}
 _Z_IMAGE_BASE = {"steps": 28, "guidance_scale": 4.0}
 _Z_IMAGE_BASE_SHIFT = 6.0
+# Flow families -> the settings of their models that are not distilled for few steps without guidance.
+_UNDISTILLED = {FLUX_1: _FLUX_DEV, FLUX_2_KLEIN: _KLEIN_BASE, Z_IMAGE: _Z_IMAGE_BASE}
 
 
 def open_model(path: Path, *, base: Path | None = None, prefer_half: bool = False) -> ModelFolder:
@@ -73,17 +75,23 @@ def _open_file(path: Path, base: Path | None, *, prefer_half: bool) -> ModelFold
     levels = (128,) if vae is None or vae.values is None else vae.values["block_out_channels"]
     unet = found.components.get("unet")
     widths = None if unet is None or unet.values is None else unet.values["block_out_channels"]
-    distilled = _FLUX_DEV if found.is_dev else _LCM if found.is_consistency else {}
+    is_undistilled = (
+        found.is_dev
+        or found.is_base
+        or (found.family is Z_IMAGE and _is_z_image_base(found.scheduler_config))
+    )
+    own = _UNDISTILLED[found.family] if is_undistilled else _LCM if found.is_consistency else {}
     return ModelFolder(
         path,
         found.family,
         found.variant,
         found.family.pipeline_classes[0],
-        defaults_of({}, found.variant, native_side=found.native_side, scheduler=sampler, distilled=distilled),
+        defaults_of({}, found.variant, native_side=found.native_side, scheduler=sampler, distilled=own),
         scheduler_config=found.scheduler_config,
         size_multiple=8 * _PATCH if is_flow else 8,
         native_side=found.native_side,
         is_consistency=found.is_consistency,
+        is_turbo=found.family in (FLUX_2_KLEIN, Z_IMAGE) and not is_undistilled,
         unet_channels=0 if widths is None else widths[0],
         decoder_channels=levels[0],
         prefer_half=prefer_half,
@@ -171,9 +179,7 @@ def _open_klein(configs: FolderConfigs) -> ModelFolder:
 
 
 def _open_z_image(configs: FolderConfigs) -> ModelFolder:
-    levels, shift = configs.decoder_channels, configs.scheduler.get("shift")
-    # Z-Image and Z-Image-Turbo have the same networks; the distilled one is published with a shift of 3.
-    is_base = isinstance(shift, (int, float)) and shift >= _Z_IMAGE_BASE_SHIFT
+    levels, is_base = configs.decoder_channels, _is_z_image_base(configs.scheduler)
     return ModelFolder(
         configs.folder,
         Z_IMAGE,
@@ -191,6 +197,12 @@ def _open_z_image(configs: FolderConfigs) -> ModelFolder:
         is_turbo=not is_base,
         decoder_channels=levels[0],
     )
+
+
+def _is_z_image_base(scheduler: Mapping[str, Any]) -> bool:
+    """Z-Image and Z-Image-Turbo have the same networks; the distilled one is published with a shift of 3."""
+    shift = scheduler.get("shift")
+    return isinstance(shift, (int, float)) and shift >= _Z_IMAGE_BASE_SHIFT
 
 
 def _pipeline_class(configs: FolderConfigs, family: Family) -> str:

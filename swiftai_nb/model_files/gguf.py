@@ -26,6 +26,7 @@ _AGAIN = "download the model again"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
 _SHAPE_KEY = "comfy.gguf.orig_shape."
+_TABLES = ("embed", "embd", "shared", "attn_rel_b")  # pieces of the names of tables that are looked up
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def packed_bits(name: str, shape: tuple[int, ...], dtype: str) -> int | None:
         dtype: name of a `BlockType`, or of plain numbers.
     """
     form = QUANTIZED.get(dtype)
-    is_map = name.endswith(".weight") and len(shape) == 2 and "embed" not in name and "shared" not in name
+    is_map = name.endswith(".weight") and len(shape) == 2 and not any(piece in name for piece in _TABLES)
     return form.packed_bits if form is not None and is_map and shape[1] % 32 == 0 else None
 
 

@@ -7,16 +7,24 @@ network, else it is the family's.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.model_files.components import ComponentFiles
+from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+SD_2_CONTEXT = 1024  # width of the text encoder of Stable Diffusion 2
 _HEAD_DIM = 64
 _SD_1_CONTEXT = 768
+# Of the last output block's first norm: published models that predict velocity lie above, others below.
+_V_BIAS_DEVIATION = 0.09
+_V_MARK = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
 def ldm_unet_names(names: Iterable[str]) -> dict[str, str]:
@@ -206,3 +214,38 @@ def _shape(shapes: Shapes, name: str, path: Path) -> tuple[int, ...]:
 def _count(shapes: Iterable[str], pattern: str) -> int:
     compiled = re.compile(pattern)
     return 1 + max((int(m[1]) for name in shapes if (m := compiled.match(name))), default=-1)
+
+
+def scheduler_facts(files: ComponentFiles, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the file itself tells of its training: its marks and metadata, else, for SD 2, its numbers."""
+    path = files.paths[0]
+    tensors, _ = read_header(path)
+    facts: dict[str, Any] = {}
+    said = metadata.get("modelspec.prediction_type", "").lower()
+    if "v_pred" in tensors or said in ("v", "v_prediction", "v-prediction"):
+        facts["prediction_type"] = "v_prediction"
+    elif said in ("epsilon", "eps"):
+        facts["prediction_type"] = "epsilon"
+    else:
+        mark = tensors.get(f"{files.prefix}{_V_MARK}")
+        context = tensors.get(f"{files.prefix}{_V_MARK.replace('norm1.bias', 'attn2.to_k.weight')}")
+        if mark is not None and context is not None and context.shape[1:] == (SD_2_CONTEXT,):
+            values = _read_numbers(mark)
+            if len(values) > 1:
+                is_v = pstdev(values) > _V_BIAS_DEVIATION
+                facts["prediction_type"] = "v_prediction" if is_v else "epsilon"
+    if "ztsnr" in tensors:
+        facts |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return facts
+
+
+def _read_numbers(tensor: StoredTensor) -> tuple[float, ...]:
+    """The numbers of a small tensor; none of a dtype that Python cannot unpack."""
+    with tensor.path.open("rb") as file:
+        file.seek(tensor.offset)
+        data = file.read(tensor.size_bytes)
+    if tensor.dtype == "BF16":
+        pairs = zip(data[::2], data[1::2], strict=True)
+        data = b"".join(bytes((0, 0, low, high)) for low, high in pairs)
+    code = {"F32": "f", "BF16": "f", "F16": "e"}.get(tensor.dtype)
+    return () if code is None else struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)

@@ -28,7 +28,8 @@ from swiftai_nb.model_files.safetensors_headers import StoredTensor
 from swiftai_nb.model_files.samplers import SAMPLERS, SamplerKind, find_sampler, fitting_samplers
 from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults
 
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|blk)\.(\d+)\.")
+_HEAD = re.compile(r"(lm_head|output)\.")  # of a language model, whose hidden states are read
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,13 @@ class ModelFolder:
 
     def loaded_tensors(self, name: str) -> dict[str, StoredTensor]:
         """The tensors of a network that a pipeline reads, by name; layers that are not used are left out."""
-        tensors, last = self.components[name].tensors(), max(self.family.text_layers, default=None)
-        if name != "text_encoder" or last is None:
+        tensors, states = self.components[name].tensors(), self.family.text_layers
+        if name != "text_encoder" or not states:
             return tensors
-        layers = ((key, _LAYER.search(key)) for key in tensors)
-        return {key: tensors[key] for key, layer in layers if layer is None or int(layer[1]) < last}
+        matches = ((key, _LAYER.search(key)) for key in tensors if not _HEAD.match(key))
+        layers = {key: -1 if match is None else int(match[1]) for key, match in matches}
+        last = max(states) if max(states) >= 0 else max(layers.values(), default=0) + 2 + max(states)
+        return {key: tensors[key] for key, layer in layers.items() if layer < last}
 
     @property
     def weight_files(self) -> Mapping[str, tuple[Path, ...]]:

@@ -166,6 +166,11 @@ def _tokenizer_part(info: DiffusionModelInfo, *folders: str) -> DiffusionModelIn
     return _part(info, suffix="tokenizer", what="tokenizer", files=tuple(files))
 
 
+def _networks_part(info: DiffusionModelInfo, *, suffix: str, what: str) -> DiffusionModelInfo:
+    files = tuple(file for file in info.files if not file.path.startswith("transformer/"))
+    return _part(info, suffix=suffix, what=what, files=files)
+
+
 _TOKENIZER_BYTES = {"vocab.json": 1_060_000, "merges.txt": 525_000}
 _SD_15 = DiffusionModelInfo(
     id="sd-1.5",
@@ -344,13 +349,20 @@ def _parts() -> tuple[DiffusionModelInfo, ...]:
     """What single files lack, by itself: tokenizers, and for transformers alone the other networks."""
     models = {info.id: info for info in _MODELS}
     flux = models["flux-schnell-4bit"]
-    others = tuple(file for file in flux.files if not file.path.startswith("transformer/"))
     return (
         _tokenizer_part(models["sd-1.5"], "tokenizer"),
         _tokenizer_part(models["sd-turbo"], "tokenizer"),
         _tokenizer_part(models["sdxl-turbo"], "tokenizer", "tokenizer_2"),
         _tokenizer_part(flux, "tokenizer", "tokenizer_2"),
-        _part(flux, suffix="text-encoders", what="text encoders and autoencoder", files=others),
+        _networks_part(flux, suffix="text-encoders", what="text encoders and autoencoder"),
+        *(
+            part
+            for info in (models["z-image"], models["flux.2-klein-4bit"])
+            for part in (
+                _tokenizer_part(info, "tokenizer"),
+                _networks_part(info, suffix="text-encoder", what="text encoder and autoencoder"),
+            )
+        ),
     )
 
 

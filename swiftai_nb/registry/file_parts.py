@@ -26,7 +26,8 @@ _SOURCES: dict[DiffusionVariant, tuple[str, ...]] = {
     DiffusionVariant.SD_21: ("sd-2.1-tokenizer", "sd-turbo"),
     DiffusionVariant.SDXL: ("sdxl-tokenizer", "sdxl-turbo"),
     DiffusionVariant.FLUX: ("flux-tokenizer", "flux-text-encoders"),
-    DiffusionVariant.Z_IMAGE: ("z-image",),
+    DiffusionVariant.Z_IMAGE: ("z-image-tokenizer", "z-image-text-encoder"),
+    DiffusionVariant.FLUX_2_KLEIN: ("flux.2-klein-tokenizer", "flux.2-klein-text-encoder"),
 }
 _ALIKE = {DiffusionVariant.SDXL: (DiffusionVariant.SDXL, DiffusionVariant.SDXL_TURBO)}
 

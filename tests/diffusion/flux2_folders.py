@@ -142,9 +142,8 @@ def write_comfy(folder: Path) -> Path:
     return folder
 
 
-def write_mflux(folder: Path, *, bits: int | None = None) -> Path:
-    """mflux's folders: numbered files without configs, kernels as [O, kh, kw, I]."""
-    weights = flux2_weights()
+def mflux_names(weights: dict[str, Arrays]) -> dict[str, Arrays]:
+    """diffusers' and transformers' names by component -> mflux's; kernels as [O, kh, kw, I]."""
     transformer = {
         re.sub(r"^(transformer_blocks\.\d+\.attn\.to_out)\.0\.", r"\1.", n).replace(
             "time_guidance_embed.timestep_embedder.", "time_guidance_embed."
@@ -156,7 +155,12 @@ def write_mflux(folder: Path, *, bits: int | None = None) -> Path:
         n.replace(".to_out.0.", ".to_out."): v.transpose(0, 2, 3, 1) if v.ndim == 4 else v
         for n, v in weights["vae"].items()
     }
-    for name, arrays in {"transformer": transformer, "text_encoder": text, "vae": vae}.items():
+    return {"transformer": transformer, "text_encoder": text, "vae": vae}
+
+
+def write_mflux(folder: Path, *, bits: int | None = None) -> Path:
+    """mflux's folders: numbered files without configs."""
+    for name, arrays in mflux_names(flux2_weights()).items():
         packed = arrays if bits is None or name == "vae" else quantized(arrays, bits=bits)
         save(folder / name / "0.safetensors", packed, {"mflux_version": "0.24.0"})
     tiny_flux2.write_tokenizer(folder / "tokenizer")

@@ -298,13 +298,22 @@ def test_a_pickle_file_is_refused_without_being_opened(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_a_gguf_transformer_in_a_flux_folder_is_named(tmp_path, labelled):
+def test_a_gguf_transformer_in_a_flux_folder_is_found(tmp_path, labelled):
     path = tmp_path / "transformer" / "flux-q4.gguf"
     write_gguf(path, {BFL: ("F32", (2, 2), bytes(16))})
     if labelled:
         write_json(tmp_path / "model_index.json", {"_class_name": "FluxPipeline"})
-    with pytest.raises(UnsupportedModelError, match=r"flux-q4\.gguf is a transformer of FLUX\.1"):
-        _ = open_model(tmp_path).components
+    model = open_model(tmp_path)
+    assert model.family.name == "FLUX.1"
+    assert model.weight_files == {"transformer": (path,)}
+
+
+def test_two_gguf_files_of_one_part_are_refused_by_name(tmp_path):
+    for name in ("q4.gguf", "q8.gguf"):
+        write_gguf(tmp_path / "transformer" / name, {BFL: ("F32", (2, 2), bytes(16))})
+    write_json(tmp_path / "model_index.json", {"_class_name": "FluxPipeline"})
+    with pytest.raises(InvalidModelFilesError, match=r"more than one GGUF file: q4\.gguf, q8\.gguf"):
+        open_model(tmp_path)
 
 
 def test_a_folder_that_holds_only_a_single_file_names_it(tmp_path):

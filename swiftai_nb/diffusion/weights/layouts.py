@@ -15,6 +15,7 @@ import mlx.core as mx
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.weights import flux2_tensors, flux_tensors, z_image_tensors
 from swiftai_nb.diffusion.weights.ldm_tensors import convert_ldm_unet, convert_open_clip
+from swiftai_nb.diffusion.weights.llama_tensors import convert_llama_qwen3, convert_llama_t5
 from swiftai_nb.diffusion.weights.tensors import (
     CLIP_RULES,
     CLIP_WITHOUT_PROJECTION_RULES,
@@ -42,7 +43,9 @@ _CONVERTERS: dict[tuple[str, str], Convert] = {
     ("clip with projection", "transformers"): renamed_by(CLIP_RULES),
     ("t5", "transformers"): flux_tensors.convert_hf_t5,
     ("t5", "mflux"): flux_tensors.convert_mflux_t5,
+    ("t5", "llama.cpp"): convert_llama_t5,
     ("qwen3", "transformers or mflux"): z_image_tensors.convert_qwen3,
+    ("qwen3", "llama.cpp"): convert_llama_qwen3,
     ("z_image", "diffusers"): dict,
     ("z_image", "mflux"): z_image_tensors.convert_mflux_transformer,
     ("z_image", "ComfyUI"): z_image_tensors.convert_comfy_transformer,

@@ -26,10 +26,13 @@ from swiftai_nb.model_files.safetensors_headers import StoredTensor
 _UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of the batch
 _DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
 _FLOW_BYTES_PER_TOKEN = 400_000
+_TEXT_TOKENS = 512
 _PROCESS_BYTES = 150_000_000
 _LARGE_WEIGHT = 1 << 17
 _GROUP = 64  # quantized weights that share a scale
-_TABLE = re.compile(r"(embedding|shared|embed_tokens|relative_attention_bias)\.weight$")  # never quantized
+_TABLE = re.compile(
+    r"(embedding|shared|embed_tokens|token_embd|relative_attention_bias|attn_rel_b)\.weight$"
+)  # never quantized
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def plan_memory(
     pixels, batch = width * height, 2 if guided else 1
     if model.is_flow:
         # With guidance one pass runs after the other.
-        denoising = (pixels + reference_pixels) // 256 * _FLOW_BYTES_PER_TOKEN
+        denoising = ((pixels + reference_pixels) // 256 + _TEXT_TOKENS) * _FLOW_BYTES_PER_TOKEN
     else:
         latents = pixels // model.size_multiple**2
         denoising = latents * batch * model.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight

@@ -162,7 +162,8 @@ def test_flux_2_klein_counts_references_and_only_the_text_layers_it_reads(tmp_pa
     need = {"width": 512, "height": 512, "guided": False, "bytes_per_weight": 4}
     plain = plan_memory(model, **need)
     edit = plan_memory(model, **need, reference_pixels=512 * 512)
-    assert edit.denoising_bytes == 2 * plain.denoising_bytes
+    # 1024 tokens of the picture and 512 of text; the reference is 1024 more
+    assert 3 * edit.denoising_bytes == 5 * plain.denoising_bytes
     assert plain.weights_bytes == edit.weights_bytes
     names = set(model.loaded_tensors("text_encoder"))
     assert "layers.3.mlp.up_proj.weight" in names
