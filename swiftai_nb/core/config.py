@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -63,6 +64,7 @@ class ImageGenerationConfig:
         quantization_bits: 4, 5, 6 or 8: quantize the weights at load time.
         steps_factor: multiplies the model's default steps when `steps` is None; the presets use it.
         preview: "rgb" (fast), "taesd" (sharper, needs its decoder), "off"; None is the fastest one.
+        extra_body: a cloud provider's own settings, JSON values by name such as {"quality": "high"}.
 
     Raises:
         InvalidInputError: a value is outside its limits; names the value and the limits.
@@ -86,6 +88,7 @@ class ImageGenerationConfig:
     preview: str | None = None
     guidance_rescale: float | None = None
     eta: float | None = None
+    extra_body: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -100,6 +103,8 @@ class ImageGenerationConfig:
         self._check_choice("quantization_bits", QUANTIZATION_BITS)
         self._check_choice("preview", ("rgb", "taesd", "off"))
         object.__setattr__(self, "references", _encoded_pictures(self.references))
+        if self.extra_body is not None:
+            object.__setattr__(self, "extra_body", _json_object("extra_body", self.extra_body))
         if self.mask is not None and self.image is None:
             raise InvalidInputError("mask without image", hint="pass the picture to paint on as image")
 
@@ -156,6 +161,19 @@ def _encoded_pictures(pictures: Sequence[Any]) -> tuple[bytes, ...]:
             hint="references=[picture]",
         )
     return tuple(one if isinstance(one, bytes) else to_png_bytes(one) for one in pictures)
+
+
+def _json_object(name: str, value: Any) -> dict[str, Any] | None:
+    """A copy of a mapping that JSON can hold; None for an empty one."""
+    try:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+            raise TypeError("names must be texts")
+        copied: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(
+            f"{name} must hold JSON values by name ({error})", hint=f'{name}={{"quality": "high"}}'
+        ) from None
+    return copied or None
 
 
 def checked_int(name: str, value: Any, *, low: int, high: int, unit: str = "") -> int:

@@ -48,7 +48,9 @@ class Recipe:
         seed: of this picture (picture k of a batch has seed + k).
         scheduler: sampler name.
         engine: the provider's name: "mlx", "huggingface" or that of another package.
-        provider: the cloud provider, when there was one.
+        provider: the cloud provider or server, when there was one.
+        request_id: the service's own name of the request.
+        price: what the service said about its price, such as "0.04 USD" or "1056 tokens".
         device: "metal", "cuda", "cpu" or "cloud".
         dtype: of the network's computations.
         quantization_bits: 4, 5, 6, 8 or None.
@@ -90,6 +92,8 @@ class Recipe:
     notes: tuple[str, ...] = ()
     guidance_rescale: float | None = None
     eta: float | None = None
+    request_id: str | None = None
+    price: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; empty fields are omitted."""

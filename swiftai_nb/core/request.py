@@ -48,6 +48,8 @@ class GenerationRequest:
         seeds: one per picture; picture k is made with `seeds[k]` and can be remade alone.
         engine: "auto", "local", "cloud" or a provider's name.
         provider: for the cloud: the inference provider, such as "fal-ai".
+        bill_to: for the cloud: the organization that pays; None is the provider's own setting.
+        base_url: for the cloud: address of the server or endpoint; None is the provider's own setting.
         display_prompt: the prompt as typed, for captions; "" is `prompt`.
         aspect_ratio: (across, down), when the user named a ratio instead of a size: the plan takes about
             the model's own number of pixels.
@@ -65,6 +67,8 @@ class GenerationRequest:
     seeds: tuple[int, ...]
     engine: str = field(default="auto", kw_only=True)
     provider: str | None = field(default=None, kw_only=True)
+    bill_to: str | None = field(default=None, kw_only=True)
+    base_url: str | None = field(default=None, kw_only=True)
     display_prompt: str = field(default="", kw_only=True)
     aspect_ratio: tuple[int, int] | None = field(default=None, kw_only=True)
     expected_revision: str | None = field(default=None, kw_only=True)
@@ -139,6 +143,7 @@ class GenerationPlan:
         precision: dtype of the network's computations, and its quantization.
         quantization_bits: 4, 5, 6, 8 or None.
         estimated_s: seconds for one picture, from earlier ones on this machine.
+        destination: what is sent where, for the user to read; "" when nothing leaves this machine.
         notes: shown to the user and stored in the recipe.
     """
 
@@ -157,6 +162,7 @@ class GenerationPlan:
     precision: str = ""
     quantization_bits: int | None = None
     estimated_s: float | None = None
+    destination: str = ""
     notes: tuple[str, ...] = ()
 
     @classmethod

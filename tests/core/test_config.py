@@ -96,3 +96,18 @@ def test_references_are_pictures_of_any_kind_kept_as_bytes(tmp_path):
 def test_references_that_are_no_list_of_pictures_are_refused(wrong):
     with pytest.raises(InvalidInputError):
         ImageGenerationConfig(references=wrong)
+
+
+def test_extra_body_is_a_checked_copy_of_json_values() -> None:
+    given = {"quality": "high", "loras": [{"path": "x"}]}
+    config = ImageGenerationConfig(extra_body=given)
+    given["loras"].append({"path": "y"})  # type: ignore[attr-defined]
+    assert config.extra_body == {"quality": "high", "loras": [{"path": "x"}]}
+    assert hash(config) == hash(ImageGenerationConfig())
+    assert ImageGenerationConfig(extra_body={}) == ImageGenerationConfig()
+
+
+@pytest.mark.parametrize("wrong", ["quality=high", [1], {1: "x"}, {"": 1}, {"x": b"1"}, {"x": math.nan}, 7])
+def test_extra_body_that_json_cannot_hold_is_refused(wrong: object) -> None:
+    with pytest.raises(InvalidInputError, match="extra_body"):
+        ImageGenerationConfig(extra_body=wrong)  # type: ignore[arg-type]

@@ -1,249 +1,175 @@
-"""One request to the cloud, on a thread and an event loop of its own.
+"""One request to an Inference Provider: look up, send, poll and fetch, with the next provider as fallback.
 
-The library looks providers up synchronously inside its coroutine, without a timeout. On the
-kernel's loop that would block the notebook; on a shared loop it would block all other calls.
+The client library polls and fetches in threads that cannot be stopped; here all of it is awaited, so that
+Cancel closes the connection whatever the call is doing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
-from swiftai_nb.core.errors import (
-    AIError,
-    GenerationCancelledError,
-    GenerationFailedError,
-    NetworkError,
-    RateLimitedError,
-)
+from swiftai_nb.core.errors import AIError
 from swiftai_nb.core.generator import ProgressCallback
-from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
-from swiftai_nb.core.request import GenerationPlan
-from swiftai_nb.core.task import Task
-from swiftai_nb.providers.huggingface.errors import retry_after_s, translate
-from swiftai_nb.providers.huggingface.hub import Route, find_route
+from swiftai_nb.core.progress import GenerationStage
+from swiftai_nb.providers.cloud.call import Backoff, CloudAnswer, CloudCall, CloudPlan
+from swiftai_nb.providers.cloud.errors import status_of
+from swiftai_nb.providers.cloud.http import http_client, price, raise_for_status, request_id, send
+from swiftai_nb.providers.cloud.pictures import decode_picture
+from swiftai_nb.providers.huggingface.answers import Exchange, read_answer
+from swiftai_nb.providers.huggingface.errors import translate
+from swiftai_nb.providers.huggingface.hub import IMAGE_TO_IMAGE, Route, RouteFinder
+from swiftai_nb.providers.huggingface.payload import (
+    ENDPOINT,
+    build_request,
+    check_pictures,
+    ignored_settings,
+    obstacle,
+)
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-TICK_S = 0.5
-FIRST_BACKOFF_S = 1.0
-_RETRYABLE_STATUS = (500, 502, 503, 504)
+# The provider did no work: no credits there, does not serve the model (any more), overloaded.
+FALL_BACK_STATUS = (402, 404, 410, 503)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """The service to call and its timeouts; see `HuggingFaceProvider`."""
+    """The service to call; see `HuggingFaceProvider`."""
 
     provider: str
     base_url: str | None
     bill_to: str | None
-    timeout_s: float
-    retry_wait_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloudPlan(GenerationPlan):
-    """A plan for the cloud; `model` is a Hub id, or the name sent to an endpoint.
+class HubPlan(CloudPlan):
+    """A plan for Inference Providers or an endpoint.
 
     Attributes:
+        model: Hub id, or the name of an endpoint's model.
+        task: "text-to-image" or "image-to-image".
         service: the service to call.
         token: access token; None for an endpoint that needs none.
     """
 
     model: str
+    task: str
     service: Service
     token: str | None = field(repr=False)
 
 
-@dataclass(frozen=True)
-class CloudAnswer:
-    """The result of a call.
+class HubCall(CloudCall):
+    """Makes picture `index` of a plan.
 
-    Attributes:
-        picture: decoded.
-        route: model and provider that made it.
-        elapsed_s: seconds in all.
-        asked_s: seconds at the provider, including retries.
-    """
-
-    picture: Image
-    route: Route
-    elapsed_s: float
-    asked_s: float
-
-
-class CloudCall(Task[CloudAnswer, ImageGenerationProgress]):
-    """Makes picture `index` of a plan: finds the provider, calls it, retries temporary errors.
-
-    Cancelling ends the task at once. A running request is closed; a blocking look-up continues in
-    its thread and its result is discarded.
+    A provider that refuses the request without working on it (402, 404, 410, 503) makes "auto" try the next
+    one. 429 and 503 of the last one are waited out. Nothing else is sent twice: it may have been billed.
 
     Args:
         plan: the plan.
-        seed: of the picture.
-        on_progress: called with stages and elapsed time; there are no steps.
+        index: which picture.
+        finder: knows the providers of a model.
+        on_progress: see `CloudCall`.
     """
 
-    def __init__(self, plan: CloudPlan, seed: int, on_progress: ProgressCallback | None = None) -> None:
-        super().__init__(name="the request to the cloud")
-        self._plan, self._seed = plan, seed
-        self._on_progress = on_progress
-        self._route = Route(plan.model, "the provider")
-        self._created_s = time.monotonic()
-        self.token.on_cancel(self._give_up)
+    def __init__(
+        self,
+        plan: HubPlan,
+        index: int,
+        *,
+        finder: RouteFinder,
+        on_progress: ProgressCallback | None = None,
+    ) -> None:
+        super().__init__(plan, index, on_progress)
+        self._plan, self._finder = plan, finder
+        self._route = Route(plan.model, "the provider", plan.task)
+        self._is_accepted = False
 
-    async def answer(self) -> CloudAnswer:
-        """Runs the call and waits for it; cancelling the awaiting coroutine cancels the call.
+    @property
+    def provider(self) -> str:
+        """Who is being asked."""
+        return self._route.provider
 
-        Raises:
-            AIError: the call failed; GenerationCancelledError after `cancel`.
-        """
-        self.run_in_thread(lambda: asyncio.run(self._run()), thread_name="swiftai-cloud")
-        return await self.wait_or_cancel(grace_s=0.0)
+    def translate(self, error: BaseException) -> AIError:
+        """See `CloudCall`."""
+        return translate(error, route=self._route, token=self._plan.token)
 
-    def _give_up(self) -> None:
-        self.set_error(GenerationCancelledError())
+    async def draw(self) -> CloudAnswer:
+        """See `CloudCall`."""
+        self.enter(GenerationStage.LOOKING_UP_PROVIDER, self._plan.model)
+        routes, notes = await self._find_routes(), list[str]()
+        started_s, backoff = time.monotonic(), Backoff(self._plan.retry_wait_s)
+        while True:
+            self._route = routes[0]
+            try:
+                async with self.ticking():
+                    return await self._ask(started_s, notes)
+            except Exception as error:  # noqa: BLE001 (translated, then judged)
+                ours, status = self.translate(error), status_of(error)
+            self._finder.forget(self._plan.model)
+            if self._is_accepted or status is None:
+                raise ours
+            if len(routes) > 1 and status in FALL_BACK_STATUS:
+                notes.append(f"{routes.pop(0).provider} was asked first: {ours.message}")
+                continue
+            pause_s = backoff.pause_s(ours)
+            if pause_s is None:
+                raise ours
+            busy = f"{self.provider} is busy, trying again in {pause_s:.0f} s"
+            self.enter(GenerationStage.WAITING, busy)
+            await asyncio.sleep(pause_s)
 
-    async def _run(self) -> CloudAnswer:
-        loop, work = asyncio.get_running_loop(), asyncio.current_task()
-
-        def stop() -> None:
-            # A loop that has just finished and closed has nothing left to cancel.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(lambda: None if work is None else work.cancel())
-
-        self.token.raise_if_cancelled()
-        self.token.on_cancel(stop)
-        try:
-            self._enter(GenerationStage.LOOKING_UP_PROVIDER, self._plan.model)
-            self._route = self._find_route()
-            started_s = time.monotonic()
-            picture = await asyncio.wait_for(self._ask(), self._plan.service.timeout_s)
-        except Exception as error:  # noqa: BLE001 (the one place where foreign errors become ours)
-            raise self._translate(error) from None
-        now_s = time.monotonic()
-        self._enter(GenerationStage.DONE, self._route.provider)
-        return CloudAnswer(picture, self._route, now_s - self._created_s, now_s - started_s)
-
-    def _find_route(self) -> Route:
+    async def _find_routes(self) -> list[Route]:
         from huggingface_hub import constants
         from huggingface_hub.errors import OfflineModeIsEnabled
 
-        service = self._plan.service
+        plan, service = self._plan, self._plan.service
         if service.base_url is not None:
-            return Route(self._plan.model, "endpoint")
+            return [Route(plan.model, ENDPOINT, plan.task)]
         if constants.HF_HUB_OFFLINE:
             raise OfflineModeIsEnabled
-        return find_route(self._plan.model, service.provider)
-
-    async def _ask(self) -> Image:
-        waited_s, backoff_s = 0.0, FIRST_BACKOFF_S
-        while True:
-            try:
-                async with self._ticking():
-                    return await self._ask_once()
-            except Exception as error:  # noqa: BLE001 (translated, then judged)
-                ours = self._translate(error)
-                pause_s = _pause_s(ours, retry_after_s(error), backoff_s)
-                if pause_s is None or waited_s + pause_s > self._plan.service.retry_wait_s:
-                    raise ours from None
-            busy = f"{self._route.provider} is busy, trying again in {pause_s:.0f} s"
-            self._enter(GenerationStage.WAITING, busy)
-            await asyncio.sleep(pause_s)
-            waited_s, backoff_s = waited_s + pause_s, backoff_s * 2
-
-    async def _ask_once(self) -> Image:
-        plan, request = self._plan, self._plan.request
-        async with self._client() as client:
-            await _on_response(client, lambda: self._enter(GenerationStage.RECEIVING, self._route.provider))
-            picture: Image = await client.text_to_image(
-                request.prompt,
-                negative_prompt=request.negative_prompt,
-                width=plan.width,
-                height=plan.height,
-                num_inference_steps=plan.steps,
-                guidance_scale=plan.guidance_scale,
-                scheduler=plan.scheduler,
-                seed=self._seed,
-                model=self._route.model if plan.service.base_url is None else plan.service.base_url,
-            )
-        return _decoded(picture, self._route)
-
-    def _client(self) -> Any:
-        from huggingface_hub import AsyncInferenceClient
-
-        service, token = self._plan.service, self._plan.token
-        if service.base_url is not None:
-            # Without any token the library would send the user's own to the endpoint.
-            token = "none" if token is None else token
-        provider: Any = None if service.base_url is not None else self._route.provider
-        return AsyncInferenceClient(
-            provider=provider, token=token, timeout=service.timeout_s, bill_to=service.bill_to
+        routes = await asyncio.to_thread(
+            self._finder.find, plan.model, service.provider, task=plan.task, token=plan.token
         )
+        if plan.task == IMAGE_TO_IMAGE:
+            able = [route for route in routes if obstacle(route.provider, plan.request.config) is None]
+            if not able:
+                check_pictures(routes[0].provider, plan.request.config)
+            routes = able
+        # A key of one provider must not be sent to another.
+        return routes if (plan.token or "").startswith("hf_") else routes[:1]
 
-    def _translate(self, error: BaseException) -> AIError:
-        return translate(error, route=self._route, token=self._plan.token)
-
-    def _enter(self, stage: GenerationStage, detail: str = "", remaining_s: float | None = None) -> None:
-        elapsed_s = time.monotonic() - self._created_s
-        progress = ImageGenerationProgress(0, 0, elapsed_s, remaining_s, stage=stage, detail=detail)
-        self.report(progress)
-        if self._on_progress is not None and not self.done:
-            self._on_progress(progress)
-
-    @contextlib.asynccontextmanager
-    async def _ticking(self) -> AsyncIterator[None]:
-        """Reports a waiting stage now and every half second until the block ends."""
-
-        async def tick() -> None:
-            expected_s, began_s = self._plan.estimated_s, time.monotonic()
-            while True:
-                left_s = None if expected_s is None else max(0.0, expected_s - (time.monotonic() - began_s))
-                self._enter(GenerationStage.WAITING, self._route.provider, left_s)
-                await asyncio.sleep(TICK_S)
-
-        task = asyncio.get_running_loop().create_task(tick())
-        try:
-            yield
-        finally:
-            task.cancel()
-
-
-async def _on_response(client: Any, callback: Callable[[], None]) -> None:
-    # The inner HTTP client is private; without it the stage "receiving" is left out.
-    try:
-        inner = await client._get_async_client()
-        hooks = inner.event_hooks
-    except AttributeError:
-        return
-
-    async def hook(_: Any) -> None:
-        callback()
-
-    inner.event_hooks = {**hooks, "response": [*hooks.get("response", []), hook]}
-
-
-def _decoded(picture: Image, route: Route) -> Image:
-    try:
-        picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise GenerationFailedError(
-            f"{route.provider} sent a broken picture ({error})",
-            hint="try again, or choose another --provider",
-        ) from None
-    return picture
-
-
-def _pause_s(error: AIError, asked_s: float | None, backoff_s: float) -> float | None:
-    """Seconds to wait before the next attempt, or None when the error is not temporary."""
-    status = getattr(error, "status_code", None)
-    if isinstance(error, RateLimitedError) or (
-        isinstance(error, NetworkError) and status in _RETRYABLE_STATUS
-    ):
-        return backoff_s if asked_s is None else asked_s
-    return None
+    async def _ask(self, started_s: float, notes: list[str]) -> CloudAnswer:
+        plan, route = self._plan, self._route
+        self._is_accepted = False
+        request = await asyncio.to_thread(build_request, plan, route, self.seed)
+        async with http_client(plan.timeout_s) as client:
+            response = await send(
+                client,
+                "POST",
+                request.url,
+                json=request.json,
+                content=None if request.data is None else bytes(request.data),
+                headers=request.headers,
+                on_headers=lambda: self.enter(GenerationStage.RECEIVING, route.provider),
+            )
+            self._is_accepted = response.is_success
+            raise_for_status(response)
+            exchange = Exchange(
+                client=client,
+                request=request,
+                provider=route.provider,
+                response=response,
+                on_wait=lambda text: self.enter(GenerationStage.WAITING, f"{route.provider} {text}".strip()),
+            )
+            data, body = await read_answer(exchange)
+        ignored = ignored_settings(route.provider, plan.request.config)
+        unsent = [f"{route.provider} does not support it, so not sent: {name}" for name in ignored]
+        return CloudAnswer(
+            picture=await asyncio.to_thread(decode_picture, data, route.provider),
+            model=route.model,
+            provider=route.provider,
+            request_id=request_id(response, body),
+            price=price(response, body),
+            asked_s=time.monotonic() - started_s,
+            notes=(*notes, *unsent),
+        )

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
-from swiftai_nb._version import __version__
+from collections.abc import Iterator
+
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AuthenticationError, InvalidInputError
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.image import GeneratedImage
-from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import FALLBACK_SIZE, GenerationPlan, GenerationRequest
-from swiftai_nb.providers.huggingface.call import CloudAnswer, CloudCall, CloudPlan, Service
-from swiftai_nb.providers.huggingface.hub import DEFAULT_MODEL, find_token, token_help
+from swiftai_nb.providers.cloud.call import check_timeout, extra_notes, make_image
+from swiftai_nb.providers.huggingface.call import HubCall, HubPlan, Service
+from swiftai_nb.providers.huggingface.hub import (
+    DEFAULT_MODEL,
+    IMAGE_TO_IMAGE,
+    MODELS,
+    TEXT_TO_IMAGE,
+    RouteFinder,
+    check_provider,
+    find_token,
+    is_hugging_face,
+    token_help,
+)
+from swiftai_nb.providers.huggingface.payload import ENDPOINT, check_pictures, pictures_of
 
 # Settings that providers accept or that do not change the picture; others are noted as not sent.
-_SENT = frozenset({"model", "width", "height", "steps", "guidance_scale", "seed", "scheduler"})
+_SENT = frozenset(
+    {"model", "width", "height", "steps", "guidance_scale", "seed", "scheduler", "extra_body"}
+    | {"image", "mask", "references", "strength"}
+)
 _WITHOUT_EFFECT = frozenset({"steps_factor", "preview"})
 
 
 class HuggingFaceProvider:
-    """Makes pictures through Hugging Face's Inference Providers.
+    """Makes and changes pictures through Hugging Face's Inference Providers.
 
     Args:
         token: access token; None takes `HF_TOKEN`, the hub's login or Colab's secret.
         provider: "auto" or a name such as "fal-ai", "hf-inference", "together".
-        model: Hub id; None is FLUX.1-schnell.
+        model: Hub id; None is Z-Image-Turbo, and Qwen-Image-Edit for pictures that change others.
         bill_to: organization that pays.
         timeout_s: seconds to wait for one picture, in all.
-        base_url: an endpoint of your own that speaks hf-inference's text-to-image; the Hub is
-            then not queried, and no token is needed.
+        base_url: an endpoint of your own that speaks hf-inference's text-to-image and image-to-image; the
+            Hub is then not queried, and no token is needed. The user's own token is sent only to hosts of
+            Hugging Face, a token given here to any.
         retry_wait_s: seconds to spend at most on waiting between tries when a provider is
             busy, loading or limits the rate; 0 gives up at once.
+
+    With "auto", the next provider is asked when one has no credits (402), does not serve the model (404)
+    or is overloaded (503); the recipe notes it. A start picture (`config.image`), reference pictures and a
+    mask are sent where the provider has a field for them, without their metadata.
 
     A cloud seed may not be honored, and providers support different settings: the recipe
     records the request, and which provider and model answered. A provider may bill a request
@@ -49,18 +69,15 @@ class HuggingFaceProvider:
         base_url: str | None = None,
         retry_wait_s: float = 60.0,
     ) -> None:
-        if not timeout_s > 0:
-            raise InvalidInputError(
-                f"timeout_s {timeout_s!r} is not above 0", hint="give seconds, such as 180"
-            )
         self.provider = provider
         self.model = model
         self.bill_to = bill_to
-        self.timeout_s = timeout_s
+        self.timeout_s = check_timeout(timeout_s)
         self.base_url = base_url
         self.retry_wait_s = retry_wait_s
         self._token = token
-        self._calls: set[CloudCall] = set()
+        self._finder = RouteFinder()
+        self._calls: set[HubCall] = set()
         self._past_s: dict[tuple[str, Service], float] = {}
 
     def __repr__(self) -> str:
@@ -71,9 +88,7 @@ class HuggingFaceProvider:
         """Whether there is a token (or an endpoint of your own); nothing is sent."""
         return self.base_url is not None or find_token(self._token) is not None
 
-    def plan(
-        self, request: GenerationRequest | str, config: ImageGenerationConfig | None = None
-    ) -> CloudPlan:
+    def plan(self, request: GenerationRequest | str, config: ImageGenerationConfig | None = None) -> HubPlan:
         """Makes the plan; nothing is sent.
 
         Args:
@@ -81,34 +96,26 @@ class HuggingFaceProvider:
             config: settings of a text.
 
         Raises:
-            AIError: no token, a setting that no provider takes, no such model.
+            AIError: no token, a setting that no provider takes, no such model or provider.
         """
         if not isinstance(request, GenerationRequest):
             request = GenerationRequest.of(request, config)
         request = request.with_native_size(FALLBACK_SIZE)
         config = request.config
-        if config.image is not None:
-            raise InvalidInputError(
-                "the cloud provider cannot start from a picture", hint="use a local model: --engine local"
-            )
-        if config.references:
-            raise InvalidInputError(
-                "the cloud provider takes no reference pictures",
-                hint="use a local model: --engine local --model flux.2-klein-4bit",
-            )
-        token = find_token(self._token)
-        if token is None and self.base_url is None:
-            raise AuthenticationError("no Hugging Face token", hint=token_help())
-        name = next((m for m in (config.model, self.model) if m is not None), DEFAULT_MODEL)
-        model = self._hub_id(name)
+        task = IMAGE_TO_IMAGE if pictures_of(config) else TEXT_TO_IMAGE
+        base_url = self.base_url if request.base_url is None else request.base_url
         service = Service(
             provider=self.provider,
-            base_url=self.base_url,
-            bill_to=self.bill_to,
-            timeout_s=self.timeout_s,
-            retry_wait_s=self.retry_wait_s,
+            base_url=base_url,
+            bill_to=self.bill_to if request.bill_to is None else request.bill_to,
         )
-        return CloudPlan(
+        self._check(config, service, task)
+        token = self._token_for(base_url)
+        if token is None and base_url is None:
+            raise AuthenticationError("no Hugging Face token", hint=token_help())
+        name = next((m for m in (config.model, self.model) if m is not None), MODELS[task][0])
+        model = _hub_id(name, is_endpoint=base_url is not None)
+        return HubPlan(
             request=request,
             engine="huggingface",
             model=model,
@@ -117,9 +124,14 @@ class HuggingFaceProvider:
             steps=config.steps,
             guidance_scale=config.guidance_scale,
             scheduler=config.scheduler,
+            strength=config.strength,
             device="cloud",
             estimated_s=self._past_s.get((model, service)),
             notes=tuple(_notes(config)),
+            destination=_destination(service, config),
+            timeout_s=self.timeout_s,
+            retry_wait_s=self.retry_wait_s,
+            task=task,
             service=service,
             token=token,
         )
@@ -131,18 +143,16 @@ class HuggingFaceProvider:
 
         Progress has stages and elapsed time but no steps: providers do not report them.
         """
-        if not isinstance(plan, CloudPlan):
+        if not isinstance(plan, HubPlan):
             raise InvalidInputError("this plan was made by another provider", hint="call plan() of this one")
-        seed = plan.request.seeds[index]
-        call = CloudCall(plan, seed, on_progress)
+        call = HubCall(plan, index, finder=self._finder, on_progress=on_progress)
         self._calls.add(call)
         try:
             answer = await call.answer()
         finally:
             self._calls.discard(call)
         self._past_s[plan.model, plan.service] = answer.asked_s
-        recipe = _recipe(plan, seed, answer)
-        return GeneratedImage.from_pil(answer.picture, recipe=recipe, elapsed_s=answer.elapsed_s)
+        return make_image(plan, index, answer, elapsed_s=call.elapsed_s)
 
     async def generate_image(
         self,
@@ -168,46 +178,51 @@ class HuggingFaceProvider:
         for call in tuple(self._calls):
             call.cancel()
 
-    def _hub_id(self, name: str) -> str:
-        if "/" in name or self.base_url is not None:
-            return name
-        from swiftai_nb.registry.catalog import find
+    def _token_for(self, base_url: str | None) -> str | None:
+        """The token to send; the user's own one only to Hugging Face."""
+        if base_url is None or is_hugging_face(base_url):
+            return find_token(self._token)
+        return self._token
 
-        repository = find(name).repository
-        if not repository:
-            raise InvalidInputError(
-                f"{name} is a local model, not one of the cloud",
-                hint=f"write owner/name, such as {DEFAULT_MODEL}",
-            )
-        return str(repository)
+    def _check(self, config: ImageGenerationConfig, service: Service, task: str) -> None:
+        if config.strength is not None and config.image is None:
+            raise InvalidInputError("strength without image", hint="give the picture to start from as image")
+        if service.base_url is not None:
+            check_pictures(ENDPOINT, config)
+        elif task == IMAGE_TO_IMAGE and service.provider != "auto":
+            check_provider(service.provider, task)
+            check_pictures(service.provider, config)
 
 
-def _notes(config: ImageGenerationConfig) -> list[str]:
-    notes = ["made in the cloud: the seed may not have been honored"]
+def _hub_id(name: str, *, is_endpoint: bool) -> str:
+    if "/" in name or is_endpoint:
+        return name
+    from swiftai_nb.registry.catalog import find
+
+    repository = find(name).repository
+    if not repository:
+        raise InvalidInputError(
+            f"{name} is a local model, not one of the cloud",
+            hint=f"write owner/name, such as {DEFAULT_MODEL}",
+        )
+    return str(repository)
+
+
+def _destination(service: Service, config: ImageGenerationConfig) -> str:
+    from urllib.parse import urlsplit
+
+    count = len(pictures_of(config)) + (config.mask is not None)
+    what = "the prompt" if not count else f"the prompt and {count} picture{'s' if count > 1 else ''}"
+    if service.base_url is not None:
+        return f"{what}, to {urlsplit(service.base_url).hostname}"
+    who = "the first provider that serves the model" if service.provider == "auto" else service.provider
+    payer = "" if service.bill_to is None else f", billed to {service.bill_to}"
+    return f"{what}, to {who} through Hugging Face{payer}"
+
+
+def _notes(config: ImageGenerationConfig) -> Iterator[str]:
+    yield "made in the cloud: the seed may not have been honored"
     ignored = [name for name in config.to_dict() if name not in _SENT | _WITHOUT_EFFECT]
     if ignored:
-        notes.append(f"not sent, as providers do not support it: {', '.join(ignored)}")
-    return notes
-
-
-def _recipe(plan: CloudPlan, seed: int, answer: CloudAnswer) -> Recipe:
-    request, picture, notes = plan.request, answer.picture, list(plan.notes)
-    asked = (request.config.width, request.config.height)
-    if None not in asked and asked != picture.size:
-        notes.append(f"requested {asked[0]}x{asked[1]}, got {picture.width}x{picture.height}")
-    return Recipe(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        model=answer.route.model,
-        width=picture.width,
-        height=picture.height,
-        steps=plan.steps,
-        guidance_scale=plan.guidance_scale,
-        seed=seed,
-        scheduler=plan.scheduler,
-        engine=plan.engine,
-        provider=answer.route.provider,
-        device="cloud",
-        versions={"swiftai_nb": __version__},
-        notes=tuple(notes),
-    )
+        yield f"not sent, as providers do not support it: {', '.join(ignored)}"
+    yield from extra_notes(config.extra_body)

@@ -46,6 +46,10 @@ class CloudServer:
             "hf-inference": {"providerId": "m", "status": "live", "task": "text-to-image"},
             "together": {"providerId": "together/m", "status": "live", "task": "text-to-image"},
         }
+        self.gets: list[tuple[str, dict[str, str]]] = []
+        self.get_answers: list[Answer] = []  # for the next GETs that are not the Hub's
+        self.polls_until_done = 1
+        self.failed_job: str | None = None
         self.hub_delay_s = 0.0
         self.hub_requests = 0
         self.hub_status = 200
@@ -76,26 +80,72 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None: ...
 
     def do_GET(self) -> None:
+        if not self.path.startswith("/api/models/"):
+            self._get_job_or_picture()
+            return
         self.cloud.hub_requests += 1
+        self.cloud.gets.append((self.path, dict(self.headers)))
         time.sleep(self.cloud.hub_delay_s)  # sleep: a slow Hub
-        if self.path.startswith("/api/models/"):
-            model = self.path.removeprefix("/api/models/").split("?")[0]
-            data = {"id": model, "_id": "1", "pipeline_tag": "text-to-image", "tags": [], "private": False}
-            if self.cloud.mapping is not None:
-                data["inferenceProviderMapping"] = self.cloud.mapping
-            if self.cloud.hub_status != 200:
-                self._send(self.cloud.hub_status, b'{"error":"no"}', headers={"X-Error-Code": "RepoNotFound"})
-            else:
-                self._send(200, json.dumps(data).encode())
+        model = self.path.removeprefix("/api/models/").split("?")[0]
+        data = {"id": model, "_id": "1", "pipeline_tag": "text-to-image", "tags": [], "private": False}
+        if self.cloud.mapping is not None:
+            data["inferenceProviderMapping"] = self.cloud.mapping
+        if self.cloud.hub_status != 200:
+            self._send(self.cloud.hub_status, b'{"error":"no"}', headers={"X-Error-Code": "RepoNotFound"})
         else:
-            self._send(200, picture("JPEG"), "image/jpeg")
+            self._send(200, json.dumps(data).encode())
+
+    def _get_job_or_picture(self) -> None:
+        cloud, path = self.cloud, self.path.split("?")[0]
+        cloud.gets.append((self.path, dict(self.headers)))
+        if cloud.get_answers:
+            self._answer(cloud.get_answers.pop(0), self._job(path))
+        else:
+            self._send(200, *self._job(path))
+
+    def _job(self, path: str) -> tuple[bytes, str]:
+        """A provider's answer about a job, or the picture that every address stands for."""
+        cloud = self.cloud
+        if path.startswith("/pictures/"):
+            return picture("JPEG"), "image/jpeg"
+        cloud.polls_until_done -= not path.endswith("requests/job-1")
+        state = 0 if cloud.polls_until_done > 0 else 2 if cloud.failed_job else 1
+        url, why = f"{cloud.url}/pictures/1.jpg", cloud.failed_job
+        if path.endswith("/status"):  # fal's queue
+            body: dict[str, Any] = {
+                "status": ("IN_QUEUE", "COMPLETED", "FAILED")[state],
+                "queue_position": 3,
+                "error": why,
+            }
+        elif path.endswith("requests/job-1"):
+            body = {"images": [{"url": url}]}
+        elif path.endswith("/result"):  # wavespeed
+            body = {
+                "data": {
+                    "status": ("processing", "completed", "failed")[state],
+                    "outputs": [url],
+                    "error": why,
+                }
+            }
+        elif "/async-result/" in path:  # zai
+            body = {"task_status": ("PROCESSING", "SUCCESS", "FAIL")[state], "image_result": [{"url": url}]}
+        else:  # replicate
+            body = {"status": ("processing", "succeeded", "failed")[state], "output": [url], "error": why}
+        return json.dumps(body).encode(), "application/json"
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         self.cloud.requests.append((self.path, json.loads(body), dict(self.headers)))
         answer = self.cloud.answers.pop(0) if self.cloud.answers else self.cloud.default
-        steps = self.cloud.requests[-1][1].get("parameters", {}).get("num_inference_steps")
+        sent = self.cloud.requests[-1][1]
+        steps = sent.get("parameters", sent).get("num_inference_steps")
         if answer.hang or (self.cloud.hang_at_steps is not None and steps == self.cloud.hang_at_steps):
+            self._hang()
+            return
+        self._answer(answer, None)
+
+    def _answer(self, answer: Answer, usual: tuple[bytes, str] | None) -> None:
+        if answer.hang:
             self._hang()
             return
         time.sleep(answer.delay_s)  # sleep: a slow provider
@@ -105,6 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
             os.close(self.connection.detach())
             self.close_connection = True
             return
+        if usual is not None and answer.body is None and answer.status == 200:
+            self._send(200, *usual)
+            return
         self._send(answer.status, self._body(answer), answer.content_type, answer.headers)
 
     def _body(self, answer: Answer) -> bytes:
@@ -112,7 +165,27 @@ class _Handler(BaseHTTPRequestHandler):
             return answer.body
         if answer.status != 200:
             return b'{"error": "it went wrong"}'
-        if self.path.startswith("/together"):
+        answers = {
+            "replicate": {
+                "id": "job-1",
+                "status": "succeeded",
+                "output": [f"{self.cloud.url}/pictures/1.jpg"],
+            },
+            "wavespeed": {
+                "data": {"id": "job-1", "urls": {"get": "https://x/api/v3/predictions/job-1/result"}}
+            },
+            "zai-org": {"id": "job-1", "task_status": "PROCESSING"},
+            "fal-ai": {"images": [{"url": f"{self.cloud.url}/pictures/1.jpg"}]},
+        }
+        provider = self.path.split("/")[1]
+        if provider == "fal-ai" and "_subdomain=queue" in self.path:
+            answers[provider] = {
+                "request_id": "job-1",
+                "response_url": "https://queue.fal.run/m/requests/job-1",
+            }
+        if provider in answers:
+            return json.dumps(answers[provider]).encode()
+        if provider in ("together", "nscale"):
             return json.dumps({"data": [{"b64_json": base64.b64encode(picture("JPEG")).decode()}]}).encode()
         answer.content_type = "image/png"
         return picture()

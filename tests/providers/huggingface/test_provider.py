@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from swiftai_nb.core.generator import ImageGenerator
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.providers.huggingface import HuggingFaceProvider
+from swiftai_nb.providers.huggingface.hub import DEFAULT_MODEL, MODELS, is_hugging_face, provider_names
 from tests.providers.huggingface.cloud_server import Answer, CloudServer, picture
 from tests.waiting import wait_until, wait_until_async
 
@@ -34,7 +37,8 @@ def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[CloudServ
     server = CloudServer()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(constants, "INFERENCE_PROXY_TEMPLATE", server.url + "/{provider}")
-    monkeypatch.setattr(PROVIDERS["hf-inference"]["text-to-image"], "base_url", server.url + "/hf-inference")
+    for task in ("text-to-image", "image-to-image"):
+        monkeypatch.setattr(PROVIDERS["hf-inference"][task], "base_url", server.url + "/hf-inference")
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
@@ -348,3 +352,129 @@ def test_fifty_calls_at_once_leave_the_callers_loop_free(cloud: CloudServer) -> 
     for thread in [t for t in threading.enumerate() if t.name == "swiftai-cloud"]:
         thread.join(20)
         assert not thread.is_alive()
+
+
+TWO = {
+    "together": {"providerId": "together/m", "status": "live", "task": "text-to-image"},
+    "hf-inference": {"providerId": "m", "status": "live", "task": "text-to-image"},
+}
+
+
+@pytest.mark.parametrize("status", [402, 404, 410, 503])
+def test_auto_asks_the_next_provider_when_one_did_no_work(cloud: CloudServer, status: int) -> None:
+    cloud.mapping = TWO
+    cloud.answers = [Answer(status)]
+    recipe = generate(provider()).recipe
+    assert [path.split("/")[1] for path, _, _ in cloud.requests] == ["together", "hf-inference"]
+    assert recipe is not None
+    assert recipe.provider == "hf-inference"
+    assert any(note.startswith("together was asked first") for note in recipe.notes)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 408, 422, 500, 502, 504])
+def test_nothing_that_may_have_been_billed_or_is_our_fault_is_sent_again(
+    cloud: CloudServer, status: int
+) -> None:
+    cloud.mapping = TWO
+    cloud.default = Answer(status)
+    with pytest.raises(AIError):
+        generate(provider(retry_wait_s=30))
+    assert len(cloud.requests) == 1
+
+
+def test_a_broken_connection_is_not_sent_again(cloud: CloudServer) -> None:
+    cloud.mapping = TWO
+    cloud.default = Answer(reset=True)
+    with pytest.raises(errors.NetworkError):
+        generate(provider(retry_wait_s=30))
+    assert len(cloud.requests) == 1
+
+
+def test_a_named_provider_is_the_only_one_asked(cloud: CloudServer) -> None:
+    cloud.mapping = TWO
+    cloud.default = Answer(402)
+    with pytest.raises(errors.QuotaExceededError):
+        generate(provider(provider="together"))
+    assert len(cloud.requests) == 1
+
+
+def test_when_all_providers_fail_the_last_error_is_raised(cloud: CloudServer) -> None:
+    cloud.mapping = TWO
+    cloud.answers = [Answer(404), Answer(402)]
+    with pytest.raises(errors.QuotaExceededError):
+        generate(provider())
+    assert len(cloud.requests) == 2
+
+
+def test_a_key_of_one_provider_is_never_sent_to_another(
+    cloud: CloudServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.inference._providers import PROVIDERS
+
+    cloud.mapping = TWO
+    cloud.default = Answer(402)
+    monkeypatch.setattr(PROVIDERS["together"]["text-to-image"], "base_url", cloud.url + "/together")
+    with pytest.raises(errors.QuotaExceededError) as caught:
+        generate(provider(token="tgp_key"))
+    assert len(cloud.requests) == 1
+    assert "tgp_key" not in str(caught.value)
+    assert all("tgp_key" not in str(headers) for _, headers in cloud.gets)
+
+
+def test_the_given_token_orders_the_providers(cloud: CloudServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_ambient_other")
+    generate(provider())
+    headers = {name.lower(): value for name, value in cloud.gets[0][1].items()}
+    assert headers["authorization"] == f"Bearer {TOKEN}"
+
+
+def test_the_list_of_providers_is_looked_up_once_and_again_after_a_failure(cloud: CloudServer) -> None:
+    maker = provider(provider="auto")
+    generate(maker)
+    generate(maker)
+    assert cloud.hub_requests == 1
+    cloud.default = Answer(500)
+    with pytest.raises(AIError):
+        generate(maker)
+    cloud.default = Answer()
+    cloud.mapping = {"together": TWO["together"]}
+    recipe = generate(maker).recipe
+    assert cloud.hub_requests == 2
+    assert recipe is not None
+    assert recipe.provider == "together"
+
+
+def test_the_users_own_token_is_not_sent_to_a_foreign_endpoint(
+    cloud: CloudServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_ambient_other")
+    generate(HuggingFaceProvider(base_url=f"{cloud.url}/mine"))
+    assert "hf_ambient_other" not in str(cloud.requests)
+    generate(HuggingFaceProvider("hf_given_here", base_url=f"{cloud.url}/mine"))
+    assert "hf_given_here" in str(cloud.requests[-1][2])
+
+
+@pytest.mark.parametrize(
+    ("url", "is_theirs"),
+    [
+        ("https://abc.us-east-1.aws.endpoints.huggingface.cloud", True),
+        ("https://router.huggingface.co/x", True),
+        ("http://router.huggingface.co/x", False),
+        ("https://huggingface.co.evil.example/x", False),
+        ("https://evilhuggingface.co/x", False),
+    ],
+)
+def test_hosts_of_hugging_face(url: str, is_theirs: bool) -> None:
+    assert is_hugging_face(url) is is_theirs
+
+
+def test_bill_to_of_the_request_wins(cloud: CloudServer) -> None:
+    maker = provider(bill_to="acme")
+    plan = maker.plan(replace(GenerationRequest.of("a fox"), bill_to="other"))
+    asyncio.run(maker.generate(plan))
+    assert {k.lower(): v for k, v in cloud.requests[0][2].items()}["x-hf-bill-to"] == "other"
+
+
+def test_default_models_are_of_tasks_that_the_library_has() -> None:
+    assert all(provider_names(task) for task in MODELS)
+    assert MODELS["text-to-image"][0] == DEFAULT_MODEL

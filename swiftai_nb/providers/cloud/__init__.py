@@ -1,0 +1,1 @@
+"""What the providers of cloud services and of HTTP servers share."""
