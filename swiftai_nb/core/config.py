@@ -11,6 +11,7 @@ from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image_input import to_png_bytes
+from swiftai_nb.core.prompt_syntax import SYNTAXES
 
 MIN_SIDE = 16
 MAX_SIDE = 4096
@@ -53,6 +54,8 @@ class ImageGenerationConfig:
         model: catalog id, alias, Hub id or folder.
         guidance_rescale: 0..1: pulls strong guidance back to the contrast of the prompt alone, against
             over-exposed pictures; 0.7 suits models that predict velocity.
+        prompt_syntax: "plain" or "weighted": whether brackets such as "(red:1.3)" are text or weights; None
+            reads weights where there is a bracket with a number.
         eta: 0..1: fresh noise in the samplers ddim (0 is its own value) and tcd (0.3).
         clip_skip: how many of the text encoder's last layers to skip, 0..12.
         image: an initial image (encoded PNG, JPEG or WebP bytes).
@@ -89,6 +92,7 @@ class ImageGenerationConfig:
     guidance_rescale: float | None = None
     eta: float | None = None
     extra_body: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    prompt_syntax: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -102,6 +106,7 @@ class ImageGenerationConfig:
         self._check_float("steps_factor", low=0.01, high=100.0)
         self._check_choice("quantization_bits", QUANTIZATION_BITS)
         self._check_choice("preview", ("rgb", "taesd", "off"))
+        self._check_choice("prompt_syntax", SYNTAXES)
         object.__setattr__(self, "references", _encoded_pictures(self.references))
         if self.extra_body is not None:
             object.__setattr__(self, "extra_body", _json_object("extra_body", self.extra_body))

@@ -57,6 +57,7 @@ class Recipe:
         guidance_rescale: how far guidance was pulled back, or None.
         eta: noise of the sampler, or None for its own value.
         clip_skip: text encoder layers skipped, or None.
+        prompt_syntax: "plain", "weighted", or None for the default.
         strength: for a picture made from an initial image.
         image_sha256: SHA-256 of that initial image.
         mask_sha256: SHA-256 of the mask.
@@ -94,6 +95,7 @@ class Recipe:
     eta: float | None = None
     request_id: str | None = None
     price: str | None = None
+    prompt_syntax: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; empty fields are omitted."""
@@ -168,6 +170,7 @@ class Recipe:
             guidance_rescale=self.guidance_rescale,
             eta=self.eta,
             clip_skip=self.clip_skip,
+            prompt_syntax=self.prompt_syntax,
             strength=self.strength,
             loras=self.loras,
             quantization_bits=self.quantization_bits,

@@ -58,6 +58,7 @@ class Generate(Message):
         preview: whether steps carry previews.
         preview_decoder: folder of a small decoder for them; None uses the linear map.
         is_staged: drop each network as soon as this picture no longer needs it.
+        prompt_syntax: "plain", "weighted", or None.
         guidance_rescale, eta: 0 to 1, as in `ImageGenerationConfig`; None is 0 and the sampler's own.
     """
 
@@ -80,6 +81,7 @@ class Generate(Message):
     is_staged: bool = False
     guidance_rescale: float | None = None
     eta: float | None = None
+    prompt_syntax: str | None = None
 
 
 @dataclass(frozen=True)

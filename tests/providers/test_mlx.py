@@ -156,6 +156,17 @@ def test_sampling_settings_reach_the_engine_and_the_recipe(provider):
     assert make(provider, config=changed.recipe.to_config()).data == changed.data
 
 
+def test_the_prompt_syntax_reaches_the_engine_and_the_recipe(provider):
+    config = ImageGenerationConfig(seed=3, steps=2)
+    plain, weighted = (
+        make(provider, config=config.replace(prompt_syntax=syntax), prompt="a (red:1.5) apple")
+        for syntax in ("plain", "weighted")
+    )
+    assert plain.data != weighted.data
+    assert (plain.recipe.prompt_syntax, weighted.recipe.prompt_syntax) == ("plain", "weighted")
+    assert weighted.recipe.to_config().prompt_syntax == "weighted"
+
+
 def test_the_plan_knows_what_the_pipeline_knows():
     from swiftai_nb.diffusion import load_pipeline
     from swiftai_nb.model_files.folder import open_model

@@ -36,6 +36,8 @@ class Conditioning:
         prompt_lengths: tokens of each prompt, where L is the longest one's and the rest of a row is zeros;
             None where all L count.
         negative_prompt_lengths: as prompt_lengths.
+        and_weights: of n prompts that are followed at the same time (composable diffusion, Liu et al. 2022):
+            prompt_embeds and pooled_prompt_embeds then have n rows, of one picture. Empty for one prompt.
         notes: for the user, e.g. which part of the prompt was cut.
     """
 
@@ -46,12 +48,13 @@ class Conditioning:
     guidance_scale: float = 1.0
     prompt_lengths: tuple[int, ...] | None = None
     negative_prompt_lengths: tuple[int, ...] | None = None
+    and_weights: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def batch_size(self) -> int:
-        """B, the number of prompts."""
-        return int(self.prompt_embeds.shape[0])
+        """B, the number of pictures."""
+        return int(self.prompt_embeds.shape[0]) // max(1, len(self.and_weights))
 
     def evaluated(self) -> Conditioning:
         """Itself, with every array computed, so that the text encoders can be released."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.prompt_syntax import no_weights_notes
 from swiftai_nb.diffusion.models.clip import CLIPTextConfig
 from swiftai_nb.diffusion.models.flux_transformer import (
     FluxConfig,
@@ -124,6 +125,8 @@ class FluxPipeline(DiffusionPipeline):
         guidance_scale: float = 3.5,
         clip_skip: int | None = None,
         max_sequence_length: int | None = None,
+        *,
+        prompt_syntax: str | None = None,
     ) -> Conditioning:
         """Encodes prompts with T5 (every token) and CLIP (one pooled vector).
 
@@ -133,6 +136,7 @@ class FluxPipeline(DiffusionPipeline):
             guidance_scale: an input of dev's network; schnell has none.
             clip_skip: must be None or 0: only CLIP's pooled vector is used.
             max_sequence_length: T5 tokens, 1..512; None is 256 for schnell and 512 for dev.
+            prompt_syntax: has no effect but a note: these encoders know no weights.
 
         Raises:
             InvalidInputError: a length outside 1..512, or a clip_skip.
@@ -146,6 +150,7 @@ class FluxPipeline(DiffusionPipeline):
         )
         prompts = prompt_list(prompt, "prompt")
         notes = self._t5.truncation_notes(prompts, length)
+        notes += no_weights_notes(prompts, prompt_syntax, family="FLUX.1")
         if negative_prompt is not None and any(prompt_list(negative_prompt, "negative_prompt")):
             notes += ("FLUX.1 takes no negative prompt; it was left out",)
         conditioning = Conditioning(

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.core.prompt_syntax import no_weights_notes
 from swiftai_nb.diffusion.models.flux2_transformer import Flux2Config, Flux2Transformer, make_rotary
 from swiftai_nb.diffusion.models.vae import VAEConfig
 from swiftai_nb.diffusion.pipelines.denoising import (
@@ -115,6 +116,8 @@ class Flux2Pipeline(DiffusionPipeline):
         guidance_scale: float = 4.0,
         clip_skip: int | None = None,
         max_sequence_length: int | None = None,
+        *,
+        prompt_syntax: str | None = None,
     ) -> Conditioning:
         """Encodes prompts with Qwen3, padded to a fixed length; the transformer attends the padding too.
 
@@ -125,6 +128,7 @@ class Flux2Pipeline(DiffusionPipeline):
                 without it.
             clip_skip: must be None or 0.
             max_sequence_length: tokens with those of the chat template, 1..512; None is 512.
+            prompt_syntax: has no effect but a note: these encoders know no weights.
 
         Raises:
             InvalidInputError: a length outside 1..512, or a clip_skip.
@@ -138,6 +142,7 @@ class Flux2Pipeline(DiffusionPipeline):
         )
         prompts = prompt_list(prompt, "prompt")
         notes = self._text.truncation_notes(prompts, "prompt", max_length=length)
+        notes += no_weights_notes(prompts, prompt_syntax, family="FLUX.2")
         is_guided = guidance_scale > 1 and not self.is_distilled
         negative = None
         if is_guided:

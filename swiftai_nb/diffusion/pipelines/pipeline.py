@@ -88,8 +88,21 @@ class DiffusionPipeline(ABC):
         guidance_scale: float = 7.5,
         clip_skip: int | None = None,
         max_sequence_length: int | None = None,
+        *,
+        prompt_syntax: str | None = None,
     ) -> Conditioning:
-        """Encodes one prompt or several; the conditioning's notes name what was cut or left out."""
+        """Encodes one prompt or several; the conditioning's notes name what was cut or left out.
+
+        Args:
+            prompt: one or several texts.
+            negative_prompt: what to avoid: one text for all, or one for each.
+            guidance_scale: weight of the prompt.
+            clip_skip: how many last layers of CLIP to leave out.
+            max_sequence_length: tokens of T5 and Qwen.
+            prompt_syntax: for CLIP: "plain" takes brackets as text and cuts what exceeds the encoder's
+                length; "weighted" reads weights, BREAK and AND as AUTOMATIC1111 does, and long prompts in
+                chunks; None is "weighted" where a prompt has a bracket with a number, such as "(red:1.3)".
+        """
 
     def denoise(
         self,

@@ -8,16 +8,15 @@ from typing import Any
 import mlx.core as mx
 
 from swiftai_nb.core.errors import UnsupportedModelError
+from swiftai_nb.diffusion.models.clip import CLIPOutput
 from swiftai_nb.diffusion.pipelines.denoising import Conditioning, DenoiseRequest
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.text_stage import (
     CLIPTextStage,
     TrainingVocabulary,
-    negative_prompt_list,
-    prompt_list,
-    unused_negative_notes,
 )
 from swiftai_nb.diffusion.pipelines.unet_pipeline import UNetPipeline
+from swiftai_nb.diffusion.pipelines.weighted_prompts import ReadPrompts
 from swiftai_nb.diffusion.preview import SD_PREVIEW, SDXL_PREVIEW
 from swiftai_nb.diffusion.weights.tensors import read_config
 from swiftai_nb.model_files.model_folder import ModelFolder
@@ -33,12 +32,12 @@ class StableDiffusionPipeline(UNetPipeline):
     """
 
     def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
-        self._text = CLIPTextStage.of(model, dtype=dtype, quantization_bits=quantization_bits)
+        text = CLIPTextStage.of(model, dtype=dtype, quantization_bits=quantization_bits)
         self._vocabulary = TrainingVocabulary.read(model.folder)
         config = scheduler_config(model)
         super().__init__(
             model,
-            text_stages=(self._text,),
+            text_stages=(text,),
             image=ImageStage.of(model, dtype=dtype, published_preview=SD_PREVIEW),
             # Two fields that diffusers corrects in old files of this family.
             scheduler_config={**config, "steps_offset": 1, "clip_sample": False},
@@ -53,6 +52,8 @@ class StableDiffusionPipeline(UNetPipeline):
         guidance_scale: float = 7.5,
         clip_skip: int | None = None,
         max_sequence_length: int | None = None,
+        *,
+        prompt_syntax: str | None = None,
     ) -> Conditioning:
         """Encodes prompts.
 
@@ -63,26 +64,31 @@ class StableDiffusionPipeline(UNetPipeline):
             guidance_scale: above 1 turns guidance on.
             clip_skip: how many last layers to leave out, for the prompt only (as in diffusers).
             max_sequence_length: not used.
+            prompt_syntax: see `DiffusionPipeline.encode_prompt`.
 
         Raises:
-            InvalidInputError: clip_skip beyond the encoder's layers.
+            InvalidInputError: clip_skip beyond the encoder's layers, a weight out of range, or AND without
+                guidance.
         """
-        prompts = prompt_list(prompt, "prompt")
-        output = self._text.encode(prompts)
-        embeds = output.last_hidden_state
-        if clip_skip is not None:
-            embeds = self._text.skipped_state(output, clip_skip)
-        notes = self._text.truncation_notes(prompts, "prompt")
+        read = self._read_prompts(prompt, negative_prompt, guidance_scale, prompt_syntax)
+        embeds, _ = self._encode(read, read.prompts, clip_skip)
+        notes = read.notes
         if self._vocabulary is not None:
-            notes += self._vocabulary.notes(prompts)
+            notes += self._vocabulary.notes(read.prompts)
         negative = None
-        if guidance_scale > 1 and not self._has_guidance_embedding:
-            negatives = negative_prompt_list(negative_prompt, len(prompts))
-            negative = self._text.encode(negatives).last_hidden_state
-            notes += self._text.truncation_notes(negatives, "negative prompt")
-        else:
-            notes += unused_negative_notes(negative_prompt, takes_one=not self._has_guidance_embedding)
-        return Conditioning(embeds, negative, guidance_scale=guidance_scale, notes=notes).evaluated()
+        if read.is_guided:
+            negative, _ = self._encode(read, read.negatives, None)
+        return Conditioning(
+            embeds, negative, guidance_scale=guidance_scale, and_weights=read.and_weights, notes=notes
+        ).evaluated()
+
+    def _encode(
+        self, read: ReadPrompts, prompts: list[str], clip_skip: int | None
+    ) -> tuple[mx.array, mx.array]:
+        def state(stage: CLIPTextStage, output: CLIPOutput) -> mx.array:
+            return output.last_hidden_state if clip_skip is None else stage.skipped_state(output, clip_skip)
+
+        return read.encode(self._text_stages, prompts, state)
 
 
 class StableDiffusionXLPipeline(UNetPipeline):
@@ -99,12 +105,14 @@ class StableDiffusionXLPipeline(UNetPipeline):
         if model.checkpoint is None:
             _refuse_refiner(read_config(model.folder / "model_index.json"))
         self._zero_empty_negatives = model.zeros_empty_negative
-        self._text = CLIPTextStage.of(model, dtype=dtype, quantization_bits=quantization_bits)
-        self._text_2 = CLIPTextStage.of(model, "_2", dtype=dtype, quantization_bits=quantization_bits)
+        stages = [
+            CLIPTextStage.of(model, suffix, dtype=dtype, quantization_bits=quantization_bits)
+            for suffix in ("", "_2")
+        ]
         config = scheduler_config(model)
         super().__init__(
             model,
-            text_stages=(self._text, self._text_2),
+            text_stages=tuple(stages),
             image=ImageStage.of(model, dtype=dtype, published_preview=SDXL_PREVIEW, may_upcast=True),
             scheduler_config=config,
             dtype=dtype,
@@ -118,6 +126,8 @@ class StableDiffusionXLPipeline(UNetPipeline):
         guidance_scale: float = 5.0,
         clip_skip: int | None = None,
         max_sequence_length: int | None = None,
+        *,
+        prompt_syntax: str | None = None,
     ) -> Conditioning:
         """Encodes prompts with both encoders.
 
@@ -128,34 +138,35 @@ class StableDiffusionXLPipeline(UNetPipeline):
             clip_skip: how many layers to leave out beyond the one SDXL always leaves out; for the
                 prompt only (as in diffusers).
             max_sequence_length: not used.
+            prompt_syntax: see `DiffusionPipeline.encode_prompt`.
 
         Raises:
-            InvalidInputError: clip_skip beyond the encoders' layers.
+            InvalidInputError: clip_skip beyond the encoders' layers, a weight out of range, or AND without
+                guidance.
         """
-        prompts = prompt_list(prompt, "prompt")
-        embeds, pooled = self._encode(prompts, skip=0 if clip_skip is None else clip_skip)
-        notes = self._text.truncation_notes(prompts, "prompt")
+        read = self._read_prompts(prompt, negative_prompt, guidance_scale, prompt_syntax)
+        embeds, pooled = self._encode(read, read.prompts, 0 if clip_skip is None else clip_skip)
         negative = negative_pooled = None
-        if guidance_scale > 1 and not self._has_guidance_embedding:
-            if negative_prompt is None and self._zero_empty_negatives:
-                negative, negative_pooled = mx.zeros_like(embeds), mx.zeros_like(pooled)
-            else:
-                negatives = negative_prompt_list(negative_prompt, len(prompts))
-                negative, negative_pooled = self._encode(negatives, skip=0)
-                notes += self._text.truncation_notes(negatives, "negative prompt")
-        else:
-            notes += unused_negative_notes(negative_prompt, takes_one=not self._has_guidance_embedding)
+        if read.is_guided and negative_prompt is None and self._zero_empty_negatives:
+            pictures = 1 if read.and_weights else len(embeds)
+            negative, negative_pooled = mx.zeros_like(embeds[:pictures]), mx.zeros_like(pooled[:pictures])
+        elif read.is_guided:
+            negative, negative_pooled = self._encode(read, read.negatives, 0)
         return Conditioning(
-            embeds, negative, pooled, negative_pooled, guidance_scale=guidance_scale, notes=notes
+            embeds,
+            negative,
+            pooled,
+            negative_pooled,
+            guidance_scale=guidance_scale,
+            and_weights=read.and_weights,
+            notes=read.notes,
         ).evaluated()
 
-    def _encode(self, prompts: list[str], *, skip: int) -> tuple[mx.array, mx.array]:
+    def _encode(self, read: ReadPrompts, prompts: list[str], skip: int) -> tuple[mx.array, mx.array]:
         """Hidden states of both encoders side by side [B, L, D1 + D2], and the second's pooled text."""
-        states = []
-        for stage in (self._text, self._text_2):
-            output = stage.encode(prompts)
-            states.append(stage.hidden_state(output, skip + 2))
-        return mx.concatenate(states, axis=-1), output.pooled
+        return read.encode(
+            self._text_stages, prompts, lambda stage, output: stage.hidden_state(output, skip + 2)
+        )
 
     def _added_inputs(
         self, conditioning: Conditioning, request: DenoiseRequest
@@ -165,10 +176,10 @@ class StableDiffusionXLPipeline(UNetPipeline):
             raise ValueError("this conditioning was encoded by another pipeline: it has no pooled text")
         # Original size, crop corner, target size.
         sizes = [request.height, request.width, 0, 0, request.height, request.width]
-        time_ids = mx.array([sizes] * conditioning.batch_size, dtype=mx.float32)
+        time_ids = mx.array([sizes] * len(pooled), dtype=mx.float32)
         return {
             "text_embeds": (pooled if negative is None else negative, pooled),
-            "time_ids": (time_ids, time_ids),
+            "time_ids": (time_ids[: conditioning.batch_size], time_ids),
         }
 
 

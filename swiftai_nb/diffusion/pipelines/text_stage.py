@@ -86,7 +86,10 @@ class CLIPTextStage:
 
     def encode(self, prompts: Sequence[str]) -> CLIPOutput:
         """[B] prompts -> hidden states [B, L, D]."""
-        ids = np.stack([self.tokenizer(prompt).ids for prompt in prompts])
+        return self.encode_ids(np.stack([self.tokenizer(prompt).ids for prompt in prompts]))
+
+    def encode_ids(self, ids: NDArray[np.int32]) -> CLIPOutput:
+        """Token ids [B, L] -> hidden states [B, L, D]."""
         _check_ids(ids, self.config.vocab_size)
         return self.component.network(mx.array(ids))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -23,6 +23,7 @@ from swiftai_nb.diffusion.pipelines.denoising import (
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
+from swiftai_nb.diffusion.pipelines.weighted_prompts import ReadPrompts
 from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
@@ -64,6 +65,7 @@ class UNetPipeline(DiffusionPipeline):
                 hint="use the text-to-image model of this family; masks work with it",
             )
         self._config, self._scheduler_config = config, dict(scheduler_config)
+        self._text_stages = text_stages
         super().__init__(
             text_encoders=[stage.component for stage in text_stages],
             denoiser=Component(
@@ -80,6 +82,23 @@ class UNetPipeline(DiffusionPipeline):
     def _has_guidance_embedding(self) -> bool:
         """Whether guidance is an input of the network (LCM), which rules out negative prompts."""
         return self._config.time_cond_proj_dim is not None
+
+    def _read_prompts(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None,
+        guidance_scale: float,
+        syntax: str | None,
+    ) -> ReadPrompts:
+        takes_negative = not self._has_guidance_embedding
+        return ReadPrompts.of(
+            prompt,
+            negative_prompt,
+            stage=self._text_stages[0],
+            syntax=syntax,
+            is_guided=guidance_scale > 1 and takes_negative,
+            takes_negative=takes_negative,
+        )
 
     def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
         name = self._sampler_name(request.scheduler)
@@ -122,28 +141,43 @@ class UNetPipeline(DiffusionPipeline):
     def _make_predict(self, conditioning: Conditioning, request: DenoiseRequest, *, batch: int) -> Predict:
         repeats = batch // conditioning.batch_size
         negative, scale = conditioning.negative_prompt_embeds, conditioning.guidance_scale
-        guided = negative is not None
-
-        def both(unconditional: mx.array | None, conditional: mx.array) -> mx.array:
-            parts = [conditional] if unconditional is None or not guided else [unconditional, conditional]
-            return mx.concatenate([mx.repeat(p, repeats, axis=0) for p in parts])
-
+        guided, weights = negative is not None, conditioning.and_weights
         added = self._added_inputs(conditioning, request)
-        inputs = {name: both(*pair) for name, pair in added.items()}
-        context = both(negative, conditioning.prompt_embeds)
-        if self._config.time_cond_proj_dim is not None:
-            inputs["timestep_cond"] = _guidance_embedding(
-                scale, self._config.time_cond_proj_dim, len(context)
+        calls = [(conditioning.prompt_embeds, {name: positive for name, (_, positive) in added.items()})]
+        if negative is not None:
+            unprompted = {name: negated for name, (negated, _) in added.items()}
+            calls.insert(0, (negative, unprompted))
+            if negative.shape[1] == calls[1][0].shape[1]:  # else each prompt is attended by itself
+                names = added.keys()
+                both = {name: mx.concatenate([inputs[name] for _, inputs in calls]) for name in names}
+                calls = [(mx.concatenate([context for context, _ in calls]), both)]
+        calls = [
+            (
+                mx.repeat(context, repeats, axis=0),
+                {name: mx.repeat(value, repeats, axis=0) for name, value in inputs.items()},
             )
+            for context, inputs in calls
+        ]
+        if self._config.time_cond_proj_dim is not None:
+            for context, inputs in calls:
+                inputs["timestep_cond"] = _guidance_embedding(
+                    scale, self._config.time_cond_proj_dim, len(context)
+                )
 
         def predict(latents: mx.array, timestep: float) -> mx.array:
-            sample = mx.concatenate([latents, latents]) if guided else latents
-            times = mx.full((len(sample),), timestep, dtype=mx.float32)
-            output: mx.array = self._denoiser.network(sample, times, context, **inputs)
-            predicted = output.astype(mx.float32)
+            outputs = []
+            for context, inputs in calls:
+                sample = mx.concatenate([latents] * (len(context) // batch))
+                times = mx.full((len(sample),), timestep, dtype=mx.float32)
+                outputs.append(self._denoiser.network(sample, times, context, **inputs))
+            predicted = mx.concatenate(outputs).astype(mx.float32)
             if not guided:
                 return predicted
-            unconditional, conditional = mx.split(predicted, 2)
+            unconditional, *conditionals = mx.split(predicted, len(predicted) // batch)
+            conditional = conditionals[0]
+            if weights:
+                parts = zip(weights, conditionals, strict=True)
+                conditional = unconditional + sum(weight * (part - unconditional) for weight, part in parts)
             combined = unconditional + scale * (conditional - unconditional)
             return rescale_guidance(combined, conditional, request.guidance_rescale)
 

@@ -12,6 +12,7 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
+from swiftai_nb.core.prompt_syntax import no_weights_notes
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.vae import VAEConfig
 from swiftai_nb.diffusion.models.z_image import ZImageConfig, ZImageLayout, ZImageTransformer, make_layout
@@ -110,6 +111,8 @@ class ZImagePipeline(DiffusionPipeline):
         guidance_scale: float = 0.0,
         clip_skip: int | None = None,
         max_sequence_length: int | None = None,
+        *,
+        prompt_syntax: str | None = None,
     ) -> Conditioning:
         """Encodes prompts with Qwen3, as the only message of a conversation.
 
@@ -120,6 +123,7 @@ class ZImagePipeline(DiffusionPipeline):
                 turns guidance off, which is what Turbo was distilled for.
             clip_skip: must be None or 0: there is no CLIP.
             max_sequence_length: tokens with those of the chat template, 1..512; None is 512.
+            prompt_syntax: has no effect but a note: these encoders know no weights.
 
         Raises:
             InvalidInputError: a length outside 1..512, or a clip_skip.
@@ -134,6 +138,7 @@ class ZImagePipeline(DiffusionPipeline):
         prompts = prompt_list(prompt, "prompt")
         embeds, lengths = self._encode(prompts, length)
         notes = self._text.truncation_notes(prompts, "prompt", max_length=length)
+        notes += no_weights_notes(prompts, prompt_syntax, family="Z-Image")
         negative, negative_lengths = None, None
         if Z_IMAGE.is_guided(guidance_scale):
             negatives = negative_prompt_list(negative_prompt, len(prompts))

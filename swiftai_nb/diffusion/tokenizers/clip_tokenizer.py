@@ -63,6 +63,7 @@ class CLIPTokenizer:
         self.start_id = self._vocabulary[START]
         self.end_id = self._vocabulary[END]
         self.pad_id = self._vocabulary.get(pad_token, self.end_id)
+        self.comma_id = self._vocabulary.get(",</w>")
 
     @property
     def vocabulary_size(self) -> int:
@@ -71,8 +72,7 @@ class CLIPTokenizer:
 
     def __call__(self, prompt: str) -> TokenizedPrompt:
         """Encodes one prompt; what exceeds the length is cut and reported."""
-        # Half a surrogate pair, as a broken paste leaves it, is no text.
-        prompt = prompt.encode("utf-8", "replace").decode("utf-8")
+        prompt = _without_surrogates(prompt)
         encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
         room = self.max_length - 2
         cut_text = ""
@@ -81,6 +81,16 @@ class CLIPTokenizer:
         ids = [self.start_id, *encoding.ids[:room], self.end_id]
         ids += [self.pad_id] * (self.max_length - len(ids))
         return TokenizedPrompt(np.asarray(ids, dtype=np.int32), len(encoding.ids), cut_text)
+
+    def token_ids(self, text: str) -> list[int]:
+        """The ids of a text of any length, without start and end."""
+        ids: list[int] = self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids
+        return ids
+
+
+def _without_surrogates(text: str) -> str:
+    """Half a surrogate pair, as a broken paste leaves it, is no text."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _max_length(value: Any, folder: Path) -> int:

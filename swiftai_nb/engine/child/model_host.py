@@ -205,7 +205,13 @@ class ModelHost:
         return self._preview_decoder[1]
 
     def _conditioning(self, pipeline: DiffusionPipeline, command: Generate) -> Conditioning:
-        key = (command.prompt, command.negative_prompt, command.guidance_scale, command.clip_skip)
+        key = (
+            command.prompt,
+            command.negative_prompt,
+            command.guidance_scale,
+            command.clip_skip,
+            command.prompt_syntax,
+        )
         if key in self._prompts:
             self._prompts.move_to_end(key)
             return self._prompts[key]
@@ -214,6 +220,7 @@ class ModelHost:
             command.negative_prompt,
             guidance_scale=command.guidance_scale,
             clip_skip=command.clip_skip,
+            prompt_syntax=command.prompt_syntax,
         )
         self._prompts[key] = conditioning
         while len(self._prompts) > _KEPT_PROMPTS:

@@ -11,6 +11,7 @@ from typing import Any
 
 from swiftai_nb.core.config import MAX_COUNT, MAX_SEED, LoraReference
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.prompt_syntax import SYNTAXES
 from swiftai_nb.notebook.magic.tokens import unquoted
 
 SIZE_WORDS = {"square": (1, 1), "portrait": (3, 4), "landscape": (4, 3), "wide": (16, 9)}
@@ -96,6 +97,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                excludes=("widget",), repeats=True),
         Option("from", "text", "the recipe of an earlier picture", metavar="VAR|PATH", field="recipe_from",
                values="pictures"),
+        Option("prompt-syntax", "choice", "whether (x:1.3), [x], BREAK and AND are text or weights",
+               metavar="KIND", choices=SYNTAXES, setting="prompt_syntax", is_axis=True),
         Option("raw", "flag", "do not replace {variables} in the prompt"),
     ),
     "Model and sampling": (
@@ -175,6 +178,7 @@ _FOREIGN_NAMES = {
     "quiet": "silent",
     "engine": "backend",
     "quantize": "bits",
+    "prompt-syntax": "emphasis weighting",
     "executor": "cluster client",
 }
 SYNONYMS = {foreign: name for name, names in _FOREIGN_NAMES.items() for foreign in names.split()}

@@ -55,6 +55,7 @@ class ImagineArguments:
     loras: tuple[LoraReference, ...] = ()
     guidance_rescale: float | None = None
     eta: float | None = None
+    prompt_syntax: str | None = None
     clip_skip: int | None = None
     quantization_bits: int | None = None
     download: bool = False

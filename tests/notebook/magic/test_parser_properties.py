@@ -108,6 +108,7 @@ RECIPES = st.builds(
     strength=st.none() | st.floats(0, 1),
     guidance_rescale=st.none() | st.floats(0, 1),
     eta=st.none() | st.floats(0, 1),
+    prompt_syntax=st.sampled_from([None, "plain", "weighted"]),
     clip_skip=st.none() | st.integers(0, 12),
     loras=st.lists(st.builds(LoraReference, TEXT, st.floats(-10, 10)), max_size=2).map(tuple),
     versions=st.dictionaries(st.sampled_from(["mlx", "swiftai_nb"]), TEXT, max_size=2),

@@ -1,0 +1,166 @@
+"""Reads the prompt syntax of AUTOMATIC1111's web UI: weights, BREAK and AND.
+
+`(x)` weighs 1.1, `((x))` 1.21, `[x]` 1 / 1.1 and `(x:1.3)` 1.3; a backslash makes a bracket plain text.
+BREAK begins a new chunk of tokens, and AND joins prompts that the model follows at the same time (composable
+diffusion, Liu et al. 2022).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swiftai_nb.core.errors import InvalidInputError
+
+SYNTAXES = ("plain", "weighted")
+MAX_WEIGHT = 100.0
+_MAX_OPEN = 200
+_AS_TEXT = "--prompt-syntax plain reads brackets as text"
+_STRONGER, _WEAKER = 1.1, 1 / 1.1
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+_TOKEN = re.compile(
+    rf"\\[()\[\]\\]|\\|\(|\[|:\s{{0,9}}(?P<weight>{_NUMBER})\s{{0,9}}\)|\)|\]|[^\\()\[\]:]+|:"
+)
+_BREAK = re.compile(r"\bBREAK\b")
+_AND = re.compile(r"\bAND\b")
+_PART_WEIGHT = re.compile(rf":\s{{0,9}}({_NUMBER})$")
+# A bracket with a number, such as "(red:1.3)", but not "(16:9)" or "(at 10:30)".
+_WEIGHT = re.compile(rf"\([^()]{{0,999}}[^()\d\s:]\s{{0,9}}:\s{{0,9}}{_NUMBER}\s{{0,9}}\)")
+_OTHER_SYNTAX = re.compile(r"\(\(|\[\[?[^\[\]]{1,999}\]|\bBREAK\b|\bAND\b")
+_SQUARE = re.compile(r"\[([^\[\]]+)\]")
+_EDIT_POINT = re.compile(r":\s{0,9}[\d.]+$")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a prompt.
+
+    Args:
+        text: as written, without its brackets; "" for a BREAK.
+        weight: of its tokens; 1.0 is unweighted.
+        is_break: whether a new chunk begins here.
+    """
+
+    text: str
+    weight: float = 1.0
+    is_break: bool = False
+
+
+def parse_weights(prompt: str) -> list[Span]:
+    """The spans of a prompt; neighbors differ in weight. A bracket without its partner counts to the end.
+
+    Raises:
+        InvalidInputError: a weight outside -100..100, or more than 200 open brackets.
+    """
+    texts: list[str | None] = []  # None is a BREAK
+    weights: list[float] = []
+    round_starts: list[int] = []
+    square_starts: list[int] = []
+
+    def close(start: int, factor: float) -> None:
+        for index in range(start, len(weights)):
+            weights[index] *= factor
+
+    for token in _TOKEN.finditer(prompt):
+        text = token[0]
+        if text.startswith("\\"):
+            texts.append(text[1:])
+            weights.append(1.0)
+        elif text in "([":
+            (round_starts if text == "(" else square_starts).append(len(texts))
+            if len(round_starts) + len(square_starts) > _MAX_OPEN:
+                raise InvalidInputError(f"more than {_MAX_OPEN} brackets are open at once", hint=_AS_TEXT)
+        elif token["weight"] is not None and round_starts:
+            close(round_starts.pop(), float(token["weight"]))
+        elif text == ")" and round_starts:
+            close(round_starts.pop(), _STRONGER)
+        elif text == "]" and square_starts:
+            close(square_starts.pop(), _WEAKER)
+        else:
+            for number, part in enumerate(_BREAK.split(text)):
+                texts += [None] if number else []
+                texts.append(part)
+                weights += [1.0] * (1 + bool(number))
+    for starts, factor in ((round_starts, _STRONGER), (square_starts, _WEAKER)):
+        for start in starts:
+            close(start, factor)
+    return _merged(texts, weights)
+
+
+def _merged(texts: Sequence[str | None], weights: Sequence[float]) -> list[Span]:
+    spans: list[Span] = []
+    for text, weight in zip(texts, weights, strict=True):
+        if not abs(weight) <= MAX_WEIGHT:
+            raise InvalidInputError(
+                f"a prompt weight is {weight:g}, must be in -{MAX_WEIGHT:g}..{MAX_WEIGHT:g}",
+                hint=_AS_TEXT,
+            )
+        if text is None:
+            spans.append(Span("", is_break=True))
+        elif spans and not spans[-1].is_break and spans[-1].weight == weight:
+            spans[-1] = Span(spans[-1].text + text, weight)
+        else:
+            spans.append(Span(text, weight))
+    return spans or [Span("")]
+
+
+def split_and(prompt: str) -> list[tuple[str, float]]:
+    """The prompts that AND joins, each with its weight ("a cat AND a hat :1.2"); without AND one, 1.0."""
+    parts = _AND.split(prompt)
+    if len(parts) == 1:
+        return [(prompt, 1.0)]
+    found = []
+    for part in (part.strip() for part in parts):
+        weight = _PART_WEIGHT.search(part)
+        found.append((part, 1.0) if weight is None else (part[: weight.start()].rstrip(), float(weight[1])))
+    return found
+
+
+def has_weights(prompt: str) -> bool:
+    """Whether a prompt holds a bracket with a number, such as "(red:1.3)"."""
+    return _WEIGHT.search(prompt) is not None
+
+
+def reads_weights(prompts: Sequence[str], syntax: str | None) -> bool:
+    """Whether these prompts are read with weights: as asked, or because one has a bracket with a number.
+
+    Raises:
+        InvalidInputError: a syntax of another name.
+    """
+    if syntax is not None and syntax not in SYNTAXES:
+        raise InvalidInputError(f"prompt_syntax must be one of {', '.join(SYNTAXES)} (got {syntax!r})")
+    return syntax == "weighted" if syntax is not None else any(has_weights(prompt) for prompt in prompts)
+
+
+def syntax_notes(prompts: Sequence[str], syntax: str | None) -> tuple[str, ...]:
+    """What the user should know about how brackets and key words of these prompts are read."""
+    if reads_weights(prompts, syntax):
+        notes = []
+        if syntax is None:
+            notes.append(
+                "prompt weights such as (x:1.3) are read as AUTOMATIC1111 does; "
+                "--prompt-syntax plain takes them as text"
+            )
+        if any(_is_editing(found[1]) for prompt in prompts for found in _SQUARE.finditer(prompt)):
+            notes.append("prompt editing ([a:b:0.5], [a|b]) is not supported; it is read as text")
+        return tuple(notes)
+    if syntax is not None:
+        return ()
+    found = [match[0] for prompt in prompts if prompt.upper() != prompt
+             and (match := _OTHER_SYNTAX.search(prompt))]  # fmt: skip
+    if not found:
+        return ()
+    return (f"{found[0][:20]!r} is read as text; --prompt-syntax weighted reads weights, BREAK and AND",)
+
+
+def _is_editing(text: str) -> bool:
+    """Whether a square bracket's text is "from:to:when" or "this|that"."""
+    return "|" in text or _EDIT_POINT.search(text) is not None
+
+
+def no_weights_notes(prompts: Sequence[str], syntax: str | None, *, family: str) -> tuple[str, ...]:
+    """A note for families whose text encoders know no weights."""
+    if not reads_weights(prompts, syntax):
+        return ()
+    return (f"{family} has no prompt weights: brackets and numbers are read as text",)
