@@ -15,7 +15,8 @@ from typing import Any
 from swiftai_nb.core.config import MAX_COUNT, ImageGenerationConfig, LoraReference, checked_int
 from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Axis, Option, Size, parse_axis, suggest
+from swiftai_nb.notebook.magic.axes import parse_axis
+from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Axis, Option, Size, suggest
 from swiftai_nb.notebook.magic.prompt import PromptText, interpolate, read_prompt
 from swiftai_nb.notebook.magic.tokens import Token, split, unquoted
 from swiftai_nb.notebook.output import saving
