@@ -80,7 +80,8 @@ The autoencoder reproduces training pictures of {side} px at {psnr} dB PSNR. Fin
 ## What it cannot do
 
 - Anything outside its subjects: no people you name, no text, no photographs, no art styles.
-- One pose per subject. Seeds change details and the scene's variant, hardly the drawing.
+- One pose per subject. Seeds change details and the scene's variant, hardly the drawing; `swiftai_nb` therefore adds
+  a place chosen by the seed (`attributes.json`) to prompts that name none.
 - More than four of a thing; three different things; other relations than beside and above.
 - Small drawings: two, three or four of a thing, and pairs, keep number, place and colour, and show simple shapes well,
   but lose details and faces.

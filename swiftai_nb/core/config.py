@@ -20,6 +20,7 @@ QUANTIZATION_BITS = (4, 5, 6, 8)
 MAX_GUIDANCE_SCALE = 100.0
 MAX_SEED = 2**53 - 1  # the largest integer that survives JSON in a browser
 MAX_COUNT = 1000
+MAX_FILLED_IN_LENGTH = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class ImageGenerationConfig:
         prompt_syntax: "plain" or "weighted": whether brackets such as "(red:1.3)" are text or weights; None
             reads weights where there is a bracket with a number.
         eta: 0..1: fresh noise in the samplers ddim (0 is its own value) and tcd (0.3).
+        filled_in: a text that is added to the prompt. None: a model with a table of what prompts leave open,
+            as the bundled one, chooses by the seed; "" adds nothing.
         clip_skip: how many of the text encoder's last layers to skip, 0..12.
         image: an initial image (encoded PNG, JPEG or WebP bytes).
         strength: how much to change the initial image, 0..1.
@@ -93,6 +96,7 @@ class ImageGenerationConfig:
     eta: float | None = None
     extra_body: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
     prompt_syntax: str | None = None
+    filled_in: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -107,6 +111,8 @@ class ImageGenerationConfig:
         self._check_choice("quantization_bits", QUANTIZATION_BITS)
         self._check_choice("preview", ("rgb", "taesd", "off"))
         self._check_choice("prompt_syntax", SYNTAXES)
+        if self.filled_in is not None:
+            object.__setattr__(self, "filled_in", _check_line("filled_in", self.filled_in))
         object.__setattr__(self, "references", _encoded_pictures(self.references))
         if self.extra_body is not None:
             object.__setattr__(self, "extra_body", _json_object("extra_body", self.extra_body))
@@ -197,6 +203,14 @@ def checked_int(name: str, value: Any, *, low: int, high: int, unit: str = "") -
     if not low <= number <= high:
         raise InvalidInputError(f"{name} must be {limits} (got {number})")
     return number
+
+
+def _check_line(name: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_FILLED_IN_LENGTH:
+        raise InvalidInputError(
+            f"{name} must be a text of {MAX_FILLED_IN_LENGTH} characters at most (got {value!r:.40})"
+        )
+    return " ".join(value.split())
 
 
 def _check_number(name: str, value: Any, *, low: float, high: float) -> float:

@@ -38,6 +38,7 @@ class Recipe:
 
     Args:
         prompt: as given.
+        filled_in: what was added to it, chosen by the seed, or None.
         negative_prompt: what to avoid, or None.
         model: catalog id, Hub id or folder.
         model_revision: commit or content hash of the weights, when known.
@@ -96,6 +97,12 @@ class Recipe:
     request_id: str | None = None
     price: str | None = None
     prompt_syntax: str | None = None
+    filled_in: str | None = None
+
+    @property
+    def full_prompt(self) -> str:
+        """The text that the model was given."""
+        return join_prompt(self.prompt, self.filled_in)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; empty fields are omitted."""
@@ -136,7 +143,7 @@ class Recipe:
 
     def to_parameters(self) -> str:
         """The text that AUTOMATIC1111's web UI writes, which most viewers can read."""
-        lines = [self.prompt]
+        lines = [self.full_prompt]
         if self.negative_prompt:
             lines.append(f"Negative prompt: {self.negative_prompt}")
         size = None if self.width is None else f"{self.width}x{self.height}"
@@ -174,6 +181,7 @@ class Recipe:
             strength=self.strength,
             loras=self.loras,
             quantization_bits=self.quantization_bits,
+            filled_in=self.filled_in or "",
         )
 
     @classmethod
@@ -207,6 +215,11 @@ class Recipe:
                 hint="use one made by swiftai_nb, AUTOMATIC1111, InvokeAI or ComfyUI",
             )
         return recipe
+
+
+def join_prompt(prompt: str, filled_in: str | None) -> str:
+    """A prompt with what was added to it."""
+    return f"{prompt.rstrip(' .,;')} {filled_in}" if filled_in else prompt
 
 
 _NUMBERS = ("guidance_scale", "guidance_rescale", "eta", "strength")

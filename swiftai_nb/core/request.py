@@ -194,6 +194,10 @@ class GenerationPlan:
         width = FALLBACK_SIZE[0] if self.width is None else self.width
         return width, FALLBACK_SIZE[1] if self.height is None else self.height
 
+    def filled_in(self, index: int = 0) -> str:
+        """What is added to the prompt of picture `index`, chosen by its seed; "" for most models."""
+        return ""
+
     @property
     def memory(self) -> str:
         """Needed and free memory as text; "" where it does not matter."""

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from swiftai_nb.model_files.attributes import ATTRIBUTES_FILE
+
 _WHOLE_FILE_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 2**18
 _SAMPLES = 16
@@ -17,10 +19,10 @@ def content_hash(folder: Path) -> str:
     """A hash of the model's content, folder or file: "sha256:" and 16 hex digits.
 
     Files to 64 MiB count whole; of larger ones their size, both ends (the tensors' names and shapes
-    stand first) and 16 samples between.
+    stand first) and 16 samples between. `attributes.json` does not count: recipes hold what it filled in.
     """
     found = [folder] if folder.is_file() else (*folder.glob("*"), *folder.glob("*/*"))
-    files = sorted(p for p in found if p.is_file())
+    files = sorted(p for p in found if p.is_file() and p.name != ATTRIBUTES_FILE)
     stats = ((p, p.stat()) for p in files if p.suffix in _SUFFIXES)
     return _content_hash(folder, tuple((str(p), s.st_size, s.st_mtime_ns) for p, s in stats))
 

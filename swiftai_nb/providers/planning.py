@@ -12,11 +12,12 @@ from typing import Any
 from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig, LoraReference
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil, to_png_bytes
-from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.core.recipe import Recipe, join_prompt
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_memory
 from swiftai_nb.engine.messages import Done, Generate, ModelFiles
 from swiftai_nb.jobs.timings import TimingKey
+from swiftai_nb.model_files.attributes import Attribute, choose_phrases, read_attributes
 from swiftai_nb.model_files.content_hash import content_hash
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.model_folder import ModelFolder
@@ -38,6 +39,7 @@ class LocalPlan(GenerationPlan):
         load_bits: 4, 5, 6 or 8: quantize the weights on load; None loads them as they are.
         memory_plan_bytes: the estimated need, by component and stage.
         available_bytes: memory that is free now; None where the system does not report it.
+        attributes: what the model fills in by the seed where the prompt leaves it open.
     """
 
     resolved: ResolvedModel
@@ -46,6 +48,7 @@ class LocalPlan(GenerationPlan):
     load_bits: int | None = None
     memory_plan_bytes: MemoryPlan
     available_bytes: int | None
+    attributes: tuple[Attribute, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -69,6 +72,14 @@ class LocalPlan(GenerationPlan):
         if self.memory_plan_bytes.is_staged:
             return "each network is dropped when no longer needed"
         return "the model stays loaded"
+
+    def filled_in(self, index: int = 0) -> str:
+        """The text of the settings, else what the model's table has for the prompt and the seed."""
+        request = self.request
+        if request.config.filled_in is not None:
+            return request.config.filled_in
+        seed = request.seeds[index]
+        return choose_phrases(self.attributes, request.prompt, request.negative_prompt, seed=seed)
 
     @property
     def run_steps(self) -> int:
@@ -176,6 +187,8 @@ def make_plan(
             quantization_bits=bits,
         ),
         available_bytes=available_bytes,
+        # A given picture has all that a prompt leaves open.
+        attributes=() if config.image is not None or references else read_attributes(model.folder),
     )
 
 
@@ -192,7 +205,7 @@ def make_command(plan: LocalPlan, index: int = 0) -> Generate:
     return replace(
         Generate(**_settings_for(Generate, config)),
         model=model_files(plan),
-        prompt=request.prompt,
+        prompt=join_prompt(request.prompt, plan.filled_in(index)),
         negative_prompt=request.negative_prompt,
         width=plan.size[0],
         height=plan.size[1],
@@ -244,6 +257,7 @@ def make_recipe(
         image_sha256=_sha256(config.image),
         mask_sha256=_sha256(config.mask),
         references_sha256=tuple(hashlib.sha256(picture).hexdigest() for picture in config.references),
+        filled_in=plan.filled_in(index) or None,
         versions=versions,
         notes=(*plan.notes, *done.notes),
     )

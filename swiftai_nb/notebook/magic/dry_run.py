@@ -44,6 +44,7 @@ def _request_rows(plan: GenerationPlan) -> list[tuple[str, str]]:
     provider = "" if request.provider is None else f" ({request.provider})"
     return [
         ("prompt", request.prompt),
+        ("filled in", _filled_in(plan)),
         ("negative prompt", request.negative_prompt or ""),
         ("reference pictures", str(len(request.config.references) or "")),
         ("engine", request.engine + provider),
@@ -74,6 +75,11 @@ def _refusal_rows(error: AIError | None) -> list[tuple[str, str]]:
     if isinstance(error, ModelNotDownloadedError):
         return [("download", f"needed: {error.message}")]
     return [("refused", error.message), ("try", error.hint or "")]
+
+
+def _filled_in(plan: GenerationPlan) -> str:
+    listed = [plan.filled_in(index) for index in range(min(plan.request.count, SHOWN_SEEDS))]
+    return "; ".join(text or "nothing" for text in listed) if any(listed) else ""
 
 
 def _seeds(requests: Sequence[GenerationRequest]) -> str:

@@ -18,7 +18,7 @@ from IPython.core.magic import (
     needs_local_scope,
     no_var_expand,
 )
-from traitlets import Dict, Enum, Float, Int, Unicode, observe
+from traitlets import Bool, Dict, Enum, Float, Int, Unicode, observe
 
 from swiftai_nb.core.errors import AIError, InvalidInputError, ModelNotFoundError
 from swiftai_nb.notebook.magic.options import help_text
@@ -53,6 +53,9 @@ class Imagine(Magics):  # type: ignore[misc]
     negative = Unicode(None, allow_none=True, help="Things to avoid in every picture.").tag(config=True)
     preview = Enum(["auto", "rgb", "taesd", "off"], "auto", help="Kind of preview.").tag(config=True)
     preview_every = Int(1, min=1, help="Show a preview every N steps.").tag(config=True)
+    plain = Bool(False, help="Add nothing to prompts, as the bundled model does by the seed.").tag(
+        config=True
+    )
     styles = Dict(
         value_trait=Unicode(), key_trait=Unicode(), help='Your own styles: {"mine": "a sketch of {prompt}"}.'
     ).tag(config=True)
@@ -148,6 +151,7 @@ class Imagine(Magics):  # type: ignore[misc]
             size=None if self.size is None else BY_NAME["--size"].convert(self.size),
             negative=self.negative,
             preview=None if self.preview == "auto" else self.preview,
+            plain=self.plain,
             styles=self.styles,
         )
 

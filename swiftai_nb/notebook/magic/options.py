@@ -98,6 +98,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                values="pictures"),
         Option("prompt-syntax", "choice", "whether (x:1.3), [x], BREAK and AND are text or weights",
                metavar="KIND", choices=SYNTAXES, setting="prompt_syntax", is_axis=True),
+        Option("plain", "flag", "add nothing to the prompt: the bundled model chooses a place by the seed",
+               excludes=("widget",)),
         Option("raw", "flag", "do not replace {variables} in the prompt"),
     ),
     "Model and sampling": (

@@ -45,6 +45,7 @@ class ImagineArguments:
     mask: str | None = None
     references: tuple[str, ...] = ()
     recipe_from: str | None = None
+    plain: bool = False
     raw: bool = False
     model: str | None = None
     engine: str | None = None

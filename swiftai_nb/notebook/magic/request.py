@@ -34,6 +34,7 @@ class Defaults:
         size: "WxH" or a word, parsed; None is the model's own.
         negative: what to avoid always.
         preview: "rgb", "taesd", "off" or None.
+        plain: add nothing to prompts.
         styles: the user's own styles, name -> template.
     """
 
@@ -45,6 +46,7 @@ class Defaults:
     size: Size | None = None
     negative: str | None = None
     preview: str | None = None
+    plain: bool = False
     styles: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -73,6 +75,7 @@ def build_request(
         **({} if size is None else {"width": size.width, "height": size.height}),
         **_pictures(arguments, variables),
     )
+    seeds = _seeds(arguments, recipe)
     _check_start_picture(config, recipe, arguments)
     expected_revision = None
     if recipe is not None and arguments.recipe_from is not None:
@@ -81,8 +84,8 @@ def build_request(
     return GenerationRequest(
         prompt,
         negative_prompt,
-        config.replace(seed=None),
-        _seeds(arguments, recipe),
+        config.replace(seed=None, filled_in=_filled_in(arguments, recipe, defaults, seeds=seeds)),
+        seeds,
         engine=engine,
         provider=provider if session.is_cloud(engine) else None,
         display_prompt=arguments.prompt or prompt,
@@ -141,6 +144,18 @@ def _prompts(
     if arguments.style is not None:
         prompt, negative = find_style(arguments.style, defaults.styles).apply(prompt, negative)
     return prompt, negative
+
+
+def _filled_in(
+    arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults, *, seeds: tuple[int, ...]
+) -> str | None:
+    """The recipe's for its own picture; None leaves it to the model and the seed."""
+    if recipe is not None and not (recipe.filled_in and not arguments.plain):
+        return ""
+    is_other = arguments.prompt or arguments.negative or arguments.style or arguments.model
+    if recipe is not None and seeds == (recipe.seed,) and not is_other:
+        return recipe.filled_in
+    return "" if arguments.plain or defaults.plain else None
 
 
 def _model(
