@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := pytest tests --nbval notebooks -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo lab test attack soak coverage lint js parity bench diffusionkit docs clean
+.PHONY: demo lab test test-gpu-simulated attack soak coverage lint js parity bench diffusionkit docs clean
 
 demo: $(VENV)/.lab
 	$(BIN)/python tools/demo.py notebooks/01_first_picture.ipynb build/demo
@@ -17,6 +17,10 @@ lab: $(VENV)/.lab
 
 test: $(VENV)/.test lint js
 	$(BIN)/python -m $(PYTEST)
+
+# The branches for GPUs, computed by MLX's CPU kernels.
+test-gpu-simulated: $(VENV)/.test
+	SWIFTAI_SIMULATED_GPU=1 $(BIN)/python -m pytest tests/diffusion tests/engine -n $(WORKERS) --dist loadfile
 
 # Hostile input that was not tried before, for an hour; many jobs, cancels, errors and kills. Not part of CI.
 attack: $(VENV)/.test

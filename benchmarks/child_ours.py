@@ -131,7 +131,7 @@ def main() -> None:
         cpu_before = time.process_time()
         seconds = _seconds(lambda extra=extra: extra.update(run() or {}))
         extra["cpu_s"] = time.process_time() - cpu_before
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(json.dumps({"seconds": seconds, "sgemm": limit, "peak_bytes": peak, **extra}), flush=True)
 
 

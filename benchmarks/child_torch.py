@@ -69,7 +69,9 @@ def main() -> None:
             start, cpu_before = time.perf_counter(), time.process_time()
             run()
             seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_before
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+                1 if sys.platform == "darwin" else 1024
+            )
             limit = 2 * 4096 * 2048 * 2048 / min(products) / 1e9 if products else 0.0
             print(
                 json.dumps({"seconds": seconds, "sgemm": limit, "peak_bytes": peak, "cpu_s": cpu}), flush=True

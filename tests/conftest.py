@@ -1,13 +1,34 @@
-"""Order of the suite, and what pytest-xdist (`-n 2 --dist loadfile`) keeps in one process."""
+"""Order of the suite, what pytest-xdist (`-n 2 --dist loadfile`) keeps in one process, the simulated GPU.
+
+With SWIFTAI_SIMULATED_GPU=1 this process takes the branches for GPUs and computes with MLX's CPU kernels:
+dtypes, shapes and branches are tested, Metal's and CUDA's kernels are not.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 BROWSER = Path(__file__).parent / "browser"
+IS_GPU_SIMULATED = os.environ.get("SWIFTAI_SIMULATED_GPU") == "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Simulates the GPU before anything asks for the device."""
+    if IS_GPU_SIMULATED:
+        import mlx.core as mx
+
+        mx.default_device = lambda: mx.Device(mx.gpu)
+        mx.disable_compile()  # it would start a C++ compiler for every operation
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of the CPU's own paths have nothing to test on a GPU."""
+    if IS_GPU_SIMULATED and item.get_closest_marker("cpu") is not None:
+        pytest.skip("about the CPU's own paths")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swiftai_nb.core.errors import InvalidInputError
@@ -88,15 +88,23 @@ class MemoryPolicy:
     kept_share: float = 1.0
 
     @classmethod
-    def for_machine(cls, total_bytes: int | None = None) -> MemoryPolicy:
+    def for_machine(cls, total_bytes: int | None = None, *, on_gpu: bool = False) -> MemoryPolicy:
         """The policy for a machine with this much memory.
 
         Args:
-            total_bytes: None reads `machine_memory_bytes`; unknown counts as 16 GiB.
+            total_bytes: of the machine, or of the GPU's working set or video memory; None reads
+                `machine_memory_bytes`; unknown counts as 16 GiB.
+            on_gpu: whether it computes on a GPU. That keeps more freed arrays: a step of a large model
+                allocates tens of gigabytes of temporary ones. It has no memory limit: above one MLX waits
+                for the GPU after each operation.
         """
         total = machine_memory_bytes() if total_bytes is None else total_bytes
         total = _UNKNOWN_MACHINE_BYTES if total is None else total
-        return next(policy for limit, policy in POLICIES if limit is None or total <= limit)
+        policy = next(policy for limit, policy in POLICIES if limit is None or total <= limit)
+        if not on_gpu:
+            return policy
+        cache_limit_bytes = 512 * MIB if total <= 8 * GIB else 2 * GIB
+        return replace(policy, cache_limit_bytes=cache_limit_bytes, memory_limit_bytes=None)
 
     def releases(self, need_bytes: int, total_bytes: int | None = None) -> bool:
         """Whether a picture drops each network after its use.

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 import mlx.core as mx
 
 from swiftai_nb.diffusion import cpu as cpu_math
 from swiftai_nb.diffusion.cpu import workers
+from swiftai_nb.diffusion.gpu import fused, head_filling, on_cpu, work_pace
 
 _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -38,24 +38,20 @@ def fast_paths_enabled() -> bool:
 
 
 def set_block_callback(callback: Callable[[], None] | None) -> None:
-    """Registers what `checkpoint` calls on the CPU, for the calling context only.
+    """Registers what `checkpoint` calls, for the calling context only.
 
-    The fast paths also call it between the pieces of long operations.
+    The CPU's fast paths also call it between the pieces of long operations.
 
     Args:
         callback: takes nothing; may raise to stop the computation. None removes it.
     """
     workers.checkpoint.set(callback)
+    work_pace.restart()
 
 
 def clear_scratch() -> None:
     """Frees what the CPU's fast paths keep between operations; they make it anew."""
     cpu_math.clear_scratch()
-
-
-def on_cpu() -> bool:
-    """Whether new operations run on the CPU."""
-    return bool(mx.default_device() == mx.cpu)
 
 
 def _use_cpu_math(x: mx.array) -> bool:
@@ -66,12 +62,17 @@ def checkpoint(x: mx.array) -> mx.array:
     """Marks the end of a network block; returns `x` unchanged.
 
     On the CPU it evaluates `x` and calls the registered callback, so that a cancel takes effect within one
-    block instead of one step. On a GPU it does nothing: the graph stays whole.
+    block instead of one step. On a GPU it does so after every few blocks, about four times a second: a step
+    of a large model takes longer than a user waits, and Metal ends command buffers of about ten seconds.
+    Must not be called while `mx.compile` traces.
     """
-    if not on_cpu():
-        return x
-    mx.eval(x)
-    workers.run_checkpoint()
+    if on_cpu():
+        mx.eval(x)
+        workers.run_checkpoint()
+    elif work_pace.is_due():
+        with work_pace.measured():
+            mx.eval(x)
+        workers.run_checkpoint()
     return x
 
 
@@ -93,7 +94,12 @@ def attention(
     alike = q.dtype == k.dtype == v.dtype and q.shape[0] == k.shape[0]
     if alike and q.size >= _MIN_ATTENTION_ELEMENTS and _use_cpu_math(q):
         return cpu_math.attention(q, k, v, scale=scale, mask=mask)
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    head_dim = q.shape[-1]
+    filling = head_filling(head_dim)
+    if filling:  # zeros change neither the scores nor the first features of the result
+        q, k, v = (mx.pad(x, [(0, 0), (0, 0), (0, 0), (0, filling)]) for x in (q, k, v))
+    out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    return out[..., :head_dim] if filling else out
 
 
 def multi_head_attention(
@@ -121,40 +127,34 @@ def multi_head_attention(
     return out.transpose(0, 2, 1, 3).reshape(q.shape)
 
 
+@fused
 def _silu(x: mx.array) -> mx.array:
     return x * mx.sigmoid(x)
 
 
+@fused
 def _gelu(x: mx.array) -> mx.array:
     return 0.5 * x * (1 + mx.erf(x * _SQRT_HALF))
 
 
+@fused
 def _gelu_tanh(x: mx.array) -> mx.array:
     return 0.5 * x * (1 + mx.tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)))
 
 
+@fused
 def _quick_gelu(x: mx.array) -> mx.array:
     return x * mx.sigmoid(1.702 * x)
 
 
-# Fused on a GPU. On the CPU mx.compile would start a C++ compiler for no gain.
-_fused: dict[Callable[[mx.array], mx.array], Any] = {
-    f: mx.compile(f, shapeless=True) for f in (_silu, _gelu, _gelu_tanh, _quick_gelu)
-}
-
-
-def _activation(function: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
-    return cast(mx.array, (function if on_cpu() else _fused[function])(x))
-
-
 def silu(x: mx.array) -> mx.array:
     """Sigmoid linear unit, x sigmoid(x), any shape."""
-    return cpu_math.silu(x) if _use_cpu_math(x) else _activation(_silu, x)
+    return cpu_math.silu(x) if _use_cpu_math(x) else _silu(x)
 
 
 def gelu(x: mx.array) -> mx.array:
     """Gaussian error linear unit, x Phi(x) with the exact error function, any shape."""
-    return cpu_math.gelu(x) if _use_cpu_math(x) else _activation(_gelu, x)
+    return cpu_math.gelu(x) if _use_cpu_math(x) else _gelu(x)
 
 
 def geglu(x: mx.array) -> mx.array:
@@ -167,12 +167,12 @@ def geglu(x: mx.array) -> mx.array:
 
 def gelu_tanh(x: mx.array) -> mx.array:
     """The tanh approximation of GELU (Hendrycks and Gimpel 2016), any shape."""
-    return cpu_math.gelu_tanh(x) if _use_cpu_math(x) else _activation(_gelu_tanh, x)
+    return cpu_math.gelu_tanh(x) if _use_cpu_math(x) else _gelu_tanh(x)
 
 
 def quick_gelu(x: mx.array) -> mx.array:
     """Sigmoid GELU, x sigmoid(1.702 x), the activation of OpenAI's CLIP, any shape."""
-    return cpu_math.quick_gelu(x) if _use_cpu_math(x) else _activation(_quick_gelu, x)
+    return cpu_math.quick_gelu(x) if _use_cpu_math(x) else _quick_gelu(x)
 
 
 def conv2d(

@@ -129,12 +129,14 @@ class Ready(Message):
         device: "metal", "cuda" or "cpu".
         versions: package -> version, of the packages that compute.
         start_s: seconds its start took.
+        device_memory_bytes: what Metal recommends at most, or the free video memory; None on a CPU.
     """
 
     pid: int = 0
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     start_s: float = 0.0
+    device_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import platform
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,8 +46,12 @@ class TimingKey:
 
 
 def machine_name() -> str:
-    """Distinguishes machines that share a home folder: host, architecture, processors."""
-    return f"{platform.node()}/{platform.machine()}/{os.cpu_count()}"
+    """Distinguishes machines that share a home folder: host, architecture, processors.
+
+    A Mac's host name changes with its network, and its home folder is rarely shared: left out there.
+    """
+    host = "mac" if sys.platform == "darwin" else platform.node()
+    return f"{host}/{platform.machine()}/{os.cpu_count()}"
 
 
 class Timings:

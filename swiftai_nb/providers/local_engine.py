@@ -20,7 +20,7 @@ from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel.client import EngineClient
 from swiftai_nb.engine.kernel.memory_plan import check_memory
-from swiftai_nb.engine.kernel.platform import expected_device
+from swiftai_nb.engine.kernel.platform import device_memory_bytes, expected_device
 from swiftai_nb.engine.messages import (
     AskStatus,
     Done,
@@ -129,12 +129,26 @@ class LocalEngineProvider(ABC):
         self.check_available()
         limit = self._memory_limit_bytes
         # The engine frees its current model for another one, so that memory counts as available.
-        available_bytes = available_memory_bytes(self.engine_pid) if limit is None else limit
+        available_bytes = self._available_bytes() if limit is None else limit
         plan = self._build_plan(request, available_bytes=available_bytes)
         check_memory(plan.memory_plan_bytes, available_bytes=plan.available_bytes)
         is_cold = self.loaded_model_id != plan.model
         estimated_s = self._timings.estimate_s(plan.timing_key, steps=plan.run_steps, cold=is_cold)
         return replace(plan, estimated_s=estimated_s)
+
+    def _available_bytes(self) -> int | None:
+        """Memory that the next picture can use, of the machine and of the GPU.
+
+        Video memory is what was free when the engine started: since then the engine itself uses it.
+        """
+        machine_bytes = available_memory_bytes(self.engine_pid)
+        client = self._client
+        ready = None if client is None else client.ready
+        device_bytes = device_memory_bytes(self.device) if ready is None else ready.device_memory_bytes
+        if self.device == "cuda":  # weights pass through the machine's memory one by one
+            return device_bytes
+        found = [size for size in (machine_bytes, device_bytes) if size is not None]
+        return min(found, default=None)
 
     async def generate(
         self, plan: GenerationPlan, *, index: int = 0, on_progress: ProgressCallback | None = None

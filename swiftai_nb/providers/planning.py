@@ -15,6 +15,7 @@ from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil, to_png_bytes
 from swiftai_nb.core.recipe import Recipe, join_prompt
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_memory
+from swiftai_nb.engine.kernel.platform import memory_policy
 from swiftai_nb.engine.messages import Done, Generate, ModelFiles
 from swiftai_nb.jobs.timings import TimingKey
 from swiftai_nb.model_files.attributes import Attribute, choose_phrases, read_attributes
@@ -185,6 +186,7 @@ def make_plan(
             reference_pixels=sum(across * down for across, down in references),
             bytes_per_weight=4 if device == "cpu" else 2,
             quantization_bits=bits,
+            policy=memory_policy(device),
         ),
         available_bytes=available_bytes,
         # A given picture has all that a prompt leaves open.
@@ -350,6 +352,6 @@ def _strength_note(steps: int, strength: float | None) -> str | None:
 def _memory(model: ModelFolder, available: int | None, **need: Any) -> MemoryPlan:
     """The plan that keeps the model loaded if memory and policy allow it, else one that drops its parts."""
     whole = plan_memory(model, **need)
-    if keeps_model(whole, available):
+    if keeps_model(whole, available, policy=need["policy"]):
         return whole
     return plan_memory(model, **need, is_staged=True)

@@ -17,7 +17,13 @@ from mlx import nn
 
 from swiftai_nb.core.errors import UnsupportedModelError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.models.flux_transformer import Rotary, apply_rotary, rotary_embedding
+from swiftai_nb.diffusion.models.flux_transformer import (
+    Rotary,
+    apply_rotary,
+    gated_sum,
+    rotary_embedding,
+    scale_shift,
+)
 from swiftai_nb.diffusion.models.layers import Linear, RMSNorm, sinusoidal_embedding
 
 _FLOAT16_MAX = 65504.0
@@ -108,7 +114,7 @@ def make_rotary(
 
 
 def _modulate(x: mx.array, shift: mx.array, scale: mx.array, *, eps: float) -> mx.array:
-    return mx.fast.layer_norm(x, None, None, eps) * (1 + scale) + shift
+    return scale_shift(mx.fast.layer_norm(x, None, None, eps), scale, shift)
 
 
 def _swiglu(x: mx.array) -> mx.array:
@@ -239,9 +245,11 @@ class Flux2DoubleBlock(nn.Module):  # type: ignore[misc]
         attended = self.attn(
             _modulate(image, shift, scale, eps=eps), _modulate(text, t_shift, t_scale, eps=eps), rotary
         )
-        image, text = image + gate * attended[0], text + t_gate * attended[1]
-        image = image + mlp_gate * self.ff(_modulate(image, mlp_shift, mlp_scale, eps=eps))
-        text = text + t_mlp_gate * self.ff_context(_modulate(text, t_mlp_shift, t_mlp_scale, eps=eps))
+        image, text = gated_sum(image, gate, attended[0]), gated_sum(text, t_gate, attended[1])
+        image = gated_sum(image, mlp_gate, self.ff(_modulate(image, mlp_shift, mlp_scale, eps=eps)))
+        text = gated_sum(
+            text, t_mlp_gate, self.ff_context(_modulate(text, t_mlp_shift, t_mlp_scale, eps=eps))
+        )
         return ops.checkpoint(image), _clipped(text)
 
 
@@ -276,7 +284,7 @@ class Flux2SingleBlock(nn.Module):  # type: ignore[misc]
     def __call__(self, x: mx.array, modulation: Modulation, rotary: Rotary) -> mx.array:
         shift, scale, gate = modulation
         return ops.checkpoint(
-            _clipped(x + gate * self.attn(_modulate(x, shift, scale, eps=self.eps), rotary))
+            _clipped(gated_sum(x, gate, self.attn(_modulate(x, shift, scale, eps=self.eps), rotary)))
         )
 
 

@@ -17,6 +17,7 @@ from mlx import nn
 
 from swiftai_nb.core.errors import UnsupportedModelError
 from swiftai_nb.diffusion import ops
+from swiftai_nb.diffusion.gpu import fused
 from swiftai_nb.diffusion.models.layers import (
     Linear,
     NoParameters,
@@ -124,10 +125,16 @@ def token_positions(text_length: int, rows: int, columns: int) -> np.ndarray:
 def apply_rotary(x: mx.array, rotary: Rotary) -> mx.array:
     """Rotates neighboring pairs of features of x: [B, heads, L, D], in float32."""
     cos, sin = rotary
-    pairs = x.astype(mx.float32).reshape(*x.shape[:-1], -1, 2)
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
-    turned = mx.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
-    return turned.reshape(x.shape).astype(x.dtype)
+    turned = mx.stack([_turned(even, odd, cos, -sin), _turned(odd, even, cos, sin)], axis=-1)
+    return turned.reshape(x.shape)
+
+
+@fused
+def _turned(x: mx.array, other: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    turned = x.astype(mx.float32) * cos + other.astype(mx.float32) * sin
+    return turned.astype(x.dtype)
 
 
 def _layer_norm(x: mx.array) -> mx.array:
@@ -135,7 +142,19 @@ def _layer_norm(x: mx.array) -> mx.array:
 
 
 def _modulate(x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
-    return _layer_norm(x) * (1 + scale) + shift
+    return scale_shift(_layer_norm(x), scale, shift)
+
+
+@fused
+def scale_shift(x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
+    """X (1 + scale) + shift: [B, L, width], with scale and shift [B, 1, width]."""
+    return x * (1 + scale) + shift
+
+
+@fused
+def gated_sum(x: mx.array, gate: mx.array, y: mx.array) -> mx.array:
+    """X + gate y: [B, L, width], with the gate [B, 1, width]."""
+    return x + gate * y
 
 
 class FluxModulation(nn.Module):  # type: ignore[misc]
@@ -221,9 +240,9 @@ class FluxDoubleBlock(nn.Module):  # type: ignore[misc]
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.norm1(activated)
         t_shift, t_scale, t_gate, t_mlp_shift, t_mlp_scale, t_mlp_gate = self.norm1_context(activated)
         attended = self.attn.joint(_modulate(image, shift, scale), _modulate(text, t_shift, t_scale), rotary)
-        image, text = image + gate * attended[0], text + t_gate * attended[1]
-        image = image + mlp_gate * self.ff(_modulate(image, mlp_shift, mlp_scale))
-        text = text + t_mlp_gate * self.ff_context(_modulate(text, t_mlp_shift, t_mlp_scale))
+        image, text = gated_sum(image, gate, attended[0]), gated_sum(text, t_gate, attended[1])
+        image = gated_sum(image, mlp_gate, self.ff(_modulate(image, mlp_shift, mlp_scale)))
+        text = gated_sum(text, t_mlp_gate, self.ff_context(_modulate(text, t_mlp_shift, t_mlp_scale)))
         if text.dtype == mx.float16:
             text = mx.clip(text, -_FLOAT16_MAX, _FLOAT16_MAX)
         return ops.checkpoint(image), text
@@ -244,7 +263,7 @@ class FluxSingleBlock(nn.Module):  # type: ignore[misc]
         shift, scale, gate = self.norm(activated)
         y = _modulate(x, shift, scale)
         y = mx.concatenate([self.attn(y, rotary), ops.gelu_tanh(self.proj_mlp(y))], axis=-1)
-        x = x + gate * self.proj_out(y)
+        x = gated_sum(x, gate, self.proj_out(y))
         if x.dtype == mx.float16:
             x = mx.clip(x, -_FLOAT16_MAX, _FLOAT16_MAX)
         return ops.checkpoint(x)

@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx import nn
 
 from swiftai_nb.diffusion import ops
+from swiftai_nb.diffusion.gpu import on_cpu
 from swiftai_nb.diffusion.models.layers import (
     Conv2d,
     GroupNorm,
@@ -66,8 +67,8 @@ class CrossAttention(nn.Module):  # type: ignore[misc]
     def __call__(self, x: mx.array, context: mx.array | None = None) -> mx.array:
         context = x if context is None else context
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        if self.upcast:
-            # SD 2.1 overflows float16 in its scores.
+        if self.upcast and on_cpu():
+            # SD 2.1 overflows float16 in its scores; a GPU's fused kernels add in float32.
             q, k, v = (a.astype(mx.float32) for a in (q, k, v))
         out = ops.multi_head_attention(q, k, v, heads=self.heads)
         return self.to_out[0](out.astype(x.dtype))

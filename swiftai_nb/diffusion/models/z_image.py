@@ -17,7 +17,7 @@ from mlx import nn
 
 from swiftai_nb.core.errors import UnsupportedModelError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.models.flux_transformer import Rotary, apply_rotary, rotary_embedding
+from swiftai_nb.diffusion.models.flux_transformer import Rotary, apply_rotary, gated_sum, rotary_embedding
 from swiftai_nb.diffusion.models.layers import Linear, NoParameters, RMSNorm, sinusoidal_embedding
 
 TOKEN_MULTIPLE = 32
@@ -130,9 +130,9 @@ class ZImageBlock(nn.Module):  # type: ignore[misc]
         parts = mx.split(self.adaLN_modulation[0](condition)[:, None], 4, axis=-1)
         scale, gate, mlp_scale, mlp_gate = parts
         attended = self.attention(self.attention_norm1(x) * (1 + scale), rotary, mask)
-        x = x + mx.tanh(gate) * self.attention_norm2(attended)
+        x = gated_sum(x, mx.tanh(gate), self.attention_norm2(attended))
         y = self.feed_forward(self.ffn_norm1(x) * (1 + mlp_scale))
-        return ops.checkpoint(x + mx.tanh(mlp_gate) * self.ffn_norm2(y))
+        return ops.checkpoint(gated_sum(x, mx.tanh(mlp_gate), self.ffn_norm2(y)))
 
 
 class ZImageFinalLayer(nn.Module):  # type: ignore[misc]

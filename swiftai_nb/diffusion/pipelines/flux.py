@@ -90,7 +90,6 @@ class FluxPipeline(DiffusionPipeline):
         image = ImageStage(
             vae,
             VAEConfig.from_dict(component_config(model, "vae", vae, vae_config_from_tensors)),
-            dtype=dtype,
             folder=model.folder,
             published_preview=FLUX_PREVIEW,
         )

@@ -97,7 +97,6 @@ class Flux2Pipeline(DiffusionPipeline):
             image=ImageStage(
                 image,
                 vae,
-                dtype=dtype,
                 folder=model.folder,
                 published_preview=None,
             ),

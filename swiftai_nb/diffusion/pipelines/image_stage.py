@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
-from swiftai_nb.core.machine import MemoryPolicy
 from swiftai_nb.diffusion import ops
+from swiftai_nb.diffusion.gpu import memory_policy, on_cpu
 from swiftai_nb.diffusion.memory import return_freed_memory
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig, fold_patches, unfold_patches
 from swiftai_nb.diffusion.pipelines.denoising import Latents
@@ -31,10 +31,11 @@ _PUBLISHED_CHANNELS = (128, 256, 512, 512)
 class ImageStage:
     """The autoencoder of a model and its previews.
 
+    It computes in float32 whatever the other networks do: see `swiftai_nb.diffusion.gpu`.
+
     Args:
         source: the autoencoder's tensors.
         config: its shape.
-        dtype: compute dtype.
         folder: the model; a `preview.json` in it is used for previews.
         published_preview: the linear map of the family's published autoencoder; used when this one has
             its shape. None where nothing is published.
@@ -45,12 +46,11 @@ class ImageStage:
         source: TensorSource,
         config: VAEConfig,
         *,
-        dtype: mx.Dtype,
         folder: Path,
         published_preview: LinearPreview | None,
     ) -> None:
         self.config = config
-        self.component = Component(source, lambda: Autoencoder(config), dtype=dtype)
+        self.component = Component(source, lambda: Autoencoder(config), dtype=mx.float32)
         self._decode_side: int | None = None
         self._preview = read_preview(folder, config.latent_channels)
         if (
@@ -62,34 +62,17 @@ class ImageStage:
             self._preview = published_preview
 
     @classmethod
-    def of(
-        cls,
-        model: ModelFolder,
-        *,
-        dtype: mx.Dtype,
-        published_preview: LinearPreview,
-        may_upcast: bool = False,
-    ) -> ImageStage:
-        """Of a model with a UNet.
-
-        Args:
-            model: its folder.
-            dtype: compute dtype.
-            published_preview: see the class.
-            may_upcast: compute in float32 instead of float16 where the autoencoder's config says
-                `force_upcast`: SDXL's overflows.
-        """
+    def of(cls, model: ModelFolder, *, published_preview: LinearPreview) -> ImageStage:
+        """Of a model with a UNet."""
         config = VAEConfig.from_dict(component_config(model, "vae"))
-        if may_upcast and config.force_upcast and dtype == mx.float16:
-            dtype = mx.float32
         source = tensor_source(model, "vae", "vae")
-        return cls(source, config, dtype=dtype, folder=model.folder, published_preview=published_preview)
+        return cls(source, config, folder=model.folder, published_preview=published_preview)
 
     @property
     def decode_side(self) -> int:
         """Pictures with more pixels than its square are decoded in tiles of that size."""
         given = self._decode_side
-        return MemoryPolicy.for_machine().decode_side if given is None else given
+        return memory_policy().decode_side if given is None else given
 
     @decode_side.setter
     def decode_side(self, side: int) -> None:
@@ -110,7 +93,7 @@ class ImageStage:
         if not np.isfinite(values).all():
             raise GenerationFailedError(
                 "the decoder produced values that are not numbers",
-                hint="use dtype float32 or bfloat16, fewer extreme settings, or another model",
+                hint="a lower guidance scale, another sampler, or another model",
             )
         return to_uint8(values)
 
@@ -119,7 +102,7 @@ class ImageStage:
         if pixels > self.decode_side**2:
             side = self.decode_side // self.config.scale
             return decode_tiled(self.component.network, mx.array(latents), side=side)
-        if pixels >= _LARGE_PIXELS and ops.on_cpu():
+        if pixels >= _LARGE_PIXELS and on_cpu():
             # The denoiser's pieces rarely fit the decoder's arrays.
             ops.clear_scratch()
             return_freed_memory()

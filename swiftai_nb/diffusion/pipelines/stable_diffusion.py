@@ -38,7 +38,7 @@ class StableDiffusionPipeline(UNetPipeline):
         super().__init__(
             model,
             text_stages=(text,),
-            image=ImageStage.of(model, dtype=dtype, published_preview=SD_PREVIEW),
+            image=ImageStage.of(model, published_preview=SD_PREVIEW),
             # Two fields that diffusers corrects in old files of this family.
             scheduler_config={**config, "steps_offset": 1, "clip_sample": False},
             dtype=dtype,
@@ -96,8 +96,7 @@ class StableDiffusionXLPipeline(UNetPipeline):
 
     Args:
         model: its folder.
-        dtype: compute dtype; an autoencoder marked `force_upcast` computes in float32 all the same,
-            because it overflows float16.
+        dtype: compute dtype.
         quantization_bits: 4, 5, 6, 8 or None.
     """
 
@@ -113,7 +112,7 @@ class StableDiffusionXLPipeline(UNetPipeline):
         super().__init__(
             model,
             text_stages=tuple(stages),
-            image=ImageStage.of(model, dtype=dtype, published_preview=SDXL_PREVIEW, may_upcast=True),
+            image=ImageStage.of(model, published_preview=SDXL_PREVIEW),
             scheduler_config=config,
             dtype=dtype,
             quantization_bits=quantization_bits,

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import cast
 
 import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.prompt_syntax import no_weights_notes
-from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.models.vae import VAEConfig
 from swiftai_nb.diffusion.models.z_image import ZImageConfig, ZImageLayout, ZImageTransformer, make_layout
 from swiftai_nb.diffusion.pipelines.denoising import (
@@ -76,7 +74,6 @@ class ZImagePipeline(DiffusionPipeline):
         image = ImageStage(
             vae,
             VAEConfig.from_dict(component_config(model, "vae", vae, vae_config_from_tensors)),
-            dtype=dtype,
             folder=model.folder,
             published_preview=FLUX_PREVIEW,
         )
@@ -221,7 +218,7 @@ class ZImagePipeline(DiffusionPipeline):
 def _velocity_function(
     network: ZImageTransformer, captions: mx.array, layout: ZImageLayout
 ) -> VelocityFunction:
-    """One pass with these captions, compiled on a GPU: element-wise operations between products are fused.
+    """One pass with these captions.
 
     Captions before the joint layers and rotary tables are the same at every step: computed now.
     """
@@ -232,4 +229,4 @@ def _velocity_function(
         output: mx.array = network(latents, captions=refined, timestep=time, layout=layout)
         return -output.astype(mx.float32)  # the network predicts image minus noise
 
-    return velocity if ops.on_cpu() else cast(VelocityFunction, mx.compile(velocity))
+    return velocity

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 
 from swiftai_nb.core.errors import AIError, InvalidModelFilesError
 from swiftai_nb.core.format import shorten
-from swiftai_nb.diffusion import memory
+from swiftai_nb.diffusion import gpu, memory
 from swiftai_nb.diffusion.cpu.workers import run_checkpoint
 from swiftai_nb.diffusion.models.layers import Conv2d, Linear
 from swiftai_nb.diffusion.weights.precision import (
@@ -148,7 +148,7 @@ def load_network(
     quantization_bits: int | None = None,
     sensitive_layers: tuple[str, ...] = (),
 ) -> Network:
-    """Builds a network and reads its weights, checked, one tensor at a time.
+    """Builds a network and reads its weights, checked, a few tensors at a time on a GPU, one on a CPU.
 
     The callback of `ops.set_block_callback` runs before each tensor, so that loading can be cancelled.
 
@@ -165,6 +165,7 @@ def load_network(
     network, tensors = build(), source.open()
     check_tensors(network, tensors, component=source.name)
     shapes = _parameter_shapes(network)
+    pending, pending_bytes = {}, 0
     # Tensors leave the dictionary one by one: the peak stays near the size of the result.
     for path in list(tensors):
         run_checkpoint()
@@ -181,25 +182,30 @@ def load_network(
         )
         keeps_dtype = is_map and not quantizes
         kept = storage_dtype(value.dtype, dtype, size=value.size) if keeps_dtype else dtype
-        value = _read(value, kept, f"{source.name}: tensor {path}")
+        label = f"{source.name}: tensor {path}"
+        value = mx.contiguous(value if value.dtype == mx.uint32 else value.astype(kept))
         if quantizes and quantization_bits is not None:
+            _evaluate({label: value})
             quantize_weight(network, path, value, bits=quantization_bits)
         else:
             assign(network, path, value)
+            pending[label], pending_bytes = value, pending_bytes + value.nbytes
         del value
+        if pending_bytes >= gpu.loaded_together_bytes():
+            _evaluate(pending)
+            pending, pending_bytes = {}, 0
+    _evaluate(pending)
     return network
 
 
-def _read(value: mx.array, dtype: mx.Dtype, label: str) -> mx.array:
-    """The evaluated value; quantized weights (uint32) keep their dtype."""
+def _evaluate(values: Mapping[str, mx.array]) -> None:
+    """Reads tensors, by the labels that an error names."""
     try:
-        value = mx.contiguous(value if value.dtype == mx.uint32 else value.astype(dtype))
-        mx.eval(value)
+        mx.eval(*values.values())
     except (RuntimeError, ValueError) as error:
         raise InvalidModelFilesError(
-            f"{label} cannot be read ({error})", hint="download the model again"
+            f"{' or '.join(values)} cannot be read ({error})", hint="download the model again"
         ) from error
-    return value
 
 
 def check_tensors(network: nn.Module, tensors: Tensors, *, component: str) -> None:

@@ -42,8 +42,13 @@ from swiftai_nb.engine.protocol import TruncatedFrameError
 _log = logging.getLogger(__name__)
 Report = Callable[[Message], None]
 
-# Messages of MLX's allocators when memory runs out (a Metal abort never raises).
-_OUT_OF_MEMORY = ("unable to allocate", "out of memory", "failed to allocate", "attempting to allocate")
+# What MLX's allocators and Metal's command buffers report when memory runs out, and when Metal ends a
+# command buffer that took too long (mlx/backend/metal/device.cpp).
+_OUT_OF_MEMORY = (
+    "unable to allocate", "out of memory", "failed to allocate", "attempting to allocate",
+    "insufficient memory", "outofmemory",
+)  # fmt: skip
+_GPU_TIMEOUT = ("gpu timeout", "callbackerrortimeout", "impacting interactivity")
 
 
 class EngineHost(Protocol):
@@ -209,6 +214,11 @@ def translate_error(error: Exception) -> AIError:
         return InsufficientMemoryError(
             f"memory ran out: {first_line}",
             hint="a smaller size, quantization_bits=8, or a smaller model",
+        )
+    if any(sign in text.lower() for sign in _GPU_TIMEOUT):
+        return GenerationFailedError(
+            f"the system ended the GPU's work because it took too long: {first_line}",
+            hint="a smaller size, or close other programs that use the GPU",
         )
     _log.error("the engine failed", exc_info=error)
     return GenerationFailedError(

@@ -75,20 +75,25 @@ def make_model_host(*, own_process: bool, started_s: float | None = None) -> Mod
     import numpy as np
 
     from swiftai_nb._version import __version__
-    from swiftai_nb.core.machine import MemoryPolicy
-    from swiftai_nb.diffusion import ops
+    from swiftai_nb.diffusion import gpu, ops
     from swiftai_nb.diffusion.memory import apply_memory_limits, retain_freed_memory
     from swiftai_nb.engine.child.model_host import ModelHost
 
     ops.configure(fast=os.environ.get("SWIFTAI_FAST_MATH", "").strip().lower() not in _OFF)
+    device = gpu.device()
     if own_process:
-        apply_memory_limits(MemoryPolicy.for_machine())
-        if ops.on_cpu():
+        apply_memory_limits(gpu.memory_policy())
+        if device == "cpu":
             retain_freed_memory()
     versions = {"swiftai_nb": __version__, "mlx": str(vars(mx)["__version__"]), "numpy": np.__version__}
-    device = "cpu" if ops.on_cpu() else "metal" if mx.metal.is_available() else "cuda"
     return ModelHost(
-        Ready(pid=os.getpid(), device=device, versions=versions, start_s=time.monotonic() - started_s)
+        Ready(
+            pid=os.getpid(),
+            device=device,
+            versions=versions,
+            start_s=time.monotonic() - started_s,
+            device_memory_bytes=gpu.usable_memory_bytes(),
+        )
     )
 
 

@@ -1,7 +1,6 @@
 """How much memory a picture needs, and whether this machine has it, estimated before anything is loaded.
 
-Metal ends the process when memory runs out, and MLX's own limit is advisory: only a check beforehand
-helps.
+MLX's own limit is advisory, and an engine whose memory has run out loses its model: a check beforehand helps.
 
 Weights are counted from the files' headers. The networks' activations were measured on the CPU
 and is scaled by pixels and channels: within 11 % of the peaks of whole pictures with Stable Diffusion
@@ -74,6 +73,7 @@ def plan_memory(
     bytes_per_weight: int,
     quantization_bits: int | None = None,
     is_staged: bool = False,
+    policy: MemoryPolicy | None = None,
 ) -> MemoryPlan:
     """Adds up what a picture needs.
 
@@ -86,6 +86,7 @@ def plan_memory(
         bytes_per_weight: of the compute dtype.
         quantization_bits: 4, 5, 6, 8 or None.
         is_staged: see `MemoryPlan`.
+        policy: of the device; None is that of this machine's CPU.
 
     Raises:
         InvalidModelFilesError: there are no weights, or a file is not what it should be; names it.
@@ -103,12 +104,13 @@ def plan_memory(
         latents = pixels // model.size_multiple**2
         denoising = latents * batch * model.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight
     # Decoders compute in float32 (halves overflow there), large pictures in tiles.
-    tile_pixels = min(pixels, MemoryPolicy.for_machine().decode_side ** 2)
+    policy = MemoryPolicy.for_machine() if policy is None else policy
+    tile_pixels = min(pixels, policy.decode_side**2)
     decoding = tile_pixels * model.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
     weights = {
         name: _weights_bytes(
             model.loaded_tensors(name),
-            bytes_per_weight,
+            4 if name == "vae" else bytes_per_weight,
             None if name == "vae" else quantization_bits,
             sensitive_layers=model.family.sensitive_layers,
         )
@@ -117,15 +119,17 @@ def plan_memory(
     return MemoryPlan(weights, denoising, decoding, is_staged)
 
 
-def keeps_model(plan: MemoryPlan, available_bytes: int | None) -> bool:
+def keeps_model(plan: MemoryPlan, available_bytes: int | None, *, policy: MemoryPolicy | None = None) -> bool:
     """Whether the whole model may stay loaded: it fits, and the machine's policy does not drop its parts.
 
     Args:
         plan: with the whole model in memory.
         available_bytes: free memory; None where the system does not report it.
+        policy: of the device; None is that of this machine's CPU.
     """
+    policy = MemoryPolicy.for_machine() if policy is None else policy
     fits = available_bytes is None or plan.peak_bytes <= available_bytes
-    return fits and not MemoryPolicy.for_machine().releases(plan.peak_bytes)
+    return fits and not policy.releases(plan.peak_bytes)
 
 
 def check_memory(plan: MemoryPlan, *, available_bytes: int | None = None) -> None:
