@@ -95,7 +95,13 @@ class ModelNotLoadedError(AIError):
 
 
 class UnsupportedModelError(AIError):
-    """The files belong to a model family that is not supported."""
+    """The files belong to a model family that is not supported.
+
+    Attributes:
+        family: its name, where it is known and no model of it can be run; else "".
+    """
+
+    family: str = ""
 
 
 class InvalidModelFilesError(AIError):

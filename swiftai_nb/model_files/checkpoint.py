@@ -33,8 +33,6 @@ from swiftai_nb.model_files.families import (
     Z_IMAGE,
     Family,
     family_of_tensors,
-    refuse_unsupported,
-    single_file_error,
 )
 from swiftai_nb.model_files.json_file import read_json_object
 from swiftai_nb.model_files.ldm_configs import (
@@ -46,6 +44,7 @@ from swiftai_nb.model_files.ldm_configs import (
     vae_config,
     with_base,
 )
+from swiftai_nb.model_files.refusals import refuse_unsupported, single_file_error
 from swiftai_nb.model_files.safetensors_headers import read_header
 from swiftai_nb.model_files.samplers import is_distilled_turbo, scheduler_name
 from swiftai_nb.model_files.variants import DiffusionVariant

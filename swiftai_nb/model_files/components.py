@@ -48,16 +48,8 @@ from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.model_files.families import (
-    FLUX_1,
-    FLUX_2_KLEIN,
-    PICKLE_SUFFIXES,
-    Z_IMAGE,
-    Family,
-    family_of_tensors,
-    refuse_unsupported,
-    single_file_error,
-)
+from swiftai_nb.model_files.families import FLUX_1, FLUX_2_KLEIN, Z_IMAGE, Family, family_of_tensors
+from swiftai_nb.model_files.refusals import PICKLE_SUFFIXES, refuse_unsupported, single_file_error
 from swiftai_nb.model_files.safetensors_headers import (
     StoredTensor,
     find_weight_files,

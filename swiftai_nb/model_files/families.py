@@ -8,20 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from swiftai_nb.core.errors import (
-    AIError,
-    InvalidInputError,
-    InvalidModelFilesError,
-    UnsupportedModelError,
-)
 from swiftai_nb.model_files.references import ReferenceLimits
-from swiftai_nb.model_files.safetensors_headers import read_header
-
-CHOOSE_SUPPORTED = "use a Stable Diffusion 1.x/2.x, SDXL, FLUX.1, FLUX.2 klein or Z-Image model"
-PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin"})
-MODEL_FILE_SUFFIXES = PICKLE_SUFFIXES | {".safetensors", ".gguf"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +20,7 @@ class Family:
         name: as its publisher writes it.
         pipeline_classes: diffusers' `_class_name` in `model_index.json`; the first makes images from text.
         denoiser_classes: diffusers' `_class_name` in the `config.json` of `unet/` or `transformer/`.
+        class_prefixes: what names of diffusers' classes begin with; the longest one that fits wins.
         marks: pieces of tensor names; a file is of this family if it has all pieces of one of the groups.
         components: folders of the networks it needs.
         is_flow: trained by flow matching; else it predicts noise or velocity.
@@ -47,6 +36,7 @@ class Family:
     name: str
     pipeline_classes: tuple[str, ...] = ()
     denoiser_classes: tuple[str, ...] = ()
+    class_prefixes: tuple[str, ...] = ()
     marks: tuple[tuple[str, ...], ...] = ()
     components: tuple[str, ...] = ()
     is_flow: bool = False
@@ -70,6 +60,7 @@ STABLE_DIFFUSION = Family(
         "LatentConsistencyModelPipeline",
         "LatentConsistencyModelImg2ImgPipeline",
     ),
+    class_prefixes=("StableDiffusion", "LatentConsistency"),
     marks=(("input_blocks.0.0.",), ("down_blocks.0.resnets.0.time_emb_proj.",)),
     components=("text_encoder", "unet", "vae"),
     is_supported=True,
@@ -77,6 +68,7 @@ STABLE_DIFFUSION = Family(
 STABLE_DIFFUSION_XL = Family(
     "Stable Diffusion XL",
     ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+    class_prefixes=("StableDiffusionXL",),
     marks=(
         ("conditioner.embedders.1.",),
         ("input_blocks.0.0.", "label_emb.0.0."),
@@ -89,6 +81,7 @@ FLUX_1 = Family(
     "FLUX.1",
     ("FluxPipeline", "FluxImg2ImgPipeline"),
     ("FluxTransformer2DModel",),
+    class_prefixes=("Flux",),
     marks=(
         ("double_blocks.0.img_attn.qkv.",),
         ("multimodal_transformer_blocks.0.", "unified_transformer_blocks.0."),
@@ -105,6 +98,7 @@ Z_IMAGE = Family(
     "Z-Image",
     ("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
     ("ZImageTransformer2DModel",),
+    class_prefixes=("ZImage",),
     marks=(("all_x_embedder.", "noise_refiner.0."), ("cap_pad_token", "noise_refiner.0.")),
     components=("transformer", "text_encoder", "vae"),
     is_flow=True,
@@ -117,6 +111,7 @@ FLUX_2_KLEIN = Family(
     "FLUX.2 klein",
     ("Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
     ("Flux2Transformer2DModel",),
+    class_prefixes=("Flux2Klein",),
     marks=(("double_stream_modulation_img.",),),
     components=("transformer", "text_encoder", "vae"),
     is_flow=True,
@@ -125,53 +120,87 @@ FLUX_2_KLEIN = Family(
     text_layers=(9, 18, 27),
     references=ReferenceLimits(),
 )
-FLUX_2_DEV = Family("FLUX.2 dev", ("Flux2Pipeline",))  # the same transformer with guidance as an input
+# The same transformer with guidance as an input.
+FLUX_2_DEV = Family("FLUX.2 dev", ("Flux2Pipeline",), class_prefixes=("Flux2",))
 STABLE_DIFFUSION_3 = Family(
     "Stable Diffusion 3",
     ("StableDiffusion3Pipeline",),
     ("SD3Transformer2DModel",),
+    ("StableDiffusion3", "SD3"),
     marks=(
         ("joint_blocks.0.",),
         ("transformer_blocks.0.norm1_context.", "pos_embed.proj."),
     ),
     is_flow=True,
 )
-# The first that matches wins: families whose tensor names include another's stand before it.
+
+
+def _other(name: str, *class_prefixes: str, marks: tuple[tuple[str, ...], ...] = ()) -> Family:
+    """A family that is only named when it is refused."""
+    return Family(name, class_prefixes=class_prefixes, marks=marks)
+
+
+# The first whose tensor names match wins: families whose names include another's stand before it.
 FAMILIES: tuple[Family, ...] = (
     FLUX_2_KLEIN,
     FLUX_2_DEV,
-    Family("Chroma", ("ChromaPipeline",), ("ChromaTransformer2DModel",), (("distilled_guidance_layer.",),)),
-    Family("AuraFlow", ("AuraFlowPipeline",), ("AuraFlowTransformer2DModel",),
-           marks=(("joint_transformer_blocks.0.",),)),
-    Family("Z-Image Omni", ("ZImageOmniPipeline",), marks=(("siglip_refiner.0.", "noise_refiner.0."),)),
+    _other("FLUX.3", "Flux3", marks=(("early_stream_modulations.",),)),
+    _other("Chroma", "Chroma", marks=(("distilled_guidance_layer.",),)),
+    _other("AuraFlow", "AuraFlow",
+           marks=(("joint_transformer_blocks.0.",), ("double_layers.0.attn.w1q.",))),
+    _other("Z-Image Omni", "ZImageOmni", marks=(("siglip_refiner.0.", "noise_refiner.0."),)),
     Z_IMAGE,
-    Family("Lumina 2", ("Lumina2Pipeline", "Lumina2Text2ImgPipeline"),
-           ("Lumina2Transformer2DModel",), (("noise_refiner.0.", "cap_embedder."),)),
-    Family("Qwen-Image", ("QwenImagePipeline",), ("QwenImageTransformer2DModel",),
-           (("transformer_blocks.0.img_mod.",),)),
-    Family("HiDream", ("HiDreamImagePipeline",), ("HiDreamImageTransformer2DModel",),
-           (("double_stream_blocks.0.block.",),)),
-    Family("HunyuanDiT", ("HunyuanDiTPipeline",), ("HunyuanDiT2DModel",),
-           (("text_embedding_padding", "blocks.0.attn2."),)),
+    _other("Lumina 2", "Lumina", marks=(("noise_refiner.0.", "cap_embedder."),)),
+    _other("OmniGen", "OmniGen", marks=(("time_caption_embed.",),)),
+    _other("Qwen-Image", "QwenImage",
+           marks=(("transformer_blocks.0.img_mod.",), ("txt_in.text_norm.",))),
+    _other("HiDream", "HiDream",
+           marks=(("double_stream_blocks.0.block.",), ("caption_projection.0.linear.",))),
+    _other("HunyuanVideo", "HunyuanVideo", marks=(("individual_token_refiner.",),)),
+    _other("HunyuanImage", "HunyuanImage"),
+    _other("HunyuanDiT", "HunyuanDiT", marks=(("text_embedding_padding", "blocks.0.attn2."), ("mlp_t5.0.",))),
+    _other("SANA", "Sana",
+           marks=(("blocks.0.cross_attn.q_linear.", "blocks.0.mlp.inverted_conv."),
+                  ("transformer_blocks.0.ff.conv_inverted.",))),
+    _other("PixArt", "PixArt",
+           marks=(("blocks.0.cross_attn.q_linear.", "t_block.1."),
+                  ("adaln_single.", "caption_projection.", "pos_embed.proj.", "scale_shift_table"))),
+    _other("Wan", "Wan", marks=(("head.modulation",), ("condition_embedder.time_proj.", "blocks.0.attn2."))),
+    _other("LTX-Video", "LTX", marks=(("patchify_proj.",),)),
+    _other("Mochi", "Mochi", marks=(("t5_yproj.",),)),
+    _other("Cosmos or Anima", "Cosmos", "Anima", marks=(("x_embedder.proj.1.", "blocks.0.self_attn."),)),
+    _other("Krea 2", "Krea2", marks=(("txtfusion.",),)),
+    _other("CogView or CogVideo", "CogView", "CogVideo"),
+    _other("Kolors", "Kolors"),
+    _other("Kandinsky", "Kandinsky"),
+    _other("DeepFloyd IF", "IF"),
+    _other("ERNIE-Image", "ErnieImage"),
+    _other("Bria", "Bria"),
+    _other("GLM-Image", "GlmImage"),
+    _other("Ideogram", "Ideogram"),
+    _other("LongCat-Image", "LongCat"),
+    _other("DreamLite", "DreamLite"),
+    _other("Stable Cascade", "StableCascade", "Wuerstchen",
+           marks=(("clip_txt_mapper.",), ("down_blocks.0.0.channelwise.0.",))),
+    _other("Stable Video Diffusion", "StableVideoDiffusion", "UNetSpatioTemporal"),
+    _other("Stable unCLIP", "StableUnCLIP"),
+    _other("Playground v2.5", marks=(("edm_mean",),)),
     STABLE_DIFFUSION_XL,
-    Family("the Stable Diffusion XL refiner", marks=(("conditioner.embedders.0.model.",),)),
+    _other("the Stable Diffusion XL refiner", marks=(("conditioner.embedders.0.model.",),)),
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_3,
     FLUX_1,
-    Family(STABLE_DIFFUSION_3.name, marks=(("multimodal_transformer_blocks.0.",),)),  # as Argmax names it
+    _other(STABLE_DIFFUSION_3.name, marks=(("multimodal_transformer_blocks.0.",),)),  # as Argmax names it
 )  # fmt: skip
-_LORA_MARKS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", "lora.down.", "lora.up.")
-_PART_MARKS: tuple[tuple[str, str], ...] = (
-    ("an autoencoder", "decoder.mid.block_1."),
-    ("an autoencoder", "decoder.mid_block."),
-    ("a CLIP text encoder", "text_model.encoder.layers.0."),
-    ("a T5 text encoder", "encoder.block.0.layer.0."),
-    ("a T5 text encoder", "enc.blk.0.attn_q."),
-    ("a Qwen3 text encoder", "layers.0.self_attn.q_norm."),
-    ("a Qwen3 text encoder", "blk.0.attn_q_norm."),
-    ("a textual inversion embedding", "emb_params"),
-    ("a textual inversion embedding", "clip_g"),
-)
+# Of LoRAs of all kinds, and of networks that steer a UNet and have its names.
+ADAPTER_MARKS = (
+    ".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", "lora.down.", "lora.up.", ".hada_w1", ".lokr_w1",
+    ".oft_blocks", ".dora_scale",
+)  # fmt: skip
+CONTROL_MARKS = (
+    "control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks.", "controlnet_blocks.",
+    "control_all_x_embedder.", "control_layers.0.", "input_hint_block.",
+)  # fmt: skip
 
 
 def editing_families() -> tuple[str, ...]:
@@ -184,79 +213,47 @@ def supported_pipeline(class_name: str) -> Family | None:
     return next((f for f in FAMILIES if f.is_supported and class_name in f.pipeline_classes), None)
 
 
-def family_of_denoiser(class_name: str) -> Family | None:
-    """The family whose denoiser has this `_class_name`, or None."""
-    return next((family for family in FAMILIES if class_name in family.denoiser_classes), None)
+def family_of_class(class_name: str) -> Family | None:
+    """The family that a class of diffusers belongs to, by its name; None for unknown ones."""
+    prefixes = [
+        (len(prefix), family)
+        for family in FAMILIES
+        for prefix in family.class_prefixes
+        if class_name.startswith(prefix)
+    ]
+    exact = next((family for family in FAMILIES if class_name in family.denoiser_classes), None)
+    return exact if exact is not None or not prefixes else max(prefixes, key=lambda found: found[0])[1]
+
+
+def family_of_name(name: str) -> Family | None:
+    """The family that a model's or repository's name begins with, if it is one that is not supported."""
+    bare = _letters(name.rpartition("/")[2])
+    for family in FAMILIES:
+        key = _letters(family.name.partition(" or ")[0])
+        is_whole_word = len(key) > 4 or not bare[len(key) : len(key) + 1].isalpha()
+        if not family.is_supported and bare.startswith(key) and is_whole_word:
+            return family
+    return None
 
 
 def family_of_tensors(names: Iterable[str]) -> Family | None:
-    """The family with these tensor names; None when they are of none, or of a LoRA."""
+    """The family with these tensor names; None when they are of none, of a LoRA or of a ControlNet."""
     names = tuple(names)
-    if _has(names, *_LORA_MARKS):
+    if has_pieces(names, *ADAPTER_MARKS, *CONTROL_MARKS):
         return None
     return next(
         (family for family in FAMILIES if any(_has_all(names, group) for group in family.marks)), None
     )
 
 
-def refuse_unsupported(family: Family, path: Path) -> None:
-    """Raises UnsupportedModelError, with the family's name, for one that the local engine does not run."""
-    if not family.is_supported:
-        raise UnsupportedModelError(
-            f"{path} holds {family.name}, which the local engine cannot run", hint=CHOOSE_SUPPORTED
-        )
-
-
-def single_file_error(path: Path) -> AIError:
-    """The error for a single file given as a model: names what it holds and what to use instead.
-
-    Args:
-        path: an existing file with one of `MODEL_FILE_SUFFIXES`.
-
-    Raises:
-        InvalidModelFilesError: its header is corrupt.
-    """
-    suffix = path.suffix.lower()
-    if suffix in PICKLE_SUFFIXES:
-        return InvalidModelFilesError(
-            f"{path} is a pickle file, which can run code and is never loaded",
-            hint="use the safetensors files of this model",
-        )
-    names = tuple(read_header(path)[0])
-    if _has(names, *_LORA_MARKS):
-        return InvalidInputError(f"{path} is a LoRA, not a model", hint=f"--lora {path}")
-    message, hint = _describe(path, names)
-    return UnsupportedModelError(message, hint=hint)
-
-
-def _describe(path: Path, names: tuple[str, ...]) -> tuple[str, str]:
-    """(message, hint) for a safetensors file that is not a LoRA."""
-    family = family_of_tensors(names)
-    if family is None:
-        part = next((label for label, mark in _PART_MARKS if _has(names, mark)), None)
-        what = "holds no model that is known" if part is None else f"is {part}, not a whole model"
-        return f"{path} {what}", CHOOSE_SUPPORTED
-    if family in (FLUX_1, Z_IMAGE):
-        return (
-            f"{path} is a transformer of {family.name}, which needs its other parts",
-            "give the folder that holds it with ae.safetensors, the text encoders and the tokenizers",
-        )
-    if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
-        return (
-            f"{path} is a {family.name} checkpoint in a single file",
-            "give the file itself as the model",
-        )
-    if family.is_supported:
-        return (
-            f"{path} is a transformer of {family.name}, which needs its other parts",
-            "give the folder of the whole model in diffusers layout",
-        )
-    return f"{path} holds {family.name}, which the local engine cannot run", CHOOSE_SUPPORTED
-
-
-def _has(names: Iterable[str], *pieces: str) -> bool:
+def has_pieces(names: Iterable[str], *pieces: str) -> bool:
+    """Whether any of these tensor names has one of the pieces."""
     return any(piece in name for name in names for piece in pieces)
 
 
 def _has_all(names: tuple[str, ...], pieces: Iterable[str]) -> bool:
-    return all(_has(names, piece) for piece in pieces)
+    return all(has_pieces(names, piece) for piece in pieces)
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())

@@ -12,15 +12,14 @@ from swiftai_nb.model_files.configs import FolderConfigs
 from swiftai_nb.model_files.families import (
     FLUX_1,
     FLUX_2_KLEIN,
-    MODEL_FILE_SUFFIXES,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
     Z_IMAGE,
     Family,
-    single_file_error,
 )
 from swiftai_nb.model_files.identify import identify_family, is_flux_dev
 from swiftai_nb.model_files.model_folder import ModelFolder
+from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES, single_file_error
 from swiftai_nb.model_files.samplers import is_distilled_turbo, scheduler_name
 from swiftai_nb.model_files.variants import DiffusionVariant, defaults_of
 

@@ -9,24 +9,27 @@ from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.model_files.components import find_part, holds_transformer
 from swiftai_nb.model_files.configs import FolderConfigs
 from swiftai_nb.model_files.families import (
-    CHOOSE_SUPPORTED,
     FLUX_1,
     FLUX_2_DEV,
     FLUX_2_KLEIN,
-    MODEL_FILE_SUFFIXES,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
     Z_IMAGE,
     Family,
-    family_of_denoiser,
+    family_of_class,
+    supported_pipeline,
+)
+from swiftai_nb.model_files.refusals import (
+    MODEL_FILE_SUFFIXES,
     refuse_unsupported,
     single_file_error,
-    supported_pipeline,
+    unsupported_class,
 )
 from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
 
 _AGAIN = "download the model again"
 # FLUX.1 transformers that take more input channels than they give out.
+_UNET_CLASS = "UNet2DConditionModel"
 _FLUX_EDITORS = {384: "FLUX.1 Fill", 128: "FLUX.1 Depth or Canny"}
 
 
@@ -60,21 +63,15 @@ def is_flux_dev(configs: FolderConfigs) -> bool:
 def _identify(configs: FolderConfigs) -> Family:
     folder, labelled = configs.folder, supported_pipeline(configs.pipeline_class)
     if configs.pipeline_class and labelled is None:
-        raise UnsupportedModelError(
-            f"{folder} holds a {configs.pipeline_class}, which the local engine cannot run",
-            hint=CHOOSE_SUPPORTED,
-        )
+        raise unsupported_class(configs.pipeline_class, folder)
     if configs.unet:
+        _refuse_other_unet(configs)
         is_xl = configs.unet.get("addition_embed_type") == "text_time"
         return STABLE_DIFFUSION_XL if is_xl else STABLE_DIFFUSION
     denoiser = configs.denoiser_class
-    family = family_of_denoiser(denoiser)
-    if family is not None:
-        refuse_unsupported(family, folder)
-    elif denoiser:
-        raise UnsupportedModelError(
-            f"{folder} holds a {denoiser}, which the local engine cannot run", hint=CHOOSE_SUPPORTED
-        )
+    family = family_of_class(denoiser)
+    if denoiser and (family is None or not family.is_supported or denoiser not in family.denoiser_classes):
+        raise unsupported_class(denoiser, folder)
     for known in (family, labelled):
         if known is not None and known in (FLUX_1, FLUX_2_KLEIN, Z_IMAGE):
             return known
@@ -93,6 +90,17 @@ def _identify(configs: FolderConfigs) -> Family:
         "safetensors weights",
         hint="give the folder that holds unet/ (or transformer/), text_encoder/ and vae/",
     )
+
+
+def _refuse_other_unet(configs: FolderConfigs) -> None:
+    """UNets of other families: their class says it, or what they take beside text."""
+    name = configs.unet.get("_class_name", _UNET_CLASS)
+    if name != _UNET_CLASS:
+        raise unsupported_class(str(name), configs.folder)
+    if configs.unet.get("encoder_hid_dim_type") == "text_proj":
+        raise unsupported_class("KolorsPipeline", configs.folder)
+    if configs.unet.get("addition_embed_type") in ("image", "text_image"):
+        raise unsupported_class("KandinskyPipeline", configs.folder)
 
 
 def _is_flux_2_dev(configs: FolderConfigs) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from swiftai_nb.core.errors import ModelNotFoundError
 from swiftai_nb.model_files.configs import read_generation_defaults
+from swiftai_nb.model_files.families import family_of_name
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog_entries import CATALOG
 from swiftai_nb.registry.model_info import DiffusionModelInfo
@@ -75,9 +76,15 @@ def _not_found(name: str, entries: tuple[DiffusionModelInfo, ...]) -> ModelNotFo
     known = {n: info.id for info in models for n in (*_ids(info), *_other_names(info))}
     listed = ", ".join(info.id for info in models)
     families = ", ".join(DiffusionVariant)
-    if wanted in set(DiffusionVariant):
+    other, path_like = family_of_name(wanted), wanted.startswith((".", "/", "~"))
+    if other is not None and not path_like:
+        running = [info.id for info in models if info.variant.display_name == other.name]
+        meant = f"no engine here runs {other.name}; "
+        if running:
+            meant = f"for {other.name}: {', '.join(running)}; "
+    elif wanted in set(DiffusionVariant):
         meant = f"that is a family; %imagine_models add OWNER/NAME --variant {wanted} adds a model of it; "
-    elif wanted.count("/") == 1 and not wanted.startswith((".", "/", "~")):
+    elif wanted.count("/") == 1 and not path_like:
         meant = f"%imagine_models add {name.strip()} --variant FAMILY adds a repository ({families}); "
     else:
         close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)

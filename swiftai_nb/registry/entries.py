@@ -6,12 +6,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
+from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError, UnsupportedModelError
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.folder import open_model
+from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults
 from swiftai_nb.registry.model_info import DiffusionModelInfo, family_settings
-from swiftai_nb.registry.model_sources import detect_plugin_variant, engine_of
+from swiftai_nb.registry.model_sources import detect_plugin_variant, engine_of, model_sources
 
 _QUANTIZED_SUFFIX = ".packed"  # of the folder's name; a folder without it is named by its path
 _FORBIDDEN_IN_NAMES = frozenset('/\\:*?"<>|')
@@ -71,7 +72,7 @@ def folder_info(
     variant = None if is_file else variant  # the tensors of a file decide
     family = detect_plugin_variant(folder) if variant is None and not is_file else variant
     if family is None:
-        opened = open_model(folder)
+        opened = _open_or_name_engine(folder)
         family, defaults = opened.variant, opened.defaults
     else:
         defaults = GenerationDefaults.of(family)
@@ -89,6 +90,24 @@ def folder_info(
         is_custom=True,
         engine=engine_of(family),
     )
+
+
+def _open_or_name_engine(folder: Path) -> ModelFolder:
+    """Opens a model; when its family is not supported, the hint names an engine of another package for it.
+
+    Raises:
+        InvalidModelFilesError, UnsupportedModelError: not a folder of a supported layout.
+    """
+    try:
+        return open_model(folder)
+    except UnsupportedModelError as error:
+        known = (info for source in model_sources() for info in source.models)
+        others = [info for info in known if info.variant.display_name == error.family]
+        if not others:
+            raise
+        names = ", ".join(info.id for info in others)
+        hint = f"{error.hint}; --engine {others[0].engine} runs {names}"
+        raise UnsupportedModelError(error.message, hint=hint) from None
 
 
 def quantized_info(

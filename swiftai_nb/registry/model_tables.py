@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.table import Cell, Row, Table
-from swiftai_nb.model_files.families import MODEL_FILE_SUFFIXES
+from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES
 from swiftai_nb.registry.entries import is_quantized_model
 from swiftai_nb.registry.hub_cache import DiskState
 from swiftai_nb.registry.model_info import DEFAULT_ENGINE, GB, DiffusionModelInfo

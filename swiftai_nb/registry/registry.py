@@ -16,7 +16,7 @@ from swiftai_nb.core.errors import (
 )
 from swiftai_nb.core.format import format_bytes, format_duration
 from swiftai_nb.core.paths import user_path
-from swiftai_nb.model_files.families import MODEL_FILE_SUFFIXES
+from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog import bundled_folder, bundled_names, catalog, find
 from swiftai_nb.registry.entries import folder_info, is_repository_id, repository_info
