@@ -8,7 +8,7 @@ from typing import cast
 
 import mlx.core as mx
 
-from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
+from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError, UnsupportedModelError
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.weights.precision import check_bits, resolve_dtype
@@ -22,6 +22,7 @@ from swiftai_nb.model_files.families import (
 )
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.model_folder import ModelFolder
+from swiftai_nb.model_files.refusals import CHOOSE_SUPPORTED
 
 # Family -> (module, class); a module is imported when one of its models is opened.
 _PIPELINES = {
@@ -73,7 +74,11 @@ def load_pipeline(
         read_config(path / "model_index.json")  # required: SDXL's prompt encoding depends on it
     module, name = _PIPELINES[model.family]
     pipeline = getattr(import_module(f"swiftai_nb.diffusion.pipelines.{module}"), name)
-    return cast(DiffusionPipeline, pipeline(model, dtype=compute, quantization_bits=quantization_bits))
+    try:
+        return cast(DiffusionPipeline, pipeline(model, dtype=compute, quantization_bits=quantization_bits))
+    except UnsupportedModelError as error:
+        error.hint = CHOOSE_SUPPORTED if error.hint is None else error.hint
+        raise
 
 
 def refuse_missing_parts(model: ModelFolder) -> None:

@@ -100,7 +100,7 @@ def component_config(
         infer: None where there has to be a file.
 
     Raises:
-        InvalidModelFilesError: no such file, or no JSON object in it.
+        InvalidModelFilesError: no such file, no JSON object in it, or shapes from which nothing follows.
     """
     files = model.components.get(name)
     if files is not None and files.values is not None:
@@ -109,7 +109,13 @@ def component_config(
         return read_config(files.config)
     if source is None or infer is None:
         return read_config(model.folder / name / "config.json")  # which names it as missing
-    return infer(source.open(is_packed=False))
+    try:
+        return infer(source.open(is_packed=False))
+    except (ArithmeticError, LookupError) as error:
+        raise InvalidModelFilesError(
+            f"{name}: the shapes of its tensors do not describe a network ({error})",
+            hint="download the model again",
+        ) from error
 
 
 # Not to be inferred from any tensor's shape; the same in every published FLUX.1.
