@@ -17,7 +17,7 @@ from typing import Literal
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.core.paths import user_path
-from swiftai_nb.model_files.families import PICKLE_SUFFIXES
+from swiftai_nb.model_files.refusals import PICKLE_SUFFIXES
 from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
 
 CONVERT = (
