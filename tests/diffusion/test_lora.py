@@ -332,10 +332,10 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("key", "kind"),
         [
-            ("x.dora_scale", "DoRA"),
-            ("x.lokr_t2", "Tucker LoKr"),
-            ("x.hada_w1_a", "LoHa"),
-            ("x.diff_b", "difference"),
+            ("x.oft_diag", "OFT of another kind"),
+            ("x.on_input", "IA3"),
+            ("x.a1.weight", "GLoRA"),
+            ("x.reshape_weight", "control"),
         ],
     )
     def test_other_kinds_of_adapter_are_named(self, write, key, kind):

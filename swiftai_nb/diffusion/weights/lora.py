@@ -1,9 +1,9 @@
-"""Applies LoRAs (Hu et al. 2021) to a pipeline: W + scale * alpha / rank * up @ down.
+"""Applies LoRAs (Hu et al. 2021) to a pipeline: W + scale * alpha / rank * up @ down, and their other kinds.
 
-A LoRA is added into the weights tensor by tensor, so no second copy of the model exists; into quantized
-weights nothing can be added, so a low-rank branch is put beside them. It is applied again whenever a
-network is read again. Removing it drops the network: the next use reads the untouched weights from disk,
-and the LoRAs that remain. So removal is exact.
+A LoRA is added into the weights tensor by tensor, so no second copy of the model exists. Beside quantized
+weights a branch is put for what is of low rank; other changes are quantized with the weight. A LoRA is
+applied again whenever a network is read again. Removing it drops the network: the next use reads the
+untouched weights from disk, and the LoRAs that remain. So removal is exact.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,15 +19,15 @@ import mlx.core as mx
 from mlx import nn
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
-from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.models.layers import AdaptedQuantizedLinear, Linear, QuantizedLinear
+from swiftai_nb.diffusion.models.layers import AdaptedQuantizedLinear, QuantizedLinear
 from swiftai_nb.diffusion.weights.component import Component
-from swiftai_nb.diffusion.weights.lora_files import (
+from swiftai_nb.diffusion.weights.lora_files import LoraWeights, load_lora, shown_names
+from swiftai_nb.diffusion.weights.lora_modules import (
+    AdapterModule,
+    HadamardModule,
     KroneckerModule,
     LoraModule,
-    LoraWeights,
-    load_lora,
-    shown_names,
+    OrthogonalModule,
 )
 from swiftai_nb.diffusion.weights.lora_targets import LoraTarget, lora_targets
 from swiftai_nb.diffusion.weights.precision import assign, find_module
@@ -52,37 +52,15 @@ class HasNetworks(Protocol):
 
 
 @dataclass(frozen=True)
-class LoraUpdate:
-    """One module's change: its path, and the matrices with alpha / rank in `factor`."""
+class Update:
+    """The change of one module of a network: what the file says, and where it goes."""
 
-    path: str
-    down: mx.array
-    up: mx.array
-    factor: float
-
-
-@dataclass(frozen=True)
-class KroneckerUpdate:
-    """One module's change by a Kronecker product: its path, the factors, and which outputs are its own."""
-
-    path: str
-    first: mx.array
-    second: mx.array
-    factor: float
+    module: AdapterModule
     target: LoraTarget
 
     def own_outputs(self, values: mx.array, axis: int) -> mx.array:
-        """The part of a change, or of its outputs, that belongs to this module."""
-        if self.target.rows is not None:
-            start, end = self.target.rows
-            values = mx.split(values, [start, end], axis=axis)[1]
-        if not self.target.swaps_halves:
-            return values
-        first, second = mx.split(values, 2, axis=axis)
-        return mx.concatenate([second, first], axis=axis)
-
-
-Update = LoraUpdate | KroneckerUpdate
+        """The part of a change, or of its outputs, that belongs to the target."""
+        return self.target.own_outputs(values, axis)
 
 
 @dataclass(frozen=True)
@@ -160,35 +138,62 @@ def match_lora(lora: LoraWeights, networks: Mapping[str, nn.Module]) -> dict[str
     return updates
 
 
-def _update(module: LoraModule | KroneckerModule, target: LoraTarget) -> Update:
-    if isinstance(module, KroneckerModule):
-        return KroneckerUpdate(target.path, module.first, module.second, module.factor, target)
-    up = module.up if target.rows is None else module.up[slice(*target.rows)]
-    if target.swaps_halves:
-        first, second = mx.split(up, 2)
-        up = mx.concatenate([second, first])
-    mx.eval(up)
-    return LoraUpdate(target.path, module.down, up, module.factor)
+def _update(module: AdapterModule, target: LoraTarget) -> Update:
+    """A module with what of its arrays belongs to a target; products are divided when they are computed."""
+    if target.rows is None and not target.swaps_halves:
+        return Update(module, target)
+    parts: dict[str, Any] = {}
+    for name in ("up", "difference", "magnitude", "bias"):
+        value = getattr(module, name, None)
+        if value is not None:
+            parts[name] = mx.contiguous(target.own_outputs(value))
+    mx.eval(list(parts.values()))
+    return Update(replace(module, **parts), target)
 
 
 def _misfit(
-    module: LoraModule | KroneckerModule,
+    module: AdapterModule,
     targets: tuple[LoraTarget, ...],
     networks: Mapping[str, nn.Module],
 ) -> str | None:
-    weights = [find_module(networks[t.component], t.path).weight for t in targets]
-    rows = targets[-1].rows
-    outputs = weights[0].shape[0] if rows is None else rows[1]
-    kernel = tuple(weights[0].shape[1:-1]) or (1, 1)
-    needed = (outputs, weights[0].shape[-1], *kernel)
-    given = module.size
-    if given == needed:
-        return None
-    return f"{module.name} changes {_size_text(given)}, the model's is {_size_text(needed)}"
+    layers = [find_module(networks[target.component], target.path) for target in targets]
+    rows, weight = targets[-1].rows, layers[0].weight
+    outputs = weight.shape[0] if rows is None else rows[1]
+    inputs = _inputs(layers[0])
+    needed = (outputs,) if weight.ndim == 1 else (outputs, inputs, *(tuple(weight.shape[1:-1]) or (1, 1)))
+    if not module.fits(needed):
+        return f"{module.name} changes {_size_text(module.size)}, the model's is {_size_text(needed)}"
+    if module.bias is not None and (
+        module.bias.size != outputs or not all("bias" in layer for layer in layers)
+    ):
+        return f"{module.name} changes a bias that the model does not have"
+    is_divided = len(targets) > 1 or targets[0].swaps_halves
+    if is_divided and (isinstance(module, OrthogonalModule) or _has_input_magnitude(module, outputs)):
+        return f"{module.name} changes a weight that this model keeps in parts"
+    if module.magnitude is not None and module.magnitude.size not in _magnitude_sizes(module, needed):
+        return f"{module.name} has {module.magnitude.size} magnitudes for {_size_text(needed)}"
+    return None
+
+
+def _inputs(layer: Any) -> int:
+    if isinstance(layer, QuantizedLinear):
+        return int(layer.scales.shape[-1] * layer.group_size)
+    return int(layer.weight.shape[-1])
+
+
+def _has_input_magnitude(module: AdapterModule, outputs: int) -> bool:
+    magnitude = module.magnitude
+    return magnitude is not None and magnitude.ndim > 1 and magnitude.shape[0] == 1 < outputs
+
+
+def _magnitude_sizes(module: AdapterModule, size: tuple[int, ...]) -> tuple[int, ...]:
+    return size[1:2] if _has_input_magnitude(module, size[0]) else size[:1]
 
 
 def _size_text(size: tuple[int, ...]) -> str:
-    kernel = "" if size[2:] == (1, 1) else f" by a {size[2]}x{size[3]} kernel"
+    if len(size) < 2:
+        return f"{size[0] if size else 0} channels"
+    kernel = "" if size[2:] in ((), (1, 1)) else f" by a {size[2]}x{size[3]} kernel"
     return f"{size[1]} -> {size[0]}{kernel}"
 
 
@@ -220,32 +225,47 @@ def guess_family(lora: LoraWeights) -> str | None:
 def merge_updates(network: nn.Module, *, updates: tuple[Update, ...], scale: float) -> None:
     """Changes a loaded network's weights, one after the other."""
     for update in updates:
-        layer = find_module(network, update.path)
-        if isinstance(layer, QuantizedLinear):
-            _add_branch(_adapted(network, layer, update.path), update, scale)
+        layer, module = find_module(network, update.target.path), update.module
+        if module.bias is not None:
+            layer.bias = (layer.bias.astype(mx.float32) + scale * module.bias).astype(layer.bias.dtype)
+            mx.eval(layer.bias)
+        if not isinstance(layer, QuantizedLinear):
+            layer.weight = _merged(layer.weight, update, scale)
+        elif _is_branch(module):
+            _add_branch(_adapted(network, layer, update.target.path), update, scale)
         else:
-            layer.weight = _merged(layer, update, scale)
+            _requantize(layer, update, scale)
 
 
-def _merged(layer: Any, update: Update, scale: float) -> mx.array:
-    """The weight with the LoRA in it, summed in float32."""
-    weight: mx.array = layer.weight
-    delta = _delta(layer, update).reshape(weight.shape)
-    merged = (weight.astype(mx.float32) + scale * update.factor * delta).astype(weight.dtype)
+def _merged(weight: mx.array, update: Update, scale: float) -> mx.array:
+    """The changed weight, computed in float32; in the network's layout, of the weight's dtype."""
+    filed = weight.astype(mx.float32)
+    if weight.ndim == 4:
+        filed = filed.transpose(0, 3, 1, 2)
+    is_whole = isinstance(update.module, (KroneckerModule, HadamardModule))
+    merged = update.module.merged(filed, scale, update.target.own_outputs if is_whole else None)
+    if weight.ndim == 4:
+        merged = merged.transpose(0, 2, 3, 1)
+    merged = mx.contiguous(merged).astype(weight.dtype)
     mx.eval(merged)
     return merged
 
 
-def _delta(layer: Any, update: Update) -> mx.array:
-    if isinstance(update, KroneckerUpdate):
-        product = mx.kron(update.first.astype(mx.float32), update.second.astype(mx.float32))
-        return update.own_outputs(product, 0)
-    rank = update.down.shape[0]
-    up = update.up.astype(mx.float32).reshape(-1, rank)
-    down = update.down.astype(mx.float32)
-    if not isinstance(layer, Linear) and down.ndim == 4:
-        down = down.transpose(0, 2, 3, 1)
-    return ops.matmul(up, down.reshape(rank, -1))
+def _is_branch(module: AdapterModule) -> bool:
+    """Whether a change can be computed beside a quantized weight."""
+    if module.magnitude is not None:
+        return False
+    return isinstance(module, LoraModule) or (isinstance(module, KroneckerModule) and module.second.ndim == 2)
+
+
+def _requantize(layer: QuantizedLinear, update: Update, scale: float) -> None:
+    """Changes a quantized weight itself, at the cost of rounding it once more."""
+    options: dict[str, Any] = {"group_size": layer.group_size, "bits": layer.bits}
+    weight = mx.dequantize(layer.weight, layer.scales, layer.biases, **options)
+    dtype = layer.scales.dtype
+    packed, scales, biases = mx.quantize(_merged(weight, update, scale), **options)
+    layer.weight, layer.scales, layer.biases = packed, scales.astype(dtype), biases.astype(dtype)
+    mx.eval(layer.weight, layer.scales, layer.biases)
 
 
 def _adapted(network: nn.Module, layer: QuantizedLinear, path: str) -> AdaptedQuantizedLinear:
@@ -257,13 +277,13 @@ def _adapted(network: nn.Module, layer: QuantizedLinear, path: str) -> AdaptedQu
 
 
 def _add_branch(layer: AdaptedQuantizedLinear, update: Update, scale: float) -> None:
-    dtype = layer.scales.dtype
-    if isinstance(update, KroneckerUpdate):
-        first = (update.first.astype(mx.float32) * (scale * update.factor)).astype(dtype)
-        second = update.second.astype(dtype)
+    dtype, module = layer.scales.dtype, update.module
+    if isinstance(module, KroneckerModule):
+        first = (module.first.astype(mx.float32) * (scale * module.factor)).astype(dtype)
+        second = module.second.astype(dtype)
         layer.add_kronecker(first=first, second=second, own_outputs=update.own_outputs)
-        return
-    rank = update.down.shape[0]
-    down = update.down.reshape(rank, -1).astype(dtype)
-    up = (update.up.astype(mx.float32).reshape(-1, rank) * (scale * update.factor)).astype(dtype)
-    layer.add_branch(down=down, up=up)
+    elif isinstance(module, LoraModule):
+        rank = module.down.shape[0]
+        down = module.down.reshape(rank, -1).astype(dtype)
+        up = (module.up.astype(mx.float32).reshape(-1, rank) * (scale * module.factor)).astype(dtype)
+        layer.add_branch(down=down, up=up)

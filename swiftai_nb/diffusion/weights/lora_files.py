@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,22 @@ import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
 from swiftai_nb.core.paths import user_path
+from swiftai_nb.diffusion.weights.lora_modules import (
+    AdapterModule,
+    DifferenceModule,
+    FactoredMatrix,
+    HadamardModule,
+    KroneckerModule,
+    LoraModule,
+    OrthogonalModule,
+    tucker_product,
+)
 from swiftai_nb.diffusion.weights.stored import load_tensors
 from swiftai_nb.diffusion.weights.tensors import read_config
 from swiftai_nb.model_files.json_file import parse_json
 from swiftai_nb.model_files.safetensors_headers import read_header
+
+Parts = Mapping[str, mx.array]
 
 # What stands behind a module's name -> the tensor's role.
 _ROLES: tuple[tuple[str, str], ...] = (
@@ -34,79 +46,34 @@ _ROLES: tuple[tuple[str, str], ...] = (
     (r"(\.lora|\.lora_linear_layer)?\.down\.weight$", "down"),
     (r"(\.lora|\.lora_linear_layer)?\.up\.weight$", "up"),
     (r"\.(lora_)?alpha$", "alpha"),
-    *((rf"\.lokr_{role}$", role) for role in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")),
+    (r"\.lora_mid\.weight$", "mid"),
+    (r"\.(lora_B(\.[^.]+)?|lora_up)\.bias$", "up_bias"),
+    (r"\.(dora_scale|lora_magnitude_vector(\.[^.]+)?(\.weight)?)$", "magnitude"),
+    *((rf"\.lokr_{role}$", f"lokr_{role}") for role in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
+    *((rf"\.hada_{role}$", f"hada_{role}") for role in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
+    (r"\.oft_blocks$", "oft_blocks"),
+    (r"\.rescale$", "rescale"),
+    (r"\.(diff|w_norm)$", "diff"),
+    (r"\.(diff_b|b_norm)$", "diff_b"),
 )
 _FILE_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _METADATA_KEY = "lora_adapter_metadata"
 _SHOWN = 6
+_LARGEST_RANK = 4096
+_MOST_VALUES = 2**28  # of one weight
 _LARGEST_ALPHA = 1e6
 # Names, anchors, digits, ".*" and unrepeated groups: no nested repetition, which could take for ever.
 _SIMPLE_PATTERN = re.compile(r"(?:[\w\-^$|()]|\.\*?|\\\.|\\d\+?|\[0-9\]\+?)*")
 _OTHER_KINDS = {
-    "dora": "DoRA",
-    "lora_magnitude": "DoRA",
-    "hada_": "LoHa",
-    "lokr_": "Tucker LoKr",
-    "lora_mid": "Tucker LoCon",
-    "oft_": "OFT",
-    ".diff": "weight-difference",
-    "bias": "bias-training",
+    "oft_": "OFT of another kind",
+    ".on_input": "IA3",
+    "ia3": "IA3",
+    ".a1.weight": "GLoRA",
+    "set_weight": "control",
+    "reshape_weight": "control",
+    "lora_embedding": "vocabulary",
+    ".bias": "bias-training",
 }
-
-
-@dataclass(frozen=True)
-class LoraModule:
-    """One module's change: factor * up @ down.
-
-    Attributes:
-        name: as in the file, without the tensor's role.
-        down: [rank, in] or [rank, in, kh, kw].
-        up: [out, rank] or [out, rank, 1, 1].
-        factor: alpha / rank (alpha / sqrt(rank) for rank-stabilised LoRAs).
-    """
-
-    name: str
-    down: mx.array
-    up: mx.array
-    factor: float
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """Outputs, inputs, and height and width of the kernel."""
-        return self.up.shape[0], *self.down.shape[1:], *((1, 1) if self.down.ndim == 2 else ())
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of its matrices."""
-        return int(self.down.nbytes + self.up.nbytes)
-
-
-@dataclass(frozen=True)
-class KroneckerModule:
-    """One module's change by LoKr (Yeh et al. 2023): factor * first ⊗ second.
-
-    Attributes:
-        name: as in the file, without the tensor's role.
-        first: [m, n].
-        second: [p, q]; the change is [m p, n q].
-        factor: alpha / rank; 1 where neither matrix is divided into two.
-    """
-
-    name: str
-    first: mx.array
-    second: mx.array
-    factor: float
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """Outputs, inputs, and height and width of the kernel."""
-        (m, n), (p, q) = self.first.shape, self.second.shape
-        return m * p, n * q, 1, 1
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of its matrices."""
-        return int(self.first.nbytes + self.second.nbytes)
 
 
 @dataclass(frozen=True)
@@ -119,7 +86,7 @@ class LoraWeights:
     """
 
     path: Path
-    modules: Mapping[str, LoraModule | KroneckerModule]
+    modules: Mapping[str, AdapterModule]
 
     @property
     def size_bytes(self) -> int:
@@ -144,6 +111,7 @@ def load_lora(path: str | Path) -> LoraWeights:
     roles = _by_module(tensors, file)
     options = _AlphaOptions.read(file, metadata)
     modules = {name: _module(name, parts, options, file) for name, parts in roles.items()}
+    mx.eval(list(tensors.values()))
     mx.eval([a for module in modules.values() for a in vars(module).values() if isinstance(a, mx.array)])
     return LoraWeights(file, modules)
 
@@ -184,7 +152,7 @@ def _kind_hint(keys: list[str]) -> str:
     kind = next((k for mark, k in _OTHER_KINDS.items() if any(mark in key for key in keys)), None)
     if kind is None:
         return "give a LoRA file; whole models are chosen as model"
-    return f"this is a {kind} adapter: only plain LoRA and LoCon files can be used"
+    return f"this is a {kind} adapter; LoRA, LoCon, LoHa, LoKr, DoRA, OFT and differences can be used"
 
 
 def shown_names(names: list[str]) -> str:
@@ -266,10 +234,14 @@ def _invalid_alpha(name: str, file: Path) -> Iterator[None]:
         ) from None
 
 
-def _own_factor(parts: Mapping[str, mx.array], rank: int) -> float:
-    if rank == 0:
-        raise ValueError("alpha needs a rank above 0")
-    return _alpha(parts["alpha"].astype(mx.float32).item()) / rank
+def _factor(name: str, parts: Parts, rank: int, file: Path, options: _AlphaOptions | None = None) -> float:
+    """Alpha / rank of a module; 1 without an alpha."""
+    with _invalid_alpha(name, file):
+        if "alpha" not in parts:
+            return 1.0 if options is None else options.factor(name, rank)
+        if rank == 0:
+            raise ValueError("alpha needs a rank above 0")
+        return _alpha(parts["alpha"].astype(mx.float32).item()) / rank
 
 
 def _alpha(value: object) -> float:
@@ -278,51 +250,106 @@ def _alpha(value: object) -> float:
     return float(value)
 
 
-def _module(
-    name: str, parts: Mapping[str, mx.array], options: _AlphaOptions, file: Path
-) -> LoraModule | KroneckerModule:
-    if any(role.startswith("w") for role in parts):
-        return _kronecker_module(name, parts, file)
+def _module(name: str, parts: Parts, options: _AlphaOptions, file: Path) -> AdapterModule:
+    if "magnitude" in parts and parts["magnitude"].size == 0:
+        raise _unreadable(name, "magnitude", file)
+    build = next((build for role, build in _BUILDERS.items() if role in parts), None)
+    module: AdapterModule
+    if build is not None:
+        module = build(name, parts, file)
+    elif "diff_b" in parts and "down" not in parts:
+        module = DifferenceModule(name, None)
+    else:
+        module = _lora_module(name, parts, options, file)
+    return replace(module, magnitude=parts.get("magnitude"), bias=parts.get("diff_b", module.bias))
+
+
+def _lora_module(name: str, parts: Parts, options: _AlphaOptions, file: Path) -> LoraModule:
     missing = [role for role in ("down", "up") if role not in parts]
     if missing:
         raise InvalidModelFilesError(
             f"{file.name}: {name} has no {missing[0]} matrix", hint="download the LoRA again"
         )
-    down, up = parts["down"], parts["up"]
+    down, up, core = parts["down"], parts["up"], parts.get("mid")
+    if core is not None:
+        down = _with_core(name, down, core, file)
     matches = down.ndim in (2, 4) and up.ndim in (2, 4) and up.shape[1] == down.shape[0]
     if not matches or any(n != 1 for n in up.shape[2:]):
         raise InvalidModelFilesError(
             f"{file.name}: {name} has down {list(down.shape)} and up {list(up.shape)}, which do not multiply"
         )
-    rank = int(down.shape[0])
-    with _invalid_alpha(name, file):
-        factor = _own_factor(parts, rank) if "alpha" in parts else options.factor(name, rank)
-    return LoraModule(name, down, up, factor)
+    factor = _factor(name, parts, int(down.shape[0]), file, options)
+    bias = parts.get("up_bias")
+    return LoraModule(name, down, up, factor, bias=None if bias is None else bias.astype(mx.float32) * factor)
 
 
-def _kronecker_module(name: str, parts: Mapping[str, mx.array], file: Path) -> KroneckerModule:
+def _with_core(name: str, down: mx.array, core: mx.array, file: Path) -> mx.array:
+    """The downward kernel [rank, in, kh, kw] of a LoCon in Tucker's form."""
+    down = down.reshape(*down.shape[:2])
+    if core.ndim != 4 or core.shape[1] != down.shape[0] or core.shape[0] > _LARGEST_RANK:
+        raise _unreadable(name, "lora_mid", file)
+    return tucker_product(core, mx.eye(core.shape[0]), down)
+
+
+def _kronecker_module(name: str, parts: Parts, file: Path) -> AdapterModule:
     first, second = (_whole(name, parts, role, file) for role in ("w1", "w2"))
-    ranks = [int(parts[f"{role}_b"].shape[0]) for role in ("w1", "w2") if role not in parts]
+    if first.ndim != 2 or second.ndim not in (2, 4):
+        raise _unreadable(name, "matrix lokr_w1 or lokr_w2", file)
+    ranks = [int(parts[f"lokr_{role}_b"].shape[0]) for role in ("w1", "w2") if f"lokr_{role}" not in parts]
     # With both matrices whole there is no rank, and alpha has no meaning.
-    has_alpha = "alpha" in parts and bool(ranks)
-    with _invalid_alpha(name, file):
-        factor = _own_factor(parts, ranks[-1]) if has_alpha else 1.0
+    factor = _factor(name, parts, ranks[-1], file) if ranks else 1.0
     return KroneckerModule(name, first, second, factor)
 
 
-def _whole(name: str, parts: Mapping[str, mx.array], role: str, file: Path) -> mx.array:
+def _whole(name: str, parts: Parts, role: str, file: Path) -> mx.array:
     """One of the two matrices, which may be stored as a product."""
-    whole, a, b = (parts.get(key) for key in (role, f"{role}_a", f"{role}_b"))
-    if (
-        whole is None
-        and a is not None
-        and b is not None
-        and a.ndim == b.ndim == 2
-        and a.shape[1] == b.shape[0]
-    ):
-        whole = a.astype(mx.float32) @ b.astype(mx.float32)
-    if whole is None or whole.ndim != 2:
-        raise InvalidModelFilesError(
-            f"{file.name}: {name} has no matrix lokr_{role} that can be read", hint="download the LoRA again"
-        )
-    return whole
+    if f"lokr_{role}" in parts:
+        return parts[f"lokr_{role}"]
+    return _factored(name, parts, f"lokr_{role}", "lokr_t2" if role == "w2" else "", file).product()
+
+
+def _factored(name: str, parts: Parts, role: str, core: str, file: Path) -> FactoredMatrix:
+    a, b = parts.get(f"{role}_a"), parts.get(f"{role}_b")
+    if a is None or b is None:
+        raise _unreadable(name, f"matrix {role}", file)
+    matrix = FactoredMatrix(a, b, parts.get(core))
+    if not matrix.is_consistent or math.prod(matrix.size) > _MOST_VALUES:
+        raise _unreadable(name, f"matrix {role}", file)
+    return matrix
+
+
+def _hadamard_module(name: str, parts: Parts, file: Path) -> AdapterModule:
+    first, second = (_factored(name, parts, f"hada_w{n}", f"hada_t{n}", file) for n in (1, 2))
+    if first.size != second.size:
+        raise _unreadable(name, "matrix hada_w2", file)
+    factor = _factor(name, parts, int(first.b.shape[0]), file)
+    return HadamardModule(name, first, second, factor)
+
+
+def _orthogonal_module(name: str, parts: Parts, file: Path) -> AdapterModule:
+    blocks = parts["oft_blocks"]
+    if blocks.ndim != 3 or blocks.shape[1] != blocks.shape[2]:
+        raise _unreadable(name, "oft_blocks (OFT, not BOFT)", file)
+    with _invalid_alpha(name, file):
+        alpha = _alpha(parts["alpha"].astype(mx.float32).item()) if "alpha" in parts else 0.0
+    outputs = blocks.shape[0] * blocks.shape[1]
+    constraint = alpha * outputs if alpha > 0 else None
+    return OrthogonalModule(name, blocks, constraint, parts.get("rescale"))
+
+
+def _difference_module(name: str, parts: Parts, _file: Path) -> AdapterModule:
+    return DifferenceModule(name, parts["diff"])
+
+
+_BUILDERS: Mapping[str, Callable[[str, Parts, Path], AdapterModule]] = {
+    "diff": _difference_module,
+    "oft_blocks": _orthogonal_module,
+    **{f"hada_w{n}_{side}": _hadamard_module for n in (1, 2) for side in "ab"},
+    **{f"lokr_w{n}{side}": _kronecker_module for n in (1, 2) for side in ("", "_a", "_b")},
+}
+
+
+def _unreadable(name: str, what: str, file: Path) -> InvalidModelFilesError:
+    return InvalidModelFilesError(
+        f"{file.name}: {name} has no {what} that can be read", hint="download the LoRA again"
+    )

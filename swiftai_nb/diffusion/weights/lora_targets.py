@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 from mlx import nn
 
-from swiftai_nb.diffusion.models.layers import Conv2d, Linear
+from swiftai_nb.diffusion.models.layers import Conv2d, GroupNorm, LayerNorm, Linear, RMSNorm
 from swiftai_nb.diffusion.weights.flux2_tensors import FLUX2_BFL_RULES
 from swiftai_nb.diffusion.weights.flux_tensors import BFL_RULES, ModuleRule
 from swiftai_nb.diffusion.weights.precision import find_module
@@ -35,6 +36,16 @@ class LoraTarget:
     rows: tuple[int, int] | None = None
     swaps_halves: bool = False
 
+    def own_outputs(self, values: mx.array, axis: int = 0) -> mx.array:
+        """The part of a change, or of its outputs, that belongs to this module."""
+        if self.rows is not None:
+            start, end = self.rows
+            values = mx.split(values, [start, end], axis=axis)[1]
+        if not self.swaps_halves:
+            return values
+        first, second = mx.split(values, 2, axis=axis)
+        return mx.concatenate([second, first], axis=axis)
+
 
 TargetTable = dict[str, tuple[LoraTarget, ...]]
 # Component -> dotted prefixes (diffusers, PEFT), and underscored ones (kohya).
@@ -50,10 +61,12 @@ _UNDERSCORED = {
     "text_encoder": ("lora_te_", "lora_te1_"),
     "text_encoder_2": ("lora_te2_", "lora_te3_"),
 }
-_RESNET = {"conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "conv2": "out_layers.3",
-           "conv_shortcut": "skip_connection"}  # fmt: skip
+_CHANGED = (Linear, Conv2d, GroupNorm, LayerNorm, RMSNorm)
+_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+           "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}  # fmt: skip
 _UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -66,7 +79,7 @@ _XLABS = {"qkv_lora1": "img_attn.qkv", "proj_lora1": "img_attn.proj", "qkv_lora2
 
 
 def lora_targets(networks: Mapping[str, nn.Module]) -> TargetTable:
-    """All known names of all linear maps and convolutions.
+    """All known names of all linear maps, convolutions and norms.
 
     Args:
         networks: by component name, loaded or not; an autoencoder is left out.
@@ -75,7 +88,7 @@ def lora_targets(networks: Mapping[str, nn.Module]) -> TargetTable:
     for component, network in networks.items():
         if component not in _DOTTED:
             continue
-        paths = [path for path, module in network.named_modules() if isinstance(module, (Linear, Conv2d))]
+        paths = [path for path, module in network.named_modules() if isinstance(module, _CHANGED)]
         for path in paths:
             target = (LoraTarget(component, path),)
             for alias in _aliases(component, path, network):
