@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SMALLEST_DISPLAY_SIDE = 256
 LARGEST_DISPLAY_SIDE = 768
+LARGEST_ENLARGEMENT = 3  # times the picture's own size; more looks soft
 MAX_JPEG_PROMPT_LENGTH = 15_000  # characters, up to four bytes each
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -182,10 +183,10 @@ class GeneratedImage:
 
     @property
     def display_size(self) -> tuple[int, int]:
-        """CSS pixels (width, height) to show it at: small ones larger, huge ones smaller."""
+        """CSS pixels (width, height) to show it at: small ones larger, at most 3x, huge ones smaller."""
         longest = max(self.width, self.height)
         if longest < SMALLEST_DISPLAY_SIDE:
-            scale: float = -(-SMALLEST_DISPLAY_SIDE // longest)
+            scale: float = min(LARGEST_ENLARGEMENT, -(-SMALLEST_DISPLAY_SIDE // longest))
         else:
             scale = min(1.0, LARGEST_DISPLAY_SIDE / longest)
         return round(self.width * scale), round(self.height * scale)

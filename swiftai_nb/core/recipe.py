@@ -32,7 +32,7 @@ class HasRecipe(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """All settings a picture was made with, every value concrete.
 
@@ -103,6 +103,11 @@ class Recipe:
     def full_prompt(self) -> str:
         """The text that the model was given."""
         return join_prompt(self.prompt, self.filled_in)
+
+    def __repr__(self) -> str:
+        set_fields = ((f.name, getattr(self, f.name)) for f in fields(self))
+        lines = [f"    {name}={value!r},\n" for name, value in set_fields if value not in (None, (), {})]
+        return f"Recipe(\n{''.join(lines)})"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; empty fields are omitted."""

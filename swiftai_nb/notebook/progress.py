@@ -103,7 +103,8 @@ class WorkProgress:
 def job_progress(job: GenerationJob) -> WorkProgress:
     """Progress of a job: of its current picture, with the estimate for all of them."""
     progress, count = job.progress, len(job.request.seeds)
-    stage, detail, step, steps, remaining_s = GenerationStage.STARTING_ENGINE, "", 0, 0, None
+    stage: str = "starting"
+    detail, step, steps, remaining_s = "", 0, 0, None
     if job.state.value == "queued":
         stage, position = GenerationStage.QUEUED, job.queue_position or 0
         detail = f"{position} before this one" if position else ""

@@ -68,14 +68,16 @@ def test_saved_notebook_shows_the_picture_without_a_kernel(
     page.until("document.querySelectorAll('.jp-OutputArea-output img').length === 1")
     assert page.page.locator(".swiftai-cell").count() == 0
     saved = page.save()
-    (output,) = saved.cells[1].outputs
+    output, caption = saved.cells[1].outputs
     assert sorted(output.data) == ["image/png", "text/plain"]
+    assert re.fullmatch(r"fake · 64x64 · 6 steps · seed 7 · \d+\.\d s", caption.data["text/plain"])
     assert output.data["text/plain"] == "1 picture: a red fox"
     assert "widgets" not in saved.metadata
     again = open_notebook(page.path, app=app, starts_kernel=False)
     again.until("document.querySelector('.jp-OutputArea-output img')?.naturalWidth === 64")
     width = again.page.locator(".jp-OutputArea-output img").first.evaluate("i => i.clientWidth")
-    assert width == 256, "a small picture is shown larger"
+    assert width == 192, "a small picture is shown larger, at most 3x"
+    assert "6 steps · seed 7" in "\n".join(again.outputs(1))
     assert "Error" not in "\n".join(again.outputs(1))
 
 
@@ -96,7 +98,34 @@ def test_stop_button_keeps_what_is_made_and_stops_run_all(open_notebook: OpenNot
     page.command("notebook:insert-cell-below")
     saved = page.save()
     kinds = [sorted(o.get("data", {})) for o in saved.cells[1].outputs if o.output_type == "display_data"]
-    assert kinds == [["image/png", "text/plain"]]
+    assert kinds[0][-2:] == ["text/html", "text/plain"] or kinds[0] == ["image/png", "text/plain"]
+    assert kinds[1:] == [["text/html", "text/plain"]], "the caption"
+
+
+@pytest.mark.parametrize("app", ["lab", "notebook"])
+def test_tiles_of_a_saved_notebook_open_large_without_a_kernel(
+    open_notebook: OpenNotebook, app: str, screenshots: Path
+) -> None:
+    page = open_notebook([SETUP, "%%imagine --steps 2 --seed 7 --count 4 --size 128\na red fox"], app=app)
+    page.run_all()
+    page.wait_idle()
+    page.until("document.querySelectorAll('.swiftai-pictures img').length === 4")
+    output, caption = page.save().cells[1].outputs
+    assert sorted(output.data) == ["image/png", "text/html", "text/plain"]
+    assert caption.data["text/plain"].startswith("fake · 128x128 · 2 steps · seeds 7–10 · ")
+    again = open_notebook(page.path, app=app, starts_kernel=False)
+    again.until("document.querySelectorAll('.swiftai-pictures img').length === 4")
+    tile = again.page.locator(".swiftai-pictures summary").nth(1)
+    picture = tile.locator("img")
+    assert picture.get_attribute("alt") == "a red fox, seed 8"
+    assert picture.evaluate("i => i.clientWidth") == 192
+    tile.click()
+    assert picture.evaluate("i => i.clientWidth") == 256, "128 pixels, twice"
+    assert again.page.get_by_text("fake · 128x128 · 2 steps · seed 8").is_visible()
+    again.screenshot(screenshots / f"cell-tiles-{app}.png")
+    tile.focus()
+    again.page.keyboard.press("Enter")
+    assert picture.evaluate("i => i.clientWidth") == 192
 
 
 def test_restarted_kernel_stops_the_view_and_the_notebook_claims_no_picture(

@@ -97,7 +97,7 @@ def test_failed_save_keeps_the_old_file(image: GeneratedImage, tmp_path: Path) -
 def test_mimebundle_is_a_plain_png_with_alt_text_and_size(image: GeneratedImage) -> None:
     data, metadata = image._repr_mimebundle_()
     assert base64.b64decode(data["image/png"]) == image.data
-    assert metadata["image/png"] == {"width": 256, "height": 192, "alt": RECIPE.prompt}
+    assert metadata["image/png"] == {"width": 192, "height": 144, "alt": RECIPE.prompt}
 
 
 def test_text_is_the_same_for_every_seed() -> None:
@@ -108,7 +108,14 @@ def test_text_is_the_same_for_every_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"), [((512, 512), (512, 512)), ((1024, 512), (768, 384)), ((100, 50), (300, 150))]
+    ("size", "shown"),
+    [
+        ((512, 512), (512, 512)),
+        ((1024, 512), (768, 384)),
+        ((100, 50), (300, 150)),
+        ((128, 128), (256, 256)),
+        ((32, 16), (96, 48)),
+    ],
 )
 def test_display_size_is_sensible(size: tuple[int, int], shown: tuple[int, int]) -> None:
     assert GeneratedImage(b"", *size).display_size == shown

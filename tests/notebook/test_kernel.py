@@ -49,12 +49,25 @@ def test_executed_notebook_holds_plain_pictures_and_no_widget() -> None:
         "%imagine a fox --grid steps=1,2 seed=1,2",
     )
     assert "widgets" not in notebook.metadata
-    plain = [["image/png", "text/plain"]]
-    assert [kinds(cell) for cell in notebook.cells[1:]] == [plain, plain, [], plain, plain, plain]
+    picture, caption = ["image/png", "text/plain"], ["text/html", "text/plain"]
+    plain, cell = [picture], [picture, caption]
+    assert [kinds(one) for one in notebook.cells[1:]] == [cell, cell, [], plain, cell, cell]
     texts = [cell.outputs[0].data["text/plain"] for cell in notebook.cells[1:3]]
     assert texts == ["1 picture: a red fox", "3 pictures: a red fox"]
     size = notebook.cells[1].outputs[0].metadata["image/png"]
-    assert (size["width"], size["height"]) == (256, 256)
+    assert (size["width"], size["height"]) == (192, 192), "64 pixels, at most 3x"
+
+
+def test_captions_of_executed_notebooks_are_the_same_in_every_run() -> None:
+    notebook = execute(
+        "%imagine a red fox --seed 7 --steps 4 --size 64",
+        "%imagine a red fox --seed 7 --steps 4 --size 64 -n 3",
+        "job = %imagine --bg a red fox --seed 7 --steps 4 --size 64\npictures = await job",
+        "%config Imagine.captions = False\n%imagine a red fox",
+    )
+    texts = ["".join(c.outputs[-1].data["text/plain"]) for c in notebook.cells[1:4]]
+    assert texts == ["fake · 64x64 · 4 steps · seed 7", "fake · 64x64 · 4 steps · seeds 7–9", texts[0]]
+    assert kinds(notebook.cells[4]) == [["image/png", "text/plain"]]
 
 
 ONE_LINE = [

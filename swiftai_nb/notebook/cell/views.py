@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from swiftai_nb.notebook.cell.display import Bundle, CellView, DisplayView
+from swiftai_nb.notebook.output.host import shows_widgets
 from swiftai_nb.notebook.progress import WorkProgress
 
 HTML_INTERVAL_S = 0.5
@@ -129,22 +130,3 @@ def create_view(
         on_cancel=on_cancel,
         preview_every=preview_every,
     )
-
-
-def shows_widgets(shell: Any) -> bool:
-    """Whether the front end that sent this cell can be expected to show widgets and answer them.
-
-    nbclient, papermill, nbconvert, nbval and console clients send a bare request: no metadata, and
-    the user's name in its header. Notebook front ends do not.
-    """
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
-        return False
-    if "google.colab" in sys.modules:
-        return True
-    try:
-        parent = kernel.get_parent("shell") if hasattr(kernel, "get_parent") else {}
-    except (LookupError, TypeError):
-        return True
-    is_bare = not parent.get("metadata") and bool(parent.get("header", {}).get("username"))
-    return not is_bare

@@ -147,7 +147,7 @@ def _cloud(session: Session) -> Iterator[Finding]:
 def _kernel(_: Session) -> Iterator[Finding]:
     from IPython.core.getipython import get_ipython
 
-    from swiftai_nb.notebook.cell.views import shows_widgets
+    from swiftai_nb.notebook.output.host import shows_widgets
 
     shell: Any = get_ipython()
     kernel = getattr(shell, "kernel", None)

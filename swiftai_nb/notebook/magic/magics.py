@@ -68,6 +68,7 @@ class Imagine(Magics):  # type: ignore[misc]
     history_folder = Unicode(
         None, allow_none=True, help="Keep the history in this folder, across kernels."
     ).tag(config=True)
+    captions = Bool(True, help="A line under the pictures: model, size, steps, seed, time.").tag(config=True)
     display = Enum(["auto", "widget", "html", "text"], "auto", help="Display of a running cell.").tag(
         config=True
     )
@@ -135,6 +136,7 @@ class Imagine(Magics):  # type: ignore[misc]
             preview_every=self.preview_every,
             save=self.save,
             embed_limit_bytes=int(self.embed_limit_mb * 1_000_000),
+            has_captions=self.captions,
         )
 
     def defaults(self) -> Defaults:

@@ -17,7 +17,10 @@ from swiftai_nb.notebook.cell.work import DownloadWork, JobWork, Work
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.request import Defaults, build_request
 from swiftai_nb.notebook.output import saving
-from swiftai_nb.notebook.output.pictures import LONGEST_ALT, Pictures, describe, describe_grid, sheet_size
+from swiftai_nb.notebook.output.caption import caption_place, show_caption
+from swiftai_nb.notebook.output.host import shows_widgets
+from swiftai_nb.notebook.output.pictures import Pictures, describe, describe_grid, sheet_size
+from swiftai_nb.notebook.output.tiles import LONGEST_ALT
 from swiftai_nb.notebook.session import Session
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ class Settings:
         preview_every: a preview each so many steps.
         save: path template, or None.
         embed_limit_bytes: larger pictures become files beside the notebook.
+        has_captions: a line with the settings under the pictures.
     """
 
     defaults: Defaults = field(default_factory=Defaults)
@@ -46,6 +50,7 @@ class Settings:
     preview_every: int = 1
     save: str | None = None
     embed_limit_bytes: int = 8_000_000
+    has_captions: bool = True
 
 
 class Runner:
@@ -266,6 +271,8 @@ class Runner:
         pictures = work.pictures()
         self._bind(pictures)
         view.finish(final_bundle(work, largest_bytes=self._settings.embed_limit_bytes))
+        if self._shows_captions(view):
+            show_caption(pictures, has_time=shows_widgets(self._shell))
         self._save(pictures)
         outcome(work, interrupted=interrupted)
         if not self._arguments.quiet:
@@ -277,7 +284,12 @@ class Runner:
         if self._route is not None and view.comm is not None:
             self._route.route(view.comm)
 
+        place = caption_place() if self._shows_captions(view) else None
+        has_time = shows_widgets(self._shell)
+
         def at_end(pictures: Pictures) -> Any:
+            if place is not None:
+                show_caption(pictures, has_time=has_time, place=place)
             if len(pictures):
                 self._bind(pictures)
                 self._save(pictures)
@@ -287,6 +299,9 @@ class Runner:
         if self._arguments.out is not None:
             self._shell.user_ns.setdefault(self._arguments.out, None)
         return job
+
+    def _shows_captions(self, view: CellView) -> bool:
+        return self._settings.has_captions and not isinstance(view, (TextView, NullView))
 
     def _bind(self, pictures: Pictures) -> None:
         if self._shell is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import encode_jpeg
+from swiftai_nb.core.image import LARGEST_ENLARGEMENT
 from swiftai_nb.core.image_input import to_pil
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def contact_sheet(
     *,
     columns: int | None = None,
     labels: Labels | None = None,
+    largest: int = LARGEST_SHEET,
 ) -> GeneratedImage:
     """One picture that holds all of them.
 
@@ -64,6 +66,7 @@ def contact_sheet(
         images: row by row; None leaves a cell empty.
         columns: cells in a row; None makes the sheet about square.
         labels: (over the columns, beside the rows); fixes the number of columns.
+        largest: pixels of a side, at most.
 
     Raises:
         InvalidInputError: there are no pictures, or columns is below 1.
@@ -72,7 +75,7 @@ def contact_sheet(
 
     if not any(images):
         raise InvalidInputError("there are no pictures to put on a sheet")
-    measures = _measure(images, columns, labels)
+    measures = _measure(images, columns, labels, largest=largest)
     sheet = _empty_sheet(measures, labels)
     for index, image in enumerate(images):
         if image is not None:
@@ -153,12 +156,14 @@ def _measure(
     images: Sequence[GeneratedImage | None],
     columns: int | None,
     labels: Labels | None,
+    *,
+    largest: int,
 ) -> _Measures:
     if columns is not None and columns < 1:
         raise InvalidInputError(f"columns {columns} is below the smallest, 1")
     made = [image for image in images if image is not None]
-    largest = max(i.width for i in made), max(i.height for i in made)
-    return _measures(largest, len(images), columns, labels)
+    size = max(i.width for i in made), max(i.height for i in made)
+    return _measures(size, len(images), columns, labels, largest=largest)
 
 
 def _measures(
@@ -174,7 +179,7 @@ def _measures(
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     rows = -(-count // columns)
     width, height = picture
-    scale: float = -(-SMALLEST_CELL // min(width, height)) if min(width, height) < SMALLEST_CELL else 1
+    scale: float = min(LARGEST_ENLARGEMENT, max(1, -(-SMALLEST_CELL // min(width, height))))
     scale = min(scale, largest / (columns * width), largest / (rows * height))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
     gap = max(4, round(min(width, height) * 0.02))

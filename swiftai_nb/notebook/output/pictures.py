@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import encode_jpeg, shorten
+from swiftai_nb.notebook.output.contact_sheet import LARGEST_PREVIEW, contact_sheet, expected_size
+from swiftai_nb.notebook.output.host import cell_number, is_cell_value, is_notebook_page
+from swiftai_nb.notebook.output.tiles import LONGEST_ALT, tiles_html
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,9 +26,9 @@ if TYPE_CHECKING:
     from swiftai_nb.notebook.magic.options import Axis
 
 _log = logging.getLogger(__name__)
-LONGEST_ALT = 400
 LARGE_FOLDER = Path("imagine")
 PREVIEW_SIDE = 768
+LARGEST_TILES_BYTES = 8_000_000
 
 
 class Pictures(Sequence["GeneratedImage"]):
@@ -160,8 +163,6 @@ class Pictures(Sequence["GeneratedImage"]):
         Args:
             columns: pictures in a row; None makes the sheet about square.
         """
-        from swiftai_nb.notebook.output.contact_sheet import contact_sheet
-
         return contact_sheet(self._images, columns=columns)
 
     def __repr__(self) -> str:
@@ -170,27 +171,46 @@ class Pictures(Sequence["GeneratedImage"]):
 
     def mark_shown(self) -> Pictures:
         """For the magic: the cell has shown the pictures, so its value is not displayed again."""
-        self._shown_in = _cell_number()
+        self._shown_in = cell_number()
         return self
 
     def _ipython_display_(self) -> None:
-        from IPython.core.getipython import get_ipython
         from IPython.display import display
 
-        hook = getattr(get_ipython(), "displayhook", None)
         # Only in the cell that made it: `x = %imagine ...` shows no value, and `x` later must.
-        if self._shown_in is not None and self._shown_in == _cell_number() and _is_active(hook):
+        if self._shown_in is not None and self._shown_in == cell_number() and is_cell_value():
             return
         data, metadata = self._repr_mimebundle_()
         display(data, metadata=metadata, raw=True)
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.bundle(has_tiles=is_notebook_page())
+
+    def bundle(self, *, has_tiles: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(data, metadata) of an output.
+
+        Args:
+            has_tiles: several pictures also as HTML tiles that open large, with a smaller sheet beside it for
+                PDF and pages without HTML. Tools that execute notebooks get the sheet alone.
+        """
         if not self._images:
             return {"text/plain": repr(self)}, {}
-        picture = self._images[0] if len(self._images) == 1 else self.grid()
+        html = self._tiles() if has_tiles else {}
+        if len(self._images) == 1:
+            picture = self._images[0]
+        elif html:
+            picture = contact_sheet(self._images, largest=LARGEST_PREVIEW)
+        else:
+            picture = self.grid()
         data, metadata = picture._repr_mimebundle_()
         metadata["image/png"]["alt"] = shorten(self.prompt, LONGEST_ALT)
-        return {**data, "text/plain": repr(self)}, metadata
+        return {**html, **data, "text/plain": repr(self)}, metadata
+
+    def _tiles(self) -> dict[str, Any]:
+        size_bytes = sum(len(image.data) for image in self._images)
+        if len(self._images) < 2 or size_bytes > LARGEST_TILES_BYTES:
+            return {}
+        return {"text/html": tiles_html(self._images)}
 
 
 class GridPictures(Pictures):
@@ -231,11 +251,10 @@ class GridPictures(Pictures):
 
     def grid(self, columns: int | None = None) -> GeneratedImage:
         """The labeled sheet."""
-        from swiftai_nb.notebook.output.contact_sheet import contact_sheet
-
         return contact_sheet(self.cells, columns=columns, labels=axis_labels(self.axes))
 
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def bundle(self, *, has_tiles: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(data, metadata) of an output: the labeled sheet, everywhere."""
         if not len(self):
             return {"text/plain": repr(self)}, {}
         data, metadata = self.grid()._repr_mimebundle_()
@@ -258,7 +277,6 @@ def describe_grid(prompt: str, axes: tuple[Axis, ...]) -> str:
 def sheet_size(picture: tuple[int, int], axes: tuple[Axis, ...]) -> tuple[int, int]:
     """CSS pixels (width, height) that the sheet of such pictures is shown at."""
     from swiftai_nb.core.image import GeneratedImage
-    from swiftai_nb.notebook.output.contact_sheet import expected_size
 
     count = math.prod(len(axis.values) for axis in axes)
     return GeneratedImage(b"", *expected_size(picture, count, axis_labels(axes))).display_size
@@ -295,10 +313,13 @@ def embed(
             that names the file; None embeds everything, as does a folder that cannot be written.
         folder: where such files go, beside the notebook.
     """
-    data, metadata = pictures._repr_mimebundle_()
-    encoded: str = data["image/png"]
-    if largest_bytes is None or len(encoded) * 3 // 4 <= largest_bytes:
+    data, metadata = pictures.bundle(has_tiles=is_notebook_page())
+    if largest_bytes is None or _size_bytes(data) <= largest_bytes:
         return data, metadata
+    data, metadata = pictures.bundle(has_tiles=False)
+    if _size_bytes(data) <= largest_bytes:
+        return data, metadata
+    encoded: str = data["image/png"]
     png = base64.b64decode(encoded)
     path = folder / f"{hashlib.sha256(png).hexdigest()[:16]}.png"
     try:
@@ -317,16 +338,8 @@ def embed(
     return data, {"image/jpeg": {**metadata["image/png"], "file": path.as_posix()}}
 
 
-def _cell_number() -> int | None:
-    from IPython.core.getipython import get_ipython
-
-    shell = get_ipython()
-    return None if shell is None else int(shell.execution_count)
-
-
-def _is_active(hook: Any) -> bool:
-    # ipykernel's hook has a message while it shows a cell's value; the terminal's has a flag.
-    return getattr(hook, "msg", None) is not None or bool(getattr(hook, "is_active", False))
+def _size_bytes(data: dict[str, Any]) -> int:
+    return sum(len(data.get(kind, "")) for kind in ("image/png", "text/html")) * 3 // 4
 
 
 def describe(prompt: str, count: int) -> str:

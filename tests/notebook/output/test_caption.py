@@ -1,0 +1,96 @@
+"""The line under the pictures of a cell, their tiles, and how a recipe prints."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from swiftai_nb.core.config import LoraReference
+from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.notebook.output.caption import caption_bundle, caption_text
+from swiftai_nb.notebook.output.pictures import LARGEST_TILES_BYTES, Pictures, embed
+from swiftai_nb.notebook.output.tiles import tiles_html
+
+SETTINGS: dict[str, Any] = {"model": "emoji-mini", "width": 64, "height": 64, "steps": 10}
+
+
+def picture(prompt: str = "a cat", *, elapsed_s: float | None = 1.25, **fields: Any) -> GeneratedImage:
+    recipe = Recipe(prompt, **{**SETTINGS, "seed": 7, **fields})
+    return GeneratedImage.from_pil(Image.new("RGB", (64, 64), "red"), recipe=recipe, elapsed_s=elapsed_s)
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        ([picture()], "emoji-mini · 64x64 · 10 steps · seed 7 · 1.2 s"),
+        ([picture(elapsed_s=None, steps=1)], "emoji-mini · 64x64 · 1 step · seed 7"),
+        ([picture(seed=n) for n in (7, 8, 9)], "emoji-mini · 64x64 · 10 steps · seeds 7–9 · 3.8 s"),
+        ([picture(seed=n) for n in (7, 3)], "emoji-mini · 64x64 · 10 steps · seeds 7, 3 · 2.5 s"),
+        ([picture(steps=n) for n in (4, 8)], "emoji-mini · 64x64 · seed 7 · 2.5 s"),
+        (
+            [picture(filled_in="at night"), picture(seed=8)],
+            "emoji-mini · 64x64 · 10 steps · seeds 7–8 · added by seed: at night, nothing · 2.5 s",
+        ),
+        ([picture(quantization_bits=4, strength=0.5)], "emoji-mini · 4 bits · 64x64 · 10 steps · strength 0.5 · seed 7 · 1.2 s"),
+        ([picture(model="/home/me/models/my-cats")], "my-cats · 64x64 · 10 steps · seed 7 · 1.2 s"),
+        ([picture(model="owner/name", width=None, steps=None, seed=None)], "owner/name · 1.2 s"),
+        ([picture(model=None, engine="huggingface")], "huggingface · 64x64 · 10 steps · seed 7 · 1.2 s"),
+        ([GeneratedImage(b"", 1, 1)], ""),
+    ],
+)  # fmt: skip
+def test_caption(images: list[GeneratedImage], text: str) -> None:
+    assert caption_text(images) == text
+
+
+def test_many_seeds_stay_on_one_line() -> None:
+    assert len(caption_text([picture(seed=n * n) for n in range(400)])) < 150
+
+
+def test_no_recipe_is_no_caption() -> None:
+    assert caption_bundle([GeneratedImage(b"", 1, 1)]) is None
+    assert caption_bundle([]) is None
+
+
+def test_what_a_recipe_says_is_text_in_a_page() -> None:
+    evil = picture("<script>alert(1)</script>", model="<img src=x onerror=alert(1)>", filled_in="\"'><b>")
+    data = caption_bundle([evil])
+    assert data is not None
+    for page in (data["text/html"], tiles_html([evil, evil])):
+        assert "<script" not in page
+        assert "<img src=x" not in page
+        assert "<b>" not in page
+        assert set(re.findall(r"<(\w+)", page)) <= {"div", "style", "details", "summary", "img"}
+
+
+def test_several_pictures_are_tiles_in_a_page_and_a_sheet_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = Pictures([picture(seed=n) for n in (1, 2)], prompt="a cat")
+    assert sorted(pictures._repr_mimebundle_()[0]) == ["image/png", "text/plain"]
+    monkeypatch.setattr("swiftai_nb.notebook.output.pictures.is_notebook_page", lambda: True)
+    data, _ = pictures._repr_mimebundle_()
+    assert sorted(data) == ["image/png", "text/html", "text/plain"]
+    assert data["text/html"].count("<details>") == 2
+    assert sorted(pictures[:1]._repr_mimebundle_()[0]) == ["image/png", "text/plain"]
+    smaller = len(data["text/html"]) * 3 // 4
+    assert sorted(embed(pictures, largest_bytes=smaller)[0]) == ["image/png", "text/plain"], (
+        "no room for tiles"
+    )
+
+
+def test_very_large_pictures_are_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swiftai_nb.notebook.output.pictures.LARGEST_TILES_BYTES", 100)
+    pictures = Pictures([picture(seed=n) for n in (1, 2)])
+    assert sorted(pictures.bundle(has_tiles=True)[0]) == ["image/png", "text/plain"]
+    assert LARGEST_TILES_BYTES > 10**6
+
+
+def test_a_recipe_prints_on_lines_that_make_it_again() -> None:
+    recipe = Recipe("a cat", seed=7, loras=(LoraReference("x.safetensors", 0.5),), versions={"mlx": "1"})
+    text = repr(recipe)
+    assert text.splitlines()[:3] == ["Recipe(", "    prompt='a cat',", "    seed=7,"]
+    assert max(map(len, text.splitlines())) < 100
+    assert "clip_skip" not in text
+    assert eval(text) == recipe
