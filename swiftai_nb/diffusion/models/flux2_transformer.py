@@ -122,6 +122,11 @@ def _swiglu(x: mx.array) -> mx.array:
     return ops.silu(gate) * value
 
 
+def clipped_as(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """X in another dtype; what is beyond float16's range becomes its largest number."""
+    return mx.clip(x, -_FLOAT16_MAX, _FLOAT16_MAX).astype(dtype) if dtype == mx.float16 else x.astype(dtype)
+
+
 def _clipped(x: mx.array) -> mx.array:
     return mx.clip(x, -_FLOAT16_MAX, _FLOAT16_MAX) if x.dtype == mx.float16 else x
 

@@ -85,17 +85,37 @@ class ZImageAttention(nn.Module):  # type: ignore[misc]
         self.to_out = [Linear(width, width, bias=False)]
 
     def __call__(self, x: mx.array, rotary: Rotary, mask: mx.array | None) -> mx.array:
+        """x: [B, L, dim] -> the same shape, times `_branch_scale(x.dtype)`."""
+
         def split(y: mx.array) -> mx.array:
             return y.reshape(y.shape[0], y.shape[1], self.heads, -1).transpose(0, 2, 1, 3)
 
         q = apply_rotary(self.norm_q(split(self.to_q(x))), rotary)
         k = apply_rotary(self.norm_k(split(self.to_k(x))), rotary)
         out = ops.attention(q, k, split(self.to_v(x)), scale=q.shape[-1] ** -0.5, mask=mask)
-        return self.to_out[0](out.transpose(0, 2, 1, 3).reshape(x.shape))
+        return self.to_out[0](_scaled(out.transpose(0, 2, 1, 3).reshape(x.shape)))
+
+
+def _branch_scale(dtype: mx.Dtype) -> float:
+    """What the outputs of attention and feed-forward are scaled by before the norms behind them.
+
+    Their range exceeds float16 (ComfyUI pull request 11187). A norm takes any factor out again, if its eps is
+    scaled too: see `_unscaled_norm`.
+    """
+    return 1 / 64 if dtype == mx.float16 else 1.0
+
+
+def _scaled(x: mx.array) -> mx.array:
+    return x * _branch_scale(x.dtype) if x.dtype == mx.float16 else x
+
+
+def _unscaled_norm(norm: RMSNorm, y: mx.array) -> mx.array:
+    """The norm of y / `_branch_scale`."""
+    return mx.fast.rms_norm(y, norm.weight, norm.eps * _branch_scale(y.dtype) ** 2)
 
 
 class ZImageFeedForward(nn.Module):  # type: ignore[misc]
-    """w2(silu(w1 x) * w3 x)."""
+    """w2(silu(w1 x) * w3 x), times `_branch_scale(x.dtype)`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -104,7 +124,7 @@ class ZImageFeedForward(nn.Module):  # type: ignore[misc]
         self.w2 = Linear(hidden, width, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.w2(ops.silu(self.w1(x)) * self.w3(x))
+        return self.w2(ops.silu(self.w1(x)) * _scaled(self.w3(x)))
 
 
 class ZImageBlock(nn.Module):  # type: ignore[misc]
@@ -125,14 +145,16 @@ class ZImageBlock(nn.Module):  # type: ignore[misc]
     ) -> mx.array:
         """x: [B, L, dim], condition: [B, 256] -> [B, L, dim]."""
         if condition is None:
-            x = x + self.attention_norm2(self.attention(self.attention_norm1(x), rotary, mask))
-            return ops.checkpoint(x + self.ffn_norm2(self.feed_forward(self.ffn_norm1(x))))
+            attended = self.attention(self.attention_norm1(x), rotary, mask)
+            x = x + _unscaled_norm(self.attention_norm2, attended)
+            y = self.feed_forward(self.ffn_norm1(x))
+            return ops.checkpoint(x + _unscaled_norm(self.ffn_norm2, y))
         parts = mx.split(self.adaLN_modulation[0](condition)[:, None], 4, axis=-1)
         scale, gate, mlp_scale, mlp_gate = parts
         attended = self.attention(self.attention_norm1(x) * (1 + scale), rotary, mask)
-        x = gated_sum(x, mx.tanh(gate), self.attention_norm2(attended))
+        x = gated_sum(x, mx.tanh(gate), _unscaled_norm(self.attention_norm2, attended))
         y = self.feed_forward(self.ffn_norm1(x) * (1 + mlp_scale))
-        return ops.checkpoint(gated_sum(x, mx.tanh(mlp_gate), self.ffn_norm2(y)))
+        return ops.checkpoint(gated_sum(x, mx.tanh(mlp_gate), _unscaled_norm(self.ffn_norm2, y)))
 
 
 class ZImageFinalLayer(nn.Module):  # type: ignore[misc]
@@ -216,7 +238,9 @@ class ZImageTransformer(nn.Module):  # type: ignore[misc]
             [B, C, dim].
         """
         norm, linear = self.cap_embedder
-        x = mx.where(layout.caption_pads, self.cap_pad_token.astype(captions.dtype), linear(norm(captions)))
+        pad = self.cap_pad_token
+        embedded = linear(norm(captions).astype(pad.dtype))  # captions may exceed float16, normed ones do not
+        x = mx.where(layout.caption_pads, pad, embedded)
         for block in self.context_refiner:
             x = block(x, layout.caption_rotary, layout.caption_mask)
         return x

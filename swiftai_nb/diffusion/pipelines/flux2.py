@@ -2,7 +2,8 @@
 
 It makes pictures from text and changes given ones: the latents of reference pictures are further tokens of
 the transformer. Latents are normalized patches, [B, H/16, W/16, 128]: `vae_scale` is 16, `latent_channels`
-is 128. In 16-bit precision it computes in bfloat16: Qwen3 overflows float16.
+is 128. In 16-bit precision it computes in bfloat16: Qwen3 overflows float16. On GPUs without bfloat16 the
+transformer computes in float16, with the residual stream clipped as in diffusers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ import numpy as np
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.core.prompt_syntax import no_weights_notes
-from swiftai_nb.diffusion.models.flux2_transformer import Flux2Config, Flux2Transformer, make_rotary
+from swiftai_nb.diffusion.models.flux2_transformer import (
+    Flux2Config,
+    Flux2Transformer,
+    clipped_as,
+    make_rotary,
+)
 from swiftai_nb.diffusion.models.vae import VAEConfig
 from swiftai_nb.diffusion.pipelines.denoising import (
     FLOW_SAMPLER,
@@ -47,6 +53,7 @@ from swiftai_nb.diffusion.weights.layouts import (
     qwen3_config_from_tensors,
     tensor_source,
 )
+from swiftai_nb.diffusion.weights.precision import flow_dtypes
 from swiftai_nb.model_files.families import Family
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.references import ReferenceLimits
@@ -59,7 +66,7 @@ class Flux2Pipeline(DiffusionPipeline):
 
     Args:
         model: its folder, in any layout.
-        dtype: compute dtype; float16 becomes bfloat16.
+        dtype: compute dtype; for float16 see `flow_dtypes`.
         quantization_bits: of linear maps on load, or None; embedders and the final layer stay as they are,
             and so do layers that files hold quantized.
 
@@ -70,14 +77,14 @@ class Flux2Pipeline(DiffusionPipeline):
 
     def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
         model.check_complete()
-        dtype = mx.bfloat16 if dtype == mx.float16 else dtype
+        text_dtype, dtype = flow_dtypes(dtype, fits_float16=True)
         self._references_taken = model.family.references
         self.is_distilled = model.is_turbo
         self._scheduler_config = model.scheduler_config if model.scheduler_config else FLUX2_SCHEDULER
         text = tensor_source(model, "text_encoder", "qwen3")
         qwen3 = component_config(model, "text_encoder", text, qwen3_config_from_tensors)
         layers = text_layers(model.family, count=int(qwen3.get("num_hidden_layers", 0)))
-        self._text = Qwen3Stage(model, layers=layers, dtype=dtype, quantization_bits=quantization_bits)
+        self._text = Qwen3Stage(model, layers=layers, dtype=text_dtype, quantization_bits=quantization_bits)
         image = tensor_source(model, "vae", "flux2 vae")
         vae = VAEConfig.from_dict(component_config(model, "vae", image, flux2_vae_config_from_tensors))
         source = tensor_source(model, "transformer", "flux2")
@@ -210,7 +217,7 @@ class Flux2Pipeline(DiffusionPipeline):
         def velocity(tokens: mx.array, embeds: mx.array, timestep: float) -> mx.array:
             predicted = self._denoiser.network(
                 tokens,
-                encoder_hidden_states=mx.repeat(embeds, repeats, axis=0).astype(dtype),
+                encoder_hidden_states=clipped_as(mx.repeat(embeds, repeats, axis=0), dtype),
                 timestep=mx.full((batch,), timestep / 1000, dtype=mx.float32),
                 rotary=rotary,
             )

@@ -143,12 +143,16 @@ class ImageStage:
 
     def preview(self, denoised: Latents | mx.array) -> Pixels:
         """Predicted x0 [B, h, w, C] -> small pictures, uint8: a pixel for each latent of the decoder."""
-        patch = self.config.patch_size
         latents = self._checked(denoised)
+        linear = self.prepare_preview()
+        return linear(np.asarray(unfold_patches(mx.array(latents), self.config.patch_size)))
+
+    def prepare_preview(self) -> LinearPreview:
+        """The linear map of previews; one that is nowhere published is fitted to the decoder, once."""
         if self._preview is None:
             self._preview = fit_preview(
-                lambda z: self.decode(fold_patches(mx.array(z), patch)),
+                lambda z: self.decode(fold_patches(mx.array(z), self.config.patch_size)),
                 channels=self.config.latent_channels,
                 scale=self.config.scale,
             )
-        return self._preview(np.asarray(unfold_patches(mx.array(latents), patch)))
+        return self._preview

@@ -76,6 +76,11 @@ class DiffusionPipeline(ABC):
         return {part.name: part for part in parts}
 
     @property
+    def dtype(self) -> mx.Dtype:
+        """What the denoiser computes in."""
+        return self._denoiser.dtype
+
+    @property
     def components(self) -> Mapping[str, int]:
         """Bytes in memory by component; 0 when released."""
         return {name: part.size_bytes for name, part in self.networks.items()}
@@ -181,6 +186,10 @@ class DiffusionPipeline(ABC):
     def preview(self, denoised: Latents | mx.array) -> Pixels:
         """Predicted x0 [B, h, w, C] -> small pictures [B, h, w, 3], uint8; cheap."""
         return self._image.preview(denoised)
+
+    def prepare_preview(self) -> None:
+        """Makes what `preview` needs while the decoder is loaded; it then needs the decoder no more."""
+        self._image.prepare_preview()
 
     def preload(self) -> None:
         """Reads all weights now instead of on first use."""

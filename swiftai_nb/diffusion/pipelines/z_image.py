@@ -1,6 +1,8 @@
 """Z-Image and Z-Image-Turbo: Qwen3, a single-stream flow transformer, FLUX.1's autoencoder.
 
-In 16-bit precision it computes in bfloat16, as it was trained: Qwen3's residual stream overflows float16.
+In 16-bit precision it computes in bfloat16, as it was trained: Qwen3's residual stream overflows float16. On
+GPUs without bfloat16 the transformer of Turbo computes in float16; not that of the base model, which is
+reported to overflow (ComfyUI issue 12176).
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from swiftai_nb.diffusion.weights.layouts import (
     vae_config_from_tensors,
     z_image_config_from_tensors,
 )
+from swiftai_nb.diffusion.weights.precision import flow_dtypes
 from swiftai_nb.model_files.families import Z_IMAGE
 from swiftai_nb.model_files.model_folder import ModelFolder
 
@@ -57,7 +60,7 @@ class ZImagePipeline(DiffusionPipeline):
 
     Args:
         model: its folder, in any layout.
-        dtype: compute dtype; float16 becomes bfloat16.
+        dtype: compute dtype; for float16 see `flow_dtypes`.
         quantization_bits: of linear maps on load, or None; modulation, embedders and the final layer stay as
             they are, and so do layers that files hold quantized.
 
@@ -68,8 +71,8 @@ class ZImagePipeline(DiffusionPipeline):
 
     def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
         model.check_complete()
-        dtype = mx.bfloat16 if dtype == mx.float16 else dtype
-        self._text = Qwen3Stage(model, dtype=dtype, quantization_bits=quantization_bits)
+        text_dtype, dtype = flow_dtypes(dtype, fits_float16=model.is_turbo)
+        self._text = Qwen3Stage(model, dtype=text_dtype, quantization_bits=quantization_bits)
         vae = tensor_source(model, "vae", "vae")
         image = ImageStage(
             vae,
@@ -186,7 +189,7 @@ class ZImagePipeline(DiffusionPipeline):
         def predict(latents: mx.array, timestep: float) -> mx.array:
             if not passes:
                 network = self._denoiser.network
-                passes.extend(_velocity_function(network, c.astype(dtype), layout) for c, layout in captions)
+                passes.extend(_velocity_function(network, c, layout) for c, layout in captions)
             time = mx.full((batch,), (1000 - np.float32(timestep)) / 1000, dtype=mx.float32)
             positive = passes[0](latents.astype(dtype), time)
             if len(passes) == 1:

@@ -10,6 +10,7 @@ from mlx import nn
 
 from swiftai_nb.core.config import QUANTIZATION_BITS
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
+from swiftai_nb.diffusion import gpu
 from swiftai_nb.diffusion.models.layers import Embedding, Linear, QuantizedEmbedding, QuantizedLinear
 
 DEFAULT_GROUP_SIZE = 64
@@ -41,6 +42,21 @@ def resolve_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if resolved is None or resolved not in (mx.float32, mx.float16, mx.bfloat16):
         raise InvalidInputError(f"dtype {dtype} is not supported", hint="use float32, float16 or bfloat16")
     return resolved
+
+
+def flow_dtypes(dtype: mx.Dtype, *, fits_float16: bool) -> tuple[mx.Dtype, mx.Dtype]:
+    """The compute dtypes of a flow model's (text encoders, transformer).
+
+    In 16 bits both are bfloat16, as they were trained: T5 and Qwen3 overflow float16. A transformer that does
+    not is computed in float16 where the GPU has no bfloat16 arithmetic.
+
+    Args:
+        dtype: from `resolve_dtype`.
+        fits_float16: whether the transformer's activations stay within float16.
+    """
+    if dtype != mx.float16:
+        return dtype, dtype
+    return mx.bfloat16, mx.float16 if fits_float16 and not gpu.has_bfloat16() else mx.bfloat16
 
 
 def storage_dtype(stored: mx.Dtype, compute: mx.Dtype, *, size: int) -> mx.Dtype:

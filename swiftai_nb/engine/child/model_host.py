@@ -138,7 +138,7 @@ class ModelHost:
         return run.done(
             pixels,
             scheduler=pipeline.defaults.scheduler if command.scheduler is None else command.scheduler,
-            dtype=_dtype(command),
+            dtype=str(pipeline.dtype).removeprefix("mlx.core."),
             notes=notes,
             peak_memory_bytes=mx.get_peak_memory(),
         )
@@ -156,9 +156,9 @@ class ModelHost:
         if command.references and limits is not None:
             pictures = read_references(command.references, limits)
             references = [pipeline.encode_image(pixels) for pixels in pictures]
+        decoder, latents = self._preview_of(command, pipeline), None
         if command.is_staged:
             pipeline.release_decoder()  # the steps need the memory; decoding reads it again
-        decoder, latents = self._preview_of(command, pipeline), None
         run.enter_stage(GenerationStage.DENOISING)
         for step in pipeline.denoise(
             conditioning,
@@ -193,6 +193,7 @@ class ModelHost:
         if not command.preview:
             return None
         if command.preview_decoder is None:
+            pipeline.prepare_preview()
             linear: PreviewDecoder = pipeline.preview
             return linear
         if self._preview_decoder is None or self._preview_decoder[0] != command.preview_decoder:
@@ -328,12 +329,6 @@ def _init_image(command: Generate) -> InitImage | None:
     if command.image is None:
         return None
     return read_init_image(command.image, command.mask, width=command.width, height=command.height)
-
-
-def _dtype(command: Generate) -> str:
-    from swiftai_nb.diffusion.weights.precision import resolve_dtype
-
-    return str(resolve_dtype(command.model.dtype)).removeprefix("mlx.core.")
 
 
 def _return_memory() -> None:

@@ -12,6 +12,7 @@ from swiftai_nb.core.errors import GenerationCancelledError, GenerationFailedErr
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.start import make_model_host
 from swiftai_nb.engine.messages import Generate, LoadModel, ModelFiles, Quantize, Stage, Step
+from tests.diffusion.flux2_folders import write_klein
 from tests.diffusion.sd_folders import write_folder
 
 
@@ -126,3 +127,16 @@ def test_quantizing_can_be_cancelled_between_networks(host, folder, tmp_path):
             Quantize("1", str(folder), str(tmp_path / "copy"), 8), lambda _event: token.cancel(), token
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_fitted_preview_needs_no_decoder_while_a_staged_model_denoises(host, tmp_path):
+    held = []
+
+    def report(event):
+        if isinstance(event, Step):
+            held.append({name: size > 0 for name, size in host.status().components.items()})
+            assert event.preview
+
+    done = draw(host, write_klein(tmp_path), report=report, guidance_scale=0.0, is_staged=True)
+    assert held == [{"text_encoder": False, "transformer": True, "vae": False}] * 2
+    assert done.dtype == "float32"
