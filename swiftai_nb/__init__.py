@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from swiftai_nb.providers.batch import imagine_batch
     from swiftai_nb.providers.huggingface import HuggingFaceProvider
     from swiftai_nb.providers.mlx import MLXImageProvider
+    from swiftai_nb.providers.openai import OpenAIImagesProvider
     from swiftai_nb.registry.model_info import DiffusionModelInfo
     from swiftai_nb.registry.registry import DiffusionModelRegistry, DownloadedDiffusionModel
 
@@ -54,6 +55,7 @@ _HOMES = {
     "imagine_batch": "swiftai_nb.providers.batch",
     "LoraReference": "swiftai_nb.core.config",
     "MLXImageProvider": "swiftai_nb.providers.mlx",
+    "OpenAIImagesProvider": "swiftai_nb.providers.openai",
     "Pictures": "swiftai_nb.notebook.output.pictures",
     "PlanningGenerator": "swiftai_nb.core.generator",
     "Recipe": "swiftai_nb.core.recipe",
@@ -78,6 +80,7 @@ __all__ = [
     "ImagineWidget",
     "LoraReference",
     "MLXImageProvider",
+    "OpenAIImagesProvider",
     "Pictures",
     "PlanningGenerator",
     "Recipe",

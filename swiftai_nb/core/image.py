@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import shorten
-from swiftai_nb.core.image_input import open_image_file, readable
+from swiftai_nb.core.image_input import open_image_file, readable, to_pil
 from swiftai_nb.core.paths import user_path, write_atomically
 from swiftai_nb.core.plugins import Editor
 from swiftai_nb.core.recipe import Recipe
@@ -67,9 +67,14 @@ class GeneratedImage:
 
     @classmethod
     def from_pil(
-        cls, picture: Image, *, recipe: Recipe | None = None, elapsed_s: float | None = None
+        cls,
+        picture: Image,
+        *,
+        recipe: Recipe | None = None,
+        elapsed_s: float | None = None,
+        keeps_alpha: bool = False,
     ) -> GeneratedImage:
-        """Encodes a PIL image as PNG, at its own size, with its recipe."""
+        """Encodes a PIL image as PNG, at its own size, with its recipe; as RGBA only with `keeps_alpha`."""
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
@@ -77,7 +82,7 @@ class GeneratedImage:
             info.add_text("parameters", recipe.to_parameters())
             info.add_itxt("swiftai", recipe.to_json())
         buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, "PNG", pnginfo=info, compress_level=6)
+        picture.convert("RGBA" if keeps_alpha else "RGB").save(buffer, "PNG", pnginfo=info, compress_level=6)
         return cls(
             data=buffer.getvalue(),
             width=picture.width,
@@ -103,12 +108,11 @@ class GeneratedImage:
 
     @property
     def pil(self) -> Image:
-        """The picture as a PIL image, RGB."""
+        """The picture as a PIL image, RGB; transparent parts over white."""
         from PIL import Image as PILImage
 
         with PILImage.open(io.BytesIO(self.data)) as picture:
-            rgb: Image = picture.convert("RGB")
-            return rgb
+            return to_pil(picture) if picture.mode == "RGBA" else picture.convert("RGB")
 
     @property
     def prompt(self) -> str:

@@ -143,7 +143,8 @@ class GenerationPlan:
         precision: dtype of the network's computations, and its quantization.
         quantization_bits: 4, 5, 6, 8 or None.
         estimated_s: seconds for one picture, from earlier ones on this machine.
-        destination: what is sent where, for the user to read; "" when nothing leaves this machine.
+        destination: what is sent where, for the user to read; "" when nothing is sent.
+        cost: what is known of its price; "" when it costs nothing.
         notes: shown to the user and stored in the recipe.
     """
 
@@ -163,6 +164,7 @@ class GenerationPlan:
     quantization_bits: int | None = None
     estimated_s: float | None = None
     destination: str = ""
+    cost: str = ""
     notes: tuple[str, ...] = ()
 
     @classmethod

@@ -17,6 +17,7 @@ from swiftai_nb.core.plugins import PROVIDERS, find_plugins
 BUILT_IN = {
     "mlx": "swiftai_nb.providers.mlx:MLXImageProvider",
     "huggingface": "swiftai_nb.providers.huggingface:HuggingFaceProvider",
+    "openai": "swiftai_nb.providers.openai:OpenAIImagesProvider",
 }
 
 

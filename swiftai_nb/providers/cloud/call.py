@@ -30,6 +30,7 @@ from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import GenerationPlan
 from swiftai_nb.core.task import Task
+from swiftai_nb.providers.cloud.pictures import is_transparent
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -246,4 +247,6 @@ def make_image(plan: CloudPlan, index: int, answer: CloudAnswer, *, elapsed_s: f
         versions={"swiftai_nb": __version__},
         notes=tuple(notes),
     )
-    return GeneratedImage.from_pil(picture, recipe=recipe, elapsed_s=elapsed_s)
+    return GeneratedImage.from_pil(
+        picture, recipe=recipe, elapsed_s=elapsed_s, keeps_alpha=is_transparent(picture)
+    )

@@ -59,6 +59,14 @@ def decode_picture(data: bytes, provider: str) -> Image:
     return picture
 
 
+def is_transparent(picture: Image) -> bool:
+    """Whether any part of a picture is not opaque."""
+    if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
+        return False
+    lowest = picture.convert("RGBA").getchannel("A").getextrema()[0]
+    return isinstance(lowest, (int, float)) and lowest < 255
+
+
 def to_jpeg_preview(data: bytes) -> bytes | None:
     """A partial picture as JPEG bytes; None when it cannot be read."""
     with contextlib.suppress(AIError):

@@ -129,6 +129,7 @@ class HuggingFaceProvider:
             estimated_s=self._past_s.get((model, service)),
             notes=tuple(_notes(config)),
             destination=_destination(service, config),
+            cost="each picture is one request, at the provider's own price",
             timeout_s=self.timeout_s,
             retry_wait_s=self.retry_wait_s,
             task=task,
