@@ -175,11 +175,12 @@ def _encoded_pictures(pictures: Sequence[Any]) -> tuple[bytes, ...]:
 
 
 def _json_object(name: str, value: Any) -> dict[str, Any] | None:
-    """A copy of a mapping that JSON can hold; None for an empty one."""
+    """A copy of a mapping, or of pairs, that JSON can hold; None for an empty one."""
     try:
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+        found = dict(value)
+        if not all(isinstance(key, str) and key for key in found):
             raise TypeError("names must be texts")
-        copied: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
+        copied: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(
             f"{name} must hold JSON values by name ({error})", hint=f'{name}={{"quality": "high"}}'

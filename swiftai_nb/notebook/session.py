@@ -21,6 +21,7 @@ from swiftai_nb.core.errors import AIError, ProviderUnavailableError
 from swiftai_nb.core.task import CallbackList
 
 if TYPE_CHECKING:
+    from swiftai_nb.core.config import ImageGenerationConfig
     from swiftai_nb.core.generator import ImageGenerator
     from swiftai_nb.core.request import GenerationPlan, GenerationRequest
     from swiftai_nb.downloads.downloader import DiffusionModelDownloader
@@ -190,6 +191,18 @@ class Session:
             return f"the local engine cannot run ({error.message}); prompts go to the cloud"
         return None
 
+    def check_pictures_stay(self, engine: str, config: ImageGenerationConfig) -> None:
+        """Refuses to send pictures to a cloud that "auto" chose because the local engine cannot run.
+
+        Raises:
+            ProviderUnavailableError: there are pictures, and the engine is the cloud.
+        """
+        if engine == "huggingface" and (config.image is not None or config.references):
+            raise ProviderUnavailableError(
+                "the local engine cannot run here, and pictures are sent only to a service that you choose",
+                hint="choose it with --engine cloud",
+            )
+
     def runs_catalog_models(self, engine: str) -> bool:
         """Whether an engine's models are those of the registry, on this disk."""
         return engine in self.registry.engines
@@ -212,6 +225,8 @@ class Session:
 
         model = request.config.model
         engine = self.choose_engine(request.engine, provider=request.provider, model=model)
+        if request.engine == "auto" and request.provider is None:
+            self.check_pictures_stay(engine, request.config)
         generator = self.generator(engine, provider=request.provider)
         request = replace(request, engine=engine)
         if isinstance(generator, PlanningGenerator):

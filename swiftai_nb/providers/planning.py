@@ -197,6 +197,8 @@ def make_plan(
 def _sampling_notes(config: ImageGenerationConfig, scheduler: str, is_rescaled: bool) -> Iterator[str]:
     if config.guidance_rescale and not is_rescaled:
         yield "guidance_rescale has no effect: this picture is made without classifier-free guidance"
+    if config.extra_body:
+        yield "extra_body has no effect: it is for services in the cloud"
     if config.eta and not uses_eta(scheduler):
         yield f"eta has no effect with the sampler {scheduler}; ddim and tcd use it"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, SIZE_WORDS, Option
 
-ENGINES = ("auto", "local", "cloud")
+ENGINES = ("auto", "local", "cloud", "openai")
 _MAGIC = re.compile(r"(?:[^%]*=\s*)?%{1,2}(?P<name>imagine(?:_\w+)?)\s")
 _PICTURE_TYPES = ("GeneratedImage", "Pictures", "GridPictures", "Recipe")
 _HISTORY_OPTIONS = ("--count", "--before", "--recall", "--keep", "--forget-folder")

@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -16,6 +16,7 @@ from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.machine import available_memory_bytes, machine_memory_bytes
 from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.cell.cancel import ways_to_cancel
+from swiftai_nb.notebook.magic.request import Defaults
 from swiftai_nb.notebook.session import Session, get_session
 
 PACKAGES = ("mlx", "huggingface_hub", "ipython", "ipykernel", "ipywidgets", "anywidget")
@@ -138,10 +139,36 @@ def _cache(session: Session) -> Iterator[Finding]:
 
 
 def _cloud(session: Session) -> Iterator[Finding]:
+    defaults = _defaults()
     if session.generator("huggingface").is_available:
-        yield Finding("cloud", "a Hugging Face token was found (it is never shown)")
+        payer = "" if defaults.bill_to is None else f"; billed to {defaults.bill_to}"
+        yield Finding("cloud", f"a Hugging Face token was found (it is never shown){payer}")
     else:
         yield Finding("cloud", "no Hugging Face token", "set HF_TOKEN, or run huggingface_hub.login()")
+    yield from _openai(session, defaults.base_url)
+
+
+def _openai(session: Session, base_url: str | None) -> Iterator[Finding]:
+    from swiftai_nb.core.request import GenerationRequest
+
+    generator: Any = session.generator("openai")
+    try:
+        plan = generator.plan(replace(GenerationRequest.of("test"), base_url=base_url))
+    except AIError as error:
+        yield Finding("openai", f"{error.message}; a local server needs none: --base-url URL")
+        return
+    key = "without a key" if plan.server.key is None else "with a key (it is never shown)"
+    yield Finding("openai", f"{plan.server.name}, {key}")
+
+
+def _defaults() -> Defaults:
+    """The user's `%config Imagine`."""
+    from IPython.core.getipython import get_ipython
+
+    from swiftai_nb.notebook.magic.magics import Imagine
+
+    configurables = getattr(get_ipython(), "configurables", ())
+    return next((one.defaults() for one in configurables if isinstance(one, Imagine)), Defaults())
 
 
 def _kernel(_: Session) -> Iterator[Finding]:

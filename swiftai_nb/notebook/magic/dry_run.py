@@ -61,6 +61,8 @@ def _plan_rows(plan: GenerationPlan, requests: Sequence[GenerationRequest]) -> l
         ("pictures", str(count)),
         ("seeds", _seeds(requests)),
         ("device", plan.device or ""),
+        ("sent", plan.destination),
+        ("cost", plan.cost),
         ("memory", plan.memory),
         ("memory plan", plan.memory_plan),
         ("precision", plan.precision),

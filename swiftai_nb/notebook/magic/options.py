@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from swiftai_nb.core.config import MAX_COUNT, MAX_SEED, LoraReference
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.prompt_syntax import SYNTAXES
+from swiftai_nb.notebook.magic.tokens import unquoted
 
 SIZE_WORDS = {"square": (1, 1), "portrait": (3, 4), "landscape": (4, 3), "wide": (16, 9)}
 _SIZE = re.compile(r"(\d+)(?:\s*[xX×*]\s*(\d+))?")
@@ -25,7 +27,7 @@ class Option:
     Args:
         name: the long form without dashes.
         kind: "flag", "int", "float", "text", "word" (no spaces expected), "size", "seeds",
-            "choice", "variable" (a Python name), "lora" or "axes".
+            "choice", "variable" (a Python name), "lora", "setting" (NAME=VALUE) or "axes".
         help: one line.
         short: the short form, one letter, or "".
         metavar: name of the value in the help.
@@ -108,6 +110,10 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("engine", "word", "auto, local, cloud or a provider's name", "e", "NAME", values="engines",
                is_axis=True),
         Option("provider", "word", "the cloud provider to use", "p", "NAME", is_axis=True),
+        Option("base-url", "word", "server with OpenAI's Images API, or a cloud endpoint", metavar="URL"),
+        Option("bill-to", "word", "the organization that pays for the cloud", metavar="ORG"),
+        Option("extra", "setting", "a cloud service's own setting; may be given several times",
+               metavar="NAME=VALUE", setting="extra_body", field="extra_body", repeats=True),
         Option("steps", "int", "denoising steps", metavar="N", setting="steps", is_axis=True),
         Option("guidance", "float", "prompt strength (CFG); 1 or less disables it (Z-Image: 0)", metavar="F",
                setting="guidance_scale", is_axis=True),
@@ -181,6 +187,8 @@ _FOREIGN_NAMES = {
     "quantize": "bits",
     "prompt-syntax": "emphasis weighting",
     "executor": "cluster client",
+    "base-url": "endpoint server url",
+    "extra": "extra-body",
 }
 SYNONYMS = {foreign: name for name, names in _FOREIGN_NAMES.items() for foreign in names.split()}
 
@@ -317,6 +325,16 @@ def expand_range(part: str) -> list[str]:
     return [str(number) for number in range(first, last + 1)]
 
 
+def _setting(option: Option, text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise InvalidInputError(f"--{option.name} {text!r}: write NAME=VALUE, such as quality=high")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), unquoted(value.strip())
+
+
 def _lora(_: Option, text: str) -> LoraReference:
     source, colon, scale = text.rpartition(":")
     try:
@@ -337,4 +355,5 @@ _CONVERTERS: Mapping[str, Callable[[Option, str], Any]] = {
     "size": _size,
     "seeds": _seeds,
     "lora": _lora,
+    "setting": _setting,
 }

@@ -50,6 +50,9 @@ class ImagineArguments:
     model: str | None = None
     engine: str | None = None
     provider: str | None = None
+    base_url: str | None = None
+    bill_to: str | None = None
+    extra_body: tuple[tuple[str, Any], ...] = ()
     steps: int | None = None
     guidance: float | None = None
     size: Size | None = None

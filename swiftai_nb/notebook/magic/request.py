@@ -18,6 +18,7 @@ from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.prompt import find_style
 from swiftai_nb.notebook.session import Session
 
+_WITHOUT_PROVIDER = ("local", "mlx", "openai")
 _ITEM = re.compile(r"([^\W\d]\w*)\[(-?\d+)\]")
 
 
@@ -29,6 +30,8 @@ class Defaults:
         model: catalog id; None is the registry's choice.
         engine: "auto", "local", "cloud" or a provider's name.
         provider: the cloud provider.
+        base_url: the server of `--engine openai`.
+        bill_to: the organization that pays for the cloud.
         steps: None is the model's own.
         guidance: None is the model's own.
         size: "WxH" or a word, parsed; None is the model's own.
@@ -41,6 +44,8 @@ class Defaults:
     model: str | None = None
     engine: str = "auto"
     provider: str | None = None
+    base_url: str | None = None
+    bill_to: str | None = None
     steps: int | None = None
     guidance: float | None = None
     size: Size | None = None
@@ -62,7 +67,9 @@ def build_request(
     """
     recipe = _recipe(arguments, variables)
     engine_name = arguments.engine or _engine_of_recipe(recipe, session) or defaults.engine
-    provider = arguments.provider or (None if arguments.engine == "local" else defaults.provider)
+    if engine_name == "auto" and arguments.base_url is not None:
+        engine_name = "openai"
+    provider = arguments.provider or (None if engine_name in _WITHOUT_PROVIDER else defaults.provider)
     named = next((m for m in (arguments.model, recipe and recipe.model, defaults.model) if m), None)
     engine = session.choose_engine(engine_name, provider=provider, model=named)
     prompt, negative_prompt = _prompts(arguments, recipe, defaults)
@@ -77,6 +84,10 @@ def build_request(
     )
     seeds = _seeds(arguments, recipe)
     _check_start_picture(config, recipe, arguments)
+    is_cloud = session.is_cloud(engine)
+    _check_cloud_options(arguments, engine=engine, is_cloud=is_cloud)
+    if engine_name == "auto" and provider is None:
+        session.check_pictures_stay(engine, config)
     expected_revision = None
     if recipe is not None and arguments.recipe_from is not None:
         notes += _inexactness(recipe, config, session=session)
@@ -87,13 +98,33 @@ def build_request(
         config.replace(seed=None, filled_in=_filled_in(arguments, recipe, defaults, seeds=seeds)),
         seeds,
         engine=engine,
-        provider=provider if session.is_cloud(engine) else None,
+        provider=provider if is_cloud else None,
+        base_url=_base_url(arguments, defaults, engine=engine),
+        bill_to=(arguments.bill_to or defaults.bill_to) if is_cloud else None,
         display_prompt=arguments.prompt or prompt,
         aspect_ratio=None if size is None else size.aspect_ratio,
         expected_revision=expected_revision,
         is_background=arguments.background,
         notes=notes,
     )
+
+
+def _base_url(arguments: ImagineArguments, defaults: Defaults, *, engine: str) -> str | None:
+    if arguments.base_url is not None:
+        return arguments.base_url
+    return defaults.base_url if engine == "openai" else None
+
+
+def _check_cloud_options(arguments: ImagineArguments, *, engine: str, is_cloud: bool) -> None:
+    """Refuses options of the cloud that were typed for an engine that has no use for them."""
+    for name in ("base_url", "bill_to", "extra_body"):
+        if getattr(arguments, name) and not is_cloud:
+            option = name.removesuffix("_body").replace("_", "-")
+            raise InvalidInputError(
+                f"--{option} has no effect with --engine {engine}", hint="use --engine cloud or openai"
+            )
+    if arguments.provider is not None and engine == "openai":
+        raise InvalidInputError("--provider has no effect with --engine openai", hint="use --base-url")
 
 
 def _engine_of_recipe(recipe: Recipe | None, session: Session) -> str | None:
