@@ -25,7 +25,9 @@ USAGE = """usage: python -m swiftai_nb COMMAND …
   imagine PROMPT… [-o FILE] [options]  make a picture; takes the options of %imagine (--help lists them)
   models list|info|download|delete|verify|quantize|clean …
                                        list, download and manage models
-  doctor                               what this machine can do, and what is missing
+  doctor [--report]                    what this machine can do, and what is missing; with --report versions,
+                                       precision and speed of the device as Markdown, for an issue
+  cuda [install|remove]                MLX for NVIDIA GPUs, in a folder of its own
 """
 DEFAULT_FILE = "{prompt}-{seed}.png"
 OUTPUT_OPTIONS = ("-o", "--out", "--output")
@@ -147,10 +149,20 @@ def _models(words: list[str], out: TextIO, messages: TextIO) -> int:
 
 
 def _doctor(words: list[str], out: TextIO, messages: TextIO) -> int:
+    if words == ["--report"]:
+        from swiftai_nb.engine.kernel.report import write_report
+
+        return write_report(out)
     from swiftai_nb.notebook.magic.doctor import imagine_doctor
 
     out.write(f"{imagine_doctor()!r}\n")
     return 0
+
+
+def _cuda(words: list[str], out: TextIO, messages: TextIO) -> int:
+    from swiftai_nb.engine.kernel import cuda
+
+    return cuda.run(words, out)
 
 
 def _help(words: list[str], out: TextIO, messages: TextIO) -> int:
@@ -178,6 +190,7 @@ COMMANDS: dict[str, Command] = {
     "imagine": _imagine,
     "models": _models,
     "doctor": _doctor,
+    "cuda": _cuda,
     "help": _help,
     "-h": _help,
     "--help": _help,

@@ -243,6 +243,9 @@ _SIGNAL_CAUSES = {
 }
 
 
+_NT_STATUS = {0xC0000005: "SIGSEGV", 0xC000001D: "SIGILL", 0xC0000017: "SIGKILL", 0xC0000409: "SIGABRT"}
+
+
 def describe_exit(return_code: int, stderr_tail: Sequence[str], *, name: str) -> ExitDescription:
     """Explains an exit status.
 
@@ -253,12 +256,14 @@ def describe_exit(return_code: int, stderr_tail: Sequence[str], *, name: str) ->
     """
     last_line = next((line.strip() for line in reversed(stderr_tail) if line.strip()), "")
     tail = f"; last output: {last_line[:200]}" if last_line else ""
-    if return_code >= 0:
+    signal_name = _NT_STATUS.get(return_code)  # what Windows reports instead of signals
+    if return_code >= 0 and signal_name is None:
         return ExitDescription(f"{name} exited with status {return_code}{tail}")
-    try:
-        signal_name = signal.Signals(-return_code).name
-    except ValueError:
-        signal_name = f"signal {-return_code}"
+    if signal_name is None:
+        try:
+            signal_name = signal.Signals(-return_code).name
+        except ValueError:
+            signal_name = f"signal {-return_code}"
     cause = _SIGNAL_CAUSES.get(signal_name, "")
     return ExitDescription(f"{name} was ended by {signal_name}{cause}{tail}", signal_name)
 
@@ -274,22 +279,22 @@ def copy_environment(**changes: str | None) -> dict[str, str]:
     return environment | {key: value for key, value in changes.items() if value is not None}
 
 
-def python_command(module: str, *arguments: str) -> list[str]:
+def python_command(module: str, *arguments: str, first: Sequence[str] = ()) -> list[str]:
     """The command line that calls a module's `main()` under this interpreter, from this installation.
 
-    The child can import what this process can, see `child_import_path`. In the child, `sys.argv[1:]` is
-    `arguments`, and what `main` returns is the exit status.
+    The child can import what this process can, see `child_import_path`, and packages of the folders `first`
+    before those. In the child, `sys.argv[1:]` is `arguments`, and what `main` returns is the exit status.
     """
     options = [
         *(["-I"] if sys.flags.isolated else ["-E"] if sys.flags.ignore_environment else []),
         *(["-S"] if sys.flags.no_site else ["-s"] if sys.flags.no_user_site else []),
     ]
     boot = _BOOT.format(module=module)
-    path = "\n".join(child_import_path())
+    path = "\n".join(child_import_path(first))
     return [sys.executable, *options, "-u", "-c", boot, path, str(os.getpid()), *arguments]
 
 
-def child_import_path() -> list[str]:
+def child_import_path(first: Sequence[str] = ()) -> list[str]:
     """`sys.path` of a child: the standard library, this installation, then what this process imports from.
 
     The standard library comes first, so that an obsolete back port among the packages does not replace it.
@@ -301,7 +306,7 @@ def child_import_path() -> list[str]:
     library = [entry for entry in entries if _is_standard_library(entry)]
     hidden = _script_folders()
     packages = [entry for entry in entries if entry not in library and os.path.realpath(entry) not in hidden]
-    return list(dict.fromkeys([*library, _PACKAGE_ROOT, *packages]))
+    return list(dict.fromkeys([*library, _PACKAGE_ROOT, *first, *packages]))
 
 
 def find_child_module(name: str) -> importlib.machinery.ModuleSpec | None:

@@ -35,6 +35,8 @@ def machine_memory_bytes() -> int | None:
 
 def installed_memory_bytes() -> int | None:
     """Physical memory; None where the system does not report it."""
+    if sys.platform == "win32":
+        return _windows_memory()[0]
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -154,7 +156,20 @@ def _user_limit() -> int | None:
     return int(gibibytes * GIB)
 
 
+def _windows_memory() -> tuple[int | None, int | None]:
+    """Physical and available memory (GlobalMemoryStatusEx, MEMORYSTATUSEX)."""
+    import ctypes
+
+    status = (ctypes.c_uint64 * 8)()  # dwLength and dwMemoryLoad, then seven 64-bit sizes
+    status[0] = ctypes.sizeof(status)
+    if not getattr(ctypes, "windll").kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # noqa: B009
+        return None, None
+    return int(status[1]), int(status[2])
+
+
 def _available_in_system(total: int | None) -> int | None:
+    if sys.platform == "win32":
+        return _windows_memory()[1]
     if sys.platform.startswith("linux"):
         try:
             lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

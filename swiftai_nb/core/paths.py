@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 from swiftai_nb.core.errors import InvalidInputError
@@ -30,10 +31,21 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         raise _not_a_path(text, str(error)) from None
     if "\0" in text:
         raise _not_a_path(text, "it holds a NUL character")
+    if sys.platform == "win32" and is_device_name(expanded.name):
+        raise _not_a_path(text, "Windows takes that name for a device")
     size_bytes = sum(len(part) + 1 for part in encoded)
     if size_bytes > _LONGEST_PATH_BYTES or any(len(part) > _LONGEST_NAME_BYTES for part in encoded):
         raise _not_a_path(text, "it is too long")
     return expanded
+
+
+# Names that Windows gives to devices, with any extension: a picture saved as nul.png is gone.
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def is_device_name(name: str) -> bool:
+    """Whether Windows takes a file's name for a device. Such names are avoided on every system."""
+    return name.split(".", maxsplit=1)[0].rstrip(" ").casefold() in _DEVICES
 
 
 def _not_a_path(text: str, reason: str) -> InvalidInputError:

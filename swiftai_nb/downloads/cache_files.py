@@ -169,6 +169,8 @@ def try_lock(path: Path) -> Callable[[], None] | None:
     except NotImplementedError:  # filelock before 4 on a file system without flock
         return lambda: None
     except PermissionError:
+        if os.name == "nt":
+            raise
         return _try_lock_read_only(path)
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:

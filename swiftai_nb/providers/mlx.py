@@ -11,6 +11,7 @@ from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.engine.kernel.client import EngineClient, process_client, thread_client
 from swiftai_nb.engine.kernel.platform import local_engine_obstacle
+from swiftai_nb.engine.kernel.report import installation_findings
 from swiftai_nb.providers.local_engine import LocalEngineProvider
 from swiftai_nb.providers.planning import LocalPlan, make_plan
 from swiftai_nb.registry.loras import local_loras
@@ -52,6 +53,10 @@ class MLXImageProvider(LocalEngineProvider):
         obstacle = local_engine_obstacle()
         if obstacle is not None:
             raise obstacle
+
+    def installation_findings(self) -> list[tuple[str, str, str]]:
+        """What keeps MLX from the device it could use: (topic, what was found, what to do about it)."""
+        return list(installation_findings())
 
     @property
     def loaded_variant(self) -> DiffusionVariant | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from swiftai_nb.core.child import find_child_module
 from swiftai_nb.core.errors import UnsupportedPlatformError
 from swiftai_nb.core.machine import GIB, MIB, MemoryPolicy, installed_memory_bytes, machine_memory_bytes
+from swiftai_nb.engine.kernel.cuda import engine_packages
 
 BACK_ENDS = ("mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-cuda")
 _QUERY_TIMEOUT_S = 5.0
@@ -99,10 +100,13 @@ def back_end_conflict() -> str | None:
 def expected_device() -> str:
     """The device MLX is expected to compute on: "metal", "cuda" or "cpu".
 
-    With two back ends in one environment the library's size tells which one was installed last.
+    MLX with CUDA in a folder of its own (`engine.kernel.cuda`) comes first. With two back ends in one
+    environment the library's size tells which one was installed last.
     """
     if sys.platform == "darwin":
         return "metal"
+    if engine_packages():
+        return "cuda"
     names = [name for name in installed_back_ends() if "cuda" in name]
     if not names:
         return "cpu"

@@ -10,6 +10,7 @@ from typing import Protocol
 from swiftai_nb.core.child import EXIT_GRACE_S, ChildProcess, copy_environment, python_command
 from swiftai_nb.core.errors import AIError, EngineDiedError, GenerationFailedError
 from swiftai_nb.engine.channel import Channel, StreamChannel, memory_channel_pair
+from swiftai_nb.engine.kernel.cuda import engine_packages
 
 _NEW_ENGINE = "run the cell again to start a new engine"
 _SMALLER = "a smaller size, quantization_bits=8 or a smaller model; the next job starts a new engine"
@@ -150,8 +151,8 @@ def start_thread_engine() -> ThreadEngine:
 
 
 def engine_command() -> list[str]:
-    """The command line of our own engine: this interpreter, this installation."""
-    return python_command("swiftai_nb.engine.child.start")
+    """The command line of our own engine: this interpreter and installation."""
+    return python_command("swiftai_nb.engine.child.start", first=engine_packages())
 
 
 def engine_environment() -> dict[str, str]:

@@ -19,7 +19,18 @@ from swiftai_nb.notebook.cell.cancel import ways_to_cancel
 from swiftai_nb.notebook.magic.request import Defaults
 from swiftai_nb.notebook.session import Session, get_session
 
-PACKAGES = ("mlx", "huggingface_hub", "ipython", "ipykernel", "ipywidgets", "anywidget")
+PACKAGES = (
+    "mlx",
+    "mlx-metal",
+    "mlx-cpu",
+    "mlx-cuda-12",
+    "mlx-cuda-13",
+    "huggingface_hub",
+    "ipython",
+    "ipykernel",
+    "ipywidgets",
+    "anywidget",
+)
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,11 @@ def _version(name: str) -> str | None:
 
 def _local_engine(session: Session) -> Iterator[Finding]:
     generator: Any = session.generator("mlx")
+    yield from (Finding(*found) for found in generator.installation_findings())
     _check(generator)
     yield Finding("local engine", "ready")
-    yield Finding("device", str(generator.device))
+    is_running = generator.engine_pid is not None
+    yield Finding("device", f"{generator.device}{'' if is_running else ' (expected; no engine runs yet)'}")
     if generator.loaded_model_id is not None:
         yield Finding("loaded model", str(generator.loaded_model_id))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.paths import user_path
+from swiftai_nb.core.paths import is_device_name, user_path
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
@@ -60,6 +60,7 @@ def free_path(folder: Path, image: GeneratedImage) -> Path:
     """An unused path in `folder`, named by the picture's prompt and seed: "a-fox-7.png"."""
     text = re.sub(r"[^\w]+", "-", image.prompt.casefold()).strip("-_")[:_LONGEST_NAME].rstrip("-_")
     name = "-".join(part for part in (text or "picture", str(image.seed or "")) if part)
+    name = f"{name}-picture" if is_device_name(name) else name
     numbered = (folder / f"{name}{'' if n == 1 else f'-{n}'}.png" for n in count(1))
     return next(path for path in numbered if not path.exists())
 
@@ -120,4 +121,5 @@ def _check_writable(folder: Path) -> None:
 def slug(text: str) -> str:
     """`text` as a safe part of a file name."""
     text = re.sub(r"[^\w.+-]+", "-", text, flags=re.UNICODE).strip("-.")
-    return text[:_LONGEST_SLUG].rstrip("-.") or "picture"
+    text = text[:_LONGEST_SLUG].rstrip("-.") or "picture"
+    return f"{text}-picture" if is_device_name(text) else text

@@ -148,6 +148,27 @@ def test_a_model_that_cannot_be_loaded_is_an_answer():
     [
         (MemoryError(), InsufficientMemoryError, "memory ran out"),
         (RuntimeError("[metal::malloc] Unable to allocate 9 bytes"), InsufficientMemoryError, "ran out"),
+        (
+            RuntimeError(
+                "[METAL] Command buffer execution failed: Insufficient Memory "
+                "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)."
+            ),
+            InsufficientMemoryError,
+            "ran out",
+        ),
+        (
+            RuntimeError("cudaMallocAsync(&data, size, stream) failed: out of memory"),
+            InsufficientMemoryError,
+            "ran out",
+        ),
+        (
+            RuntimeError(
+                "[METAL] Command buffer execution failed: Caused GPU Timeout Error "
+                "(00000002:kIOGPUCommandBufferCallbackErrorTimeout)."
+            ),
+            GenerationFailedError,
+            "took too long",
+        ),
         (RuntimeError("[malloc_or_wait] Out of memory\nmore"), InsufficientMemoryError, "Out of memory"),
         (ValueError("shapes\nmore"), GenerationFailedError, "ValueError: shapes"),
         (InvalidInputError("as it is"), InvalidInputError, "as it is"),
