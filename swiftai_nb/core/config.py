@@ -18,6 +18,7 @@ MAX_SIDE = 4096
 MAX_STEPS = 1000
 QUANTIZATION_BITS = (4, 5, 6, 8)
 MAX_GUIDANCE_SCALE = 100.0
+MAX_FEATHER = 256
 MAX_SEED = 2**53 - 1  # the largest integer that survives JSON in a browser
 MAX_COUNT = 1000
 MAX_FILLED_IN_LENGTH = 2000  # characters
@@ -64,6 +65,9 @@ class ImageGenerationConfig:
         image: an initial image (encoded PNG, JPEG or WebP bytes).
         strength: how much to change the initial image, 0..1.
         mask: where to paint (white) and what to keep (black), encoded; needs `image`.
+        mask_feather: 0..256 pixels inside the mask's edge over which the painting fades in; what the mask
+            leaves out is kept exactly. None is 0.
+        image_guidance_scale: 0..100: how closely InstructPix2Pix keeps to its picture; None is 1.5.
         references: pictures that the prompt refers to, for models that change pictures by the prompt: each a
             GeneratedImage, PIL image, array, path or encoded bytes; kept as encoded bytes.
         loras: LoRAs to apply, in order.
@@ -97,6 +101,8 @@ class ImageGenerationConfig:
     extra_body: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
     prompt_syntax: str | None = None
     filled_in: str | None = None
+    mask_feather: int | None = None
+    image_guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -104,7 +110,9 @@ class ImageGenerationConfig:
         self._check_int("steps", low=1, high=MAX_STEPS)
         self._check_int("seed", low=0, high=MAX_SEED)
         self._check_int("clip_skip", low=0, high=12)
-        self._check_float("guidance_scale", low=0.0, high=MAX_GUIDANCE_SCALE)
+        self._check_int("mask_feather", low=0, high=MAX_FEATHER, unit="pixels")
+        for name in ("guidance_scale", "image_guidance_scale"):
+            self._check_float(name, low=0.0, high=MAX_GUIDANCE_SCALE)
         for name in ("strength", "guidance_rescale", "eta"):
             self._check_float(name, low=0.0, high=1.0)
         self._check_float("steps_factor", low=0.01, high=100.0)

@@ -57,6 +57,8 @@ class Recipe:
         quantization_bits: 4, 5, 6, 8 or None.
         guidance_rescale: how far guidance was pulled back, or None.
         eta: noise of the sampler, or None for its own value.
+        mask_feather: pixels over which the painting fades in at the mask's edge, or None.
+        image_guidance_scale: how closely InstructPix2Pix kept to its picture, or None for its own value.
         clip_skip: text encoder layers skipped, or None.
         prompt_syntax: "plain", "weighted", or None for the default.
         strength: for a picture made from an initial image.
@@ -98,6 +100,8 @@ class Recipe:
     price: str | None = None
     prompt_syntax: str | None = None
     filled_in: str | None = None
+    mask_feather: int | None = None
+    image_guidance_scale: float | None = None
 
     @property
     def full_prompt(self) -> str:
@@ -161,6 +165,7 @@ class Recipe:
             "Model": None if self.model is None else self.model.replace(",", " "),
             "CFG Rescale": self.guidance_rescale,
             "Eta": self.eta,
+            "Image CFG scale": self.image_guidance_scale,
             "Clip skip": None if self.clip_skip is None else self.clip_skip + 1,
             "Denoising strength": self.strength,
             "Version": _version_text(self.versions),
@@ -181,6 +186,8 @@ class Recipe:
             model=self.model,
             guidance_rescale=self.guidance_rescale,
             eta=self.eta,
+            mask_feather=self.mask_feather,
+            image_guidance_scale=self.image_guidance_scale,
             clip_skip=self.clip_skip,
             prompt_syntax=self.prompt_syntax,
             strength=self.strength,
@@ -227,8 +234,8 @@ def join_prompt(prompt: str, filled_in: str | None) -> str:
     return f"{prompt.rstrip(' .,;')} {filled_in}" if filled_in else prompt
 
 
-_NUMBERS = ("guidance_scale", "guidance_rescale", "eta", "strength")
-_WHOLE_NUMBERS = ("width", "height", "steps", "seed", "quantization_bits", "clip_skip")
+_NUMBERS = ("guidance_scale", "image_guidance_scale", "guidance_rescale", "eta", "strength")
+_WHOLE_NUMBERS = ("width", "height", "steps", "seed", "quantization_bits", "clip_skip", "mask_feather")
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -59,6 +59,8 @@ class Generate(Message):
         preview_decoder: folder of a small decoder for them; None uses the linear map.
         is_staged: drop each network as soon as this picture no longer needs it.
         prompt_syntax: "plain", "weighted", or None.
+        mask_feather: pixels inside the mask's edge over which the painting fades in; None is 0.
+        image_guidance_scale: of InstructPix2Pix; None is 1.5.
         guidance_rescale, eta: 0 to 1, as in `ImageGenerationConfig`; None is 0 and the sampler's own.
     """
 
@@ -82,6 +84,8 @@ class Generate(Message):
     guidance_rescale: float | None = None
     eta: float | None = None
     prompt_syntax: str | None = None
+    mask_feather: int | None = None
+    image_guidance_scale: float | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from swiftai_nb.model_files.families import (
     FLUX_2_KLEIN,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
+    TEXT_TO_IMAGE,
     Z_IMAGE,
     Family,
     family_of_tensors,
@@ -44,7 +45,7 @@ from swiftai_nb.model_files.ldm_configs import (
     vae_config,
     with_base,
 )
-from swiftai_nb.model_files.refusals import refuse_unsupported, single_file_error
+from swiftai_nb.model_files.refusals import refuse_unsupported, single_file_error, unet_task
 from swiftai_nb.model_files.safetensors_headers import read_header
 from swiftai_nb.model_files.samplers import is_distilled_turbo, scheduler_name
 from swiftai_nb.model_files.variants import DiffusionVariant
@@ -83,13 +84,7 @@ _PARTS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("text_encoders.t5xxl.", "encoder.final_layer_norm.weight", "transformers"),
     ),
 }  # fmt: skip
-# UNets and transformers that take more channels than the latents have: they edit pictures.
-_UNET_EDITORS = {
-    5: "a depth model",
-    7: "an upscaler",
-    8: "InstructPix2Pix",
-    9: "an inpainting model",
-}
+# Transformers that take more channels than the latents have: they edit pictures.
 _FLUX_EDITORS = {384: "FLUX.1 Fill", 128: "FLUX.1 Depth or Canny"}
 _TAKES_GUIDANCE = re.compile(r"guidance_in\.|guidance_embedder\.")
 _BASE_IN_NAME = re.compile(r"(^|[-_. ])base([-_. ]|$)", re.IGNORECASE)
@@ -130,6 +125,7 @@ class Checkpoint:
         is_dev: FLUX.1 with guidance as an input.
         is_base: FLUX.2 klein before distillation. No tensor tells it: the file's name or title says "base".
         zeros_empty_negative: whether no negative prompt means zeros (SDXL).
+        task: what its UNet is for.
     """
 
     path: Path
@@ -144,6 +140,7 @@ class Checkpoint:
     is_dev: bool = False
     is_base: bool = False
     zeros_empty_negative: bool = True
+    task: str = TEXT_TO_IMAGE
 
 
 def open_checkpoint(path: Path, base: Path | None = None, *, prefer_half: bool = False) -> Checkpoint:
@@ -297,6 +294,7 @@ def _open_unet(
         native_side=side,
         is_consistency=is_lcm,
         zeros_empty_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
+        task=unet_task(unet["in_channels"], unet["out_channels"], family=family, path=path),
     )
 
 
@@ -317,13 +315,9 @@ def _checked_unet(path: Path, files: ComponentFiles) -> tuple[Family, dict[str, 
     """
     unet = unet_config(_shapes(files), layout=files.layout, path=path)
     is_xl = unet["addition_embed_type"] is not None
-    name = STABLE_DIFFUSION_XL.name if is_xl else STABLE_DIFFUSION.name
     what = None
     if unet["block_out_channels"][0] == _REFINER_WIDTH:
         what = f"the {STABLE_DIFFUSION_XL.name} refiner"
-    elif unet["in_channels"] != unet["out_channels"]:
-        given = unet["in_channels"]
-        what = f"{_UNET_EDITORS.get(given, f'a model with {given} input channels')} of {name}"
     elif is_xl and unet["cross_attention_dim"] == SD_2_CONTEXT:
         what = "Stable unCLIP"
     if what is not None:

@@ -51,12 +51,18 @@ class Family:
         return self.guidance_above is not None and guidance_scale > self.guidance_above
 
 
+# What a UNet is for, by the channels it takes beside the noisy latents: a mask and a masked picture, or a
+# picture to change.
+TEXT_TO_IMAGE, INPAINTING, INSTRUCT_PIX2PIX = "text-to-image", "inpainting", "InstructPix2Pix"
+PIX2PIX_REFERENCES = ReferenceLimits(max_count=1, multiple=8, is_canvas=True)
+
 STABLE_DIFFUSION = Family(
     "Stable Diffusion",
     (
         "StableDiffusionPipeline",
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
+        "StableDiffusionInstructPix2PixPipeline",
         "LatentConsistencyModelPipeline",
         "LatentConsistencyModelImg2ImgPipeline",
     ),
@@ -67,7 +73,12 @@ STABLE_DIFFUSION = Family(
 )
 STABLE_DIFFUSION_XL = Family(
     "Stable Diffusion XL",
-    ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+    (
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLInstructPix2PixPipeline",
+    ),
     class_prefixes=("StableDiffusionXL",),
     marks=(
         ("conditioner.embedders.1.",),
@@ -205,7 +216,7 @@ CONTROL_MARKS = (
 
 def editing_families() -> tuple[str, ...]:
     """Names of the supported families that take reference pictures."""
-    return tuple(family.name for family in FAMILIES if family.references is not None)
+    return (*(family.name for family in FAMILIES if family.references is not None), INSTRUCT_PIX2PIX)
 
 
 def supported_pipeline(class_name: str) -> Family | None:

@@ -19,11 +19,12 @@ from swiftai_nb.model_files.families import (
 )
 from swiftai_nb.model_files.identify import identify_family, is_flux_dev
 from swiftai_nb.model_files.model_folder import ModelFolder
-from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES, single_file_error
+from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES, single_file_error, unet_task
 from swiftai_nb.model_files.samplers import is_distilled_turbo, scheduler_name
 from swiftai_nb.model_files.variants import DiffusionVariant, defaults_of
 
 _WEIGHTS = ".safetensors"
+_LATENT_CHANNELS = 4  # of a UNet whose config.json does not say
 _PATCH = 2  # a token of FLUX.1 and Z-Image is 2x2 latents
 _FLOW_SCHEDULER = "flow-match-euler"
 _LCM = {"steps": 4, "guidance_scale": 8.5}
@@ -92,6 +93,7 @@ def _open_file(path: Path, base: Path | None, *, prefer_half: bool) -> ModelFold
         is_consistency=found.is_consistency,
         is_turbo=found.family in (FLUX_2_KLEIN, Z_IMAGE) and not is_undistilled,
         unet_channels=0 if widths is None else widths[0],
+        task=found.task,
         decoder_channels=levels[0],
         prefer_half=prefer_half,
         checkpoint=found,
@@ -125,8 +127,16 @@ def _open_unet(configs: FolderConfigs, family: Family) -> ModelFolder:
         is_consistency=is_consistency,
         is_turbo=is_turbo,
         unet_channels=configs.unet_channels[0],
+        task=unet_task(
+            *(_channels(unet, name) for name in ("in_channels", "out_channels")), family=family, path=folder
+        ),
         decoder_channels=levels[0],
     )
+
+
+def _channels(unet: Mapping[str, Any], name: str) -> int:
+    value = unet.get(name)
+    return value if type(value) is int else _LATENT_CHANNELS
 
 
 def _unet_variant(unet: Mapping[str, Any], family: Family, *, is_turbo: bool) -> DiffusionVariant:

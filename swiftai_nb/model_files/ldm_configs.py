@@ -39,6 +39,29 @@ def ldm_unet_names(names: Iterable[str]) -> dict[str, str]:
     return {name: _diffusers_name(name, period) for name in names}
 
 
+def ldm_control_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of a ControlNet's own code -> diffusers'; what is unknown keeps its name."""
+    found = ldm_unet_names(names)
+    layers = sorted(int(m[1]) for n in found if (m := re.fullmatch(r"input_hint_block\.(\d+)\.weight", n)))
+    places = {number: place for place, number in enumerate(layers)}
+    return {name: _control_name(name, other, places) for name, other in found.items()}
+
+
+def _control_name(name: str, other: str, places: Mapping[int, int]) -> str:
+    """Args: the name, what `ldm_unet_names` makes of it, and the places of the hint's layers."""
+    module, _, parameter = name.rpartition(".")
+    zero, hint = (re.fullmatch(p, module) for p in (r"zero_convs\.(\d+)\.0", r"input_hint_block\.(\d+)"))
+    if module == "middle_block_out.0":
+        return f"controlnet_mid_block.{parameter}"
+    if zero is not None:
+        return f"controlnet_down_blocks.{zero[1]}.{parameter}"
+    if hint is None or int(hint[1]) not in places:
+        return other
+    place, last = places[int(hint[1])], len(places) - 1
+    layer = "conv_in" if place == 0 else "conv_out" if place == last else f"blocks.{place - 1}"
+    return f"controlnet_cond_embedding.{layer}.{parameter}"
+
+
 _ENDS = {
     "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
     "time_embed.cond_proj": "time_embedding.cond_proj",
@@ -89,6 +112,40 @@ def unet_config(shapes: Shapes, *, layout: str, path: Path) -> dict[str, Any]:
     """
     names = ldm_unet_names(shapes) if layout == "LDM" else {name: name for name in shapes}
     own = {names[name]: shape for name, shape in shapes.items()}
+    encoder = _encoder_config(own, path)
+    return {
+        **encoder,
+        "out_channels": _shape(own, "conv_out.weight", path)[0],
+        "up_block_types": [
+            "CrossAttnUpBlock2D" if _count(own, rf"up_blocks\.{i}\.attentions\.(\d+)\.") else "UpBlock2D"
+            for i in range(len(encoder["block_out_channels"]))
+        ],
+    }
+
+
+def control_config(shapes: Shapes, *, layout: str, path: Path) -> dict[str, Any]:
+    """As `unet_config`, of a ControlNet.
+
+    Raises:
+        InvalidModelFilesError: a tensor it needs is missing.
+    """
+    names = ldm_control_names(shapes) if layout == "LDM" else {name: name for name in shapes}
+    own = {names[name]: shape for name, shape in shapes.items()}
+    embedding = "controlnet_cond_embedding"
+    layers = range(0, _count(own, rf"{embedding}\.blocks\.(\d+)\."), 2)
+    widths = [_shape(own, f"{embedding}.blocks.{i}.weight", path)[0] for i in layers]
+    return {
+        **_encoder_config(own, path),
+        "conditioning_channels": _shape(own, f"{embedding}.conv_in.weight", path)[1],
+        "conditioning_embedding_out_channels": [
+            *widths,
+            _shape(own, f"{embedding}.conv_out.weight", path)[1],
+        ],
+    }
+
+
+def _encoder_config(own: Shapes, path: Path) -> dict[str, Any]:
+    """What a UNet and its ControlNets have in common, from shapes under diffusers' names."""
     levels = _count(own, r"down_blocks\.(\d+)\.resnets\.")
     channels = [_shape(own, f"down_blocks.{i}.resnets.0.conv1.weight", path)[0] for i in range(levels)]
     mid_depth = _count(own, r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\.")
@@ -104,14 +161,9 @@ def unet_config(shapes: Shapes, *, layout: str, path: Path) -> dict[str, Any]:
     guidance = own.get("time_embedding.cond_proj.weight")
     return {
         "in_channels": _shape(own, "conv_in.weight", path)[1],
-        "out_channels": _shape(own, "conv_out.weight", path)[0],
         "block_out_channels": channels,
         "layers_per_block": _count(own, r"down_blocks\.0\.resnets\.(\d+)\."),
         "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
-        "up_block_types": [
-            "CrossAttnUpBlock2D" if _count(own, rf"up_blocks\.{i}\.attentions\.(\d+)\.") else "UpBlock2D"
-            for i in range(levels)
-        ],
         "transformer_layers_per_block": [*(max(1, d) for d in depths[:-1]), max(1, depths[-1], mid_depth)],
         "mid_block_type": "UNetMidBlock2DCrossAttn" if mid_depth else None,
         "cross_attention_dim": context,

@@ -23,7 +23,14 @@ from swiftai_nb.model_files.components import (
     find_unet_component,
     layouts_hint,
 )
-from swiftai_nb.model_files.families import Family, editing_families
+from swiftai_nb.model_files.families import (
+    INSTRUCT_PIX2PIX,
+    PIX2PIX_REFERENCES,
+    TEXT_TO_IMAGE,
+    Family,
+    editing_families,
+)
+from swiftai_nb.model_files.references import ReferenceLimits
 from swiftai_nb.model_files.safetensors_headers import StoredTensor
 from swiftai_nb.model_files.samplers import SAMPLERS, SamplerKind, find_sampler, fitting_samplers
 from swiftai_nb.model_files.variants import DiffusionVariant, GenerationDefaults
@@ -55,6 +62,7 @@ class ModelFolder:
         prefer_half: whether 16-bit files are taken where there is a choice.
         checkpoint: what is in the file and its base where the model is one file; `folder` is then the file.
         zeros_empty_negative: whether no negative prompt means zeros (SDXL).
+        task: what its UNet is for: `families.TEXT_TO_IMAGE`, `INPAINTING` or `INSTRUCT_PIX2PIX`.
     """
 
     folder: Path
@@ -73,26 +81,38 @@ class ModelFolder:
     prefer_half: bool = False
     checkpoint: Checkpoint | None = None
     zeros_empty_negative: bool = True
+    task: str = TEXT_TO_IMAGE
 
     @property
     def is_flow(self) -> bool:
         """Whether it was trained by flow matching (FLUX.1, Z-Image)."""
         return self.family.is_flow
 
+    @property
+    def references(self) -> ReferenceLimits | None:
+        """The pictures that it changes by the prompt; None if it does not."""
+        return PIX2PIX_REFERENCES if self.task == INSTRUCT_PIX2PIX else self.family.references
+
     def check_references(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Refuses reference pictures that the model does not take; sizes are (width, height) in pixels.
 
         Raises:
-            InvalidInputError: it takes none (names those that do), too many, or one whose size does not fit.
+            InvalidInputError: it takes none (names those that do), too many, one whose size does not fit, or
+                none is given to a model that does nothing else.
         """
+        if self.task == INSTRUCT_PIX2PIX and not sizes:
+            raise InvalidInputError(
+                "this model changes a given picture by the prompt, and there is none",
+                hint="give the picture with --with",
+            )
         if not sizes:
             return
-        if self.family.references is None:
+        if self.references is None:
             raise InvalidInputError(
                 f"{self.family.name} makes pictures from text and cannot change given ones by the prompt",
                 hint=f"use {' or '.join(editing_families())}, or start from the picture with --image",
             )
-        self.family.references.check(sizes)
+        self.references.check(sizes)
 
     @cached_property
     def components(self) -> Mapping[str, ComponentFiles]:

@@ -19,6 +19,7 @@ class ReferenceLimits:
         max_aspect_ratio: of the longer side to the shorter one.
         max_pixels: larger ones are scaled down to it.
         multiple: of both sides, to which the picture is cropped around its center.
+        is_canvas: whether the model sees the picture at the size that is made, and changes it in place.
     """
 
     max_count: int = 4
@@ -26,6 +27,7 @@ class ReferenceLimits:
     max_aspect_ratio: float = 8.0
     max_pixels: int = 1024 * 1024
     multiple: int = 16
+    is_canvas: bool = False
 
     def check(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Refuses what the model was not made for.

@@ -14,8 +14,11 @@ from swiftai_nb.model_files.families import (
     ADAPTER_MARKS,
     CONTROL_MARKS,
     FLUX_1,
+    INPAINTING,
+    INSTRUCT_PIX2PIX,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
+    TEXT_TO_IMAGE,
     Family,
     family_of_class,
     family_of_tensors,
@@ -47,6 +50,8 @@ _PART_MARKS: tuple[tuple[str, str], ...] = (
     ("a textual inversion embedding", "emb_params"),
     ("a textual inversion embedding", "clip_g"),
 )
+# UNets of other purposes, by the channels they take.
+_OTHER_UNETS = {5: "a depth model", 7: "an upscaler"}
 
 
 def refuse_unsupported(family: Family, path: Path) -> None:
@@ -66,6 +71,29 @@ def _unsupported(what: str, family: Family | None) -> UnsupportedModelError:
     error = UnsupportedModelError(f"{what}, which the local engine cannot run", hint=CHOOSE_SUPPORTED)
     error.family = "" if family is None or family.is_supported else family.name
     return error
+
+
+def unet_task(in_channels: int, out_channels: int, *, family: Family, path: Path) -> str:
+    """What a UNet is for: `TEXT_TO_IMAGE`, `INPAINTING` or `INSTRUCT_PIX2PIX`.
+
+    Args:
+        in_channels: that it takes.
+        out_channels: that it gives, as many as the latents have.
+        family: for the error.
+        path: the model, for the error.
+
+    Raises:
+        UnsupportedModelError: a UNet of another purpose; names it.
+    """
+    tasks = {0: TEXT_TO_IMAGE, out_channels: INSTRUCT_PIX2PIX, out_channels + 1: INPAINTING}
+    task = tasks.get(in_channels - out_channels)
+    if task is not None:
+        return task
+    what = _OTHER_UNETS.get(in_channels, f"a model with {in_channels} input channels")
+    raise UnsupportedModelError(
+        f"{path} holds {what} of {family.name}, which the local engine cannot run",
+        hint="use the text-to-image model of this family; images and masks work with it",
+    )
 
 
 def single_file_error(path: Path) -> AIError:

@@ -20,6 +20,7 @@ from swiftai_nb.engine.messages import Done, Generate, ModelFiles
 from swiftai_nb.jobs.timings import TimingKey
 from swiftai_nb.model_files.attributes import Attribute, choose_phrases, read_attributes
 from swiftai_nb.model_files.content_hash import content_hash
+from swiftai_nb.model_files.families import INSTRUCT_PIX2PIX
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.samplers import uses_eta
@@ -141,7 +142,7 @@ def make_plan(
     references = _reference_sizes(request.config, model)
     request = request.with_native_size(native_size)
     config = request.config
-    width, height = _size(config, native_size, model.size_multiple, references=references)
+    width, height = _size(config, native_size, model, references=references)
     model.check_size(width, height)
     guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
@@ -169,7 +170,7 @@ def make_plan(
             for note in (
                 resolved.note,
                 _strength_note(steps, strength),
-                *_sampling_notes(config, scheduler, is_rescaled),
+                *_sampling_notes(config, scheduler, is_rescaled, model=model),
             )
             if note is not None
         ),
@@ -183,7 +184,7 @@ def make_plan(
             width=width,
             height=height,
             guided=model.family.is_guided(guidance_scale),
-            reference_pixels=sum(across * down for across, down in references),
+            reference_pixels=0 if model.task == INSTRUCT_PIX2PIX else sum(a * b for a, b in references),
             bytes_per_weight=4 if device == "cpu" else 2,
             quantization_bits=bits,
             policy=memory_policy(device),
@@ -194,13 +195,19 @@ def make_plan(
     )
 
 
-def _sampling_notes(config: ImageGenerationConfig, scheduler: str, is_rescaled: bool) -> Iterator[str]:
+def _sampling_notes(
+    config: ImageGenerationConfig, scheduler: str, is_rescaled: bool, *, model: ModelFolder
+) -> Iterator[str]:
     if config.guidance_rescale and not is_rescaled:
         yield "guidance_rescale has no effect: this picture is made without classifier-free guidance"
     if config.extra_body:
         yield "extra_body has no effect: it is for services in the cloud"
     if config.eta and not uses_eta(scheduler):
         yield f"eta has no effect with the sampler {scheduler}; ddim and tcd use it"
+    if config.image_guidance_scale is not None and model.task != INSTRUCT_PIX2PIX:
+        yield "image_guidance_scale has no effect: this model is no InstructPix2Pix"
+    if config.mask_feather and config.mask is None:
+        yield "mask_feather has no effect without a mask"
 
 
 def make_command(plan: LocalPlan, index: int = 0) -> Generate:
@@ -293,22 +300,24 @@ def _reference_sizes(config: ImageGenerationConfig, model: ModelFolder) -> list[
     """(width, height) of each reference picture as the model sees it; refuses those it does not take."""
     sizes = [to_pil(picture).size for picture in config.references]
     model.check_references(sizes)
-    limits = model.family.references
+    limits = model.references
     return [] if limits is None else [limits.fitted(size) for size in sizes]
 
 
 def _size(
     config: ImageGenerationConfig,
     native_size: tuple[int, int],
-    multiple: int,
+    model: ModelFolder,
     *,
     references: Sequence[tuple[int, int]],
 ) -> tuple[int, int]:
     if config.image is not None:
         picture = to_pil(config.image)  # also raises for unreadable pictures when a size is given
         if config.width is None and config.height is None:
-            return _fitted(picture.size, native_size, multiple)
+            return _fitted(picture.size, native_size, model.size_multiple)
     if references and config.image is None and config.width is None and config.height is None:
+        if model.references is not None and model.references.is_canvas:
+            return _fitted(references[0], native_size, model.size_multiple)
         return references[0]  # an edit keeps the size of the picture it changes
     width = native_size[0] if config.width is None else config.width
     return width, native_size[1] if config.height is None else config.height

@@ -203,10 +203,9 @@ def _refiner(arrays):
 @pytest.mark.parametrize(
     ("model", "change", "what"),
     [
-        ("sd15", _with_input(9), "an inpainting model of Stable Diffusion"),
-        ("sd15", _with_input(8), "InstructPix2Pix of Stable Diffusion"),
         ("sd21_v", _with_input(5), "a depth model of Stable Diffusion"),
-        ("sdxl", _with_input(9), "an inpainting model of Stable Diffusion XL"),
+        ("sd15", _with_input(7), "an upscaler of Stable Diffusion"),
+        ("sdxl", _with_input(6), "a model with 6 input channels of Stable Diffusion XL"),
         ("sdxl", _refiner, "the Stable Diffusion XL refiner"),
     ],
 )

@@ -255,9 +255,7 @@ def test_flux_2_klein_and_its_base_have_defaults_of_their_own(tmp_path, index, s
     assert model.missing == ("text_encoder", "vae", "tokenizer")
 
 
-@pytest.mark.parametrize(
-    "name", ["StableDiffusionInstructPix2PixPipeline", "FluxFillPipeline", "NewPipeline"]
-)
+@pytest.mark.parametrize("name", ["StableDiffusionDepth2ImgPipeline", "FluxFillPipeline", "NewPipeline"])
 def test_pipelines_that_are_not_supported_are_refused_by_name(tmp_path, name):
     with pytest.raises(UnsupportedModelError, match=name):
         open_model(write_model(tmp_path, unet={"sample_size": 64}, index=name))

@@ -24,7 +24,7 @@ PIPELINES = {
     "KandinskyV22Pipeline": "Kandinsky", "StableCascadeDecoderPipeline": "Stable Cascade",
     "ErnieImagePipeline": "ERNIE-Image", "ZImageOmniPipeline": "Z-Image Omni", "Flux2Pipeline": "FLUX.2 dev",
     "FluxFillPipeline": "FLUX.1", "FluxKontextPipeline": "FLUX.1", "IFPipeline": "DeepFloyd IF",
-    "StableDiffusionXLInstructPix2PixPipeline": "Stable Diffusion XL",
+    "StableDiffusionXLAdapterPipeline": "Stable Diffusion XL",
 }  # fmt: skip
 DENOISERS = {
     "SD3Transformer2DModel": "Stable Diffusion 3", "SanaTransformer2DModel": "SANA",

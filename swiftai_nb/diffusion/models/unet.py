@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 from mlx import nn
 
@@ -50,8 +52,8 @@ class TextTimeEmbedding(nn.Module):  # type: ignore[misc]
         return self.norm2(self.proj(self.pool(self.norm1(encoder_hidden_states))))
 
 
-class UNet(nn.Module):  # type: ignore[misc]
-    """Predicts noise, velocity or sample from noisy latents, a timestep and a text condition."""
+class UNetEncoder(nn.Module):  # type: ignore[misc]
+    """The UNet's way down, which a ControlNet has as well: embeddings, down blocks, mid block."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -65,9 +67,6 @@ class UNet(nn.Module):  # type: ignore[misc]
         self.down_blocks = [DownBlock(config, i) for i in range(len(channels))]
         if config.mid_block_type is not None:
             self.mid_block = MidBlock(config)
-        self.up_blocks = [UpBlock(config, i) for i in range(len(channels))]
-        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[0], eps=config.norm_eps)
-        self.conv_out = Conv2d(channels[0], config.out_channels)
 
     def _add_added_embedding(self) -> None:
         config = self.config
@@ -82,36 +81,28 @@ class UNet(nn.Module):  # type: ignore[misc]
                 heads=config.addition_embed_type_num_heads,
             )
 
-    def __call__(
+    def embed(
         self,
-        sample: mx.array,
         timestep: mx.array,
-        encoder_hidden_states: mx.array,
+        context: mx.array,
         *,
         text_embeds: mx.array | None = None,
         time_ids: mx.array | None = None,
         timestep_cond: mx.array | None = None,
     ) -> mx.array:
-        """One network call.
+        """What all residual blocks are given beside their input: [B, D], after its activation.
 
         Args:
-            sample: [B, h, w, C_in], already scaled by the scheduler.
             timestep: [B], in 0..999, float32.
-            encoder_hidden_states: [B, L, D].
-            text_embeds: [B, P], pooled text of SDXL.
-            time_ids: [B, 6], the sizes of SDXL.
-            timestep_cond: [B, T], the guidance embedding of LCM UNets.
-
-        Returns:
-            [B, h, w, C_out].
+            context: [B, L, D], in the dtype of the weights.
+            text_embeds: see `UNet`, as the others.
+            time_ids: of SDXL.
+            timestep_cond: of LCM.
         """
-        dtype = self.conv_in.weight.dtype
-        sample = sample.astype(dtype)
-        context = encoder_hidden_states.astype(dtype)
-        emb = self._embed_time(timestep, timestep_cond, dtype)
+        emb = self._embed_time(timestep, timestep_cond, context.dtype)
         if self.config.addition_embed_type is not None:
             emb = emb + self._embed_added(context, text_embeds, time_ids)
-        return self._run_blocks(sample, ops.silu(emb), context)
+        return ops.silu(emb)
 
     def _embed_time(self, timestep: mx.array, condition: mx.array | None, dtype: mx.Dtype) -> mx.array:
         config = self.config
@@ -139,14 +130,69 @@ class UNet(nn.Module):  # type: ignore[misc]
         joined = mx.concatenate([text_embeds.astype(context.dtype), sizes.astype(context.dtype)], axis=-1)
         return self.add_embedding(joined)
 
-    def _run_blocks(self, sample: mx.array, emb: mx.array, context: mx.array) -> mx.array:
-        x = self.conv_in(sample)
+    def encode(self, x: mx.array, emb: mx.array, context: mx.array) -> tuple[mx.array, list[mx.array]]:
+        """The blocks.
+
+        Args:
+            x: [B, h, w, channels], after `conv_in`.
+            emb: from `embed`.
+            context: [B, L, D].
+
+        Returns:
+            the middle, and the skips on the way, the first being x.
+        """
         skips = [x]
         for block in self.down_blocks:
             x, block_skips = block(x, emb, context)
             skips.extend(block_skips)
         if "mid_block" in self:
             x = self.mid_block(x, emb, context)
+        return x, skips
+
+
+class UNet(UNetEncoder):
+    """Predicts noise, velocity or sample from noisy latents, a timestep and a text condition."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        channels = config.block_out_channels
+        self.up_blocks = [UpBlock(config, i) for i in range(len(channels))]
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[0], eps=config.norm_eps)
+        self.conv_out = Conv2d(channels[0], config.out_channels)
+
+    def __call__(
+        self,
+        sample: mx.array,
+        timestep: mx.array,
+        encoder_hidden_states: mx.array,
+        *,
+        text_embeds: mx.array | None = None,
+        time_ids: mx.array | None = None,
+        timestep_cond: mx.array | None = None,
+        additional_residuals: Sequence[mx.array] = (),
+    ) -> mx.array:
+        """One network call.
+
+        Args:
+            sample: [B, h, w, C_in], already scaled by the scheduler.
+            timestep: [B], in 0..999, float32.
+            encoder_hidden_states: [B, L, D].
+            text_embeds: [B, P], pooled text of SDXL.
+            time_ids: [B, 6], the sizes of SDXL.
+            timestep_cond: [B, T], the guidance embedding of LCM UNets.
+            additional_residuals: of ControlNets: what is added to each skip, and last to the middle.
+
+        Returns:
+            [B, h, w, C_out].
+        """
+        dtype = self.conv_in.weight.dtype
+        context = encoder_hidden_states.astype(dtype)
+        emb = self.embed(
+            timestep, context, text_embeds=text_embeds, time_ids=time_ids, timestep_cond=timestep_cond
+        )
+        x, skips = self.encode(self.conv_in(sample.astype(dtype)), emb, context)
+        if additional_residuals:
+            *skips, x = (a + b for a, b in zip((*skips, x), additional_residuals, strict=True))
         for block in self.up_blocks:
             x = block(x, skips, emb, context)
         return self.conv_out(self.conv_norm_out(x, apply_silu=True))

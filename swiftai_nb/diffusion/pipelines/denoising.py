@@ -96,6 +96,9 @@ class DenoiseRequest:
     guidance_rescale: float = 0.0
     reference_latents: tuple[Latents, ...] = ()
     eta: float | None = None
+    masked_image_latents: Latents | None = None
+    image_guidance_scale: float | None = None
+    controls: tuple[Any, ...] = ()
 
 
 def run_denoising(
@@ -177,7 +180,12 @@ def latent_shape(
             f"latents have shape {tuple(given.shape)}, need {('B', *inner)} with B a multiple of "
             f"{conditioning.batch_size}"
         )
-    for name, array, last in (("image_latents", request.image_latents, channels), ("mask", request.mask, 1)):
+    given_arrays = (
+        ("image_latents", request.image_latents, channels),
+        ("masked_image_latents", request.masked_image_latents, channels),
+        ("mask", request.mask, 1),
+    )
+    for name, array, last in given_arrays:
         if array is not None and tuple(array.shape[-3:]) not in ((*inner[:2], last), inner):
             raise InvalidInputError(
                 f"{name} has shape {tuple(array.shape)}, need {(*inner[:2], last)} for "
@@ -206,7 +214,7 @@ def sample(
     """
     unit = start_noise(request.seed, shape) if request.latents is None else request.latents
     unit_noise = mx.array(np.asarray(unit, dtype=np.float32))
-    start_index = _start_index(request, scheduler)
+    start_index = find_start_index(request, scheduler)
     return _run(request, scheduler, predict, unit_noise, start_index)
 
 
@@ -275,8 +283,12 @@ def _run(
     )
 
 
-def _start_index(request: DenoiseRequest, scheduler: Scheduler) -> int:
-    """Where in the schedule a run starts: 0, or later the weaker `strength` is."""
+def find_start_index(request: DenoiseRequest, scheduler: Scheduler) -> int:
+    """Where in the schedule a run starts: 0, or later the weaker `strength` is.
+
+    Raises:
+        InvalidInputError: a mask without a picture, or a strength outside 0..1.
+    """
     if request.image_latents is None:
         if request.mask is not None:
             raise InvalidInputError("mask without image", hint="give the picture to paint on as image")

@@ -125,16 +125,31 @@ class ImageStage:
         Raises:
             InvalidInputError: another shape, or sides that are not multiples of the scale.
         """
+        return self._encode(self._to_values(pixels))
+
+    def encode_masked_image(self, pixels: Pixels, mask: NDArray[np.float32]) -> Latents:
+        """As `encode_image`, of a picture [H, W, 3] that is gray where the mask [H, W] is 0.5 or more.
+
+        Raises:
+            InvalidInputError: as `encode_image`, or a mask of another size.
+        """
+        if mask.shape != pixels.shape[:2]:
+            raise InvalidInputError(f"mask has shape {mask.shape}, the picture {pixels.shape}")
+        return self._encode(self._to_values(pixels) * (mask < 0.5)[None, :, :, None])
+
+    def _to_values(self, pixels: Pixels) -> Latents:
         batch = pixels[None] if pixels.ndim == 3 else pixels
         scale = self.config.denoiser_scale
         if batch.ndim != 4 or batch.shape[-1] != 3 or batch.shape[1] % scale or batch.shape[2] % scale:
             raise InvalidInputError(
                 f"image has shape {pixels.shape}, need [H, W, 3] with sides that are multiples of {scale}"
             )
+        return batch.astype(np.float32) / 127.5 - 1.0
+
+    def _encode(self, batch: Latents) -> Latents:
         network = self.component.network
         means = []
-        for picture in batch:
-            values = picture[None].astype(np.float32) / 127.5 - 1.0
+        for values in batch[:, None]:
             mean, _ = network.encode_moments(mx.array(values))
             scaled = network.scale_latents(mean)
             mx.eval(scaled)

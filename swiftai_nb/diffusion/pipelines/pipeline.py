@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.diffusion.pipelines.controls import read_controls
 from swiftai_nb.diffusion.pipelines.denoising import (
     Conditioning,
     DenoiseRequest,
@@ -18,6 +21,7 @@ from swiftai_nb.diffusion.pipelines.denoising import (
 )
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage, Pixels
 from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.model_files.families import TEXT_TO_IMAGE
 from swiftai_nb.model_files.references import ReferenceLimits
 from swiftai_nb.model_files.variants import GenerationDefaults
 
@@ -65,6 +69,16 @@ class DiffusionPipeline(ABC):
         return None
 
     @property
+    def takes_controls(self) -> bool:
+        """Whether ControlNets can steer it (`controls` of `denoise`)."""
+        return False
+
+    @property
+    def task(self) -> str:
+        """What its denoiser is for: TEXT_TO_IMAGE, INPAINTING, INSTRUCT_PIX2PIX of `model_files.families`."""
+        return TEXT_TO_IMAGE
+
+    @property
     def latent_channels(self) -> int:
         """C."""
         return self._image.config.denoiser_channels
@@ -81,7 +95,7 @@ class DiffusionPipeline(ABC):
         return self._denoiser.dtype
 
     @property
-    def components(self) -> Mapping[str, int]:
+    def components(self) -> dict[str, int]:
         """Bytes in memory by component; 0 when released."""
         return {name: part.size_bytes for name, part in self.networks.items()}
 
@@ -126,6 +140,9 @@ class DiffusionPipeline(ABC):
         guidance_rescale: float = 0.0,
         reference_latents: Sequence[Latents] = (),
         eta: float | None = None,
+        masked_image_latents: Latents | None = None,
+        image_guidance_scale: float | None = None,
+        controls: Sequence[Sequence[Any]] = (),
     ) -> Iterator[DenoiseStep]:
         """Yields one evaluated step per network call.
 
@@ -147,16 +164,27 @@ class DiffusionPipeline(ABC):
                 any sizes; only where `references` is not None.
             eta: 0..1, how much fresh noise DDIM (None is 0) and TCD (None is 0.3) add; without effect on the
                 other samplers, as in diffusers.
+            masked_image_latents: [1 or B, h, w, C] from `encode_masked_image`, for inpainting models (9 input
+                channels): beside `mask`. Without either such a model paints the whole picture.
+            image_guidance_scale: how closely InstructPix2Pix keeps to the picture, from 1; None is 1.5. Below
+                1 there is no guidance, as in diffusers. Without effect on other models.
+
+            controls: ControlNets that steer the picture, each (folder or file, pixels [H, W, 3], scale) or
+                further values of `controls.ControlInput`; only where `takes_controls`.
 
         Raises:
-            InvalidInputError: values out of range, a sampler that does not fit, or references for a
-                model that takes none; before any work.
+            InvalidInputError: values out of range, a sampler that does not fit, or references or controls
+                for a model that takes none; before any work.
         """
         if reference_latents and self.references is None:
             raise InvalidInputError("this model takes no reference pictures", hint="use FLUX.2 klein")
+        if controls and not self.takes_controls:
+            raise InvalidInputError("this model takes no ControlNets", hint="use SD 1.5, SDXL or Z-Image")
+        width = self.defaults.width if width is None else width
+        height = self.defaults.height if height is None else height
         request = DenoiseRequest(
-            width=self.defaults.width if width is None else width,
-            height=self.defaults.height if height is None else height,
+            width=width,
+            height=height,
             steps=self.defaults.steps if steps is None else steps,
             seed=seed,
             latents=latents,
@@ -168,6 +196,9 @@ class DiffusionPipeline(ABC):
             guidance_rescale=guidance_rescale,
             reference_latents=tuple(reference_latents),
             eta=eta,
+            masked_image_latents=masked_image_latents,
+            image_guidance_scale=image_guidance_scale,
+            controls=read_controls(controls, width=width, height=height) if controls else (),
         )
         return self._denoise(conditioning, request)
 
@@ -182,6 +213,18 @@ class DiffusionPipeline(ABC):
     def encode_image(self, pixels: Pixels) -> Latents:
         """Pixels [H, W, 3], uint8 -> latents [1, h, w, C]."""
         return self._image.encode_image(pixels)
+
+    def encode_masked_image(self, pixels: Pixels, mask: NDArray[np.float32]) -> Latents:
+        """What an inpainting model sees of a picture: gray where it is to paint.
+
+        Args:
+            pixels: [H, W, 3], uint8.
+            mask: [H, W] in 0..1: 1 where to paint; from 0.5 on a pixel is hidden.
+
+        Returns:
+            [1, h, w, C].
+        """
+        return self._image.encode_masked_image(pixels, mask)
 
     def preview(self, denoised: Latents | mx.array) -> Pixels:
         """Predicted x0 [B, h, w, C] -> small pictures [B, h, w, 3], uint8; cheap."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.diffusion.models.layers import sinusoidal_embedding
 from swiftai_nb.diffusion.models.unet import UNet
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
+from swiftai_nb.diffusion.pipelines.controls import ControlNets, ControlRun
 from swiftai_nb.diffusion.pipelines.denoising import (
     Conditioning,
     DenoiseRequest,
     DenoiseStep,
     Predict,
+    find_start_index,
     latent_shape,
     rescale_guidance,
     sample,
@@ -27,8 +32,27 @@ from swiftai_nb.diffusion.pipelines.weighted_prompts import ReadPrompts
 from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
+from swiftai_nb.model_files.families import INPAINTING, INSTRUCT_PIX2PIX, TEXT_TO_IMAGE
 from swiftai_nb.model_files.model_folder import ModelFolder
+from swiftai_nb.model_files.references import ReferenceLimits
 from swiftai_nb.model_files.samplers import find_sampler, scheduler_name
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One network call of a step: some of the branches of guidance, one behind the other in the batch.
+
+    Attributes:
+        context: [n, L, D].
+        added: SDXL's further inputs, each [n, ...].
+        timestep_cond: [n, T], the guidance embedding of LCM UNets.
+        unprompted: how many of the first rows are without the prompt.
+    """
+
+    context: mx.array
+    added: Mapping[str, mx.array]
+    timestep_cond: mx.array | None
+    unprompted: int
 
 
 class UNetPipeline(DiffusionPipeline):
@@ -58,14 +82,18 @@ class UNetPipeline(DiffusionPipeline):
         quantization_bits: int | None,
     ) -> None:
         config = UNetConfig.from_dict(component_config(model, "unet"))
-        if config.in_channels != image.config.latent_channels:
+        if config.out_channels != image.config.latent_channels:
             raise UnsupportedModelError(
-                f"the UNet takes {config.in_channels} channels, the latents have "
-                f"{image.config.latent_channels}: inpainting and depth models are not supported",
-                hint="use the text-to-image model of this family; masks work with it",
+                f"the UNet gives {config.out_channels} channels, but the latents have "
+                f"{image.config.latent_channels}",
+                hint="check that unet/ and vae/ belong together",
             )
+        self._task, self._references = model.task, model.references
         self._config, self._scheduler_config = config, dict(scheduler_config)
         self._text_stages = text_stages
+        self._controlnets = ControlNets(
+            config, vae_scale=image.config.scale, dtype=dtype, prefer_half=model.prefer_half
+        )
         super().__init__(
             text_encoders=[stage.component for stage in text_stages],
             denoiser=Component(
@@ -77,6 +105,32 @@ class UNetPipeline(DiffusionPipeline):
             image=image,
             defaults=model.defaults,
         )
+
+    @property
+    def takes_controls(self) -> bool:
+        """See `DiffusionPipeline.takes_controls`."""
+        return True
+
+    @property
+    def components(self) -> dict[str, int]:
+        """See `DiffusionPipeline.components`; with the ControlNets of the last run."""
+        size_bytes = self._controlnets.size_bytes
+        return super().components | ({"controlnet": size_bytes} if size_bytes else {})
+
+    def release_denoiser(self) -> None:
+        """See `DiffusionPipeline.release_denoiser`; ControlNets as well."""
+        super().release_denoiser()
+        self._controlnets.release()
+
+    @property
+    def task(self) -> str:
+        """See `DiffusionPipeline.task`."""
+        return self._task
+
+    @property
+    def references(self) -> ReferenceLimits | None:
+        """See `DiffusionPipeline.references`: InstructPix2Pix takes one, of the size that is made."""
+        return self._references
 
     @property
     def _has_guidance_embedding(self) -> bool:
@@ -109,11 +163,36 @@ class UNetPipeline(DiffusionPipeline):
             eta=request.eta,
             is_sdxl=self._config.addition_embed_type == "text_time",
         )
-        shape = latent_shape(
-            conditioning, request, vae_scale=self.vae_scale, channels=self._config.in_channels
-        )
-        predict = self._make_predict(conditioning, request, batch=shape[0])
-        return sample(request, scheduler, predict, shape=shape)
+        shape = latent_shape(conditioning, request, vae_scale=self.vae_scale, channels=self.latent_channels)
+        self._check_pictures(request, shape)
+        started = _without_blending(request) if self._task == INPAINTING else request
+        calls = len(scheduler.timesteps) - find_start_index(started, scheduler)
+        predict = self._make_predict(conditioning, request, shape, calls=calls)
+        return sample(started, scheduler, predict, shape=shape)
+
+    def _check_pictures(self, request: DenoiseRequest, shape: tuple[int, ...]) -> None:
+        """Refuses pictures that do not fit the UNet's input.
+
+        Raises:
+            InvalidInputError: one is missing, or of another size.
+        """
+        if self._task == INSTRUCT_PIX2PIX:
+            shapes = [tuple(np.shape(latents)) for latents in request.reference_latents]
+            if len(shapes) != 1 or shapes[0][0] not in (1, shape[0]) or shapes[0][1:] != shape[1:]:
+                raise InvalidInputError(
+                    f"InstructPix2Pix changes one picture of the size that is made, not {shapes or 'none'}",
+                    hint=f"give reference_latents of one picture of {request.width}x{request.height}",
+                )
+        elif request.masked_image_latents is not None and self._task != INPAINTING:
+            raise InvalidInputError(
+                "masked_image_latents are for inpainting models, and this is none",
+                hint="give image_latents and mask",
+            )
+        elif self._task == INPAINTING and (request.mask is None) != (request.masked_image_latents is None):
+            raise InvalidInputError(
+                "an inpainting model takes mask and masked_image_latents together, or neither",
+                hint="masked_image_latents=pipeline.encode_masked_image(pixels, mask)",
+            )
 
     def _sampler_name(self, name: str | None) -> str | None:
         """The sampler to plan with: None is the config's own, of whatever class."""
@@ -138,50 +217,113 @@ class UNetPipeline(DiffusionPipeline):
         """Further UNet inputs as (negative, positive) pairs, each [n, ...] with n prompts."""
         return {}
 
-    def _make_predict(self, conditioning: Conditioning, request: DenoiseRequest, *, batch: int) -> Predict:
-        repeats = batch // conditioning.batch_size
-        negative, scale = conditioning.negative_prompt_embeds, conditioning.guidance_scale
-        guided, weights = negative is not None, conditioning.and_weights
-        added = self._added_inputs(conditioning, request)
-        calls = [(conditioning.prompt_embeds, {name: positive for name, (_, positive) in added.items()})]
-        if negative is not None:
-            unprompted = {name: negated for name, (negated, _) in added.items()}
-            calls.insert(0, (negative, unprompted))
-            if negative.shape[1] == calls[1][0].shape[1]:  # else each prompt is attended by itself
-                names = added.keys()
-                both = {name: mx.concatenate([inputs[name] for _, inputs in calls]) for name in names}
-                calls = [(mx.concatenate([context for context, _ in calls]), both)]
-        calls = [
-            (
-                mx.repeat(context, repeats, axis=0),
-                {name: mx.repeat(value, repeats, axis=0) for name, value in inputs.items()},
-            )
-            for context, inputs in calls
-        ]
-        if self._config.time_cond_proj_dim is not None:
-            for context, inputs in calls:
-                inputs["timestep_cond"] = _guidance_embedding(
-                    scale, self._config.time_cond_proj_dim, len(context)
-                )
+    def _make_predict(
+        self, conditioning: Conditioning, request: DenoiseRequest, shape: tuple[int, ...], *, calls: int
+    ) -> Predict:
+        scale, weights = conditioning.guidance_scale, conditioning.and_weights
+        image_scale = 1.5 if request.image_guidance_scale is None else request.image_guidance_scale
+        is_edit = self._task == INSTRUCT_PIX2PIX
+        # The branches of guidance: no prompt; for edits no prompt, but the picture; the prompts.
+        is_guided = conditioning.negative_prompt_embeds is not None and not (is_edit and image_scale < 1.0)
+        unprompted = 0 if not is_guided else 2 if is_edit else 1
+        parts = self._parts(conditioning, request, unprompted=unprompted, batch=shape[0])
+        controls = ControlRun(request.controls, self._controlnets.open(request.controls), calls=calls)
+        pictures: list[mx.array] = []  # made once for all steps, when the networks have been read
+        numbers = itertools.count()
 
         def predict(latents: mx.array, timestep: float) -> mx.array:
-            outputs = []
-            for context, inputs in calls:
-                sample = mx.concatenate([latents] * (len(context) // batch))
-                times = mx.full((len(sample),), timestep, dtype=mx.float32)
-                outputs.append(self._denoiser.network(sample, times, context, **inputs))
+            if not pictures and self._task != TEXT_TO_IMAGE:
+                rows = sum(len(part.context) for part in parts)
+                pictures.append(self._picture_channels(request, shape, rows, unprompted=unprompted))
+            number, outputs, row = next(numbers), [], 0
+            for part in parts:
+                rows = len(part.context)
+                sample = mx.concatenate([latents] * (rows // shape[0]))
+                times = mx.full((rows,), timestep, dtype=mx.float32)
+                residuals = controls.residuals(
+                    number, sample, times, part.context, added=part.added, first=part.unprompted
+                )
+                own = [picture[row : row + rows] for picture in pictures]
+                output: mx.array = self._denoiser.network(
+                    mx.concatenate([sample, *own], axis=-1) if own else sample,
+                    times,
+                    part.context,
+                    additional_residuals=residuals,
+                    timestep_cond=part.timestep_cond,
+                    **part.added,
+                )
+                outputs.append(output)
+                row += rows
             predicted = mx.concatenate(outputs).astype(mx.float32)
-            if not guided:
-                return predicted
-            unconditional, *conditionals = mx.split(predicted, len(predicted) // batch)
-            conditional = conditionals[0]
+            if not is_guided:
+                return predicted[: shape[0]]
+            branches = mx.split(predicted, row // shape[0])
+            unconditional, without, conditional = branches[0], branches[unprompted - 1], branches[unprompted]
             if weights:
-                parts = zip(weights, conditionals, strict=True)
-                conditional = unconditional + sum(weight * (part - unconditional) for weight, part in parts)
-            combined = unconditional + scale * (conditional - unconditional)
+                weighed = zip(weights, branches[unprompted:], strict=True)
+                conditional = unconditional + sum(weight * (one - unconditional) for weight, one in weighed)
+            combined = unconditional + scale * (conditional - without)
+            if is_edit:
+                combined = combined + image_scale * (without - unconditional)
             return rescale_guidance(combined, conditional, request.guidance_rescale)
 
         return predict
+
+    def _parts(
+        self, conditioning: Conditioning, request: DenoiseRequest, *, unprompted: int, batch: int
+    ) -> list[_Part]:
+        """The network calls of a step: one, or two where the negative prompt has another length."""
+        negative, repeats = conditioning.negative_prompt_embeds, batch // conditioning.batch_size
+        added = self._added_inputs(conditioning, request)
+        groups = [(conditioning.prompt_embeds, {name: own for name, (_, own) in added.items()}, 0)]
+        if negative is not None and unprompted:
+            without = {name: mx.concatenate([own] * unprompted) for name, (own, _) in added.items()}
+            context = mx.concatenate([negative] * unprompted)
+            groups.insert(0, (context, without, len(context)))
+            if negative.shape[1] == conditioning.prompt_embeds.shape[1]:
+                both = {name: mx.concatenate([own[name] for _, own, _ in groups]) for name in added}
+                groups = [(mx.concatenate([own for own, _, _ in groups]), both, len(context))]
+        width, parts = self._config.time_cond_proj_dim, []
+        for context, inputs, count in groups:
+            repeated = {name: mx.repeat(value, repeats, axis=0) for name, value in inputs.items()}
+            rows = len(context) * repeats
+            embedding = None
+            if width is not None:
+                embedding = _guidance_embedding(conditioning.guidance_scale, width, rows)
+            parts.append(_Part(mx.repeat(context, repeats, axis=0), repeated, embedding, count * repeats))
+        return parts
+
+    def _picture_channels(
+        self, request: DenoiseRequest, shape: tuple[int, ...], rows: int, *, unprompted: int
+    ) -> mx.array:
+        """What the UNet takes beside the latents at every step: [rows, h, w, channels]."""
+        branches = rows // shape[0]
+        if self._task == INSTRUCT_PIX2PIX:
+            # The network was trained on latents that are not scaled.
+            scaled = mx.broadcast_to(mx.array(request.reference_latents[0]), shape)
+            picture = scaled / self._image.config.scaling_factor
+            first = [mx.zeros_like(picture)] if unprompted else []
+            return mx.concatenate([*first, *[picture] * (branches - len(first))])
+        mask, masked = request.mask, request.masked_image_latents
+        if mask is None or masked is None:  # paint everything
+            gray = np.full((request.height, request.width, 3), 127, dtype=np.uint8)
+            mask = np.ones((*shape[1:3], 1), dtype=np.float32)
+            masked = self._image.encode_masked_image(gray, np.ones(gray.shape[:2], dtype=np.float32))
+        parts = [
+            mx.broadcast_to(
+                mx.array(np.asarray(array[..., :channels], dtype=np.float32)), (*shape[:3], channels)
+            )
+            for array, channels in ((mask, 1), (masked, shape[-1]))
+        ]
+        return mx.concatenate([mx.concatenate(parts, axis=-1)] * branches)
+
+
+def _without_blending(request: DenoiseRequest) -> DenoiseRequest:
+    """A request whose mask is an input of the network: only the start is made from the picture."""
+    is_full = request.strength == 1.0 or (request.strength is None and request.mask is not None)
+    if request.image_latents is None or is_full:
+        return replace(request, image_latents=None, mask=None)
+    return replace(request, mask=None)
 
 
 def _guidance_embedding(guidance_scale: float, width: int, batch: int) -> mx.array:

@@ -14,7 +14,11 @@ import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.weights import flux2_tensors, flux_tensors, z_image_tensors
-from swiftai_nb.diffusion.weights.ldm_tensors import convert_ldm_unet, convert_open_clip
+from swiftai_nb.diffusion.weights.ldm_tensors import (
+    convert_ldm_control,
+    convert_ldm_unet,
+    convert_open_clip,
+)
 from swiftai_nb.diffusion.weights.llama_tensors import convert_llama_qwen3, convert_llama_t5
 from swiftai_nb.diffusion.weights.tensors import (
     CLIP_RULES,
@@ -27,12 +31,16 @@ from swiftai_nb.diffusion.weights.tensors import (
     read_config,
     renamed_by,
 )
+from swiftai_nb.model_files.control_files import UNET_CONTROL, ControlFiles
 from swiftai_nb.model_files.model_folder import ModelFolder
 
 # (network, layout) -> what turns its tensors into the network's.
 _CONVERTERS: dict[tuple[str, str], Convert] = {
     ("unet", "diffusers"): renamed_by(UNET_RULES),
     ("unet", "LDM"): convert_ldm_unet,
+    ("controlnet", "diffusers"): renamed_by(UNET_RULES),
+    ("controlnet", "LDM"): convert_ldm_control,
+    ("z_image controlnet", "diffusers"): dict,
     ("clip", "OpenCLIP"): convert_open_clip,
     ("clip with projection", "OpenCLIP"): convert_open_clip,
     ("vae", "diffusers"): renamed_by(VAE_RULES),
@@ -83,6 +91,13 @@ def tensor_source(model: ModelFolder, name: str, network: str) -> TensorSource:
     if files.layout == "OpenCLIP" and files.values is not None:
         convert = partial(convert_open_clip, layers=files.values["num_hidden_layers"])
     return TensorSource(name, files.paths, convert, files.prefix)
+
+
+def control_source(control: ControlFiles) -> TensorSource:
+    """Where the tensors of a ControlNet are."""
+    network = "controlnet" if control.kind == UNET_CONTROL else "z_image controlnet"
+    files = control.files
+    return TensorSource("controlnet", files.paths, _CONVERTERS[network, files.layout], files.prefix)
 
 
 def component_config(

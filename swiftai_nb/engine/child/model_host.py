@@ -16,7 +16,7 @@ from swiftai_nb.core.errors import AIError, GenerationFailedError
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
-from swiftai_nb.engine.child.init_image import InitImage, read_init_image, read_references
+from swiftai_nb.engine.child.init_image import InitImage, picture_inputs, read_init_image
 from swiftai_nb.engine.child.run import GenerationRun
 from swiftai_nb.engine.child.serve import Report
 from swiftai_nb.engine.messages import (
@@ -151,11 +151,7 @@ class ModelHost:
         command: Generate,
         run: GenerationRun,
     ) -> Any:
-        image_latents = None if init_image is None else pipeline.encode_image(init_image.pixels)
-        limits, references = pipeline.references, []
-        if command.references and limits is not None:
-            pictures = read_references(command.references, limits)
-            references = [pipeline.encode_image(pixels) for pixels in pictures]
+        pictures = picture_inputs(pipeline, command, init_image)
         decoder, latents = self._preview_of(command, pipeline), None
         if command.is_staged:
             pipeline.release_decoder()  # the steps need the memory; decoding reads it again
@@ -167,12 +163,11 @@ class ModelHost:
             steps=command.steps,
             seed=command.seed,
             scheduler=command.scheduler,
-            image_latents=image_latents,
             strength=command.strength,
-            mask=None if init_image is None else init_image.latent_mask(pipeline.vae_scale),
-            reference_latents=references,
             guidance_rescale=0.0 if command.guidance_rescale is None else command.guidance_rescale,
             eta=command.eta,
+            image_guidance_scale=command.image_guidance_scale,
+            **pictures,
         ):
             latents, denoised = step.latents, step.denoised
             preview = None if decoder is None else lambda decode=decoder, x=denoised: decode(x)[0]
@@ -328,7 +323,13 @@ def _default_loader() -> PipelineLoader:
 def _init_image(command: Generate) -> InitImage | None:
     if command.image is None:
         return None
-    return read_init_image(command.image, command.mask, width=command.width, height=command.height)
+    return read_init_image(
+        command.image,
+        command.mask,
+        width=command.width,
+        height=command.height,
+        feather=command.mask_feather or 0,
+    )
 
 
 def _return_memory() -> None:

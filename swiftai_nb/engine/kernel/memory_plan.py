@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from swiftai_nb.core.errors import InsufficientMemoryError, InvalidModelFilesError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.machine import MemoryPolicy, available_memory_bytes
+from swiftai_nb.model_files.families import INSTRUCT_PIX2PIX
 from swiftai_nb.model_files.gguf import QUANTIZED, packed_bits
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.safetensors_headers import StoredTensor
@@ -96,7 +97,8 @@ def plan_memory(
             f"{model.folder} holds no safetensors weights",
             hint="give the folder that holds unet/ or transformer/, or download the model again",
         )
-    pixels, batch = width * height, 2 if guided else 1
+    branches = 3 if model.task == INSTRUCT_PIX2PIX else 2
+    pixels, batch = width * height, branches if guided else 1
     if model.is_flow:
         # With guidance one pass runs after the other.
         denoising = ((pixels + reference_pixels) // 256 + _TEXT_TOKENS) * _FLOW_BYTES_PER_TOKEN

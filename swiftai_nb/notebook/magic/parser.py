@@ -61,6 +61,8 @@ class ImagineArguments:
     guidance_rescale: float | None = None
     eta: float | None = None
     prompt_syntax: str | None = None
+    mask_feather: int | None = None
+    image_guidance_scale: float | None = None
     clip_skip: int | None = None
     quantization_bits: int | None = None
     download: bool = False

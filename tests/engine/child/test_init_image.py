@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -39,3 +40,21 @@ def test_what_is_not_a_picture_is_named(broken):
     parts = {"image": png(8, 8), "mask": png(8, 8, "L"), broken: b"not a picture"}
     with pytest.raises(InvalidInputError, match=f"{broken} is not a picture"):
         read_init_image(parts["image"], parts["mask"], width=64, height=64)
+
+
+def test_a_feathered_mask_fades_in_inside_its_edge_and_keeps_the_rest_exactly():
+    halves = Image.new("L", (64, 64))
+    halves.paste(255, (32, 0, 64, 64))
+    plain, soft = (
+        read_init_image(png(64, 64), to_png_bytes(halves), width=64, height=64, feather=feather)
+        for feather in (0, 8)
+    )
+    painted = np.zeros((64, 64, 3), np.uint8)
+    hard, faded = plain.composite_unmasked(painted), soft.composite_unmasked(painted)
+    assert (hard[:, :32].min(), hard[:, 32:].max()) == (255, 0)
+    assert faded[:, :32].min() == 255
+    row = faded[32, 32:48, 0].astype(int)
+    assert row[0] > 200
+    assert (np.diff(row) <= 0).all()
+    assert faded[:, 48:].max() == 0
+    np.testing.assert_array_equal(plain.latent_mask(8), soft.latent_mask(8))

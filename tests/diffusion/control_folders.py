@@ -1,0 +1,75 @@
+"""Writes inpainting models, InstructPix2Pix and ControlNets of the parity suite to disk, in every layout."""
+
+import re
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from swiftai_nb.diffusion.models.controlnet import ControlNet, ControlNetConfig
+from tests.diffusion.parity import tiny_control
+from tests.diffusion.parity.seeded_weights import seeded_tensor, seeded_weights
+from tests.diffusion.sd_folders import Arrays, sd_weights, write_folder, write_json, write_safetensors
+from tests.diffusion.single_files import ldm_unet
+
+
+def task_weights(unet: str) -> dict[str, Arrays]:
+    """Weights by component of a model whose UNet takes other input channels."""
+    model, channels = tiny_control.UNETS[unet]
+    weights = sd_weights(model)
+    wide = (weights["unet"]["conv_in.weight"].shape[0], channels, 3, 3)
+    weights["unet"] = {**weights["unet"], "conv_in.weight": seeded_tensor("conv_in.weight", wide)}
+    return weights
+
+
+def write_task_folder(folder: Path, unet: str) -> Path:
+    """The model in diffusers layout."""
+    write_folder(folder, tiny_control.UNETS[unet][0], weights=task_weights(unet))
+    write_json(folder / "unet" / "config.json", tiny_control.unet_config(unet))
+    return folder
+
+
+def controlnet_weights(name: str) -> Arrays:
+    """Under diffusers' names; kernels as files have them."""
+    config, seed = tiny_control.CONTROLNETS[name]
+    linear = config.get("use_linear_projection", False)
+    shapes = {}
+    network = ControlNet(ControlNetConfig.from_dict(config))
+    parameters: list[tuple[str, mx.array]] = tree_flatten(network.parameters())
+    for path, value in parameters:
+        shape = tuple(value.shape)
+        if len(shape) == 4:
+            shape = (shape[0], shape[3], shape[1], shape[2])
+        elif re.search(r"proj_(in|out)\.weight$", path) and not linear:
+            shape = (*shape, 1, 1)
+        shapes[path] = shape
+    return seeded_weights(shapes, seed=seed)
+
+
+def write_controlnet(folder: Path, name: str) -> Path:
+    """A ControlNet in diffusers layout: `config.json` and weights."""
+    config, _ = tiny_control.CONTROLNETS[name]
+    write_json(folder / "config.json", {"_class_name": "ControlNetModel", **config})
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", controlnet_weights(name))
+    return folder
+
+
+def ldm_controlnet(name: str) -> Arrays:
+    """A ControlNet under the names of its authors' code."""
+    weights = controlnet_weights(name)
+    model = {"sd15": "sd15", "sd21": "sd21_v", "sdxl": "sdxl"}[name.split("_", maxsplit=1)[0]]
+    hint = {"conv_in": 0, "conv_out": 14, **{f"blocks.{i}": 2 * i + 2 for i in range(6)}}
+    own: Arrays = {}
+    for path, value in weights.items():
+        module, parameter = path.rsplit(".", 1)
+        if path.startswith("controlnet_cond_embedding."):
+            layer = hint[module.removeprefix("controlnet_cond_embedding.")]
+            own[f"input_hint_block.{layer}.{parameter}"] = value
+        elif path.startswith("controlnet_down_blocks."):
+            own[f"zero_convs.{module.rpartition('.')[2]}.0.{parameter}"] = value
+        elif path.startswith("controlnet_mid_block."):
+            own[f"middle_block_out.0.{parameter}"] = value
+        else:
+            own |= ldm_unet({path: value}, model)
+    return {f"control_model.{n}": np.ascontiguousarray(v) for n, v in own.items()}
