@@ -61,6 +61,7 @@ class ImageGenerationConfig:
         eta: 0..1: fresh noise in the samplers ddim (0 is its own value) and tcd (0.3).
         filled_in: a text that is added to the prompt. None: a model with a table of what prompts leave open,
             as the bundled one, chooses by the seed; "" adds nothing.
+        embeddings: files of textual inversions; the prompt names each by its file's name.
         clip_skip: how many of the text encoder's last layers to skip, 0..12.
         image: an initial image (encoded PNG, JPEG or WebP bytes).
         strength: how much to change the initial image, 0..1.
@@ -93,6 +94,7 @@ class ImageGenerationConfig:
     mask: bytes | None = field(default=None, repr=False)
     references: Sequence[Any] = field(default=(), repr=False)
     loras: tuple[LoraReference, ...] = ()
+    embeddings: tuple[str, ...] = ()
     quantization_bits: int | None = None
     steps_factor: float = 1.0
     preview: str | None = None

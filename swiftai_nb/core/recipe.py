@@ -66,6 +66,7 @@ class Recipe:
         mask_sha256: SHA-256 of the mask.
         references_sha256: SHA-256 of each reference picture, in order.
         loras: LoRAs applied, in order.
+        embeddings: files of textual inversions.
         versions: package name -> version, of the packages that took part.
         notes: such as a truncated prompt, an unknown word, or a cloud seed that may not have
             been honored.
@@ -92,6 +93,7 @@ class Recipe:
     mask_sha256: str | None = None
     references_sha256: tuple[str, ...] = ()
     loras: tuple[LoraReference, ...] = ()
+    embeddings: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
     guidance_rescale: float | None = None
@@ -192,6 +194,7 @@ class Recipe:
             prompt_syntax=self.prompt_syntax,
             strength=self.strength,
             loras=self.loras,
+            embeddings=self.embeddings,
             quantization_bits=self.quantization_bits,
             filled_in=self.filled_in or "",
         )
@@ -246,7 +249,7 @@ def _checked(name: str, value: Any) -> Any:
     """
     if name == "loras":
         return tuple(_lora(item) for item in _list(name, value))
-    if name in ("notes", "references_sha256"):
+    if name in ("notes", "references_sha256", "embeddings"):
         return tuple(_text(name, item) for item in _list(name, value))
     if name == "versions":
         if not isinstance(value, Mapping):

@@ -29,6 +29,7 @@ class ModelFiles:
         dtype: "float32", "float16", "bfloat16"; None is the device's best.
         quantization_bits: 4, 5, 6, 8 or None.
         loras: files or folders on this disk, and how strongly.
+        embeddings: files of textual inversions on this disk.
         more_folders: of parts that several models share, or of what a model in one file lacks.
     """
 
@@ -36,6 +37,7 @@ class ModelFiles:
     dtype: str | None = None
     quantization_bits: int | None = None
     loras: tuple[LoraReference, ...] = ()
+    embeddings: tuple[str, ...] = ()
     more_folders: tuple[str, ...] = ()
 
 

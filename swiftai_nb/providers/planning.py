@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig, LoraReference
-from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
+from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError, UnsupportedModelError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil, to_png_bytes
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.recipe import Recipe, join_prompt
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_memory
@@ -145,6 +146,10 @@ def make_plan(
     width, height = _size(config, native_size, model, references=references)
     model.check_size(width, height)
     guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
+    if _embeddings(config) and model.is_flow:
+        raise InvalidInputError(
+            f"{model.family.name} takes no textual inversion", hint="use it with Stable Diffusion or SDXL"
+        )
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
     dtype = "float32" if device == "cpu" else "bfloat16" if model.is_flow else "float16"
     scheduler = defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler)
@@ -240,8 +245,22 @@ def model_files(plan: LocalPlan) -> ModelFiles:
         str(plan.folder),
         quantization_bits=plan.load_bits,
         loras=plan.loras,
+        embeddings=tuple(str(path) for path in _embeddings(plan.request.config)),
         more_folders=tuple(str(folder) for folder in plan.resolved.more_folders),
     )
+
+
+def _embeddings(config: ImageGenerationConfig) -> list[Path]:
+    """The files of textual inversions: the engine's working directory is not the kernel's.
+
+    Raises:
+        ModelNotFoundError: one is not there.
+    """
+    paths = [user_path(source).absolute() for source in config.embeddings]
+    for path in paths:
+        if not path.is_file():
+            raise ModelNotFoundError(f"there is no embedding {path}", hint="give a safetensors file")
+    return paths
 
 
 def make_recipe(

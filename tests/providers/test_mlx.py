@@ -167,6 +167,26 @@ def test_the_prompt_syntax_reaches_the_engine_and_the_recipe(provider):
     assert weighted.recipe.to_config().prompt_syntax == "weighted"
 
 
+def test_a_textual_inversion_reaches_the_engine_and_the_recipe(provider, tmp_path):
+    from tests.diffusion.flux_folders import save
+
+    config = json.loads((MODEL / "text_encoder" / "config.json").read_text("utf-8"))
+    vectors = np.random.default_rng(2).standard_normal((2, config["hidden_size"]), dtype=np.float32)
+    file = tmp_path / "myword.safetensors"
+    save(file, {"emb_params": vectors})
+    plain = ImageGenerationConfig(seed=3, steps=2)
+    first, changed = (
+        make(provider, config=one, prompt="a red myword")
+        for one in (plain, plain.replace(embeddings=(str(file),)))
+    )
+    assert first.data != changed.data
+    assert changed.recipe.embeddings == (str(file),)
+    assert make(provider, config=changed.recipe.to_config(), prompt="a red myword").data == changed.data
+    assert make(provider, config=plain, prompt="a red myword").data == first.data
+    with pytest.raises(ModelNotFoundError, match="there is no embedding"):
+        make(provider, config=plain.replace(embeddings=("none.safetensors",)))
+
+
 def test_the_plan_knows_what_the_pipeline_knows():
     from swiftai_nb.diffusion import load_pipeline
     from swiftai_nb.model_files.folder import open_model

@@ -148,8 +148,8 @@ class CLIPTextModel(nn.Module):  # type: ignore[misc]
 
     def _pool(self, last: mx.array, ids: mx.array) -> mx.array:
         # Published files say eos_token_id 2, which no prompt contains: their end of text is the largest id.
-        eos = self.config.eos_token_id
-        ends = ids if eos is None or eos == 2 else ids == eos
+        eos, own = self.config.eos_token_id, ids < self.config.vocab_size  # added words come behind
+        ends = mx.where(own, ids, 0) if eos is None or eos == 2 else ids == eos
         pooled = last[mx.arange(len(ids)), mx.argmax(ends, axis=-1)]
         projection: Linear | None = self.get("text_projection")
         return pooled if projection is None else projection(pooled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,7 @@ from swiftai_nb.core.paths import user_path
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.weights.precision import check_bits, resolve_dtype
 from swiftai_nb.diffusion.weights.tensors import read_config
+from swiftai_nb.diffusion.weights.textual_inversion import load_embedding
 from swiftai_nb.model_files.families import (
     FLUX_1,
     FLUX_2_KLEIN,
@@ -40,6 +42,7 @@ def load_pipeline(
     quantization_bits: int | None = None,
     *,
     base: str | Path | None = None,
+    embeddings: Sequence[str | Path] = (),
 ) -> DiffusionPipeline:
     """Opens a model folder; its files decide everything, its name nothing.
 
@@ -54,6 +57,8 @@ def load_pipeline(
         quantization_bits: 4, 5, 6 or 8 quantizes the linear maps of text encoders and denoiser on load.
         base: for one file, the folder of a model of its family: tokenizers and what else the file lacks
             are taken from it.
+        embeddings: textual inversions in safetensors files; each is a word of the prompt, called as its file,
+            alone or as `embedding:NAME`. For Stable Diffusion and SDXL.
 
     Raises:
         ModelNotFoundError: no such folder.
@@ -74,8 +79,11 @@ def load_pipeline(
         read_config(path / "model_index.json")  # required: SDXL's prompt encoding depends on it
     module, name = _PIPELINES[model.family]
     pipeline = getattr(import_module(f"swiftai_nb.diffusion.pipelines.{module}"), name)
+    words = [load_embedding(file) for file in embeddings]
     try:
-        return cast(DiffusionPipeline, pipeline(model, dtype=compute, quantization_bits=quantization_bits))
+        made = cast(DiffusionPipeline, pipeline(model, dtype=compute, quantization_bits=quantization_bits))
+        made.set_embeddings(words)
+        return made
     except UnsupportedModelError as error:
         error.hint = CHOOSE_SUPPORTED if error.hint is None else error.hint
         raise

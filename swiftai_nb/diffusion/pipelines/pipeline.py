@@ -21,6 +21,7 @@ from swiftai_nb.diffusion.pipelines.denoising import (
 )
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage, Pixels
 from swiftai_nb.diffusion.weights.component import Component
+from swiftai_nb.diffusion.weights.textual_inversion import TextualInversion
 from swiftai_nb.model_files.families import TEXT_TO_IMAGE
 from swiftai_nb.model_files.references import ReferenceLimits
 from swiftai_nb.model_files.variants import GenerationDefaults
@@ -40,6 +41,7 @@ class DiffusionPipeline(ABC):
 
     Attributes:
         defaults: as given.
+        embeddings: textual inversions in use; `set_embeddings` changes them.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class DiffusionPipeline(ABC):
         defaults: GenerationDefaults,
     ) -> None:
         self.defaults = defaults
+        self.embeddings: tuple[TextualInversion, ...] = ()
         self._text_encoders, self._denoiser, self._image = tuple(text_encoders), denoiser, image
 
     @property
@@ -98,6 +101,18 @@ class DiffusionPipeline(ABC):
     def components(self) -> dict[str, int]:
         """Bytes in memory by component; 0 when released."""
         return {name: part.size_bytes for name, part in self.networks.items()}
+
+    def set_embeddings(self, embeddings: Sequence[TextualInversion]) -> None:
+        """Adds the words of textual inversions to the prompt's vocabulary, in place of those added before.
+
+        Raises:
+            InvalidInputError: this family has none.
+            InvalidModelFilesError: one was made for other text encoders; then nothing has changed.
+        """
+        if embeddings:
+            raise InvalidInputError(
+                "this model takes no textual inversion", hint="use it with Stable Diffusion or SDXL"
+            )
 
     @abstractmethod
     def encode_prompt(

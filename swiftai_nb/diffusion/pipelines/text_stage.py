@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -25,12 +26,14 @@ from swiftai_nb.diffusion.weights.layouts import (
     tensor_source,
 )
 from swiftai_nb.diffusion.weights.tensors import TensorSource
+from swiftai_nb.diffusion.weights.textual_inversion import extend_vocabulary
 from swiftai_nb.diffusion.weights.z_image_tensors import first_layers
 from swiftai_nb.model_files.model_folder import ModelFolder
 
 _SHOWN_CHARACTERS = 80
 _SHOWN_WORDS = 6
 _VOCABULARY_FILE = "trained_words.txt"
+_EMBEDDING = re.compile(r"\bembedding:([\w.-]*\w)", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+")
 
 
@@ -60,6 +63,8 @@ class CLIPTextStage:
         self.component = Component(
             source, lambda: CLIPTextModel(config), dtype=dtype, quantization_bits=quantization_bits
         )
+        self._extension: Callable[[CLIPTextModel], None] | None = None
+        self._added_count = 0
 
     @classmethod
     def of(
@@ -90,8 +95,39 @@ class CLIPTextStage:
 
     def encode_ids(self, ids: NDArray[np.int32]) -> CLIPOutput:
         """Token ids [B, L] -> hidden states [B, L, D]."""
-        _check_ids(ids, self.config.vocab_size)
+        _check_ids(ids, self.config.vocab_size + self._added_count)
         return self.component.network(mx.array(ids))
+
+    def set_embeddings(self, words: Mapping[tuple[str, ...], mx.array]) -> None:
+        """Adds words to the vocabulary, in place of those added before.
+
+        Args:
+            words: the names of a word -> its vectors [n, D].
+        """
+        if self._extension is not None:
+            self.component.remove_after_load(self._extension)
+            self._extension = None
+        ids: dict[str, tuple[int, ...]] = {}
+        end = self.config.vocab_size
+        for names, vectors in words.items():
+            own = tuple(range(end, end := end + vectors.shape[0]))
+            ids |= dict.fromkeys(names, own)
+        self._added_count = end - self.config.vocab_size
+        self.tokenizer.set_words(ids)
+        if words:
+            vectors = mx.concatenate(list(words.values()))
+            self._extension = partial(extend_vocabulary, vectors=vectors)
+            self.component.after_load(self._extension)
+
+    def unknown_word_notes(self, prompts: Sequence[str]) -> tuple[str, ...]:
+        """One line for each word behind "embedding:" that was not added."""
+        known = self.tokenizer.words
+        named = [name for prompt in prompts for name in _EMBEDDING.findall(prompt)]
+        unknown = [n for n in dict.fromkeys(named) if n.lower().removesuffix(".safetensors") not in known]
+        return tuple(
+            f"embedding:{name[:60]} is not loaded and is read as text; --embedding FILE loads it"
+            for name in unknown[:_SHOWN_WORDS]
+        )
 
     def hidden_state(self, output: CLIPOutput, layers_from_end: int) -> mx.array:
         """The output of an earlier layer, 1 being the last; not normed.

@@ -32,6 +32,7 @@ from swiftai_nb.diffusion.pipelines.weighted_prompts import ReadPrompts
 from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
+from swiftai_nb.diffusion.weights.textual_inversion import TextualInversion
 from swiftai_nb.model_files.families import INPAINTING, INSTRUCT_PIX2PIX, TEXT_TO_IMAGE
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.references import ReferenceLimits
@@ -136,6 +137,14 @@ class UNetPipeline(DiffusionPipeline):
     def _has_guidance_embedding(self) -> bool:
         """Whether guidance is an input of the network (LCM), which rules out negative prompts."""
         return self._config.time_cond_proj_dim is not None
+
+    def set_embeddings(self, embeddings: Sequence[TextualInversion]) -> None:
+        """See `DiffusionPipeline.set_embeddings`."""
+        widths = tuple(stage.config.hidden_size for stage in self._text_stages)
+        fitted = {embedding.names: embedding.fitted(widths) for embedding in embeddings}
+        for index, stage in enumerate(self._text_stages):
+            stage.set_embeddings({names: vectors[index] for names, vectors in fitted.items()})
+        self.embeddings = tuple(embeddings)
 
     def _read_prompts(
         self,

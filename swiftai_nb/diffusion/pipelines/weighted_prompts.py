@@ -62,19 +62,22 @@ def chunk_prompt(tokenizer: CLIPTokenizer, prompt: str) -> list[PromptChunk]:
             chunks.append(_Chunk())
             last_comma = None
             continue
-        for token in tokenizer.token_ids(span.text):
-            chunk = chunks[-1]
-            if token == tokenizer.comma_id:
+        for group in tokenizer.token_groups(span.text):
+            chunk, is_comma = chunks[-1], group == (tokenizer.comma_id,)
+            if is_comma:
                 last_comma = len(chunk.ids)
             if len(chunk.ids) == room:
                 kept = room
-                if token != tokenizer.comma_id and last_comma is not None:
+                if not is_comma and last_comma is not None:
                     kept = last_comma + 1 if room - last_comma <= _COMMA_BACKTRACK else room
                 chunks.append(_Chunk(chunk.ids[kept:], chunk.weights[kept:]))
                 del chunk.ids[kept:], chunk.weights[kept:]
                 chunk, last_comma = chunks[-1], None
-            chunk.ids.append(token)
-            chunk.weights.append(span.weight)
+            if len(chunk.ids) + len(group) > room:  # an added word is not divided
+                chunk, last_comma = _Chunk(), None
+                chunks.append(chunk)
+            chunk.ids += group[:room]
+            chunk.weights += [span.weight] * len(group[:room])
     if len(chunks) > 1 and not chunks[-1].ids:
         chunks.pop()  # behind a BREAK at the end
     return [_filled(chunk, tokenizer) for chunk in chunks]
@@ -134,7 +137,9 @@ class ReadPrompts:
         prompts = prompt_list(prompt, "prompt")
         negatives = negative_prompt_list(negative_prompt, len(prompts)) if is_guided else []
         is_weighted = reads_weights([*prompts, *negatives], syntax)
-        notes = syntax_notes([*prompts, *negatives], syntax)
+        notes = syntax_notes([*prompts, *negatives], syntax) + stage.unknown_word_notes(
+            [*prompts, *negatives]
+        )
         prompts, and_weights = joined_prompts(prompts, is_weighted=is_weighted, is_guided=is_guided)
         notes += chunk_notes(stage, prompts, "prompt", is_weighted=is_weighted)
         notes += chunk_notes(stage, negatives, "negative prompt", is_weighted=is_weighted)

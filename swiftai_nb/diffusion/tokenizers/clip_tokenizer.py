@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +66,7 @@ class CLIPTokenizer:
         self.end_id = self._vocabulary[END]
         self.pad_id = self._vocabulary.get(pad_token, self.end_id)
         self.comma_id = self._vocabulary.get(",</w>")
+        self._words: dict[str, tuple[int, ...]] = {}
 
     @property
     def vocabulary_size(self) -> int:
@@ -73,19 +76,53 @@ class CLIPTokenizer:
     def __call__(self, prompt: str) -> TokenizedPrompt:
         """Encodes one prompt; what exceeds the length is cut and reported."""
         prompt = _without_surrogates(prompt)
-        encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        tokens = [(token, start) for group, start in self._groups(prompt) for token in group]
         room = self.max_length - 2
         cut_text = ""
-        if len(encoding.ids) > room:
-            cut_text = prompt[_source_start(encoding, room, prompt) :].strip()
-        ids = [self.start_id, *encoding.ids[:room], self.end_id]
+        if len(tokens) > room:
+            cut_text = prompt[_source_start(tokens[room][1], prompt) :].strip()
+        ids = [self.start_id, *(token for token, _ in tokens[:room]), self.end_id]
         ids += [self.pad_id] * (self.max_length - len(ids))
-        return TokenizedPrompt(np.asarray(ids, dtype=np.int32), len(encoding.ids), cut_text)
+        return TokenizedPrompt(np.asarray(ids, dtype=np.int32), len(tokens), cut_text)
 
-    def token_ids(self, text: str) -> list[int]:
-        """The ids of a text of any length, without start and end."""
-        ids: list[int] = self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids
-        return ids
+    def token_groups(self, text: str) -> list[tuple[int, ...]]:
+        """The ids of a text of any length, without start and end; those of an added word in one tuple."""
+        return [group for group, _ in self._groups(_without_surrogates(text))]
+
+    def set_words(self, words: Mapping[str, tuple[int, ...]]) -> None:
+        """Adds words with ids of their own, in place of those added before.
+
+        Args:
+            words: name -> ids. In a prompt a name stands alone or behind "embedding:", in any case.
+        """
+        self._words = {name.lower(): ids for name, ids in words.items()}
+        names = sorted(self._words, key=len, reverse=True)
+        self._word = re.compile(
+            "|".join(rf"(?<!\w)(?:embedding:)?{re.escape(name)}(?:\.safetensors)?(?!\w)" for name in names),
+            re.IGNORECASE,
+        )
+
+    @property
+    def words(self) -> Collection[str]:
+        """Names of the added words, in lower case."""
+        return self._words.keys()
+
+    def _groups(self, text: str) -> list[tuple[tuple[int, ...], int]]:
+        """(ids, place in the text) of each token, or of each added word."""
+        if not self._words:
+            return self._encoded(text, 0)
+        found, end = [], 0
+        for word in self._word.finditer(text):
+            found += self._encoded(text[end : word.start()], end)
+            name = word[0].lower().removeprefix("embedding:").removesuffix(".safetensors")
+            found.append((self._words[name], word.start()))
+            end = word.end()
+        return found + self._encoded(text[end:], end)
+
+    def _encoded(self, text: str, start: int) -> list[tuple[tuple[int, ...], int]]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return [((token,), start + offset) for token, (offset, _) in pairs]
 
 
 def _without_surrogates(text: str) -> str:
@@ -108,9 +145,9 @@ def _max_length(value: Any, folder: Path) -> int:
     return int(value)
 
 
-def _source_start(encoding: Any, index: int, prompt: str) -> int:
-    """Where in the prompt the word of token `index` begins."""
-    cut = start = int(encoding.offsets[index][0])
+def _source_start(cut: int, prompt: str) -> int:
+    """Where in the prompt the word around a place begins."""
+    start = cut
     while start > 0 and not prompt[start - 1].isspace():
         start -= 1
     # Scripts without spaces have no words to begin at.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from swiftai_nb.diffusion.weights.lora_modules import (
 )
 from swiftai_nb.diffusion.weights.lora_targets import LoraTarget, lora_targets
 from swiftai_nb.diffusion.weights.precision import assign, find_module
+from swiftai_nb.diffusion.weights.textual_inversion import TextualInversion
 
 __all__ = ["AppliedLora", "LoraWeights", "apply_lora", "load_lora"]
 
@@ -48,6 +49,15 @@ class HasNetworks(Protocol):
     @property
     def networks(self) -> Mapping[str, Component[Any]]:
         """Components by name."""
+        ...
+
+    @property
+    def embeddings(self) -> tuple[TextualInversion, ...]:
+        """Textual inversions in use."""
+        ...
+
+    def set_embeddings(self, embeddings: Sequence[TextualInversion]) -> None:
+        """Replaces them."""
         ...
 
 
@@ -82,6 +92,9 @@ class AppliedLora:
         """Takes it off: touched networks are dropped and read again, without it, when next used."""
         for name, change in self.changes.items():
             self.pipeline.networks[name].remove_after_load(change)
+        if self.lora.embeddings:
+            kept = [one for one in self.pipeline.embeddings if one not in self.lora.embeddings]
+            self.pipeline.set_embeddings(kept)
 
 
 def apply_lora(pipeline: HasNetworks, lora: LoraWeights, scale: float = 1.0) -> AppliedLora:
@@ -106,6 +119,8 @@ def apply_lora(pipeline: HasNetworks, lora: LoraWeights, scale: float = 1.0) -> 
     changes: dict[str, Callable[[nn.Module], None]] = {
         name: partial(merge_updates, updates=tuple(part), scale=scale) for name, part in updates.items()
     }
+    if lora.embeddings:
+        pipeline.set_embeddings((*pipeline.embeddings, *lora.embeddings))
     for name, change in changes.items():
         pipeline.networks[name].after_load(change)
     return AppliedLora(lora, scale, changes, pipeline)

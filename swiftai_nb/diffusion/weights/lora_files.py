@@ -30,6 +30,11 @@ from swiftai_nb.diffusion.weights.lora_modules import (
 )
 from swiftai_nb.diffusion.weights.stored import load_tensors
 from swiftai_nb.diffusion.weights.tensors import read_config
+from swiftai_nb.diffusion.weights.textual_inversion import (
+    BUNDLE_PREFIX,
+    TextualInversion,
+    bundled_embeddings,
+)
 from swiftai_nb.model_files.json_file import parse_json
 from swiftai_nb.model_files.safetensors_headers import read_header
 
@@ -83,10 +88,12 @@ class LoraWeights:
     Attributes:
         path: the file.
         modules: by their name in the file.
+        embeddings: words that it brings along (`bundle_emb`).
     """
 
     path: Path
     modules: Mapping[str, AdapterModule]
+    embeddings: tuple[TextualInversion, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -108,12 +115,13 @@ def load_lora(path: str | Path) -> LoraWeights:
     file = _find_file(user_path(path))
     _, metadata = read_header(file)
     tensors = load_tensors(file)
+    bundled = {key: tensors.pop(key) for key in list(tensors) if key.startswith(BUNDLE_PREFIX)}
     roles = _by_module(tensors, file)
     options = _AlphaOptions.read(file, metadata)
     modules = {name: _module(name, parts, options, file) for name, parts in roles.items()}
     mx.eval(list(tensors.values()))
     mx.eval([a for module in modules.values() for a in vars(module).values() if isinstance(a, mx.array)])
-    return LoraWeights(file, modules)
+    return LoraWeights(file, modules, bundled_embeddings(bundled, file))
 
 
 def _find_file(path: Path) -> Path:

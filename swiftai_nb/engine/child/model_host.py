@@ -179,7 +179,8 @@ class ModelHost:
             report(Stage(job_id, GenerationStage.LOADING_MODEL.value, Path(files.folder).name))
             self.unload()  # never two models in memory
             self._model = LoadedModel(files, self._load_pipeline)
-        if self._model.set_loras(files.loras):
+        has_new_loras = self._model.set_loras(files.loras)
+        if self._model.set_embeddings(files.embeddings) or has_new_loras:
             self._prompts.clear()
         return self._model.pipeline
 
@@ -236,9 +237,10 @@ class LoadedModel:
     """
 
     def __init__(self, files: ModelFiles, load_pipeline: PipelineLoader) -> None:
-        self._base = replace(files, loras=())
+        self._base = replace(files, loras=(), embeddings=())
         self._fingerprint = fingerprint(Path(files.folder))
         self._loras: dict[tuple[str, Any, float], Any] = {}
+        self._embeddings: list[Any] = []
         is_file = bool(files.more_folders) and Path(files.folder).is_file()
         base = {"base": files.more_folders[0]} if is_file else {}
         self.pipeline: DiffusionPipeline = load_pipeline(
@@ -252,7 +254,8 @@ class LoadedModel:
 
     def matches(self, files: ModelFiles) -> bool:
         """Whether these are the same weights, unchanged on disk; LoRAs aside."""
-        return self._base == replace(files, loras=()) and self._fingerprint == fingerprint(Path(files.folder))
+        base = replace(files, loras=(), embeddings=())
+        return self._base == base and self._fingerprint == fingerprint(Path(files.folder))
 
     def set_loras(self, loras: tuple[LoraReference, ...]) -> bool:
         """Applies these LoRAs and removes all others; returns whether anything changed.
@@ -280,6 +283,26 @@ class LoadedModel:
         except BaseException:
             self._remove_loras()
             raise
+        return True
+
+    def set_embeddings(self, files: tuple[str, ...]) -> bool:
+        """Adds these textual inversions and removes all others; returns whether anything changed.
+
+        Those of LoRAs stay. Call it after `set_loras`.
+
+        Raises:
+            ModelNotFoundError: no such file.
+            InvalidInputError: the model takes none.
+            InvalidModelFilesError: not a textual inversion, or one for another model.
+        """
+        wanted = [fingerprint(Path(file)) for file in files]
+        if wanted == self._embeddings:
+            return False
+        from swiftai_nb.diffusion.weights.textual_inversion import load_embedding
+
+        bundled = [one for applied in self._loras.values() for one in applied.lora.embeddings]
+        self.pipeline.set_embeddings([*bundled, *(load_embedding(file) for file in files)])
+        self._embeddings = wanted
         return True
 
     def _remove_loras(self) -> None:

@@ -205,6 +205,7 @@ def _check_options(request: GenerationRequest) -> None:
         "mask": config.mask is not None,
         "references": bool(config.references),
         "loras": bool(config.loras),
+        "embeddings": bool(config.embeddings),
         "guidance_rescale": config.guidance_rescale is not None,
         "eta": config.eta is not None,
         "clip_skip": config.clip_skip is not None,

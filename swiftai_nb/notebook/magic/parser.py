@@ -58,6 +58,7 @@ class ImagineArguments:
     size: Size | None = None
     scheduler: str | None = None
     loras: tuple[LoraReference, ...] = ()
+    embeddings: tuple[str, ...] = ()
     guidance_rescale: float | None = None
     eta: float | None = None
     prompt_syntax: str | None = None

@@ -1,0 +1,146 @@
+"""Textual inversions (Gal et al. 2022): vectors in a file that stand for a word of the prompt.
+
+Read are the layouts of AUTOMATIC1111 and kohya (`emb_params`), of SDXL's pairs (`clip_l` and `clip_g`), of
+diffusers (one tensor under its token's name) and of LoRA files that carry their words (`bundle_emb.NAME.…`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+from mlx import nn
+
+from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
+from swiftai_nb.core.paths import user_path
+from swiftai_nb.diffusion.models.layers import Embedding, QuantizedEmbedding
+from swiftai_nb.diffusion.weights.precision import assign, find_module
+from swiftai_nb.diffusion.weights.stored import load_tensors
+
+MAX_VECTORS = 75
+BUNDLE_PREFIX = "bundle_emb."
+_TABLE = "text_model.embeddings.token_embedding"
+# Names of the tensors for the first and for the second encoder; "" is a file's only tensor.
+_KEYS = {
+    "clip_l": 0, "clip_g": 1, "text_encoders_0": 0, "text_encoders_1": 1,
+    "emb_params": None, "string_to_param.*": None, "*": None,
+}  # fmt: skip
+_PICKLES = (".pt", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True, eq=False)
+class TextualInversion:
+    """The vectors of one word.
+
+    Attributes:
+        names: what the word is called in prompts; the first one is the file's own name.
+        vectors: [n, D] for each encoder of the model, or one for whichever encoder it fits.
+        path: the file.
+    """
+
+    names: tuple[str, ...]
+    vectors: tuple[mx.array, ...]
+    path: Path
+
+    def fitted(self, widths: tuple[int, ...]) -> tuple[mx.array, ...]:
+        """The vectors for encoders of these widths D.
+
+        Raises:
+            InvalidModelFilesError: they were made for other encoders.
+        """
+        own = tuple(int(one.shape[1]) for one in self.vectors)
+        if own != widths:
+            raise InvalidModelFilesError(
+                f"{self.path.name} has vectors of {_listed(own)} values, the model's text encoders take "
+                f"{_listed(widths)}",
+                hint="use an embedding made for this family of models",
+            )
+        return self.vectors
+
+
+def load_embedding(path: str | Path) -> TextualInversion:
+    """Reads a textual inversion; its word is the file's name without the suffix.
+
+    Args:
+        path: a safetensors file.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        InvalidModelFilesError: a pickle, or not a textual inversion.
+    """
+    file = user_path(path)
+    if not file.is_file():
+        raise ModelNotFoundError(f"there is no embedding {file}", hint="give a safetensors file")
+    if file.suffix.lower() in _PICKLES:
+        raise InvalidModelFilesError(
+            f"{file.name} is a pickle, which can run code and is not opened",
+            hint="use a .safetensors file of it",
+        )
+    tensors = load_tensors(file)
+    return _inversion(file.stem, tensors, file)
+
+
+def bundled_embeddings(tensors: Mapping[str, mx.array], file: Path) -> tuple[TextualInversion, ...]:
+    """The words in a LoRA's tensors.
+
+    Args:
+        tensors: named `bundle_emb.WORD.…`.
+        file: the LoRA.
+
+    Raises:
+        InvalidModelFilesError: some are no textual inversion.
+    """
+    by_name: dict[str, dict[str, mx.array]] = {}
+    for key, value in tensors.items():
+        name, _, role = key.removeprefix(BUNDLE_PREFIX).partition(".")
+        by_name.setdefault(name, {})[role] = value
+    return tuple(_inversion(name, parts, file) for name, parts in by_name.items())
+
+
+def _inversion(name: str, tensors: Mapping[str, mx.array], file: Path) -> TextualInversion:
+    names = [name]
+    keys = list(tensors)
+    if len(keys) == 1 and keys[0] not in _KEYS:
+        names.append(keys[0])  # diffusers' token
+        ordered = keys
+    else:
+        ordered = sorted((key for key in keys if key in _KEYS), key=lambda key: _KEYS[key] or 0)
+    vectors = [tensors[key] for key in ordered]
+    vectors = [one[None] if one.ndim == 1 else one for one in vectors]
+    is_right = (
+        len(ordered) == len(keys) in (1, 2)
+        and all(one.ndim == 2 and 1 <= one.shape[0] <= MAX_VECTORS for one in vectors)
+        and len({one.shape[0] for one in vectors}) == 1
+        and re.search(r"[^\s<>()\[\]:,]", name) is not None
+    )
+    if not is_right:
+        raise InvalidModelFilesError(
+            f"{file.name} is not a textual inversion: {_described(tensors)}",
+            hint="give a file with one tensor of at most 75 vectors, or clip_l and clip_g; LoRAs with --lora",
+        )
+    mx.eval(vectors)
+    return TextualInversion(tuple(dict.fromkeys(names)), tuple(vectors), file)
+
+
+def _described(tensors: Mapping[str, mx.array]) -> str:
+    shown = [f"{key:.60} {list(value.shape)}" for key, value in list(tensors.items())[:3]]
+    return ", ".join(shown) + (f" and {len(tensors) - 3} more" if len(tensors) > 3 else "")
+
+
+def _listed(widths: tuple[int, ...]) -> str:
+    return " and ".join(str(width) for width in widths)
+
+
+def extend_vocabulary(network: nn.Module, *, vectors: mx.array) -> None:
+    """Puts vectors [n, D] behind a CLIP's table of tokens."""
+    table = find_module(network, _TABLE)
+    weight = table.weight
+    if isinstance(table, QuantizedEmbedding):
+        weight = table(mx.arange(weight.shape[0]))
+    longer = Embedding(1, 1)
+    longer.weight = mx.concatenate([weight, vectors.astype(weight.dtype)])
+    mx.eval(longer.weight)
+    assign(network, _TABLE, longer)
