@@ -218,7 +218,7 @@ def _open_parts(
     if family is FLUX_2_KLEIN and any(_TAKES_GUIDANCE.search(name) for name in read_header(path)[0]):
         refuse_unsupported(FLUX_2_DEV, path)
     components, tokenizers = _with_base_parts(own, base, family, prefer_half=prefer_half)
-    named = (path.stem, metadata.get("modelspec.title", ""), metadata.get("general.name", ""))
+    titles = (metadata.get("modelspec.title", ""), metadata.get("general.name", ""))
     is_klein = family is FLUX_2_KLEIN
     return Checkpoint(
         path,
@@ -228,8 +228,14 @@ def _open_parts(
         tokenizers,
         tuple(own),
         scheduler_config={} if base is None else _base_scheduler(base),
-        is_base=is_klein and any(_BASE_IN_NAME.search(name) for name in named),
+        is_base=is_klein and is_named_base(path, *titles),
     )
+
+
+def is_named_base(path: Path, *titles: str) -> bool:
+    """Whether "base" is a word of a title, or of the name of a file, folder or repository in the cache."""
+    repository = path.parents[1].name if path.parent.name == "snapshots" else ""
+    return any(_BASE_IN_NAME.search(name) for name in (path.stem, repository, *titles))
 
 
 def _with_base_parts(

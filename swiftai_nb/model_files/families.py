@@ -30,6 +30,7 @@ class Family:
         is_supported: whether the local engine runs it.
         text_layers: numbers of the text encoder's hidden states that are read, -1 being the last; the layers
             above are not loaded. Empty: all layers are.
+        bytes_per_token: memory of a flow model's step for each token, measured on the CPU.
         references: the pictures that it can change or take up by the prompt; None for text to image alone.
     """
 
@@ -44,6 +45,7 @@ class Family:
     sensitive_layers: tuple[str, ...] = ()
     is_supported: bool = False
     text_layers: tuple[int, ...] = ()
+    bytes_per_token: int = 400_000
     references: ReferenceLimits | None = None
 
     def is_guided(self, guidance_scale: float) -> bool:
@@ -129,6 +131,7 @@ FLUX_2_KLEIN = Family(
     sensitive_layers=("x_embedder.", "time_guidance_embed.", "norm_out.", "proj_out."),
     is_supported=True,
     text_layers=(9, 18, 27),
+    bytes_per_token=560_000,
     references=ReferenceLimits(),
 )
 # The same transformer with guidance as an input.

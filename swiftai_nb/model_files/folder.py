@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.model_files.checkpoint import open_checkpoint
+from swiftai_nb.model_files.checkpoint import is_named_base, open_checkpoint
 from swiftai_nb.model_files.configs import FolderConfigs
 from swiftai_nb.model_files.families import (
     FLUX_1,
@@ -164,10 +164,11 @@ def _open_flux(configs: FolderConfigs) -> ModelFolder:
 def _open_klein(configs: FolderConfigs) -> ModelFolder:
     levels = configs.decoder_channels
     given = configs.given
-    # Layouts without an index do not tell the base models from the distilled ones.
-    is_distilled = bool(configs.index.get("is_distilled", not configs.index)) and not given.get(
-        "guidance_scale"
+    # In layouts without an index only the name tells the base models from the distilled ones.
+    is_distilled = (
+        bool(configs.index.get("is_distilled")) if configs.index else not is_named_base(configs.folder)
     )
+    is_distilled = is_distilled and not given.get("guidance_scale")
     return ModelFolder(
         configs.folder,
         FLUX_2_KLEIN,

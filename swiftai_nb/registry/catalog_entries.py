@@ -8,113 +8,20 @@ not pinned; the commit that was downloaded is recorded with every download.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.registry.catalog_files import (
+    mflux_files,
+    mflux_qwen3_files,
+    stable_diffusion_files,
+    z_image_files,
+)
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile, family_settings
 
 _NOT_LIVE = "sizes, license and gating come from public pages and were not checked against the live Hub"
 _OPENRAIL = "free to use, also commercially, within the use restrictions of its annex A"
 _STABILITY_NC = "free for non-commercial use; commercial use needs a license from Stability AI"
-
-
-def _weights(path: str, gigabytes: float) -> ModelFile:
-    return ModelFile(path, round(gigabytes * GB))
-
-
-def _optional(*paths: str) -> tuple[ModelFile, ...]:
-    return tuple(ModelFile(path, is_required=False) for path in paths)
-
-
-def _configs(*paths: str) -> tuple[ModelFile, ...]:
-    return tuple(ModelFile(path) for path in paths)
-
-
-def _clip_tokenizer(folder: str) -> tuple[ModelFile, ...]:
-    return (
-        *_configs(f"{folder}/vocab.json", f"{folder}/merges.txt"),
-        *_optional(f"{folder}/tokenizer_config.json", f"{folder}/special_tokens_map.json"),
-    )
-
-
-def _stable_diffusion_files(
-    *, unet_gb: float, text_encoder_gb: float, text_encoder_2_gb: float | None = None, suffix: str = ".fp16"
-) -> tuple[ModelFile, ...]:
-    """The diffusers layout of the SD and SDXL families, one precision only."""
-    second: tuple[ModelFile, ...] = ()
-    if text_encoder_2_gb is not None:
-        second = (
-            *_configs("text_encoder_2/config.json"),
-            _weights(f"text_encoder_2/model{suffix}.safetensors", text_encoder_2_gb),
-            *_clip_tokenizer("tokenizer_2"),
-        )
-    return (
-        *_configs("model_index.json", "scheduler/scheduler_config.json", "unet/config.json"),
-        _weights(f"unet/diffusion_pytorch_model{suffix}.safetensors", unet_gb),
-        *_configs("text_encoder/config.json"),
-        _weights(f"text_encoder/model{suffix}.safetensors", text_encoder_gb),
-        *_clip_tokenizer("tokenizer"),
-        *second,
-        *_configs("vae/config.json"),
-        _weights(f"vae/diffusion_pytorch_model{suffix}.safetensors", 0.1673 if suffix else 0.3346),
-    )
-
-
-def _mflux_files() -> tuple[ModelFile, ...]:
-    """FLUX.1 as saved by mflux: numbered shards per component, weights already quantized to 4 bits."""
-    transformer_gb, t5_gb = (2.14, 2.14, 2.14, 0.27), (2.14, 0.73)
-    components = ("transformer", "text_encoder", "text_encoder_2", "vae")
-    return (
-        *(_weights(f"transformer/{i}.safetensors", gb) for i, gb in enumerate(transformer_gb)),
-        _weights("text_encoder/0.safetensors", 0.124),
-        *(_weights(f"text_encoder_2/{i}.safetensors", gb) for i, gb in enumerate(t5_gb)),
-        _weights("vae/0.safetensors", 0.165),
-        *_clip_tokenizer("tokenizer"),
-        ModelFile("tokenizer_2/spiece.model", is_required=False, group="T5 tokenizer"),
-        ModelFile("tokenizer_2/tokenizer.json", is_required=False, group="T5 tokenizer"),
-        *_optional("tokenizer_2/tokenizer_config.json", "tokenizer_2/special_tokens_map.json"),
-        *_optional(*(f"{c}/model.safetensors.index.json" for c in components)),
-    )
-
-
-def _qwen_tokenizer() -> tuple[ModelFile, ...]:
-    return (
-        ModelFile("tokenizer/tokenizer.json", is_required=False, group="Qwen tokenizer"),
-        ModelFile("tokenizer/vocab.json", is_required=False, group="Qwen tokenizer"),
-        *_optional("tokenizer/merges.txt", "tokenizer/tokenizer_config.json", "tokenizer/added_tokens.json"),
-    )
-
-
-def _mflux_qwen3_files(*transformer_gb: float) -> tuple[ModelFile, ...]:
-    """Z-Image or FLUX.2 as saved by mflux: shards of at most 2 GiB, already quantized to 4 bits."""
-    parts = {"transformer": transformer_gb, "text_encoder": (2.14, 0.12), "vae": (0.168,)}
-    shards = ((f"{name}/{i}.safetensors", gb) for name, sizes in parts.items() for i, gb in enumerate(sizes))
-    return (
-        *(_weights(path, gb) for path, gb in shards),
-        *_qwen_tokenizer(),
-        *_optional(*(f"{name}/model.safetensors.index.json" for name in parts)),
-    )
-
-
-def _z_image_files() -> tuple[ModelFile, ...]:
-    """Z-Image in diffusers layout, bfloat16."""
-    folders = ("transformer", "text_encoder", "vae")
-    shards = {
-        "transformer/diffusion_pytorch_model-0000{}-of-00002": (9.97, 2.34),
-        "text_encoder/model-0000{}-of-00003": (3.96, 3.99, 0.1),
-    }
-    return (
-        *_configs("model_index.json", "scheduler/scheduler_config.json"),
-        *_configs(*(f"{name}/config.json" for name in folders)),
-        *_configs("transformer/diffusion_pytorch_model.safetensors.index.json"),
-        *_configs("text_encoder/model.safetensors.index.json"),
-        *(
-            _weights(f"{stem.format(number)}.safetensors", gb)
-            for stem, sizes in shards.items()
-            for number, gb in enumerate(sizes, start=1)
-        ),
-        _weights("vae/diffusion_pytorch_model.safetensors", 0.168),
-        *_qwen_tokenizer(),
-    )
 
 
 def _taesd(
@@ -178,7 +85,7 @@ _SD_15 = DiffusionModelInfo(
     **family_settings(DiffusionVariant.SD_15),
     description="Thousands of fine-tunes and LoRAs fit it; 512x512",
     repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
-    files=_stable_diffusion_files(unet_gb=1.7191, text_encoder_gb=0.2461),
+    files=stable_diffusion_files(unet_gb=1.7191, text_encoder_gb=0.2461),
     size_bytes=2_130_000_000,
     license="creativeml-openrail-m",
     license_url="https://huggingface.co/spaces/CompVis/stable-diffusion-license",
@@ -189,6 +96,30 @@ _SD_15 = DiffusionModelInfo(
     preview_decoder="taesd",
     unconfirmed=_NOT_LIVE,
 )
+
+_KLEIN = DiffusionModelInfo(
+    id="flux.2-klein-4bit",
+    name="FLUX.2 klein 4B (4-bit)",
+    **family_settings(DiffusionVariant.FLUX_2_KLEIN),
+    description="Makes pictures and changes given ones by words (--with), in 4 steps",
+    repository="mflux-community/flux2-klein-4b-mflux-q4",
+    files=mflux_qwen3_files(2.14, 0.04),
+    size_bytes=4_610_000_000,
+    license="apache-2.0",
+    license_url="https://www.apache.org/licenses/LICENSE-2.0",
+    license_summary="free to use, also commercially",
+    min_memory_bytes=8 * GB,
+    aliases=("flux2-klein", "flux.2-klein-4b", "klein"),
+    fallback_repositories=("Runpod/FLUX.2-klein-4B-mflux-4bit",),
+    preview_decoder="taef2",
+    unconfirmed=f"{_NOT_LIVE}; the split into shards follows from mflux's limit of 2 GiB",
+)
+_KLEIN_BASE: dict[str, Any] = {"default_steps": 50, "default_guidance_scale": 4.0}
+_FLUX_NC: dict[str, Any] = {
+    "license": "flux-non-commercial-license",
+    "license_url": "https://huggingface.co/black-forest-labs/FLUX.2-klein-9B/blob/main/LICENSE.md",
+    "license_summary": "free for non-commercial use; commercial use needs a license from Black Forest Labs",
+}
 
 _MODELS: tuple[DiffusionModelInfo, ...] = (
     DiffusionModelInfo(
@@ -209,7 +140,7 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
         **family_settings(DiffusionVariant.SDXL_TURBO),
         description="High quality at 512x512 in 1 to 4 steps; runs without guidance",
         repository="stabilityai/sdxl-turbo",
-        files=_stable_diffusion_files(unet_gb=5.1351, text_encoder_gb=0.2461, text_encoder_2_gb=1.3894),
+        files=stable_diffusion_files(unet_gb=5.1351, text_encoder_gb=0.2461, text_encoder_2_gb=1.3894),
         size_bytes=6_940_000_000,
         license="sai-nc-community",
         license_url="https://stability.ai/license",
@@ -242,7 +173,7 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
         **family_settings(DiffusionVariant.SD_21, steps=4, guidance_scale=0.0),
         description="Small and fast: 512x512 in 1 to 4 steps, distilled from Stable Diffusion 2.1",
         repository="stabilityai/sd-turbo",
-        files=_stable_diffusion_files(unet_gb=1.7320, text_encoder_gb=0.6809),
+        files=stable_diffusion_files(unet_gb=1.7320, text_encoder_gb=0.6809),
         size_bytes=2_580_000_000,
         license="sai-nc-community",
         license_url="https://stability.ai/license",
@@ -257,7 +188,7 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
         **family_settings(DiffusionVariant.SD_15, steps=4, guidance_scale=8.0, side=768),
         description="Free license and fast: 768x768 in 4 steps, a latent consistency model after SD 1.5",
         repository="SimianLuo/LCM_Dreamshaper_v7",
-        files=_stable_diffusion_files(unet_gb=3.44, text_encoder_gb=0.4923, suffix=""),
+        files=stable_diffusion_files(unet_gb=3.44, text_encoder_gb=0.4923, suffix=""),
         size_bytes=4_270_000_000,
         license="mit",
         license_summary="free to use, also commercially",
@@ -272,7 +203,7 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
         **family_settings(DiffusionVariant.Z_IMAGE),
         description="Recommended with 16 GB of memory: photos and lettering, English and Chinese, in 8 steps",
         repository="filipstrand/Z-Image-Turbo-mflux-4bit",
-        files=_mflux_qwen3_files(2.14, 1.32),
+        files=mflux_qwen3_files(2.14, 1.32),
         size_bytes=5_910_000_000,
         license="apache-2.0",
         license_url="https://www.apache.org/licenses/LICENSE-2.0",
@@ -289,7 +220,7 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
         **family_settings(DiffusionVariant.Z_IMAGE, steps=28, guidance_scale=4.0),
         description="Z-Image before distillation: guidance and negative prompts, 28 to 50 steps",
         repository="Tongyi-MAI/Z-Image",
-        files=_z_image_files(),
+        files=z_image_files(),
         size_bytes=20_530_000_000,
         license="apache-2.0",
         license_url="https://www.apache.org/licenses/LICENSE-2.0",
@@ -299,22 +230,46 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
         preview_decoder="taef1",
         unconfirmed=_NOT_LIVE,
     ),
-    DiffusionModelInfo(
-        id="flux.2-klein-4bit",
-        name="FLUX.2 klein 4B (4-bit)",
-        **family_settings(DiffusionVariant.FLUX_2_KLEIN),
-        description="Makes pictures and changes given ones by words (--with), in 4 steps",
-        repository="mflux-community/flux2-klein-4b-mflux-q4",
-        files=_mflux_qwen3_files(2.14, 0.04),
-        size_bytes=4_610_000_000,
-        license="apache-2.0",
-        license_url="https://www.apache.org/licenses/LICENSE-2.0",
-        license_summary="free to use, also commercially",
-        min_memory_bytes=8 * GB,
-        aliases=("flux2-klein", "flux.2-klein-4b", "klein"),
-        fallback_repositories=("Runpod/FLUX.2-klein-4B-mflux-4bit",),
-        preview_decoder="taef2",
-        unconfirmed=f"{_NOT_LIVE}; the split into shards follows from mflux's limit of 2 GiB",
+    _KLEIN,
+    replace(
+        _KLEIN,
+        id="flux.2-klein-base-8bit",
+        name="FLUX.2 klein 4B base (8-bit)",
+        description="klein 4B before distillation: guidance and negative prompts, 50 steps",
+        repository="mflux-community/flux-2-klein-base-4b-mflux-q8",
+        files=mflux_qwen3_files(2.14, 1.98, text_encoder_gb=(2.14, 2.13)),
+        size_bytes=8_560_000_000,
+        **_KLEIN_BASE,
+        min_memory_bytes=16 * GB,
+        aliases=("flux.2-klein-base-4b", "klein-base"),
+        fallback_repositories=(),
+    ),
+    replace(
+        _KLEIN,
+        id="flux.2-klein-9b-4bit",
+        name="FLUX.2 klein 9B (4-bit)",
+        description="The larger klein, non-commercial: better pictures and edits in 4 steps",
+        repository="mflux-community/flux2-klein-9b-mflux-q4",
+        files=mflux_qwen3_files(2.14, 2.14, 0.83, text_encoder_gb=(2.14, 2.12)),
+        size_bytes=9_540_000_000,
+        **_FLUX_NC,
+        min_memory_bytes=16 * GB,
+        aliases=("flux.2-klein-9b", "klein-9b"),
+        fallback_repositories=(),
+    ),
+    replace(
+        _KLEIN,
+        id="flux.2-klein-9b-base-8bit",
+        name="FLUX.2 klein 9B base (8-bit)",
+        description="klein 9B before distillation, non-commercial: guidance and negative prompts, 50 steps",
+        repository="mflux-community/flux-2-klein-base-9b-mflux-q8",
+        files=mflux_qwen3_files(2.14, 2.14, 2.14, 2.14, 1.09, text_encoder_gb=(2.14, 2.14, 2.14, 1.62)),
+        size_bytes=17_860_000_000,
+        **_KLEIN_BASE,
+        **_FLUX_NC,
+        min_memory_bytes=32 * GB,
+        aliases=("flux.2-klein-base-9b",),
+        fallback_repositories=(),
     ),
     DiffusionModelInfo(
         id="flux-schnell-4bit",
@@ -322,7 +277,7 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
         **family_settings(DiffusionVariant.FLUX),
         description="Good images in 4 steps; needs 16 GB of memory",
         repository="dhairyashil/FLUX.1-schnell-mflux-4bit",
-        files=_mflux_files(),
+        files=mflux_files(),
         size_bytes=9_850_000_000,
         license="apache-2.0",
         license_url="https://www.apache.org/licenses/LICENSE-2.0",
@@ -362,6 +317,9 @@ def _parts() -> tuple[DiffusionModelInfo, ...]:
                 _tokenizer_part(info, "tokenizer"),
                 _networks_part(info, suffix="text-encoder", what="text encoder and autoencoder"),
             )
+        ),
+        _networks_part(
+            models["flux.2-klein-9b-4bit"], suffix="9b-text-encoder", what="text encoder and autoencoder"
         ),
     )
 

@@ -21,7 +21,7 @@ from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk
 from swiftai_nb.registry.model_info import DEFAULT_ENGINE, DiffusionModelInfo
 
 # Family -> entries that have what its files lack, the smallest first.
-_SOURCES: dict[DiffusionVariant, tuple[str, ...]] = {
+_SOURCES: dict[DiffusionVariant, tuple[str, str]] = {
     DiffusionVariant.SD_15: ("sd-1.5-tokenizer", "sd-1.5"),
     DiffusionVariant.SD_21: ("sd-2.1-tokenizer", "sd-turbo"),
     DiffusionVariant.SDXL: ("sdxl-tokenizer", "sdxl-turbo"),
@@ -29,6 +29,7 @@ _SOURCES: dict[DiffusionVariant, tuple[str, ...]] = {
     DiffusionVariant.Z_IMAGE: ("z-image-tokenizer", "z-image-text-encoder"),
     DiffusionVariant.FLUX_2_KLEIN: ("flux.2-klein-tokenizer", "flux.2-klein-text-encoder"),
 }
+_KLEIN_9B, _QWEN3_8B_WIDTH = "flux.2-klein-9b-text-encoder", 3 * 4096
 _ALIKE = {DiffusionVariant.SDXL: (DiffusionVariant.SDXL, DiffusionVariant.SDXL_TURBO)}
 
 
@@ -60,7 +61,7 @@ def find_base(models: Models, path: Path) -> tuple[Path, ...]:
     model = open_model(path)
     if not model.missing:
         return ()
-    for folder in _candidates(models, model.variant):
+    for folder in _candidates(models, model):
         if _completes(path, folder):
             return (folder,)
     source = download_source(models, model)
@@ -84,16 +85,32 @@ def download_name(models: Models, name: str) -> str:
 
 def download_source(models: Models, model: ModelFolder) -> DiffusionModelInfo:
     """The smallest entry of the catalog with everything a model in one file lacks."""
-    small, whole = _SOURCES[model.variant]
+    small, whole = _sources(model)
     lacks_networks = any(not name.startswith("tokenizer") for name in model.missing)
     return models.find(whole if lacks_networks else small)
 
 
-def _candidates(models: Models, variant: DiffusionVariant) -> Iterator[Path]:
+def _sources(model: ModelFolder) -> tuple[str, str]:
+    """Entries with tokenizers, and with all that the files of this family and size lack."""
+    small, whole = _SOURCES[model.variant]
+    return (small, _KLEIN_9B) if _takes_text_of(model, _QWEN3_8B_WIDTH) else (small, whole)
+
+
+def _takes_text_of(model: ModelFolder, width: int) -> bool:
+    """Whether the transformer of FLUX.2 takes the joined text states of so many features."""
+    files = model.components.get("transformer")
+    if model.variant is not DiffusionVariant.FLUX_2_KLEIN or files is None:
+        return False
+    tensors = files.tensors()
+    found = (tensors[name].shape for name in ("txt_in.weight", "context_embedder.weight") if name in tensors)
+    return next((shape[-1] == width for shape in found), False)
+
+
+def _candidates(models: Models, model: ModelFolder) -> Iterator[Path]:
     """Folders of installed models of the family: the user's own, whole ones, then parts."""
-    kin = _ALIKE.get(variant, (variant,))
+    kin = _ALIKE.get(model.variant, (model.variant,))
     own = [i for i in models.custom_models if i.variant in kin and i.engine == DEFAULT_ENGINE]
-    for info in (*own, *(models.find(name) for name in reversed(_SOURCES[variant]))):
+    for info in (*own, *(models.find(name) for name in reversed(_sources(model)))):
         found = models.disk_status(info)
         if found.state is DiskState.COMPLETE and found.folder is not None and found.folder.is_dir():
             yield found.folder

@@ -190,6 +190,17 @@ def test_flux_2_dev_is_refused_by_name(folder, tmp_path):
         load_pipeline(dev)
 
 
+@pytest.mark.parametrize(
+    ("name", "is_distilled"),
+    [("flux-2-klein-base-4b", False), ("models--mflux-community--flux-2-klein-base-4b-mflux-q8/snapshots/0", False),
+     ("klein-baseline", True), ("models--x--flux2-klein-4b/snapshots/0", True)],
+)  # fmt: skip
+def test_a_folder_without_an_index_is_a_base_model_if_its_name_says_so(tmp_path, name, is_distilled):
+    pipeline = load_pipeline(write_mflux(tmp_path / name), dtype="float32")
+    assert pipeline.is_distilled is is_distilled
+    assert pipeline.defaults.steps == (4 if is_distilled else 50)
+
+
 def test_parts_of_different_models_are_refused(folder, tmp_path):
     mixed = shutil.copytree(folder, tmp_path / "mixed")
     config = json.loads((mixed / "transformer" / "config.json").read_text())

@@ -14,9 +14,11 @@ from swiftai_nb.registry.file_parts import download_name
 from swiftai_nb.registry.hub_cache import repository_folder
 from swiftai_nb.registry.model_tables import make_table
 from swiftai_nb.registry.registry import DiffusionModelRegistry
+from tests.diffusion.flux2_folders import bfl_transformer, flux2_weights
 from tests.diffusion.flux_folders import save
 from tests.diffusion.sd_folders import write_folder, write_safetensors
 from tests.diffusion.single_files import checkpoint_tensors, flux_tensors, write_checkpoint
+from tests.diffusion.z_image_folders import comfy_transformer, z_image_weights
 
 
 @pytest.fixture
@@ -117,3 +119,25 @@ def test_files_that_are_no_model_are_one_line(registry, tmp_path):
     write_safetensors(tmp_path / "lora.safetensors", {"a.lora_down.weight": np.zeros((2, 2), np.float32)})
     with pytest.raises(InvalidInputError, match="is a LoRA"):
         registry.add_folder(tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [
+        ("z", "z-image-text-encoder"),
+        ("klein", "flux.2-klein-text-encoder"),
+        ("klein 9B", "flux.2-klein-9b-text-encoder"),
+    ],
+)
+def test_a_transformer_alone_names_the_text_encoder_it_needs(registry, tmp_path, model, part):
+    if model == "z":
+        arrays = comfy_transformer(z_image_weights()["transformer"])
+    else:
+        arrays = bfl_transformer(flux2_weights()["transformer"])
+    if model == "klein 9B":
+        arrays["txt_in.weight"] = np.zeros((1, 3 * 4096), np.float32)
+    path = tmp_path / "tune.safetensors"
+    save(path, arrays)
+    with pytest.raises(ModelNotDownloadedError, match=rf"lacks text_encoder, vae, tokenizer.*{part} does"):
+        registry.resolve(str(path))
+    assert download_name(registry, str(path)) == part

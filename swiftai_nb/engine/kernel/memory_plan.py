@@ -25,7 +25,6 @@ from swiftai_nb.model_files.safetensors_headers import StoredTensor
 
 _UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of the batch
 _DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
-_FLOW_BYTES_PER_TOKEN = 400_000
 _TEXT_TOKENS = 512
 _PROCESS_BYTES = 150_000_000
 _LARGE_WEIGHT = 1 << 17
@@ -101,7 +100,10 @@ def plan_memory(
     pixels, batch = width * height, branches if guided else 1
     if model.is_flow:
         # With guidance one pass runs after the other.
-        denoising = ((pixels + reference_pixels) // 256 + _TEXT_TOKENS) * _FLOW_BYTES_PER_TOKEN
+        tokens = (pixels + reference_pixels) // 256 + _TEXT_TOKENS
+        denoising = tokens * model.family.bytes_per_token
+        # On a CPU a map is widened while it is used.
+        denoising += 4 * _largest_map(model.loaded_tensors("transformer")) if bytes_per_weight == 4 else 0
     else:
         latents = pixels // model.size_multiple**2
         denoising = latents * batch * model.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight
@@ -177,6 +179,18 @@ def _weights_bytes(
         is_half = _is_half(name, tensors)
         total += _tensor_bytes(name, tensor, bytes_per_weight, kept_bits, is_half=is_half)
     return total
+
+
+def _largest_map(tensors: Mapping[str, StoredTensor]) -> int:
+    """Numbers in the largest linear map that is not stored in float32."""
+    counts = [0]
+    for name, tensor in tensors.items():
+        scales = tensors.get(f"{name.removesuffix('.weight')}.scales")
+        if scales is not None and len(tensor.shape) == 2 and name.endswith(".weight"):
+            counts.append(tensor.shape[0] * scales.shape[-1] * _GROUP)
+        elif len(tensor.shape) == 2 and tensor.dtype != "F32":
+            counts.append(math.prod(tensor.shape))
+    return max(counts)
 
 
 def _is_half(name: str, tensors: Mapping[str, StoredTensor]) -> bool:

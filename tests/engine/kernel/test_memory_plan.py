@@ -11,6 +11,7 @@ from swiftai_nb.core.errors import InsufficientMemoryError, InvalidModelFilesErr
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.machine import MemoryPolicy
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, check_memory, keeps_model, plan_memory
+from swiftai_nb.model_files.families import FLUX_2_KLEIN
 from swiftai_nb.model_files.folder import open_model
 from tests.diffusion.flux2_folders import write_klein
 from tests.model_files.files import write_weights
@@ -162,8 +163,8 @@ def test_flux_2_klein_counts_references_and_only_the_text_layers_it_reads(tmp_pa
     need = {"width": 512, "height": 512, "guided": False, "bytes_per_weight": 4}
     plain = plan_memory(model, **need)
     edit = plan_memory(model, **need, reference_pixels=512 * 512)
-    # 1024 tokens of the picture and 512 of text; the reference is 1024 more
-    assert 3 * edit.denoising_bytes == 5 * plain.denoising_bytes
+    tokens = 512 * 512 // 256
+    assert edit.denoising_bytes - plain.denoising_bytes == tokens * FLUX_2_KLEIN.bytes_per_token
     assert plain.weights_bytes == edit.weights_bytes
     names = set(model.loaded_tensors("text_encoder"))
     assert "layers.3.mlp.up_proj.weight" in names
