@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.image_input import to_png_bytes
 from swiftai_nb.core.prompt_syntax import SYNTAXES
 
@@ -22,6 +23,7 @@ MAX_FEATHER = 256
 MAX_SEED = 2**53 - 1  # the largest integer that survives JSON in a browser
 MAX_COUNT = 1000
 MAX_FILLED_IN_LENGTH = 2000  # characters
+MAX_EMBEDDED_BYTES = 24_000_000  # of all pictures that a recipe keeps
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class ImageGenerationConfig:
         filled_in: a text that is added to the prompt. None: a model with a table of what prompts leave open,
             as the bundled one, chooses by the seed; "" adds nothing.
         embeddings: files of textual inversions; the prompt names each by its file's name.
+        embed_references: whether the recipe keeps the pictures themselves (initial image, mask, references):
+            None keeps those up to 64 kB, True all, False none.
         clip_skip: how many of the text encoder's last layers to skip, 0..12.
         image: an initial image (encoded PNG, JPEG or WebP bytes).
         strength: how much to change the initial image, 0..1.
@@ -105,6 +109,7 @@ class ImageGenerationConfig:
     filled_in: str | None = None
     mask_feather: int | None = None
     image_guidance_scale: float | None = None
+    embed_references: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -119,6 +124,7 @@ class ImageGenerationConfig:
             self._check_float(name, low=0.0, high=1.0)
         self._check_float("steps_factor", low=0.01, high=100.0)
         self._check_choice("quantization_bits", QUANTIZATION_BITS)
+        self._check_choice("embed_references", (True, False))
         self._check_choice("preview", ("rgb", "taesd", "off"))
         self._check_choice("prompt_syntax", SYNTAXES)
         if self.filled_in is not None:
@@ -126,6 +132,8 @@ class ImageGenerationConfig:
         object.__setattr__(self, "references", _encoded_pictures(self.references))
         if self.extra_body is not None:
             object.__setattr__(self, "extra_body", _json_object("extra_body", self.extra_body))
+        if self.embed_references:
+            self._check_embedded()
         if self.mask is not None and self.image is None:
             raise InvalidInputError("mask without image", hint="pass the picture to paint on as image")
 
@@ -157,6 +165,16 @@ class ImageGenerationConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults; bytes stay bytes."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    def _check_embedded(self) -> None:
+        given = (picture for picture in (self.image, self.mask, *self.references) if picture is not None)
+        size_bytes = sum(map(len, given))
+        if size_bytes > MAX_EMBEDDED_BYTES:
+            raise InvalidInputError(
+                f"the pictures have {format_bytes(size_bytes)}; "
+                f"a recipe keeps {format_bytes(MAX_EMBEDDED_BYTES)} at most",
+                hint="leave out --embed-references, and keep the files",
+            )
 
     def _check_int(self, name: str, *, low: int, high: int, unit: str = "") -> None:
         value = getattr(self, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -14,6 +14,7 @@ from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.image_input import open_image_file
+from swiftai_nb.core.sources import SMALL_BYTES, SourcePicture
 
 if TYPE_CHECKING:
     import os
@@ -65,6 +66,7 @@ class Recipe:
         image_sha256: SHA-256 of that initial image.
         mask_sha256: SHA-256 of the mask.
         references_sha256: SHA-256 of each reference picture, in order.
+        sources: size and name of these pictures, and the small ones themselves.
         loras: LoRAs applied, in order.
         embeddings: files of textual inversions.
         versions: package name -> version, of the packages that took part.
@@ -104,6 +106,7 @@ class Recipe:
     filled_in: str | None = None
     mask_feather: int | None = None
     image_guidance_scale: float | None = None
+    sources: tuple[SourcePicture, ...] = ()
 
     @property
     def full_prompt(self) -> str:
@@ -118,6 +121,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; empty fields are omitted."""
         data = {k: v for k, v in asdict(self).items() if v not in (None, (), {})}
+        if self.sources:
+            data["sources"] = [
+                {name: value for name, value in asdict(source).items() if value is not None}
+                for source in self.sources
+            ]
         return {"recipe_version": RECIPE_VERSION, **data}
 
     @classmethod
@@ -177,7 +185,13 @@ class Recipe:
         return _encodable("\n".join(lines))
 
     def to_config(self) -> ImageGenerationConfig:
-        """The settings that make this picture again (an initial image and references must be given again)."""
+        """The settings that make this picture again.
+
+        Pictures it was made from are among them as far as the recipe keeps them.
+        """
+        contents = {source.sha256: source.content for source in self.sources}
+        image = contents.get(self.image_sha256 or "")
+        references = [contents.get(digest) for digest in self.references_sha256]
         return ImageGenerationConfig(
             width=self.width,
             height=self.height,
@@ -197,7 +211,16 @@ class Recipe:
             embeddings=self.embeddings,
             quantization_bits=self.quantization_bits,
             filled_in=self.filled_in or "",
+            image=image,
+            mask=None if image is None else contents.get(self.mask_sha256 or ""),
+            references=() if None in references else references,
+            embed_references=any(len(content or b"") > SMALL_BYTES for content in contents.values()) or None,
         )
+
+    def describe_source(self, sha256: str) -> str:
+        """Which picture a digest is of: its beginning, and name and size where they are known."""
+        found = (str(source) for source in self.sources if source.sha256 == sha256)
+        return next(found, f"SHA-256 {sha256[:12]}")
 
     @classmethod
     def find(cls, picture: Image) -> Recipe | None:
@@ -247,8 +270,8 @@ def _checked(name: str, value: Any) -> Any:
     Raises:
         InvalidInputError: it is of the wrong type.
     """
-    if name == "loras":
-        return tuple(_lora(item) for item in _list(name, value))
+    if name in _ITEM_READERS:
+        return tuple(_ITEM_READERS[name](item) for item in _list(name, value))
     if name in ("notes", "references_sha256", "embeddings"):
         return tuple(_text(name, item) for item in _list(name, value))
     if name == "versions":
@@ -289,6 +312,16 @@ def _lora(item: Any) -> LoraReference:
     if not isinstance(item, Mapping) or not isinstance(item.get("source"), str):
         raise _wrong_type("loras", item, "a list of objects with a source")
     return LoraReference(source=item["source"], scale=item.get("scale", 1.0))
+
+
+def _source(item: Any) -> SourcePicture:
+    try:
+        return item if isinstance(item, SourcePicture) else SourcePicture.from_dict(item)
+    except ValueError as error:
+        raise _not_a_recipe(str(error)) from None
+
+
+_ITEM_READERS: dict[str, Callable[[Any], Any]] = {"loras": _lora, "sources": _source}
 
 
 def _wrong_type(name: str, value: Any, wanted: str) -> InvalidInputError:

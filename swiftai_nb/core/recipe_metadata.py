@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXIF_USER_COMMENT = 0x9286
 EXIF_SUB_IFD = 0x8769
 MAX_TEXT_LENGTH = 1_000_000  # characters; ComfyUI writes whole graphs
+MAX_OWN_TEXT_LENGTH = 40_000_000  # our recipes may hold the pictures that they were made from
 PARAMETERS_VERSION = 2  # of the text that we write; 1 counted "Clip skip" from 0
 
 Fields = dict[str, Any]
@@ -94,7 +95,8 @@ def parse_parameters(text: str) -> Fields | None:
 
 
 def _attempt(reader: Callable[[str], Fields | None], text: object) -> Fields | None:
-    if not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH:
+    longest = MAX_OWN_TEXT_LENGTH if reader is _parse_json else MAX_TEXT_LENGTH
+    if not isinstance(text, str) or len(text) > longest:
         return None
     try:
         return reader(text)

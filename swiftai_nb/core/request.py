@@ -56,6 +56,7 @@ class GenerationRequest:
         expected_revision: of the model, from the recipe that is made again; another one is noted.
         is_background: no cell waits for it; pictures of other jobs have priority.
         notes: shown to the user with the pictures.
+        source_names: (SHA-256, file name) of given pictures that were read from files; recipes keep them.
 
     Raises:
         InvalidInputError: the prompt is empty, there are no seeds, or one is out of range.
@@ -74,6 +75,7 @@ class GenerationRequest:
     expected_revision: str | None = field(default=None, kw_only=True)
     is_background: bool = field(default=False, kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    source_names: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():

@@ -89,12 +89,12 @@ def _request(
         return BatchRequest(item.prompt, item.negative_prompt, item.config.replace(seed=seed))
     if isinstance(item, (Recipe, GeneratedImage)):
         recipe = Recipe.from_image(item) if isinstance(item, GeneratedImage) else item
-        if recipe.references_sha256:
+        made = recipe.to_config()
+        if recipe.references_sha256 and not made.references:
             raise InvalidInputError(
                 "this recipe changes pictures that are not in it",
                 hint="give the prompt as text, and the pictures as ImageGenerationConfig(references=[...])",
             )
-        made = recipe.to_config()
         seed = config.seed if made.seed is None else made.seed
         return BatchRequest(recipe.prompt, recipe.negative_prompt, made.replace(seed=seed))
     if not isinstance(item, str) or not item.strip():

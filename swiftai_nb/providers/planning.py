@@ -15,6 +15,7 @@ from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil, to_png_bytes
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.recipe import Recipe, join_prompt
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
+from swiftai_nb.core.sources import source_pictures
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_memory
 from swiftai_nb.engine.kernel.platform import memory_policy
 from swiftai_nb.engine.messages import Done, Generate, ModelFiles
@@ -287,6 +288,7 @@ def make_recipe(
         image_sha256=_sha256(config.image),
         mask_sha256=_sha256(config.mask),
         references_sha256=tuple(hashlib.sha256(picture).hexdigest() for picture in config.references),
+        sources=source_pictures(config, names=dict(request.source_names)),
         filled_in=plan.filled_in(index) or None,
         versions=versions,
         notes=(*plan.notes, *done.notes),

@@ -71,6 +71,9 @@ class Imagine(Magics):  # type: ignore[misc]
         None, allow_none=True, help="Keep the history in this folder, across kernels."
     ).tag(config=True)
     captions = Bool(True, help="A line under the pictures: model, size, steps, seed, time.").tag(config=True)
+    embed_references = Enum(
+        ["small", "all", "none"], "small", help="Which given pictures a recipe keeps; small is up to 64 kB."
+    ).tag(config=True)
     display = Enum(["auto", "widget", "html", "text"], "auto", help="Display of a running cell.").tag(
         config=True
     )
@@ -158,6 +161,7 @@ class Imagine(Magics):  # type: ignore[misc]
             negative=self.negative,
             preview=None if self.preview == "auto" else self.preview,
             plain=self.plain,
+            embed_references={"all": True, "none": False}.get(self.embed_references),
             styles=self.styles,
         )
 

@@ -98,6 +98,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("with", "text", "change this picture by the prompt, or take things from it; may be given "
                "several times", metavar="VAR|PATH", field="references", values="pictures", is_axis=True,
                excludes=("widget",), repeats=True),
+        Option("embed-references", "flag", "keep the given pictures in the recipe, not only small ones",
+               excludes=("widget",)),
         Option("from", "text", "the recipe of an earlier picture", metavar="VAR|PATH", field="recipe_from",
                values="pictures"),
         Option("prompt-syntax", "choice", "whether (x:1.3), [x], BREAK and AND are text or weights",

@@ -44,6 +44,7 @@ class ImagineArguments:
     strength: float | None = None
     mask: str | None = None
     references: tuple[str, ...] = ()
+    embed_references: bool = False
     recipe_from: str | None = None
     plain: bool = False
     raw: bool = False

@@ -6,13 +6,16 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
+from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import INEXACT, GenerationRequest, make_seeds
+from swiftai_nb.core.sources import digest_of
 from swiftai_nb.notebook.magic.options import Size
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.prompt import find_style
@@ -38,6 +41,7 @@ class Defaults:
         negative: what to avoid always.
         preview: "rgb", "taesd", "off" or None.
         plain: add nothing to prompts.
+        embed_references: which pictures recipes keep: None small ones, True all, False none.
         styles: the user's own styles, name -> template.
     """
 
@@ -52,6 +56,7 @@ class Defaults:
     negative: str | None = None
     preview: str | None = None
     plain: bool = False
+    embed_references: bool | None = None
     styles: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,10 +82,13 @@ def build_request(
     if engine_name == "auto" and provider is None and (cloud_note := session.cloud_note(engine)) is not None:
         notes += (cloud_note,)
     size = _size(arguments, recipe, defaults)
+    pictures, names = _pictures(arguments, variables)
+    sources = () if recipe is None else recipe.sources
+    recipe_names = {source.sha256: source.name for source in sources if source.name is not None}
     config = _config(arguments, recipe, defaults).replace(
         model=model,
         **({} if size is None else {"width": size.width, "height": size.height}),
-        **_pictures(arguments, variables),
+        **pictures,
     )
     seeds = _seeds(arguments, recipe)
     _check_start_picture(config, recipe, arguments)
@@ -106,6 +114,7 @@ def build_request(
         expected_revision=expected_revision,
         is_background=arguments.background,
         notes=notes,
+        source_names=tuple((recipe_names | names).items()),
     )
 
 
@@ -220,10 +229,15 @@ def _is_folder(name: str) -> bool:
 
 def _config(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults) -> ImageGenerationConfig:
     config = ImageGenerationConfig(
-        steps=defaults.steps, guidance_scale=defaults.guidance, preview=defaults.preview
+        steps=defaults.steps,
+        guidance_scale=defaults.guidance,
+        preview=defaults.preview,
+        embed_references=defaults.embed_references,
     )
     if recipe is not None:
         config = config.replace(**_set_values(recipe.to_config()))
+    if arguments.embed_references:
+        config = config.replace(embed_references=True)
     return config.replace(**_set_values(arguments.config()))
 
 
@@ -241,40 +255,48 @@ def _size(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults
     )
 
 
-def _pictures(arguments: ImagineArguments, variables: Mapping[str, Any]) -> dict[str, Any]:
-    references = tuple(_png(text, variables, option="with") for text in arguments.references)
-    pictures: dict[str, Any] = {"references": references} if references else {}
-    return pictures | {
-        name: _png(getattr(arguments, name), variables, option=name)
-        for name in ("image", "mask")
-        if getattr(arguments, name) is not None
-    }
+def _pictures(
+    arguments: ImagineArguments, variables: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The given pictures by setting, and the names of those that are files by SHA-256."""
+    names: dict[str, str] = {}
+
+    def read(text: str, option: str) -> bytes:
+        source = _named(text, variables, option=option)
+        content = mask_to_png_bytes(source) if option == "mask" else to_png_bytes(source)
+        if isinstance(source, (str, PurePath)):
+            names[digest_of(content)] = user_path(source).name
+        return content
+
+    pictures: dict[str, Any] = {}
+    if arguments.references:
+        pictures["references"] = tuple(read(text, "with") for text in arguments.references)
+    if arguments.image is not None:
+        # A recipe's mask is of the recipe's own picture.
+        pictures |= {"image": read(arguments.image, "image"), "mask": None}
+    if arguments.mask is not None:
+        pictures["mask"] = read(arguments.mask, "mask")
+    return pictures, names
 
 
 def _check_start_picture(
     config: ImageGenerationConfig, recipe: Recipe | None, arguments: ImagineArguments
 ) -> None:
     if recipe is not None and recipe.references_sha256 and not config.references:
-        needed = ", ".join(sha256[:12] for sha256 in recipe.references_sha256)
+        needed = "; ".join(recipe.describe_source(sha256) for sha256 in recipe.references_sha256)
         raise InvalidInputError(
-            f"this recipe changes pictures that are not in it (SHA-256 {needed})",
+            f"this recipe changes pictures that are not in it ({needed})",
             hint="give them in this order with --with",
         )
     if config.strength is None or config.image is not None:
         return
     if recipe is not None and recipe.image_sha256 is not None:
         raise InvalidInputError(
-            "this recipe starts from a picture that is not in it", hint="give it with --image"
+            "this recipe starts from a picture that is not in it",
+            hint=f"give it with --image: {recipe.describe_source(recipe.image_sha256)}",
         )
     if arguments.strength is not None:
         raise InvalidInputError("--strength needs --image")
-
-
-def _png(text: str, variables: Mapping[str, Any], *, option: str) -> bytes:
-    from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
-
-    encode = mask_to_png_bytes if option == "mask" else to_png_bytes
-    return encode(_named(text, variables, option=option))
 
 
 def _seeds(arguments: ImagineArguments, recipe: Recipe | None) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import GenerationPlan
+from swiftai_nb.core.sources import source_pictures
 from swiftai_nb.core.task import Task
 from swiftai_nb.providers.cloud.pictures import is_transparent
 
@@ -239,6 +240,7 @@ def make_image(plan: CloudPlan, index: int, answer: CloudAnswer, *, elapsed_s: f
         image_sha256=None if config.image is None else hashlib.sha256(config.image).hexdigest(),
         mask_sha256=None if config.mask is None else hashlib.sha256(config.mask).hexdigest(),
         references_sha256=tuple(hashlib.sha256(one).hexdigest() for one in config.references),
+        sources=source_pictures(config, names=dict(request.source_names)),
         engine=plan.engine,
         provider=answer.provider,
         request_id=answer.request_id,

@@ -27,6 +27,11 @@ def picture(size: tuple[int, int], seed: int = 0) -> GeneratedImage:
     return GeneratedImage.from_pixels(tiny_flux2.picture(size, seed=seed))
 
 
+def large() -> GeneratedImage:
+    """More than a recipe keeps unasked."""
+    return GeneratedImage.from_pixels(np.random.default_rng(0).integers(0, 256, (160, 192, 3), np.uint8))
+
+
 def sha256(image: Any) -> str:
     return hashlib.sha256(to_png_bytes(image)).hexdigest()
 
@@ -60,6 +65,7 @@ def test_several_references_are_variables_items_and_files_in_order(shell: Any, l
 
 
 def test_a_recipe_of_an_edit_says_which_picture_it_needs(shell: Any, local: str) -> None:
+    shell.user_ns["fox"] = large()
     shell.run_line_magic("imagine", f"a scarf --with fox {local} --out scarf")
     digest = sha256(shell.user_ns["fox"])[:12]
     with pytest.raises(UsageError, match=rf"not in it .SHA-256 {digest}.*--with"):
@@ -67,6 +73,14 @@ def test_a_recipe_of_an_edit_says_which_picture_it_needs(shell: Any, local: str)
     again = shell.run_line_magic("imagine", "--from scarf --with fox --engine local --quiet")
     assert again.data == shell.user_ns["scarf"].data
     assert again.recipe == shell.user_ns["scarf"].recipe
+
+
+def test_a_recipe_of_an_edit_keeps_small_pictures(shell: Any, local: str) -> None:
+    edited = shell.run_line_magic("imagine", f"a scarf --with fox {local} --out scarf")
+    assert shell.run_line_magic("imagine", "--from scarf --engine local --quiet").data == edited.data
+    (item,) = imagine_batch([edited.recipe], provider="mlx")
+    assert item.image is not None
+    assert item.image.data == edited.data
 
 
 def test_edit_is_the_same_as_a_method(shell: Any, local: str, klein: Path) -> None:
@@ -120,6 +134,7 @@ def test_a_dry_run_counts_references_and_their_memory(shell: Any, local: str) ->
 
 
 def test_a_batch_refuses_a_recipe_whose_references_are_missing(shell: Any, local: str) -> None:
+    shell.user_ns["fox"] = large()
     edited = shell.run_line_magic("imagine", f"a scarf --with fox {local}")
     with pytest.raises(InvalidInputError, match="changes pictures that are not in it"):
         list(imagine_batch([edited.recipe], provider="mlx"))

@@ -180,6 +180,7 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("fox --steps {n}", "", P("fox", steps=4)),
     ("fox --negative {animal}", "", P("fox", negative="red fox")),
     ("fox --model {cfg.model}", "", P("fox", model="sdxl-turbo")),
+    ("a cat --embed-references", "", P("a cat", embed_references=True)),
     ("a cat --plain", "", P("a cat", plain=True)),
     ("fox --raw {nope}", "", P("fox {nope}", raw=True)),
     ("--raw", "{{animal}} {animal}", P("{{animal}} {animal}", raw=True)),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from IPython.core.error import UsageError
+from PIL import Image
+
+from swiftai_nb.core.image_input import to_png_bytes
 
 SETTINGS = 30
 PROMPTS = ("a red apple", "a cat in snow", "two fish", "ein Haus am Meer, größer", "a star: {literally}")
@@ -45,9 +49,40 @@ def test_thirty_random_settings_are_remade_byte_for_byte(shell: Any, tmp_path: P
 
 def test_a_recipe_that_starts_from_a_picture_asks_for_it(shell: Any) -> None:
     local = "--engine local --steps 4 --seed 1"
-    shell.run_line_magic("imagine", f"an apple {local} --out apple")
+    apple = shell.run_line_magic("imagine", f"an apple {local}").pil.resize((600, 600))
+    shell.user_ns["apple"] = apple.effect_spread(9)  # more than a recipe keeps unasked
     first = shell.run_line_magic("imagine", f"a pear {local} --image apple --strength 0.5 --out pear")
     with pytest.raises(UsageError, match="starts from a picture that is not in it; give it with --image"):
         shell.run_line_magic("imagine", "--from pear --engine local")
     again = shell.run_line_magic("imagine", "--from pear --image apple --engine local")
     assert again[0].data == first[0].data
+
+
+def test_a_recipe_says_by_file_and_size_which_start_picture_it_needs(shell: Any, tmp_path: Path) -> None:
+    noise = Image.effect_noise((300, 200), 90).convert("RGB")
+    noise.save(tmp_path / "my noise.png")
+    digest = hashlib.sha256(to_png_bytes(noise)).hexdigest()[:12]
+    made = shell.run_line_magic(
+        "imagine", "a pear --engine local --steps 2 --image 'my noise.png' --out pear"
+    )
+    assert str(tmp_path) not in made.recipe.to_json()
+    with pytest.raises(UsageError, match=rf"give it with --image: SHA-256 {digest}, my noise.png, 300x200"):
+        shell.run_line_magic("imagine", "--from pear --engine local")
+
+
+def test_a_recipe_keeps_a_small_start_picture_and_with_the_option_any(shell: Any, tmp_path: Path) -> None:
+    local = "--engine local --steps 2 --seed 1"
+    shell.user_ns["small"] = Image.new("RGB", (128, 128), "green")
+    shell.user_ns["large"] = Image.effect_noise((300, 300), 90)
+    shell.user_ns["mask"] = Image.linear_gradient("L")
+    for options in ("--image small", "--image large --mask mask --embed-references"):
+        first = shell.run_line_magic("imagine", f"a pear {options} --strength 0.6 {local}")
+        path = first.save(tmp_path / "pear.png")
+        again = shell.run_line_magic("imagine", f"--from {path} --engine local")
+        assert again.data == first.data, options
+        assert not any("not exactly" in note for note in again.recipe.notes)
+    other = shell.run_line_magic("imagine", f"--from {path} --image small --engine local")
+    assert other.recipe.mask_sha256 is None, "the recipe's mask is of its own picture"
+    shell.run_line_magic("config", "Imagine.embed_references = 'none'")
+    none = shell.run_line_magic("imagine", f"a pear --image small --strength 0.6 {local}")
+    assert [source.data for source in none.recipe.sources] == [None]
