@@ -442,3 +442,371 @@ test("choosing a cloud model says what is missing and how to give it", async () 
   expect(card.find(".offer").textContent).toContain("Set HF_TOKEN.");
   expect(card.find(".models").hidden).toBe(true);
 });
+
+const turbo = () =>
+  model({ id: "sdxl-turbo", name: "SDXL Turbo", width: 512, height: 512, steps: 4, guidance_scale: 0 });
+const start = { id: "input-1", role: "image" as const, width: 64, height: 64, origin: "" };
+const reference = { ...start, id: "input-2", role: "reference" as const };
+const plan = {
+  estimated_s: 12,
+  device: "cpu",
+  memory: "about 0.2 GB of 17 GB free",
+  width: 64,
+  height: 64,
+  steps: 16,
+  notes: [] as string[],
+  asks: false,
+};
+
+/** What the kernel answers to the newest request for a plan. */
+async function answer(card: Mounted, content: object): Promise<void> {
+  vi.advanceTimersByTime(600);
+  await settled();
+  const request_id = card.host.sentOf("plan").at(-1)?.request_id ?? "";
+  await card.host.report({ kind: "plan", request_id, ...plan, ...content });
+}
+
+async function chooseModel(card: Mounted, index: number): Promise<void> {
+  card.find(".model-button").click();
+  card.all("button.choice")[index]?.click();
+  await settled();
+}
+
+test("another model resets what was copied from a picture, and keeps what the user set", async () => {
+  const made = picture({ width: 128, height: 64, steps: 9, guidance_scale: 1.7, scheduler: "euler" });
+  const card = mount({ models: [model(), turbo()], pictures: [made] });
+  await card.click("Reuse");
+  expect(card.host.traits).toMatchObject({ width: 128, steps: 9, guidance_scale: 1.7, scheduler: "euler" });
+  await card.type(".steps input", "7");
+  await chooseModel(card, 1);
+  expect(card.host.traits).toMatchObject({
+    model: "sdxl-turbo",
+    width: null,
+    height: null,
+    steps: 7,
+    guidance_scale: null,
+    scheduler: "",
+    seed: 7,
+  });
+  expect(card.find(".steps input").getAttribute("placeholder")).toBe("4");
+});
+
+test("Reuse leaves open what was the model's own", async () => {
+  const card = mount({ pictures: [picture()] });
+  await card.click("Reuse");
+  expect(card.host.traits).toMatchObject({ width: null, height: null, steps: null, guidance_scale: null });
+});
+
+test("an error marks its field and offers values that mend it", async () => {
+  const card = mount({ pictures: [picture()], width: 100 });
+  await answer(card, {
+    message: "width 100 is not a multiple of 16",
+    hint: "use 96 or 112",
+    field: "width",
+    fixes: [96, 112],
+    model: "",
+    asks: undefined,
+  });
+  expect(card.find(".width input").getAttribute("aria-invalid")).toBe("true");
+  expect(card.find(".pixels").nextElementSibling).toBe(card.find(".error-note"));
+  expect(caption(card)).toBe("a fox");
+  await card.click("Use 96");
+  expect(card.host.traits.width).toBe(96);
+  await answer(card, {});
+  expect(card.find(".error-note").hidden).toBe(true);
+  expect(card.find(".width input").hasAttribute("aria-invalid")).toBe(false);
+});
+
+test("a refused request opens the fold in which its field is", async () => {
+  const card = mount();
+  await card.host.report({
+    kind: "error",
+    request_id: "",
+    message: "steps must be …",
+    hint: "",
+    ...NOWHERE,
+    field: "steps",
+  });
+  expect(card.find<HTMLDetailsElement>("details.more").open).toBe(true);
+});
+
+test("the estimate stands below the button before it is pressed", async () => {
+  const card = mount();
+  await answer(card, {});
+  expect(card.find(".estimate").textContent).toBe(
+    "About 12 s on this machine's CPU · about 0.2 GB of 17 GB free",
+  );
+  await card.type(".steps input", "12");
+  expect(card.find(".estimate").textContent).toBe("");
+  expect(card.host.sentOf("plan")).toHaveLength(1);
+  vi.advanceTimersByTime(600);
+  expect(card.host.sentOf("plan")).toHaveLength(2);
+});
+
+test("an answer that is outdated by another form is not shown", async () => {
+  const card = mount();
+  vi.advanceTimersByTime(600);
+  const first = card.host.sentOf("plan")[0]?.request_id ?? "";
+  await card.type(".steps input", "12");
+  vi.advanceTimersByTime(600);
+  await card.host.report({ kind: "plan", request_id: first, ...plan });
+  expect(card.find(".estimate").textContent).toBe("");
+});
+
+test("more than a minute on the CPU is asked about; a second press starts", async () => {
+  const card = mount();
+  await answer(card, { estimated_s: 900, asks: true });
+  await card.click("Imagine");
+  expect(card.host.sentOf("generate")).toEqual([]);
+  expect(card.find(".question").textContent).toContain("about 15 min");
+  await card.click("Not now");
+  expect(card.find(".question").hidden).toBe(true);
+  await card.click("Imagine");
+  await card.click("Start anyway");
+  expect(card.host.sentOf("generate")).toHaveLength(1);
+  expect(card.find(".question").hidden).toBe(true);
+});
+
+test("Imagine and Cancel are never under the same click", async () => {
+  const card = mount();
+  const imagine = card.button("Imagine");
+  imagine.click();
+  imagine.dispatchEvent(new MouseEvent("click", { bubbles: true, detail: 2 }));
+  await settled();
+  expect(card.host.sentOf("generate")).toHaveLength(1);
+  expect(card.button("Add to queue")).toBe(imagine);
+  expect(card.button("Cancel")).not.toBe(imagine);
+});
+
+test("the pictures of one job are tiles that fill, and open when they are pressed", async () => {
+  const batch = { count: 4, image_index: 1, picture_ids: ["1"] };
+  const card = mount({ pictures: [picture()], jobs: [job(batch)] });
+  const states = () => card.all(".stage-tile").map((one) => one.dataset.state);
+  expect(states()).toEqual(["done", "current", "waiting", "waiting"]);
+  expect(card.all(".stage-tile").map((one) => one.getAttribute("aria-label"))).toEqual([
+    "Picture 1 of 4",
+    "Picture 2 of 4, in progress",
+    "Picture 3 of 4, waiting",
+    "Picture 4 of 4, waiting",
+  ]);
+  const pictures = ["1", "2", "3", "4"].map((id) => picture({ id, seed: Number(id) }));
+  const ended = { state: "done" as const, picture_ids: ["1", "2", "3", "4"] };
+  await card.host.push({ pictures, jobs: [job({ ...batch, ...ended })] });
+  expect(states()).toEqual(["done", "done", "done", "done"]);
+  await card.click("Picture 3 of 4");
+  expect(times(card)).toContain("seed 3");
+  await card.click("All 4");
+  expect(card.all(".stage-tile")).toHaveLength(4);
+});
+
+test("a cancelled job is tried again, a cancelled batch is completed", async () => {
+  const card = mount({ jobs: [job({ state: "cancelled" })] });
+  await card.click("Try again");
+  expect(card.host.sentOf("retry")).toEqual([{ kind: "retry", job_id: "job-1" }]);
+  await card.host.push({
+    pictures: [picture()],
+    jobs: [job({ id: "job-2", state: "cancelled", count: 3, picture_ids: ["1"] })],
+  });
+  await card.click("Make the missing 2");
+  expect(card.host.sentOf("retry")[1]).toEqual({ kind: "retry", job_id: "job-2" });
+});
+
+test("Edit this makes the picture the start picture, or a reference where the model takes them", async () => {
+  const card = mount({ pictures: [picture()] });
+  await card.click("Edit this");
+  expect(card.host.sentOf("set_input")).toEqual([{ kind: "set_input", role: "image", picture_id: "1" }]);
+  await card.host.push({ inputs: [{ ...start, origin: "1" }] });
+  expect(caption(card)).toBe("Start picture");
+  const klein = mount({ pictures: [picture()], models: [model({ max_references: 4 })] });
+  await klein.click("Edit this");
+  expect(klein.host.sentOf("set_input")[0]?.role).toBe("reference");
+});
+
+test("pictures in stand in the tray until they are removed", async () => {
+  const card = mount({ inputs: [start, reference], models: [model({ max_references: 4 })] });
+  expect(card.all(".inputs li").map((one) => one.dataset.role)).toEqual(["image", "reference"]);
+  expect(card.find(".strength").hidden).toBe(false);
+  await card.click("Remove: reference 1");
+  expect(card.host.sentOf("remove_input")).toEqual([{ kind: "remove_input", input_id: "input-2" }]);
+  await card.click("Show the start picture");
+  expect(card.find(".stage").dataset.scene).toBe("start");
+  await card.click("Imagine");
+  expect(card.find(".stage").dataset.scene).toBe("pending");
+});
+
+test("a model without references says which takes them", async () => {
+  const klein = model({ id: "klein", name: "FLUX.2 klein 4B", max_references: 4, state: "download" });
+  const card = mount({ models: [model(), klein], inputs: [reference] });
+  const text = "Emoji mini makes pictures from text and takes no references; FLUX.2 klein 4B does.";
+  expect(card.find(".tray .warn").textContent).toBe(text);
+  await card.host.push({ inputs: [] });
+  await card.click("Add a reference picture");
+  expect(card.find(".error-note .what").textContent).toBe(text);
+});
+
+test("a dropped file is sent as it is, a file that is no picture is refused", async () => {
+  const card = mount();
+  const drop = async (...files: File[]) => {
+    const event = new Event("drop", { bubbles: true, cancelable: true });
+    Object.assign(event, { dataTransfer: { files, types: ["Files"] } });
+    card.find(".stage").dispatchEvent(event);
+    for (let turn = 0; turn < 20; turn += 1) await settled();
+  };
+  await drop(new File(["x"], "notes.txt", { type: "text/plain" }));
+  expect(card.find(".error-note .what").textContent).toBe(
+    "This file is not a picture that the browser can read",
+  );
+  const fox = new File([new Uint8Array([137, 80])], "fox.png", { type: "image/png" });
+  await drop(Object.assign(fox, { arrayBuffer: async () => new ArrayBuffer(2) })); // jsdom has none
+  await vi.waitFor(() =>
+    expect(card.host.sentOf("set_input")).toEqual([{ kind: "set_input", role: "image" }]),
+  );
+});
+
+test("a chain of edits is shown as versions, with before and after", async () => {
+  const pictures = [
+    picture(),
+    picture({ id: "2", parent: "1", prompt: "a fox with a scarf" }),
+    picture({ id: "3", parent: "2", prompt: "a blue scarf" }),
+  ];
+  const card = mount({ pictures });
+  const versions = () => card.all(".chain .thumb").map((one) => one.getAttribute("aria-label"));
+  expect(versions()).toEqual([
+    "Version 1: a fox",
+    "Version 2: a fox with a scarf",
+    "Version 3: a blue scarf",
+  ]);
+  card.find(".versions .action").click();
+  await settled();
+  expect(card.find(".side.left").textContent).toBe("a blue scarf");
+  expect(card.find(".side.right").textContent).toBe("a fox with a scarf");
+});
+
+test("a circle of parents is no endless chain", () => {
+  const card = mount({ pictures: [picture({ parent: "2" }), picture({ id: "2", parent: "1" })] });
+  expect(card.all(".chain .thumb")).toHaveLength(2);
+});
+
+test("Variations starts four pictures from this one and leaves the form alone", async () => {
+  const card = mount({ pictures: [picture({ seed: 9 })], prompt: "something else" });
+  await card.click("Variations");
+  const [request] = card.host.sentOf("generate");
+  expect(request).toMatchObject({ picture_id: "1", settings: { prompt: "a fox", count: 4, strength: 0.5 } });
+  expect(card.host.traits.prompt).toBe("something else");
+});
+
+test("favorites are marked, filtered and searched; Delete asks once more", async () => {
+  const names = ["a fox", "a cat", "a fox at night", "a dog"];
+  const pictures = names.map((prompt, at) =>
+    picture({ id: String(at), prompt, seed: at, favorite: at === 1 }),
+  );
+  const card = mount({ pictures });
+  const shown = () => card.all(".tile").map((one) => one.getAttribute("aria-label"));
+  expect(shown()[2]).toBe("a cat, seed 1, favorite");
+  await card.type(".search", "FOX night");
+  expect(shown()).toEqual(["a fox at night, seed 2"]);
+  await card.type(".search", "");
+  await card.click("Favorites only");
+  expect(shown()).toEqual(["a cat, seed 1, favorite"]);
+  await card.click("Favorites only");
+  await card.click("Favorite");
+  expect(card.host.sentOf("favorite")).toEqual([{ kind: "favorite", picture_id: "3", favorite: true }]);
+  await card.click("Delete");
+  expect(card.host.sentOf("delete_picture")).toEqual([]);
+  await card.click("Delete?");
+  expect(card.host.sentOf("delete_picture")).toEqual([{ kind: "delete_picture", picture_id: "3" }]);
+});
+
+test("a question about deleting is taken back after some seconds", async () => {
+  const card = mount({ pictures: [picture()] });
+  await card.click("Delete");
+  vi.advanceTimersByTime(5000);
+  await settled();
+  await card.click("Delete");
+  expect(card.host.sentOf("delete_picture")).toEqual([]);
+});
+
+test("the up arrow brings back earlier prompts, the down arrow the draft", async () => {
+  const pictures = ["a cat", "a dog", "a cat"].map((prompt, at) => picture({ id: String(at), prompt }));
+  const card = mount({ prompt: "", pictures });
+  const area = card.find<HTMLTextAreaElement>(".prompt textarea");
+  const press = (key: string) =>
+    area.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  for (const [key, text] of [
+    ["ArrowUp", "a cat"],
+    ["ArrowUp", "a dog"],
+    ["ArrowUp", "a dog"],
+    ["ArrowDown", "a cat"],
+    ["ArrowDown", ""],
+  ]) {
+    press(key as string);
+    await settled();
+    expect(area.value).toBe(text);
+  }
+  await card.type(".prompt textarea", "a whale");
+  area.setSelectionRange(3, 3);
+  press("ArrowUp");
+  expect(area.value).toBe("a whale");
+});
+
+test("arrow keys go through the pictures of the large view", async () => {
+  const card = mount({ pictures: [picture(), picture({ id: "2", prompt: "a cat" })] });
+  await card.click("Show large");
+  const large = card.find<HTMLDialogElement>("dialog.large");
+  const press = (key: string) => large.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  expect(large.querySelector(".first")?.textContent).toBe("a cat");
+  press("ArrowRight");
+  await settled();
+  expect(large.querySelector(".first")?.textContent).toBe("a fox");
+  press("ArrowRight");
+  press("f");
+  expect(card.host.sentOf("favorite")).toEqual([{ kind: "favorite", picture_id: "1", favorite: true }]);
+});
+
+test("a format replaces the size; Custom opens width and height", async () => {
+  const card = mount({ width: 128, height: 64 });
+  expect(card.button("Custom").getAttribute("aria-pressed")).toBe("true");
+  await card.click("3:4");
+  expect(card.host.traits).toMatchObject({ aspect_ratio: "3:4", width: null, height: null });
+  expect(card.find(".pixels").hidden).toBe(true);
+  await card.click("Custom");
+  expect(card.find(".pixels").hidden).toBe(false);
+  await card.type(".width input", "96");
+  expect(card.host.traits).toMatchObject({ aspect_ratio: "", width: 96 });
+  await card.click("Use the model's settings");
+  expect(card.host.traits.width).toBeNull();
+});
+
+test("sampler, style, LoRAs and presets are chosen in More", async () => {
+  const choices = { styles: ["ink"], loras: ["owner/pixel"], presets: { mine: { style: "ink", steps: 3 } } };
+  const card = mount({ choices });
+  const select = async (selector: string, value: string) => {
+    card.find<HTMLSelectElement>(selector).value = value;
+    card.find(selector).dispatchEvent(new Event("change"));
+    await settled();
+  };
+  await select(".scheduler select", "euler");
+  await select(".style select", "ink");
+  expect(card.host.traits).toMatchObject({ scheduler: "euler", style: "ink" });
+  await card.type(".lora-field input[type=text]", "owner/pixel");
+  await card.click("Add");
+  expect(card.host.traits.loras).toEqual([{ source: "owner/pixel", scale: 1 }]);
+  await card.click("Remove the LoRA owner/pixel");
+  expect(card.host.traits.loras).toEqual([]);
+  await select(".presets select", "mine");
+  expect(card.host.traits.steps).toBe(3);
+  await card.type(".presets input", " better ");
+  await card.click("Save preset");
+  expect(card.host.sentOf("save_preset")[0]).toMatchObject({ name: "better", settings: { style: "ink" } });
+  await card.click("Delete preset");
+  expect(card.host.sentOf("delete_preset")).toEqual([{ kind: "delete_preset", name: "mine" }]);
+});
+
+test("a failed download is told where its button is", async () => {
+  const missing = model({ id: "tiny", name: "Tiny", state: "download" });
+  const card = mount({ models: [model(), missing], model: "tiny" });
+  const failure = { message: "the connection failed", hint: "check your connection", field: "", fixes: [] };
+  await card.host.report({ kind: "error", request_id: "", ...failure, model: "tiny" });
+  expect(card.find(".offer .failed").textContent).toBe("The connection failed. Check your connection");
+  expect(card.find(".error-note").hidden).toBe(true);
+});

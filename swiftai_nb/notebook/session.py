@@ -99,7 +99,7 @@ class Session:
         """The one subshell on which widgets' clicks arrive while a cell runs."""
         from swiftai_nb.notebook.cell.cancel import SubshellRoute
 
-        return SubshellRoute(_running_kernel())
+        return SubshellRoute(running_kernel())
 
     @property
     def history(self) -> History:
@@ -306,7 +306,7 @@ class _HistoryKeeper:
                 self.ids[-1] = "" if entry is None else entry.id
 
 
-def _running_kernel() -> Any:
+def running_kernel() -> Any:
     """The ipykernel kernel this runs in, or None."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()

@@ -17,6 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from tests.browser.conftest import _launch
 from tests.browser.jupyter import PROJECT, JupyterServer, NotebookPage, write_notebook
+from tests.browser.states import paint
 from tests.browser.widget_page import Card
 
 FOLDER = PROJECT / "docs" / "images"
@@ -86,6 +87,13 @@ def record(page: NotebookPage, card: Card) -> None:
     let_transitions_end()
     still(card, "widget-compare")
     card.button("Done").click()
+    card.button("Edit this").click()
+    card.wait_scene("start")
+    paint(card)
+    card.root.locator(".toast").wait_for(state="hidden")
+    still(card, "widget-mask")
+    card.button("Done").click()
+    card.button("Remove: start picture").click()
     card.root.locator(".model-button").click()
     still(card, "widget-models")
     card.root.locator(".model-button").click()

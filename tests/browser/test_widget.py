@@ -67,8 +67,8 @@ def test_prompt_becomes_a_picture_with_a_preview_at_every_step(
     card.write("a fox in the snow")
     card.button("Imagine").click()
     card.wait_step(4)
-    card.screenshot(screenshots, f"{app}-running")
     assert re.search(r"\d+ s · about \d+ s left", card.root.locator(".caption .second").inner_text())
+    card.screenshot(screenshots, f"{app}-running")
     card.wait_scene("picture")
     said = card.said
     assert "Loading model · 2.1 of 6.9 GB" in said
@@ -184,7 +184,7 @@ def test_queue_history_compare_seed_and_reuse(open_notebook: OpenNotebook, scree
 def test_reload_second_view_and_restart(open_notebook: OpenNotebook, screenshots: Path) -> None:
     notebook, card = open_card(open_notebook, "widget", ASK_FOR_BLUE)
     card.root.locator("details.more > summary").click()
-    card.root.get_by_label("Steps").fill("40")
+    card.root.get_by_label("Steps").fill("400")
     card.imagine("a red fox")
     card.wait_step(2)
     run_cell(notebook, 1)
@@ -269,9 +269,11 @@ def test_dark_theme_narrow_column_and_reduced_motion(open_notebook: OpenNotebook
     assert card.violations() == []
     card.wait_scene("picture")
     card.root.evaluate("e => { e.style.width = '480px'; }")
-    stage, panel = card.root.locator(".stage").bounding_box(), card.root.locator(".panel").bounding_box()
+    prompt, stage, panel = (card.root.locator(part).bounding_box() for part in (".ask", ".stage", ".form"))
+    assert prompt is not None
     assert stage is not None
     assert panel is not None
+    assert stage["y"] > prompt["y"] + prompt["height"], "the prompt comes first"
     assert panel["y"] > stage["y"] + stage["height"], "the panel goes under the stage"
     assert card.root.evaluate("e => e.scrollWidth <= 480")
     card.screenshot(screenshots, "dark-480")

@@ -103,7 +103,7 @@ class Card:
               const words = card.querySelector('.caption .first'), began = performance.now();
               const done = () => words.textContent.startsWith('Cancelling') && resolve(performance.now() - began);
               new MutationObserver(done).observe(words, {childList: true, characterData: true, subtree: true});
-              [...card.querySelectorAll('button.primary')][0].click();
+              card.querySelector('button.cancel').click();
               done();
             })"""
         )

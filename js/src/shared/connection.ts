@@ -53,9 +53,11 @@ export class Connection<R> {
     this.expectReply(timeout_ms);
   }
 
-  send(request: R): void {
+  /** Sends a request, with a binary buffer where it has one. */
+  send(request: R, buffer?: ArrayBuffer): void {
     try {
-      this.model.send(request);
+      if (buffer === undefined) this.model.send(request);
+      else this.model.send(request, undefined, [buffer]);
     } catch {
       this.lost();
     }

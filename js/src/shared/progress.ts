@@ -1,15 +1,16 @@
 import type { Progress } from "../contract";
 import { h, setAttribute } from "./dom";
 import { formatDuration, formatRemaining, sentence } from "./format";
+import { PROGRESS_TEXT as TEXT } from "./strings";
 
 /** "Drawing · picture 2 of 4 · step 7 of 20". */
 export function progressText(progress: Progress): string {
-  if (progress.cancelling) return "Cancelling after this step…";
+  if (progress.cancelling) return TEXT.cancellingAfterStep;
   const { stage, detail, step, steps, image_index, count } = progress;
   return [
-    sentence(stage || "starting"),
-    count > 1 ? `picture ${image_index + 1} of ${count}` : "",
-    steps > 0 && step > 0 ? `step ${step} of ${steps}` : detail,
+    sentence(stage || TEXT.starting),
+    count > 1 ? TEXT.pictureOf(image_index + 1, count) : "",
+    steps > 0 && step > 0 ? TEXT.stepOf(step, steps) : detail,
   ]
     .filter((part) => part !== "")
     .join(" · ");

@@ -1,43 +1,66 @@
-import { type Picture, type Request, SETTINGS, type Settings } from "../contract";
+import { type Model, type Picture, type Request, SETTINGS, type Settings } from "../contract";
 import type { Connection } from "../shared/connection";
 import type { Actions, Context } from "./context";
-import { chosenModel, currentJob, settingsOf } from "./state";
+import { base64Of, readPicture } from "./files";
+import { chosenModel, currentJob, pictureOf, settingsOf } from "./state";
+import { TEXT } from "./strings";
+
+const VARIATIONS = 4;
+const VARIATION_STRENGTH = 0.5;
+/** Settings that belong to a model: what was copied of them does not outlive it. */
+const OF_A_MODEL = ["width", "height", "steps", "guidance_scale", "scheduler", "loras"] as const;
 
 /** The actions of buttons and keys. */
-export function createActions(
-  ctx: Context,
-  connection: Connection<Request>,
-  toast: (text: string) => void,
-  flush: () => void,
-): Actions {
+export function createActions(ctx: Context, connection: Connection<Request>, flush: () => void): Actions {
   const { host, view } = ctx;
   const form = () =>
     Object.fromEntries(SETTINGS.map((name) => [name, host.get(name)])) as unknown as Settings;
-  const showError = (message: string, hint: string) => {
-    view.error = { message, hint, field: "", fixes: [], model: "" };
-    ctx.announce([message, hint].filter((text) => text !== "").join(". "));
-    ctx.invalidate();
-  };
-  const fill = (settings: Settings) => {
+  const fill = (settings: Partial<Settings>) => {
     for (const [name, value] of Object.entries(settings)) ctx.set(name as "prompt", value as string);
+  };
+  const modelOf = (picture: Picture) => chosenModel(host.get("models"), picture.model, picture.engine);
+  const copy = (picture: Picture, seed: number | null) => {
+    const settings = settingsOf(picture, seed, modelOf(picture));
+    fill(settings);
+    view.copied = new Set(OF_A_MODEL);
+    return settings;
+  };
+  const needsDownload = (model: Model | null) =>
+    model !== null && (model.state === "download" || model.state === "downloading");
+  const stage = (
+    changes: Partial<Pick<typeof view, "following" | "selected" | "compared" | "showsStart">>,
+  ) => {
+    Object.assign(view, { compared: null, showsStart: false, error: null, asking: false, ...changes });
+    ctx.invalidate();
   };
 
   return {
-    imagine(settings = form()) {
+    imagine(settings = form(), from) {
       if (view.disconnected) return;
       view.error = null;
-      if (settings.prompt.trim() === "") return showError("Enter a prompt first", "");
+      if (settings.prompt.trim() === "") return this.fail({ message: TEXT.enterPrompt, field: "prompt" });
       const model = chosenModel(host.get("models"), settings.model, settings.engine);
-      if (model !== null && (model.state === "download" || model.state === "downloading"))
-        return showError(`${model.name} is not downloaded`, "Download it first, or choose another model.");
+      if (needsDownload(model))
+        return this.fail({
+          message: TEXT.notDownloadedYet(model?.name ?? ""),
+          hint: TEXT.downloadFirst,
+          field: "model",
+        });
+      const { plan } = view;
+      if (from === undefined && plan !== null && "asks" in plan && plan.asks && !view.asking) {
+        view.asking = true;
+        ctx.invalidate();
+        return;
+      }
+      const painting = ctx.settle();
+      if (painting !== null) return void painting.then(() => this.imagine(settings, from));
       flush();
       const request_id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
       view.pending.push({ request_id, prompt: settings.prompt });
-      view.following = true;
-      view.compared = null;
-      connection.send({ kind: "generate", request_id, settings });
+      stage({ following: true });
+      const request = { kind: "generate", request_id, settings } as const;
+      connection.send(from === undefined ? request : { ...request, picture_id: from.id });
       connection.expectReply();
-      ctx.invalidate();
     },
     cancel(jobId) {
       if (view.cancelled.has(jobId)) return;
@@ -51,52 +74,122 @@ export function createActions(
       if (job !== null) this.cancel(job.id);
       else if (pending !== undefined) {
         connection.send({ kind: "cancel", job_id: "", request_id: pending.request_id });
-        ctx.announce("Cancelling");
+        ctx.announce(TEXT.cancelling);
       }
     },
-    follow() {
-      view.following = true;
-      view.compared = null;
-      view.error = null;
-      ctx.invalidate();
+    retry(job) {
+      stage({ following: true });
+      connection.send({ kind: "retry", job_id: job.id });
     },
+    follow: () => stage({ following: true }),
     show(picture) {
-      view.error = null;
       if (ctx.scene.kind === "compare") {
         if (picture.id !== view.selected) view.compared = picture.id;
-      } else {
-        view.following = false;
-        view.selected = picture.id;
-      }
+        ctx.invalidate();
+      } else stage({ following: false, selected: picture.id });
+    },
+    showLarge(picture) {
+      view.large = picture?.id ?? null;
       ctx.invalidate();
     },
+    showStart: () => stage({ showsStart: true }),
     compareWith(picture) {
-      const shown = ctx.scene.kind === "picture" || ctx.scene.kind === "compare" ? ctx.scene.picture : null;
+      const shown = pictureOf(ctx.scene);
       if (picture === null || shown === null) view.compared = null;
       else {
         view.following = false;
         view.selected = shown.id;
-        view.compared = neighbor(host.get("pictures"), shown.id);
+        view.compared = picture === true ? neighbor(host.get("pictures"), shown.id) : picture.id;
       }
       ctx.invalidate();
     },
     reuse(picture) {
-      fill(settingsOf(picture, picture.seed));
-      toast("Settings copied to the form (including the seed)");
+      copy(picture, picture.seed);
+      ctx.toast(TEXT.settingsCopied);
     },
     remix(picture) {
-      const settings = settingsOf(picture, null);
-      fill(settings);
-      this.imagine(settings);
+      this.imagine(copy(picture, null));
+    },
+    vary(picture) {
+      const canStart = modelOf(picture)?.takes_image === true;
+      const settings = settingsOf(picture, null, modelOf(picture));
+      const near = { ...settings, count: VARIATIONS, strength: canStart ? VARIATION_STRENGTH : null };
+      this.imagine(near, canStart ? picture : undefined);
+    },
+    edit(picture) {
+      const role = (ctx.model?.max_references ?? 0) > 0 ? "reference" : "image";
+      if (role === "image" && ctx.model?.takes_image === false)
+        return this.fail({ message: TEXT.noStart(ctx.model.name), field: "model" });
+      connection.send({ kind: "set_input", role, picture_id: picture.id });
+      if (role === "image") stage({ showsStart: true });
+      ctx.toast(TEXT.editing);
     },
     save(picture) {
       connection.send({ kind: "save", picture_id: picture.id });
     },
     copy(picture) {
       copyText(picture.cell).then(
-        () => toast("Copied. Paste it into a cell."),
-        () => toast("This browser blocks copying"),
+        () => ctx.toast(TEXT.copied),
+        () => ctx.toast(TEXT.copyBlocked),
       );
+    },
+    favorite(picture) {
+      connection.send({ kind: "favorite", picture_id: picture.id, favorite: !picture.favorite });
+    },
+    remove(picture) {
+      if (view.deleting === picture.id) {
+        view.deleting = null;
+        connection.send({ kind: "delete_picture", picture_id: picture.id });
+      } else {
+        view.deleting = picture.id;
+        ctx.toast(TEXT.deleteAgain); // its end takes the question back
+      }
+      ctx.invalidate();
+    },
+    chooseModel(model) {
+      view.error = null;
+      const isOther = model.id !== ctx.model?.id || model.engine !== ctx.model.engine;
+      const copied = isOther ? OF_A_MODEL.filter((name) => view.copied.has(name)) : [];
+      ctx.set("engine", model.engine);
+      ctx.set("model", model.id);
+      for (const name of copied)
+        ctx.set(name as "steps", (name === "scheduler" ? "" : name === "loras" ? [] : null) as null);
+    },
+    async addInput(role, file) {
+      try {
+        const buffer = role === "mask" ? await file.arrayBuffer() : await readPicture(file);
+        if (role === "image") stage({ showsStart: true });
+        const request = { kind: "set_input", role } as const;
+        // Colab's page has no binary buffers.
+        if ((globalThis as { google?: { colab?: unknown } }).google?.colab !== undefined)
+          connection.send({ ...request, data: base64Of(buffer) });
+        else connection.send(request, buffer);
+      } catch (error) {
+        this.fail({ message: (error as Error).message, hint: TEXT.chooseAnother, field: "inputs" });
+      }
+    },
+    removeInput(id) {
+      view.error = null;
+      connection.send({ kind: "remove_input", input_id: id });
+      ctx.invalidate();
+    },
+    applyPreset(name) {
+      fill(host.get("choices").presets[name] ?? {});
+    },
+    savePreset(name) {
+      view.error = null;
+      connection.send({ kind: "save_preset", name, settings: form() });
+    },
+    deletePreset(name) {
+      connection.send({ kind: "delete_preset", name });
+    },
+    plan(request_id) {
+      connection.send({ kind: "plan", request_id, settings: form() });
+    },
+    fail(failure) {
+      view.error = { message: "", hint: "", field: "", fixes: [], model: "", ...failure };
+      ctx.announce([view.error.message, view.error.hint].filter((text) => text !== "").join(". "));
+      ctx.invalidate();
     },
   };
 }

@@ -1,6 +1,7 @@
 import type { Job } from "../contract";
 import { headline } from "./caption";
 import type { Scene, ViewState } from "./state";
+import { TEXT } from "./strings";
 
 /**
  * Chooses what screen readers announce: each stage once, every quarter of the steps, the end.
@@ -29,11 +30,13 @@ export function createAnnouncer(): (scene: Scene, view: ViewState) => string | n
     busy = false;
     switch (scene.kind) {
       case "picture":
-        return once(`done ${scene.picture.id}`, `The picture is ready: ${scene.picture.prompt}`);
+        return once(`done ${scene.picture.id}`, TEXT.ready(scene.picture.prompt));
+      case "tiles":
+        return once(`tiles ${scene.job.id}`, TEXT.readyAll(scene.job.picture_ids.length));
       case "cancelled":
         return once(
           `cancelled ${scene.job.id}`,
-          scene.job.steps > 0 ? `Cancelled at ${scene.job.step} of ${scene.job.steps}` : "Cancelled",
+          scene.job.steps > 0 ? TEXT.cancelledAt(scene.job.step, scene.job.steps) : TEXT.cancelled,
         );
       case "failed":
         return once(

@@ -1,19 +1,24 @@
 import type { Job, Picture } from "../contract";
-import { h, type IconName, icon, setAttribute, setHidden, setText } from "../shared/dom";
+import { h, icon, setAttribute, setHidden, setText } from "../shared/dom";
 import { formatElapsed } from "../shared/format";
 import { createClock, createProgressBar, progressText, timesText } from "../shared/progress";
 import type { Context, Part } from "./context";
-import { isCancelling } from "./state";
+import { createPictureActions, createVersions } from "./picture_actions";
+import { currentJob, isBusy, isCancelling, pictureOf } from "./state";
+import { TEXT } from "./strings";
 
 const TICK_MS = 500;
 
-/** Under the stage: progress while a job runs, else the recipe and what can be done with it. */
+/** Under the stage: progress and Cancel while a job runs, else the recipe and what can be done with it. */
 export function createCaption(ctx: Context): Part {
-  const bar = createProgressBar("Progress");
-  const first = h("p", { class: "first" });
+  const bar = createProgressBar(TEXT.progress);
+  const first = h("p", { class: "first", dir: "auto" });
   const second = h("p", { class: "second" });
+  const cancel = createCancel(ctx);
   const actions = createPictureActions(ctx);
-  const element = h("div", { class: "caption" }, bar.element, first, second, actions.element);
+  const versions = createVersions(ctx);
+  const texts = h("div", { class: "texts" }, h("div", { class: "lines" }, first, second), cancel.element);
+  const element = h("div", { class: "caption" }, bar.element, texts, actions.element, versions.element);
   const clock = createClock();
   const timer = setInterval(() => tick(), TICK_MS);
 
@@ -23,10 +28,13 @@ export function createCaption(ctx: Context): Part {
     const isRunning = job.state === "running";
     setText(second, isRunning ? timesText(job, clock(job, isRunning)) : job.prompt);
   };
+  const show = (text: string, more: string) => {
+    setText(first, text);
+    setText(second, more);
+  };
   const update = () => {
     const { scene } = ctx;
-    const picture = scene.kind === "picture" || scene.kind === "compare" ? scene.picture : null;
-    actions.show(picture);
+    for (const part of [cancel, actions, versions]) part.update();
     setAttribute(element, "data-scene", scene.kind);
     const job = scene.kind === "running" ? scene.job : null;
     bar.update(job, job === null ? "" : headline(job, ctx));
@@ -36,94 +44,101 @@ export function createCaption(ctx: Context): Part {
         setText(first, headline(scene.job, ctx));
         tick();
         break;
+      case "start":
+        show(TEXT.startShown, TEXT.startHint);
+        break;
       case "pending":
-        setText(first, "Sending…");
-        setText(second, scene.prompt);
+        show(TEXT.sendingNow, scene.prompt);
         break;
       case "cancelled":
-        setText(first, scene.job.prompt);
-        setText(second, cancelledText(scene.job));
+        show(scene.job.prompt, cancelledText(scene.job));
+        break;
+      case "failed":
+        show(scene.job.prompt, "");
+        break;
+      case "tiles":
+        show(scene.job.prompt, tilesText(scene.job));
         break;
       case "picture":
-        setText(first, scene.picture.prompt);
-        setText(second, recipeText(scene.picture, ctx));
+        show(scene.picture.prompt, recipeText(scene.picture, ctx));
         break;
       case "compare":
-        setText(first, "Comparing: drag the handle, or choose another picture below");
-        setText(second, scene.picture.prompt);
+        show(TEXT.comparing, scene.picture.prompt);
         break;
       case "empty":
-        setText(first, "");
-        setText(second, "Your pictures will appear here.");
+        show("", TEXT.yourPictures);
         break;
-      default:
-        setText(first, "");
-        setText(second, "");
     }
-    first.title = picture === null ? "" : picture.prompt;
+    first.title = pictureOf(scene)?.prompt ?? "";
   };
   return { element, update, dispose: () => clearInterval(timer) };
+}
+
+/** Cancel, beside the progress: never where Imagine is. */
+function createCancel(ctx: Context): Part {
+  const label = h("span", {}, TEXT.cancel);
+  const element = h(
+    "button",
+    { type: "button", class: "secondary cancel", hidden: true, onclick: () => ctx.actions.cancelCurrent() },
+    icon("stop"),
+    label,
+  );
+  const update = () => {
+    const jobs = ctx.host.get("jobs");
+    const job = currentJob(jobs, ctx.view);
+    const stopping = job !== null && isCancelling(job, ctx.view);
+    setHidden(element, !isBusy(jobs, ctx.view) || ctx.view.disconnected);
+    setText(label, stopping ? TEXT.cancelling : TEXT.cancel);
+    setAttribute(element, "aria-disabled", stopping ? "true" : null);
+  };
+  return { element, update };
 }
 
 /** "Drawing · step 7 of 20". */
 export function headline(job: Job, ctx: Pick<Context, "view">): string {
   const cancelling = isCancelling(job, ctx.view);
   if (job.state !== "queued" || cancelling) return progressText({ ...job, cancelling });
-  return job.place > 0 ? `Waiting · position ${job.place} in the queue` : "Waiting…";
+  return job.place > 0 ? TEXT.waitingAt(job.place) : TEXT.waiting;
 }
 
+// The badge over the preview says where it stopped.
 function cancelledText(job: Job): string {
-  const at = job.steps > 0 ? `Cancelled at ${job.step} of ${job.steps}` : "Cancelled";
-  return job.elapsed_s > 0 ? `${at} · after ${formatElapsed(job.elapsed_s)}` : at;
+  const kept = job.count > 1 ? TEXT.kept(job.picture_ids.length, job.count) : "";
+  const after =
+    job.elapsed_s > 0 ? `${TEXT.cancelled} ${TEXT.after(formatElapsed(job.elapsed_s))}` : TEXT.cancelled;
+  return [after, kept].filter((part) => part !== "").join(" · ");
 }
 
-/** "Emoji mini · 64 × 64 · 16 steps · guidance 2.5 · seed 7 · 1.9 s". */
-function recipeText(picture: Picture, ctx: Pick<Context, "host">): string {
-  const model = ctx.host.get("models").find((one) => one.id === picture.model);
+function tilesText(job: Job): string {
+  const time = job.elapsed_s > 0 ? formatElapsed(job.elapsed_s) : "";
+  const isWhole = job.picture_ids.length === job.count;
+  const kept = isWhole ? TEXT.readyAll(job.count) : TEXT.kept(job.picture_ids.length, job.count);
   return [
-    model?.name ?? picture.model,
-    `${picture.width} × ${picture.height}`,
-    picture.steps === null ? "" : picture.steps === 1 ? "1 step" : `${picture.steps} steps`,
-    picture.guidance_scale === null || picture.guidance_scale === 0
-      ? ""
-      : `guidance ${picture.guidance_scale}`,
-    picture.seed === null ? "" : `seed ${picture.seed}`,
-    picture.elapsed_s === null ? "" : formatElapsed(picture.elapsed_s),
-    picture.negative_prompt === "" ? "" : `negative prompt: ${picture.negative_prompt}`,
-    ...picture.notes,
+    job.state === "cancelled" ? TEXT.cancelled : "",
+    kept,
+    time,
+    job.state === "failed" ? job.message : "",
   ]
     .filter((part) => part !== "")
     .join(" · ");
 }
 
-function createPictureActions(ctx: Context) {
-  let shown: Picture | null = null;
-  const act = (text: string, name: IconName, title: string, action: (picture: Picture) => void) =>
-    h(
-      "button",
-      { type: "button", class: "action", title, onclick: () => shown !== null && action(shown) },
-      icon(name),
-      h("span", {}, text),
-    );
-  const compare = act("Compare", "compare", "Compare with another picture", (picture) =>
-    ctx.actions.compareWith(ctx.scene.kind === "compare" ? null : picture),
-  );
-  const element = h(
-    "div",
-    { class: "actions", role: "group", "aria-label": "This picture" },
-    act("Reuse", "reuse", "Fill the form with these settings", (picture) => ctx.actions.reuse(picture)),
-    act("Remix", "remix", "Generate again with a new seed", (picture) => ctx.actions.remix(picture)),
-    act("Save", "save", "Save next to the notebook", (picture) => ctx.actions.save(picture)),
-    compare,
-    act("Copy cell", "copy", "Copy as a %%imagine cell", (picture) => ctx.actions.copy(picture)),
-  );
-  const show = (picture: Picture | null) => {
-    shown = picture;
-    setHidden(element, picture === null);
-    const comparing = ctx.scene.kind === "compare";
-    setAttribute(compare, "aria-pressed", comparing ? "true" : "false");
-    setText(compare.querySelector("span") as Element, comparing ? "Done" : "Compare");
-    setHidden(compare, ctx.host.get("pictures").length < 2);
-  };
-  return { element, show };
+/** "Emoji mini · 64 × 64 · 16 steps · guidance 2.5 · seed 7 · 1.9 s". */
+export function recipeText(picture: Picture, ctx: Pick<Context, "host">): string {
+  const model = ctx.host.get("models").find((one) => one.id === picture.model);
+  const { steps, guidance_scale, seed, strength, elapsed_s } = picture;
+  return [
+    model?.name ?? picture.model,
+    `${picture.width} × ${picture.height}`,
+    steps === null ? "" : steps === 1 ? TEXT.oneStep : TEXT.stepCount(steps),
+    guidance_scale === null || guidance_scale === 0 ? "" : TEXT.guidanceOf(guidance_scale),
+    seed === null ? "" : TEXT.seedOf(seed),
+    strength === null ? "" : TEXT.changedBy(strength),
+    ...picture.loras.map((one) => `${TEXT.lora} ${one.source}`),
+    elapsed_s === null ? "" : formatElapsed(elapsed_s),
+    picture.negative_prompt === "" ? "" : TEXT.negativeOf(picture.negative_prompt),
+    ...picture.notes,
+  ]
+    .filter((part) => part !== "")
+    .join(" · ");
 }

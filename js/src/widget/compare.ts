@@ -1,6 +1,7 @@
 import type { Picture } from "../contract";
 import { h, setAttribute, setText } from "../shared/dom";
 import type { Context, Part } from "./context";
+import { TEXT } from "./strings";
 
 /** A second picture over the one on the stage, uncovered by a slider. */
 export function createCompare(ctx: Context): Part {
@@ -15,13 +16,13 @@ export function createCompare(ctx: Context): Part {
     max: 100,
     step: 1,
     value: 50,
-    "aria-label": "How much of the first picture to show",
+    "aria-label": TEXT.compareSlider,
     oninput: () => place(),
   });
   const element = h("div", { class: "compare", hidden: true }, over, line, left, right, slider);
   const place = () => {
     element.style.setProperty("--at", `${slider.value}%`);
-    setAttribute(slider, "aria-valuetext", `${slider.value} % of the first picture`);
+    setAttribute(slider, "aria-valuetext", TEXT.comparedShare(slider.value));
   };
   place();
 
@@ -30,7 +31,7 @@ export function createCompare(ctx: Context): Part {
     const { picture, other } = ctx.scene;
     const url = ctx.pictures.url(other.id, "full") ?? ctx.pictures.url(other.id, "thumbnail");
     if (url !== null && over.getAttribute("src") !== url) over.src = url;
-    setAttribute(over, "alt", `Compared with: ${other.prompt}`);
+    setAttribute(over, "alt", TEXT.comparedWith(other.prompt));
     const [leftText, rightText] = differences(picture, other);
     setText(left, leftText);
     setText(right, rightText);
@@ -42,13 +43,15 @@ export function createCompare(ctx: Context): Part {
 export function differences(first: Picture, second: Picture): [string, string] {
   const texts: ((picture: Picture) => string)[] = [
     (picture) => picture.prompt,
-    (picture) => (picture.negative_prompt === "" ? "" : `negative prompt: ${picture.negative_prompt}`),
+    (picture) => (picture.negative_prompt === "" ? "" : TEXT.negativeOf(picture.negative_prompt)),
     (picture) => picture.model,
     (picture) => `${picture.width} × ${picture.height}`,
-    (picture) => (picture.steps === null ? "" : `${picture.steps} steps`),
-    (picture) => (picture.guidance_scale === null ? "" : `guidance ${picture.guidance_scale}`),
+    (picture) => (picture.steps === null ? "" : TEXT.stepCount(picture.steps)),
+    (picture) => (picture.guidance_scale === null ? "" : TEXT.guidanceOf(picture.guidance_scale)),
     (picture) => picture.scheduler,
-    (picture) => (picture.seed === null ? "" : `seed ${picture.seed}`),
+    (picture) => (picture.strength === null ? "" : TEXT.changedBy(picture.strength)),
+    (picture) => picture.loras.map((one) => `${TEXT.lora} ${one.source} ${one.scale}`).join(", "),
+    (picture) => (picture.seed === null ? "" : TEXT.seedOf(picture.seed)),
   ];
   const differing = texts.filter((text) => text(first) !== text(second));
   const labels = [first, second].map((picture) =>
@@ -57,5 +60,5 @@ export function differences(first: Picture, second: Picture): [string, string] {
       .filter((text) => text !== "")
       .join(" · "),
   );
-  return [labels[0] || "first", labels[1] || "second"];
+  return [labels[0] || TEXT.first, labels[1] || TEXT.second];
 }

@@ -1,132 +1,236 @@
-import { h, icon, setAttribute, setText } from "../shared/dom";
+import { h, icon, setHidden, setText } from "../shared/dom";
 import type { Context, Part } from "./context";
-import { chosenModel, randomSeed } from "./state";
+import { createFormat, createNumber, createSeed, createSelect } from "./fields";
+import { failureOf } from "./state";
+import { TEXT } from "./strings";
 
-const MAX_SEED = 2 ** 53 - 1;
-type NumberName = "width" | "height" | "steps" | "guidance_scale" | "seed" | "count";
+const SIZE = { min: 16, max: 4096, step: 8 };
+const OWN = ["width", "height", "steps", "guidance_scale", "strength"] as const;
+const IN_MORE = [
+  "width",
+  "height",
+  "steps",
+  "guidance_scale",
+  "seed",
+  "count",
+  "scheduler",
+  "style",
+  "loras",
+];
 
-interface NumberField {
-  element: HTMLElement;
-  input: HTMLInputElement;
-  update(placeholder: string): void;
-}
-
-/** Size, steps, guidance, seed and count, collapsed. An empty field means the model's default. */
+/** Format, steps, guidance, seed and the rest, collapsed. An empty field means the model's default. */
 export function createMore(ctx: Context): Part {
-  const width = createNumber(ctx, "width", "Width", { min: 16, max: 4096, step: 8 });
-  const height = createNumber(ctx, "height", "Height", { min: 16, max: 4096, step: 8 });
-  const steps = createNumber(ctx, "steps", "Steps", { min: 1, max: 1000, step: 1 });
-  const guidance = createNumber(ctx, "guidance_scale", "Guidance", { min: 0, max: 100, step: 0.5 });
-  const count = createNumber(ctx, "count", "Pictures", { min: 1, max: 100, step: 1 });
+  const format = createFormat(ctx, SIZE);
+  const steps = createNumber(ctx, "steps", TEXT.steps, { min: 1, max: 1000, step: 1 });
+  const guidance = createNumber(ctx, "guidance_scale", TEXT.guidance, { min: 0, max: 100, step: 0.5 });
+  const count = createNumber(ctx, "count", TEXT.pictures, { min: 1, max: 100, step: 1 });
   const seed = createSeed(ctx);
+  const sampler = createSelect(ctx, "scheduler", TEXT.sampler, {
+    empty: TEXT.modelsOwn,
+    values: () => ctx.model?.schedulers ?? [],
+  });
+  const style = createSelect(ctx, "style", TEXT.style, {
+    empty: TEXT.none,
+    values: () => ctx.host.get("choices").styles,
+  });
+  const loras = createLoras(ctx);
+  const presets = createPresets(ctx);
+  const defaults = h(
+    "button",
+    { type: "button", class: "secondary wide", onclick: () => useDefaults() },
+    TEXT.useDefaults,
+  );
   const summary = h("span", { class: "summary-text" });
   const element = h(
     "details",
     { class: "fold more" },
-    h("summary", {}, icon("chevron"), "More", summary),
+    h("summary", {}, icon("chevron"), TEXT.more, summary),
     h(
       "div",
       { class: "grid" },
-      width.element,
-      height.element,
+      format.element,
       steps.element,
       guidance.element,
       seed.element,
       count.element,
+      sampler.element,
+      style.element,
+      loras.element,
+      presets.element,
+      defaults,
     ),
   );
+  const useDefaults = () => {
+    for (const name of OWN) ctx.set(name, null);
+    ctx.set("aspect_ratio", "");
+    ctx.set("scheduler", "");
+  };
+  let opened: unknown = null;
   const update = () => {
-    const { host } = ctx;
-    const model = chosenModel(host.get("models"), host.get("model"), host.get("engine"));
+    const { host, model, view } = ctx;
     const shown = (value: number | undefined) =>
-      value === undefined || value === 0 ? "auto" : String(value);
-    width.update(shown(model?.width));
-    height.update(shown(model?.height));
+      value === undefined || value === 0 ? TEXT.auto : String(value);
+    const parts = [format, seed, sampler, style, loras, presets];
+    for (const part of parts) part.update();
     steps.update(shown(model?.steps));
-    guidance.update(model === null ? "auto" : String(model.guidance_scale));
+    guidance.update(model === null ? TEXT.auto : String(model.guidance_scale));
     count.update("1");
-    seed.update();
+    setHidden(
+      defaults,
+      OWN.every((name) => host.get(name) === null) &&
+        `${host.get("aspect_ratio")}${host.get("scheduler")}` === "",
+    );
+    const ratio = host.get("aspect_ratio");
     const size = `${host.get("width") ?? shown(model?.width)} × ${host.get("height") ?? shown(model?.height)}`;
-    const locked = host.get("seed") === null ? "" : " · seed locked";
-    setText(summary, `${size} · ${host.get("steps") ?? shown(model?.steps)} steps${locked}`);
+    const locked = host.get("seed") === null ? "" : ` · ${TEXT.seedLocked}`;
+    const stepCount = host.get("steps") ?? shown(model?.steps);
+    setText(summary, `${ratio === "" ? size : ratio} · ${stepCount} steps${locked}`);
+    // A refused request opens what it was refused for, once.
+    if (view.error !== opened) {
+      opened = view.error;
+      if (view.error !== null && IN_MORE.includes(failureOf(view)?.field ?? "")) element.open = true;
+    }
   };
   return { element, update };
 }
 
-/** A number field; empty is null (1 for the count), and an invalid number is not sent. */
-function createNumber(
-  ctx: Context,
-  name: NumberName,
-  label: string,
-  { min, max, step }: { min: number; max: number; step: number },
-): NumberField {
-  const input = h("input", {
-    type: "number",
-    min,
-    max,
-    step: name === "guidance_scale" ? "any" : step,
-    inputmode: "decimal",
-    oninput: () => {
-      const value = input.value === "" ? null : Number(input.value);
-      const isValid = value === null || (Number.isFinite(value) && value >= min && value <= max);
-      setAttribute(input, "aria-invalid", isValid ? null : "true");
-      if (!isValid) return;
-      if (name === "count") ctx.set("count", value === null ? 1 : Math.round(value));
-      else ctx.set(name, value === null || name === "guidance_scale" ? value : Math.round(value));
-    },
-    onblur: () => {
-      if (input.getAttribute("aria-invalid") === "true") write();
+/** LoRAs by file or Hub name, each with its scale. */
+function createLoras(ctx: Context): Part {
+  const list = h("ul", { class: "loras" });
+  const known = h("datalist", { id: `swiftai-nb-loras-${Math.random().toString(36).slice(2)}` });
+  const source = h("input", {
+    type: "text",
+    list: known.id,
+    placeholder: TEXT.loraPlaceholder,
+    "aria-label": TEXT.lora,
+    maxlength: 500,
+    onkeydown: (event: KeyboardEvent) => {
+      if (event.key === "Enter" && !event.ctrlKey && !event.metaKey) add();
     },
   });
-  const write = () => {
-    const value = ctx.host.get(name);
-    input.value = value === null ? "" : String(value);
-    setAttribute(input, "aria-invalid", null);
+  const button = h("button", { type: "button", class: "secondary", onclick: () => add() }, TEXT.addLora);
+  const add = () => {
+    const name = source.value.trim();
+    const present = ctx.host.get("loras");
+    source.value = "";
+    if (name !== "" && !present.some((one) => one.source === name))
+      ctx.set("loras", [...present, { source: name, scale: 1 }]);
   };
-  const element = h("label", { class: `field ${name}` }, h("span", { class: "label" }, label), input);
-  const update = (placeholder: string) => {
-    setAttribute(input, "placeholder", placeholder);
-    const value = ctx.host.get(name);
-    // The user's spelling ("7." or "07") stays while it means the same number.
-    const typed = input.value === "" ? null : Number(input.value);
-    const typing = document.activeElement === input || input.matches(":focus");
-    if (typed !== value && !(typing && input.getAttribute("aria-invalid") === "true")) write();
+  const element = h(
+    "div",
+    { class: "wide lora-field" },
+    h("span", { class: "label" }, TEXT.lora),
+    list,
+    h("div", { class: "row" }, source, button, known),
+  );
+  let shown = "";
+  const row = (name: string, scale: number) => {
+    const others = () => ctx.host.get("loras").filter((one) => one.source !== name);
+    const amount = h("input", {
+      type: "number",
+      min: -10,
+      max: 10,
+      step: 0.1,
+      value: scale,
+      "aria-label": `${TEXT.loraScale} ${name}`,
+      onchange: () => {
+        const value = Number(amount.value);
+        if (amount.value !== "" && Math.abs(value) <= 10)
+          ctx.set(
+            "loras",
+            ctx.host.get("loras").map((one) => (one.source === name ? { ...one, scale: value } : one)),
+          );
+      },
+    });
+    const remove = h(
+      "button",
+      {
+        type: "button",
+        class: "quiet",
+        "aria-label": TEXT.removeLora(name),
+        onclick: () => ctx.set("loras", others()),
+      },
+      icon("close"),
+    );
+    return h("li", {}, h("span", { class: "name", title: name }, name), amount, remove);
   };
-  return { element, input, update };
+  const update = () => {
+    const values = ctx.host.get("loras");
+    const { loras } = ctx.host.get("choices");
+    const text = JSON.stringify([values, loras]);
+    if (text === shown) return;
+    shown = text;
+    list.replaceChildren(...values.map((one) => row(one.source, one.scale)));
+    known.replaceChildren(...loras.map((value) => h("option", { value })));
+  };
+  return { element, update };
 }
 
-/** The seed: empty means a random one each time, a number stays until it is unlocked. */
-function createSeed(ctx: Context): Part {
-  const number = createNumber(ctx, "seed", "Seed", { min: 0, max: MAX_SEED, step: 1 });
-  const open = icon("unlock");
-  const shut = icon("lock");
-  const lock = h("button", { type: "button", class: "quiet", onclick: () => toggle() }, open, shut);
-  const dice = h(
+/** Forms by name. */
+function createPresets(ctx: Context): Part {
+  const select = h("select", {
+    "aria-label": TEXT.preset,
+    onchange: () => {
+      if (select.value !== "") ctx.actions.applyPreset(select.value);
+      ctx.invalidate();
+    },
+  });
+  const name = h("input", {
+    type: "text",
+    "aria-label": TEXT.presetName,
+    placeholder: TEXT.presetName,
+    maxlength: 60,
+    onkeydown: (event: KeyboardEvent) => {
+      if (event.key === "Enter" && !event.ctrlKey && !event.metaKey) save();
+    },
+  });
+  const save = () => {
+    const chosen = name.value.trim();
+    if (chosen === "") return name.focus();
+    ctx.actions.savePreset(chosen);
+    name.value = "";
+  };
+  const remove = h(
     "button",
     {
       type: "button",
       class: "quiet",
-      "aria-label": "Random seed",
-      title: "Random seed",
-      onclick: () => ctx.set("seed", randomSeed()),
+      "aria-label": TEXT.deletePreset,
+      title: TEXT.deletePreset,
+      onclick: () => {
+        ctx.actions.deletePreset(select.value);
+        select.value = "";
+        ctx.invalidate();
+      },
     },
-    icon("dice"),
+    icon("trash"),
   );
-  const toggle = () => {
-    if (ctx.host.get("seed") !== null) return ctx.set("seed", null);
-    const onStage = ctx.scene.kind === "picture" || ctx.scene.kind === "compare" ? ctx.scene.picture : null;
-    const newest = ctx.host.get("pictures").at(-1);
-    ctx.set("seed", (onStage ?? newest)?.seed ?? randomSeed());
-  };
-  const element = h("div", { class: "seed-row" }, number.element, lock, dice);
+  const element = h(
+    "div",
+    { class: "wide presets" },
+    h("span", { class: "label" }, TEXT.preset),
+    h("div", { class: "row" }, select, remove),
+    h(
+      "div",
+      { class: "row" },
+      name,
+      h("button", { type: "button", class: "secondary", onclick: save }, TEXT.savePreset),
+    ),
+  );
+  let shown: string | null = null;
   const update = () => {
-    const locked = ctx.host.get("seed") !== null;
-    number.update("random");
-    setAttribute(lock, "aria-pressed", locked ? "true" : "false");
-    setAttribute(lock, "aria-label", "Lock the seed");
-    setAttribute(lock, "title", locked ? "Use a random seed each time" : "Use the seed of this picture");
-    open.toggleAttribute("hidden", locked);
-    shut.toggleAttribute("hidden", !locked);
+    const names = Object.keys(ctx.host.get("choices").presets).sort();
+    if (names.join("\n") !== shown) {
+      shown = names.join("\n");
+      const { value } = select;
+      select.replaceChildren(
+        h("option", { value: "" }, TEXT.choosePreset),
+        ...names.map((one) => h("option", { value: one }, one)),
+      );
+      select.value = names.includes(value) ? value : "";
+      setHidden(select.parentElement as HTMLElement, names.length === 0);
+    }
+    setHidden(remove, select.value === "");
   };
   return { element, update };
 }

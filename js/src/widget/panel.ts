@@ -1,48 +1,89 @@
 import { h, icon, setAttribute, setHidden, setText } from "../shared/dom";
-import { plain, sentence } from "../shared/format";
+import { formatDuration, plain, sentence } from "../shared/format";
 import type { Context, Part } from "./context";
+import { markInvalid } from "./fields";
 import { createMore } from "./more";
 import { createPicker } from "./picker";
 import { createQueue } from "./queue";
-import { chosenModel, currentJob, isCancelling, unfinished } from "./state";
+import { failureOf, isBusy } from "./state";
+import { TEXT } from "./strings";
+import { createTray } from "./tray";
 
 const IS_MAC = /Mac|iP(hone|ad)/.test(globalThis.navigator?.platform ?? "");
+const PLAN_MS = 500;
 
-/** The form. */
+/** The form, in two parts: what is asked for, which stands first in a narrow card, and how it is made. */
 export function createPanel(ctx: Context): Part {
-  const prompt = createTextField(ctx, "prompt", "Prompt", "Describe a picture");
-  const negative = createNegative(ctx);
-  const buttons = createButtons(ctx);
-  const parts = [
-    prompt,
-    buttons,
-    createErrorNote(ctx),
-    createQueue(ctx),
-    negative,
-    createPicker(ctx),
-    createMore(ctx),
-  ];
-  const element = h("div", { class: "panel" }, ...parts.map((part) => part.element));
-  const update = () => {
-    for (const part of parts) part.update();
+  const prompt = createTextField(ctx, "prompt", TEXT.prompt, TEXT.promptPlaceholder);
+  const estimate = createEstimate(ctx);
+  const ask = [prompt, createButtons(ctx), estimate, createTray(ctx)];
+  const form = [createQueue(ctx), createNegative(ctx), createPicker(ctx), createMore(ctx)];
+  const note = createErrorNote(ctx);
+  const element = h(
+    "div",
+    { class: "panel" },
+    h("div", { class: "ask" }, ...ask.map((part) => part.element)),
+    h("div", { class: "form" }, ...form.map((part) => part.element)),
+  );
+  // Each error stands below the field that it is about.
+  const fieldOf: Record<string, string> = {
+    model: ".picker",
+    inputs: ".tray",
+    strength: ".tray",
+    loras: ".lora-field",
   };
-  return { element, update };
+  const place = () => {
+    const field = failureOf(ctx.view)?.field ?? "";
+    const found = field === "" ? null : element.querySelector(fieldOf[field] ?? `.field.${field}`);
+    const at = found?.closest(".pixels, .seed-row") ?? found ?? element.querySelector(".buttons");
+    if (at !== null && at.nextElementSibling !== note.element) at.after(note.element);
+  };
+  const update = () => {
+    for (const part of [...ask, ...form, note]) part.update();
+    place();
+  };
+  return { element, update, dispose: () => estimate.dispose?.() };
 }
 
-/** A text field that grows with its text. */
+/** A text field that grows with its text; in an empty prompt, the up arrow brings back earlier ones. */
 function createTextField(
   ctx: Context,
   name: "prompt" | "negative_prompt",
   label: string,
   placeholder: string,
 ): Part {
+  let recalled = -1;
+  let draft = "";
+  const write = (text: string) => {
+    ctx.set(name, text);
+    area.value = text;
+    area.setSelectionRange(0, 0);
+    grow();
+  };
+  const recall = (by: number): boolean => {
+    const prompts = [...new Set([...ctx.host.get("pictures")].reverse().map((one) => one.prompt))];
+    const to = recalled + by;
+    const isAtStart = area.selectionStart === 0 && area.selectionEnd === 0;
+    if (!isAtStart || to < -1 || to >= prompts.length || (by < 0 && recalled < 0)) return false;
+    if (recalled < 0) draft = area.value;
+    recalled = to;
+    write(prompts[to] ?? draft);
+    return true;
+  };
   const area = h("textarea", {
     rows: name === "prompt" ? 3 : 1,
     placeholder,
     spellcheck: "true",
+    dir: "auto",
     oninput: () => {
+      recalled = -1;
       ctx.set(name, area.value);
       grow();
+    },
+    onkeydown: (event: KeyboardEvent) => {
+      const by = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+      const isPlain = !event.ctrlKey && !event.metaKey && !event.shiftKey && !event.altKey;
+      if (name === "prompt" && by !== undefined && isPlain && recall(by)) event.preventDefault();
     },
   });
   const grow = () => {
@@ -52,6 +93,7 @@ function createTextField(
   const element = h("label", { class: `field words ${name}` }, h("span", { class: "label" }, label), area);
   const update = () => {
     const text = ctx.host.get(name);
+    markInvalid(ctx, name, area);
     if (area.value !== text) {
       area.value = text;
       grow();
@@ -62,8 +104,8 @@ function createTextField(
 
 /** Collapsed unless it has text or the model uses it. */
 function createNegative(ctx: Context): Part {
-  const words = createTextField(ctx, "negative_prompt", "Negative prompt", "things to avoid");
-  const note = h("p", { class: "note" }, "This model runs without guidance and ignores it.");
+  const words = createTextField(ctx, "negative_prompt", TEXT.negativePrompt, TEXT.negativePlaceholder);
+  const note = h("p", { class: "note" }, TEXT.negativeIgnored);
   let touched = false;
   let wasFilled = false;
   const details = h(
@@ -77,16 +119,16 @@ function createNegative(ctx: Context): Part {
         },
       },
       icon("chevron"),
-      "Negative prompt",
+      TEXT.negativePrompt,
     ),
     words.element,
     note,
   );
   const update = () => {
     words.update();
+    const { model } = ctx;
     const filled = ctx.host.get("negative_prompt") !== "";
     if (filled) touched = true;
-    const model = chosenModel(ctx.host.get("models"), ctx.host.get("model"), ctx.host.get("engine"));
     if (filled && !wasFilled) details.open = true;
     else if (!touched) details.open = model?.uses_negative_prompt === true;
     wasFilled = filled;
@@ -95,67 +137,133 @@ function createNegative(ctx: Context): Part {
   return { element: details, update };
 }
 
-/** Why the last request was refused, beside the form that it concerns; the stage keeps its picture. */
+/** Why a request was or would be refused, with values that would do; the stage keeps its picture. */
 function createErrorNote(ctx: Context): Part {
   const what = h("p", { class: "what" });
   const hint = h("p", { class: "hint" });
-  const element = h("div", { class: "error-note", hidden: true }, icon("warning"), h("div", {}, what, hint));
+  const fixes = h("div", { class: "fixes" });
+  const element = h(
+    "div",
+    { class: "error-note", hidden: true },
+    icon("warning"),
+    h("div", {}, what, hint, fixes),
+  );
+  let shown = "";
   const update = () => {
-    const { error } = ctx.view;
-    setHidden(element, error === null);
-    setText(what, sentence(plain(error?.message ?? "")));
-    setText(hint, sentence(plain(error?.hint ?? "")));
+    const failure = failureOf(ctx.view);
+    // The picker says itself what its model still needs.
+    const isOffered = ctx.view.error === null && failure?.field === "model";
+    setHidden(element, failure === null || isOffered || failure.model !== "");
+    setText(what, sentence(plain(failure?.message ?? "")));
+    setText(hint, failure === null || failure.fixes.length > 0 ? "" : sentence(plain(failure.hint)));
+    const key = JSON.stringify([failure?.field, failure?.fixes]);
+    if (key === shown) return;
+    shown = key;
+    const set = (value: number) => {
+      ctx.view.error = null;
+      ctx.set(failure?.field as "steps", value);
+    };
+    fixes.replaceChildren(
+      ...(failure?.fixes ?? []).map((value) =>
+        h(
+          "button",
+          { type: "button", class: "chip", onclick: () => set(value) },
+          TEXT.useInstead(String(value)),
+        ),
+      ),
+    );
   };
   return { element, update };
 }
 
-/** Imagine, which becomes Cancel while a job runs; a second button then adds to the queue. */
+/** Imagine; while a job runs the same button adds to the queue. */
 function createButtons(ctx: Context): Part {
-  const label = h("span", {}, "Imagine");
+  const label = h("span", {}, TEXT.imagine);
   const keys = h("kbd", { "aria-hidden": "true" }, IS_MAC ? "⌘ ↵" : "Ctrl ↵");
   const spark = icon("spark");
-  const stop = icon("stop");
+  const plus = icon("plus");
   const primary = h(
     "button",
     {
       type: "button",
       class: "primary",
       "aria-keyshortcuts": "Control+Enter Meta+Enter",
-      onclick: () => {
-        if (isBusy()) ctx.actions.cancelCurrent();
-        else ctx.actions.imagine();
-      },
+      // The second click of a double click is not a second request.
+      onclick: (event: MouseEvent) => event.detail <= 1 && ctx.actions.imagine(),
     },
     spark,
-    stop,
+    plus,
     label,
     keys,
   );
-  const next = h(
-    "button",
-    {
-      type: "button",
-      class: "secondary next",
-      title: "Add to queue",
-      onclick: () => ctx.actions.imagine(),
-    },
-    icon("plus"),
-    h("span", {}, "Add to queue"),
-  );
-  const element = h("div", { class: "buttons" }, primary, next);
-  const isBusy = () => unfinished(ctx.host.get("jobs")).length + ctx.view.pending.length > 0;
-
+  const element = h("div", { class: "buttons" }, primary);
   const update = () => {
-    const busy = isBusy();
-    const job = currentJob(ctx.host.get("jobs"), ctx.view);
-    const stopping = job !== null && isCancelling(job, ctx.view);
-    setText(label, busy ? (stopping ? "Cancelling…" : "Cancel") : "Imagine");
+    const busy = isBusy(ctx.host.get("jobs"), ctx.view);
+    setText(label, busy ? TEXT.addToQueue : TEXT.imagine);
     setAttribute(primary, "data-busy", busy);
-    setAttribute(primary, "aria-disabled", (busy && stopping) || ctx.view.disconnected ? "true" : null);
+    setAttribute(primary, "aria-disabled", ctx.view.disconnected ? "true" : null);
     spark.toggleAttribute("hidden", busy);
-    stop.toggleAttribute("hidden", !busy);
-    setHidden(keys, busy);
-    setHidden(next, !busy);
+    plus.toggleAttribute("hidden", !busy);
   };
   return { element, update };
+}
+
+/** What the form would take, asked of the kernel when the form has changed, and a question before long jobs. */
+function createEstimate(ctx: Context): Part {
+  const text = h("p", { class: "note estimate" });
+  const question = h("p", { class: "what" });
+  const start = h(
+    "button",
+    { type: "button", class: "secondary", onclick: () => ctx.actions.imagine() },
+    TEXT.startAnyway,
+  );
+  const wait = h("button", { type: "button", class: "secondary", onclick: () => end() }, TEXT.notNow);
+  const ask = h(
+    "div",
+    { class: "question", role: "alertdialog", "aria-label": TEXT.imagine, hidden: true },
+    question,
+    start,
+    wait,
+  );
+  const element = h("div", { class: "takes" }, text, ask);
+  let asked = "";
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let number = 0;
+  const end = () => {
+    ctx.view.asking = false;
+    ctx.invalidate();
+  };
+  const request = () => {
+    number += 1;
+    ctx.planId = `plan-${number}`;
+    ctx.actions.plan(ctx.planId);
+  };
+  const update = () => {
+    const { host, view, model } = ctx;
+    const isReady = model?.state === "ready" || model?.state === "cloud";
+    const form = [
+      ...["model", "engine", "width", "height", "steps", "guidance_scale", "count", "aspect_ratio"],
+      ...["scheduler", "loras", "strength", "style"],
+    ].map((name) => host.get(name as "model"));
+    // The number of pictures changes what is known about times.
+    const made = host.get("pictures").length;
+    const key = JSON.stringify([form, host.get("inputs").map((one) => one.id), made, isReady]);
+    if (key !== asked && !view.disconnected) {
+      asked = key;
+      view.plan = null;
+      view.asking = false;
+      clearTimeout(timer);
+      if (isReady) timer = setTimeout(request, PLAN_MS);
+    }
+    const plan = view.plan !== null && "asks" in view.plan ? view.plan : null;
+    const time = plan?.estimated_s == null ? "" : formatDuration(Math.max(1, plan.estimated_s));
+    const where = TEXT.onDevice[plan?.device as "cpu"] ?? "";
+    const known = [time === "" ? TEXT.unknownTime : `${TEXT.estimate(time)} ${where}`, plan?.memory ?? ""];
+    setText(text, plan === null ? "" : [...known, ...plan.notes].filter((part) => part !== "").join(" · "));
+    setHidden(ask, !view.asking || plan === null);
+    setText(question, TEXT.ask(time));
+    if (view.asking && plan !== null && !ask.hasAttribute("data-shown")) start.focus({ preventScroll: true });
+    setAttribute(ask, "data-shown", view.asking && plan !== null);
+  };
+  return { element, update, dispose: () => clearTimeout(timer) };
 }

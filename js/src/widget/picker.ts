@@ -1,9 +1,17 @@
 import type { Model } from "../contract";
 import { h, icon, setAttribute, setChildren, setHidden, setText } from "../shared/dom";
-import { formatBytes, formatBytesOf, formatDuration, formatRemaining, percent } from "../shared/format";
+import {
+  formatBytes,
+  formatBytesOf,
+  formatDuration,
+  formatRemaining,
+  percent,
+  plain,
+  sentence,
+} from "../shared/format";
 import { createProgressBar } from "../shared/progress";
 import type { Context, Part } from "./context";
-import { chosenModel } from "./state";
+import { TEXT } from "./strings";
 
 /** The models with their sizes and states; one is chosen. */
 export function createPicker(ctx: Context): Part {
@@ -12,16 +20,16 @@ export function createPicker(ctx: Context): Part {
   const button = h(
     "button",
     { type: "button", class: "model-button", "aria-expanded": "false", onclick: () => toggle() },
-    h("span", { class: "label" }, "Model"),
+    h("span", { class: "label" }, TEXT.model),
     name,
     state,
     icon("chevron"),
   );
-  const list = h("ul", { class: "models", hidden: true, "aria-label": "Models", onkeydown: onKey });
+  const list = h("ul", { class: "models", hidden: true, "aria-label": TEXT.models, onkeydown: onKey });
   const offer = createOffer(ctx);
   const element = h(
     "div",
-    { role: "group", class: "picker", "aria-label": "Model" },
+    { role: "group", class: "picker", "aria-label": TEXT.model },
     button,
     list,
     offer.element,
@@ -33,9 +41,7 @@ export function createPicker(ctx: Context): Part {
     setAttribute(button, "aria-expanded", open ? "true" : "false");
   }
   function choose(model: Model): void {
-    ctx.view.error = null;
-    ctx.set("engine", model.engine);
-    ctx.set("model", model.id);
+    ctx.actions.chooseModel(model);
     toggle(false);
     button.focus();
   }
@@ -56,8 +62,8 @@ export function createPicker(ctx: Context): Part {
 
   const update = () => {
     const models = ctx.host.get("models");
-    const chosen = chosenModel(models, ctx.host.get("model"), ctx.host.get("engine"));
-    setText(name, chosen?.name ?? (ctx.host.get("model") || "none"));
+    const chosen = ctx.model;
+    setText(name, chosen?.name ?? (ctx.host.get("model") || TEXT.none));
     setText(state, chosen === null ? "" : stateText(chosen));
     setAttribute(state, "data-state", chosen?.state ?? null);
     const keys = new Set(models.map(keyOf));
@@ -82,7 +88,8 @@ function keyOf(model: Model): string {
 
 /** "download 6.9 GB", "downloading 41 %"; the kernel formats the rest. */
 function stateText(model: Model): string {
-  if (model.state === "downloading") return `downloading ${percent(model.done_bytes, model.total_bytes)} %`;
+  if (model.state === "downloading")
+    return TEXT.downloadingState(percent(model.done_bytes, model.total_bytes));
   return model.state_text;
 }
 
@@ -109,8 +116,8 @@ function createRow(ctx: Context, choose: (model: Model) => void) {
     setText(description, model.description);
     // The state has the size of what is not downloaded yet.
     const size = model.size_bytes > 0 && model.state !== "download" ? formatBytes(model.size_bytes) : "";
-    const memory = model.memory_bytes > 0 ? `needs ${Math.round(model.memory_bytes / 1e9)} GB of memory` : "";
-    const license = model.license === "" ? "" : `license ${model.license}`;
+    const memory = model.memory_bytes > 0 ? TEXT.needsMemory(Math.round(model.memory_bytes / 1e9)) : "";
+    const license = model.license === "" ? "" : TEXT.licensed(model.license);
     setText(facts, [size, memory, license].filter((fact) => fact !== "").join(" · "));
     setAttribute(choice, "aria-current", chosen ? "true" : null);
     remove.update(model);
@@ -125,7 +132,7 @@ function createDelete(ctx: Context, model: () => Model | null) {
   const element = h("button", { type: "button", class: "quiet delete" }, icon("trash"), label);
   const confirm = (asking: boolean) => {
     setAttribute(element, "data-asking", asking);
-    setText(label, asking ? "Delete?" : "");
+    setText(label, asking ? TEXT.deleteSure : "");
     clearTimeout(timer);
     if (asking) timer = setTimeout(() => confirm(false), 4000);
   };
@@ -138,8 +145,8 @@ function createDelete(ctx: Context, model: () => Model | null) {
   });
   const update = (shown: Model) => {
     setHidden(element, !shown.can_delete);
-    setAttribute(element, "aria-label", `Delete ${shown.name} from disk`);
-    setAttribute(element, "title", "Delete from disk");
+    setAttribute(element, "aria-label", TEXT.deleteModel(shown.name));
+    setAttribute(element, "title", TEXT.deleteFromDisk);
   };
   return { element, update };
 }
@@ -149,7 +156,7 @@ function createOffer(ctx: Context) {
   let shown: Model | null = null;
   const what = h("p", { class: "what" });
   const how = h("p", { class: "how" });
-  const bar = createProgressBar("Download");
+  const bar = createProgressBar(TEXT.download);
   const send = (kind: "download" | "cancel_download") => () => {
     ctx.view.error = null;
     if (shown !== null) ctx.host.send({ kind, model: shown.id });
@@ -157,19 +164,28 @@ function createOffer(ctx: Context) {
   };
   const start = h("button", { type: "button", class: "secondary", onclick: send("download") });
   const stop = h("button", { type: "button", class: "secondary", onclick: send("cancel_download") });
-  stop.append("Cancel download");
-  const element = h("div", { class: "offer", hidden: true }, what, bar.element, how, start, stop);
+  stop.append(TEXT.cancelDownload);
+  // A download that failed says so where its button is.
+  const failed = h("p", { class: "failed", role: "alert" });
+  const element = h("div", { class: "offer", hidden: true }, what, bar.element, how, failed, start, stop);
 
   const show = (model: Model | null) => {
     shown = model;
     setHidden(element, model === null || model.state === "ready" || model.state === "cloud");
     if (model === null || element.hidden) return;
+    const { error } = ctx.view;
+    const isOfThis = error !== null && error.model === model.id;
+    setText(
+      failed,
+      isOfThis ? [error.message, error.hint].map((part) => sentence(plain(part))).join(". ") : "",
+    );
+    setHidden(failed, !isOfThis);
     const loading = model.state === "downloading";
     const missing = model.state === "download";
     setHidden(bar.element, !loading);
     setHidden(stop, !loading);
     setHidden(start, !missing);
-    setText(start, `Download ${formatBytes(model.size_bytes)}`);
+    setText(start, TEXT.downloadOf(formatBytes(model.size_bytes)));
     setText(what, offerText(model));
     setText(how, loading ? downloadTimes(model) : model.hint);
     const fraction = model.total_bytes > 0 ? model.done_bytes / model.total_bytes : 0;
@@ -181,11 +197,10 @@ function createOffer(ctx: Context) {
 function offerText(model: Model): string {
   if (model.state === "downloading") return formatBytesOf(model.done_bytes, model.total_bytes);
   if (model.state === "download") {
-    const disk = model.free_disk_bytes > 0 ? ` ${formatBytes(model.free_disk_bytes)} free on disk.` : "";
-    return `Not downloaded.${disk}`;
+    const disk = model.free_disk_bytes > 0 ? ` ${TEXT.freeDisk(formatBytes(model.free_disk_bytes))}` : "";
+    return `${TEXT.notDownloaded}${disk}`;
   }
-  if (model.state === "cloud_missing")
-    return `${model.name} runs in the cloud and needs a Hugging Face token.`;
+  if (model.state === "cloud_missing") return TEXT.needsToken(model.name);
   return `${model.name}: ${model.state_text}.`;
 }
 
@@ -193,7 +208,7 @@ function downloadTimes(model: Model): string {
   return [
     model.bytes_per_s > 0 ? `${formatBytes(model.bytes_per_s)}/s` : "",
     model.remaining_s === null ? "" : formatRemaining(model.remaining_s),
-    `${formatDuration(Math.floor(model.elapsed_s))} elapsed`,
+    TEXT.elapsed(formatDuration(Math.floor(model.elapsed_s))),
   ]
     .filter((part) => part !== "")
     .join(" · ");

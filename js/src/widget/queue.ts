@@ -2,12 +2,13 @@ import type { Job } from "../contract";
 import { h, icon, setAttribute, setChildren, setHidden, setText } from "../shared/dom";
 import type { Context, Part } from "./context";
 import { isCancelling, unfinished } from "./state";
+import { TEXT } from "./strings";
 
 /** The unfinished jobs, each with its position and a button that cancels it. */
 export function createQueue(ctx: Context): Part {
-  const title = h("h3", { class: "label" }, "Queue");
+  const title = h("h3", { class: "label" }, TEXT.queue);
   const list = h("ol", { class: "queue-list" });
-  const element = h("div", { role: "group", class: "queue", "aria-label": "Queue" }, title, list);
+  const element = h("div", { role: "group", class: "queue", "aria-label": TEXT.queue }, title, list);
   const rows = new Map<string, Row>();
 
   const update = () => {
@@ -21,7 +22,7 @@ export function createQueue(ctx: Context): Part {
       row.update(job, index);
       return row.element;
     });
-    setText(title, `Queue · ${open.length}`);
+    setText(title, TEXT.queueOf(open.length));
     setChildren(list, shown);
   };
   return { element, update };
@@ -45,11 +46,14 @@ function createRow(ctx: Context, id: string): Row {
     element,
     update(job, index) {
       const cancelling = isCancelling(job, ctx.view);
-      setText(place, cancelling ? "cancelling" : job.state === "running" ? "now" : String(index + 1));
+      setText(
+        place,
+        cancelling ? TEXT.placeCancelling : job.state === "running" ? TEXT.now : String(index + 1),
+      );
       setText(prompt, job.prompt);
       setAttribute(prompt, "title", job.prompt);
-      setAttribute(cancel, "aria-label", `Cancel: ${job.prompt}`);
-      setAttribute(cancel, "title", "Cancel this job");
+      setAttribute(cancel, "aria-label", TEXT.cancelNamed(job.prompt));
+      setAttribute(cancel, "title", TEXT.cancelJob);
       setAttribute(element, "data-state", cancelling ? "cancelling" : job.state);
       setHidden(cancel, cancelling);
     },

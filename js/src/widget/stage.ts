@@ -3,29 +3,47 @@ import { plain, sentence } from "../shared/format";
 import { createLayers } from "../shared/layers";
 import { createCompare } from "./compare";
 import type { Context, Part } from "./context";
-import { chosenModel, isCancelling } from "./state";
+import { createMask } from "./mask";
+import { isCancelling, pictureOf } from "./state";
+import { TEXT } from "./strings";
+import { createTiles } from "./tiles";
+import { acceptDrops } from "./tray";
 
-const SMALL_SIDE = 256;
+// A small picture is enlarged only so far: beyond, it would be a blur.
+const MAX_ENLARGEMENT = 3;
+const LARGEST_SMALL_SIDE = 512;
 
 /** The large picture, or a message in its place; its size does not change. */
 export function createStage(ctx: Context): Part {
   const layers = createLayers("layers");
   const compare = createCompare(ctx);
+  const mask = createMask(ctx);
+  const tiles = createTiles(ctx);
   const badge = h("div", { class: "badge" });
-  const frame = h("div", { class: "frame" }, layers.element, compare.element, badge);
+  const enlarge = h(
+    "button",
+    {
+      type: "button",
+      class: "quiet enlarge",
+      "aria-label": TEXT.showLarge,
+      title: TEXT.showLarge,
+      onclick: () => ctx.actions.showLarge(pictureOf(ctx.scene)),
+    },
+    icon("large"),
+  );
+  const frame = h("div", { class: "frame" }, layers.element, compare.element, mask.element, badge, enlarge);
   const message = h("div", { class: "message" });
-  const element = h("div", { class: "stage" }, frame, message);
+  const element = h("div", { class: "stage" }, frame, tiles.element, message);
+  acceptDrops(ctx, element, "image");
+  layers.element.addEventListener("dblclick", () => ctx.actions.showLarge(pictureOf(ctx.scene)));
 
-  const shape = (width: number, height: number, scale: number) => {
-    const [w, tall] = width > 0 && height > 0 ? [width, height] : [1, 1];
-    frame.style.setProperty("--ratio", String(w / tall));
-    // Tiny pictures are enlarged only so far: they would be blurred.
-    const enlarged = Math.max(w, tall) < SMALL_SIDE ? Math.max(w, tall) * Math.max(scale, 6) : 4096;
-    frame.style.setProperty("--longest", `${enlarged}px`);
+  const shape = (width: number, height: number) => {
+    const [across, down] = width > 0 && height > 0 ? [width, height] : [1, 1];
+    const longest = Math.max(across, down);
+    frame.style.setProperty("--ratio", String(across / down));
+    const limit = longest < LARGEST_SMALL_SIDE ? longest * MAX_ENLARGEMENT : 4096;
+    frame.style.setProperty("--longest", `${limit}px`);
   };
-  const scaleOf = (model: string) =>
-    ctx.host.get("models").find((one) => one.id === model)?.display_scale ?? 1;
-
   const showMessage = (...children: HTMLElement[]) => {
     setHidden(message, children.length === 0);
     setChildren(message, children);
@@ -34,14 +52,28 @@ export function createStage(ctx: Context): Part {
 
   const update = () => {
     const { scene, view } = ctx;
+    const batch =
+      scene.kind === "tiles" || (scene.kind === "running" && scene.job.count > 1) ? scene.job : null;
     setAttribute(element, "data-scene", scene.kind);
     setHidden(badge, true);
+    setHidden(frame, batch !== null);
     setHidden(compare.element, scene.kind !== "compare");
+    setHidden(enlarge, scene.kind !== "picture");
+    tiles.show(batch);
+    mask.update();
     frame.style.setProperty("--unfinished", "0");
     switch (scene.kind) {
       case "empty":
         layers.show(null, "");
         showMessage(parts.welcome());
+        break;
+      case "start":
+        shape(scene.input.width, scene.input.height);
+        layers.show(
+          ctx.pictures.url(scene.input.id, "full") ?? ctx.pictures.url(scene.input.id, "thumbnail"),
+          TEXT.startShown,
+        );
+        showMessage();
         break;
       case "failed":
         layers.show(null, "");
@@ -49,29 +81,30 @@ export function createStage(ctx: Context): Part {
         break;
       case "pending":
         layers.show(null, "");
-        showMessage(parts.stage("Sending", ""));
+        showMessage(parts.stage(TEXT.sending, ""));
+        break;
+      case "tiles":
+        layers.show(null, "");
+        showMessage();
         break;
       case "running": {
         const { job } = scene;
-        const url = view.previews.get(job.id);
-        shape(job.width, job.height, scaleOf(job.model));
-        layers.show(url, `Preview of ${job.prompt}`);
+        const url = batch === null ? view.previews.get(job.id) : null;
+        shape(job.width, job.height);
+        layers.show(url, TEXT.previewOf(job.prompt));
         const left = job.steps > 0 ? 1 - job.step / job.steps : 0;
         frame.style.setProperty("--unfinished", left.toFixed(3));
-        const stageText = job.state === "queued" ? "Waiting in the queue" : sentence(job.stage);
-        showMessage(
-          ...(url === null
-            ? [parts.stage(isCancelling(job, view) ? "Cancelling" : stageText, job.detail)]
-            : []),
-        );
+        const stageText = job.state === "queued" ? TEXT.waitingInQueue : sentence(job.stage);
+        const text = isCancelling(job, view) ? TEXT.cancelling : stageText;
+        showMessage(...(url === null && batch === null ? [parts.stage(text, job.detail)] : []));
         break;
       }
       case "cancelled": {
         const { job } = scene;
         const url = view.previews.get(job.id);
-        const text = job.steps > 0 ? `Cancelled at ${job.step} of ${job.steps}` : "Cancelled";
-        shape(job.width, job.height, scaleOf(job.model));
-        layers.show(url, `Unfinished: ${job.prompt}`);
+        const text = job.steps > 0 ? TEXT.cancelledAt(job.step, job.steps) : TEXT.cancelled;
+        shape(job.width, job.height);
+        layers.show(url, TEXT.unfinished(job.prompt));
         setHidden(badge, url === null);
         setText(badge, text);
         showMessage(...(url === null ? [parts.stage(text, "")] : []));
@@ -80,7 +113,7 @@ export function createStage(ctx: Context): Part {
       case "picture":
       case "compare": {
         const { picture } = scene;
-        shape(picture.width, picture.height, scaleOf(picture.model));
+        shape(picture.width, picture.height);
         // Until it arrives the last preview stays, so that the picture fades in over it.
         const url = ctx.pictures.url(picture.id, "full");
         if (url !== null) layers.show(url, picture.prompt);
@@ -90,16 +123,17 @@ export function createStage(ctx: Context): Part {
       }
     }
   };
-  return { element, update };
+  return { element, update, dispose: () => mask.dispose?.() };
 }
 
 function createMessages(ctx: Context) {
   const name = h("p", { class: "stage-name" });
   const detail = h("p", { class: "stage-detail" });
   const busy = h("div", { class: "busy" }, h("span", { class: "pulse" }), name, detail);
-  const instruction = h("p", { class: "instruction" }, "Describe a picture, then press Imagine.");
+  const instruction = h("p", { class: "instruction" }, TEXT.instruction);
+  const invitation = h("p", { class: "invitation" }, TEXT.dropInvitation);
   const examples = h("div", { class: "examples" });
-  const welcome = h("div", { class: "welcome" }, icon("spark"), instruction, examples);
+  const welcome = h("div", { class: "welcome" }, icon("spark"), instruction, examples, invitation);
   const what = h("p", { class: "what" });
   const hint = h("p", { class: "hint" });
   const failure = h("div", { class: "failure" }, icon("warning"), what, hint);
@@ -117,8 +151,8 @@ function createMessages(ctx: Context) {
       return failure;
     },
     welcome() {
-      const model = chosenModel(ctx.host.get("models"), ctx.host.get("model"), ctx.host.get("engine"));
-      const prompts = model?.examples ?? [];
+      const prompts = ctx.model?.examples ?? [];
+      setHidden(invitation, ctx.model?.takes_image === false);
       if (prompts.join("\n") !== shown) {
         shown = prompts.join("\n");
         setChildren(

@@ -1,4 +1,4 @@
-import type { Engine, Failure, Job, Model, Picture, Settings, Traits } from "../contract";
+import type { Engine, Failure, InputPicture, Job, Model, Picture, Plan, Settings, Traits } from "../contract";
 import { ObjectUrls } from "../shared/binary";
 
 /** The state of one view, beside the traits. */
@@ -9,12 +9,24 @@ export interface ViewState {
   selected: string | null;
   /** The picture compared with the one on the stage. */
   compared: string | null;
+  /** Whether the stage shows the start picture, to paint its mask. */
+  showsStart: boolean;
+  /** The picture in the large view. */
+  large: string | null;
+  /** The picture whose deletion was asked for once. */
+  deleting: string | null;
   /** Requests without a job yet. */
   pending: Pending[];
   /** Jobs whose cancel this view has sent. */
   cancelled: Set<string>;
   /** The last error, until the next request. */
   error: Failure | null;
+  /** What the form would take, or why it would be refused; null until the kernel has said. */
+  plan: Plan | Failure | null;
+  /** Whether the page asks before a long job begins. */
+  asking: boolean;
+  /** Settings that were copied from a picture: they go with its model. */
+  copied: Set<keyof Settings>;
   /** The kernel that created this widget does not reply. */
   disconnected: boolean;
   /** The newest preview of each unfinished or cancelled job, as an object URL. */
@@ -28,23 +40,31 @@ export interface Pending {
 
 export type Scene =
   | { kind: "empty" }
+  | { kind: "start"; input: InputPicture; mask: InputPicture | null }
   | { kind: "pending"; prompt: string }
   | { kind: "running"; job: Job }
   | { kind: "cancelled"; job: Job }
-  | { kind: "failed"; message: string; hint: string }
+  | { kind: "failed"; message: string; hint: string; job: Job }
+  | { kind: "tiles"; job: Job }
   | { kind: "picture"; picture: Picture }
   | { kind: "compare"; picture: Picture; other: Picture };
 
-type Snapshots = Pick<Traits, "jobs" | "pictures">;
+type Snapshots = Pick<Traits, "jobs" | "pictures" | "inputs">;
 
 export function newViewState(): ViewState {
   return {
     following: true,
     selected: null,
     compared: null,
+    showsStart: false,
+    large: null,
+    deleting: null,
     pending: [],
     cancelled: new Set(),
     error: null,
+    plan: null,
+    asking: false,
+    copied: new Set(),
     disconnected: false,
     previews: new ObjectUrls(),
   };
@@ -63,15 +83,26 @@ export function isCancelling(job: Job, view: ViewState): boolean {
   return !isFinal(job) && (job.cancelling || view.cancelled.has(job.id));
 }
 
-/** The job that the primary button cancels: the first one that is not cancelling yet. */
+/** Whether something is being made, or was asked for. */
+export function isBusy(jobs: Job[], view: ViewState): boolean {
+  return unfinished(jobs).length + view.pending.length > 0;
+}
+
+/** The job that Cancel is for: the first one that is not cancelling yet. */
 export function currentJob(jobs: Job[], view: ViewState): Job | null {
   const open = unfinished(jobs);
   const live = open.filter((job) => !isCancelling(job, view));
   return live.find((job) => job.state === "running") ?? live[0] ?? open[0] ?? null;
 }
 
+export function inputOf(inputs: InputPicture[], role: InputPicture["role"]): InputPicture | null {
+  return inputs.find((one) => one.role === role) ?? null;
+}
+
 /** What the stage shows. */
-export function sceneOf({ jobs, pictures }: Snapshots, view: ViewState): Scene {
+export function sceneOf({ jobs, pictures, inputs }: Snapshots, view: ViewState): Scene {
+  const input = view.showsStart ? inputOf(inputs, "image") : null;
+  if (input !== null) return { kind: "start", input, mask: inputOf(inputs, "mask") };
   if (!view.following) {
     const picture = pictures.find((one) => one.id === view.selected);
     if (picture !== undefined) {
@@ -85,10 +116,18 @@ export function sceneOf({ jobs, pictures }: Snapshots, view: ViewState): Scene {
   const pending = view.pending[0];
   if (pending !== undefined) return { kind: "pending", prompt: pending.prompt };
   const last = jobs[jobs.length - 1];
+  const made = last?.picture_ids.filter((id) => pictures.some((one) => one.id === id)).length ?? 0;
+  if (last !== undefined && last.count > 1 && made > (last.state === "done" ? 1 : 0))
+    return { kind: "tiles", job: last };
   if (last?.state === "cancelled") return { kind: "cancelled", job: last };
-  if (last?.state === "failed") return { kind: "failed", message: last.message, hint: last.hint };
+  if (last?.state === "failed") return { kind: "failed", message: last.message, hint: last.hint, job: last };
   const newest = pictures[pictures.length - 1];
   return newest === undefined ? { kind: "empty" } : { kind: "picture", picture: newest };
+}
+
+/** The picture on the stage, if there is one. */
+export function pictureOf(scene: Scene): Picture | null {
+  return scene.kind === "picture" || scene.kind === "compare" ? scene.picture : null;
 }
 
 /** The chosen entry; the first ready one when none is named. */
@@ -99,14 +138,49 @@ export function chosenModel(models: Model[], id: string, engine: Engine): Model 
   return models.find((one) => one.id === id && one.engine === engine) ?? (id === "" ? fallback : null);
 }
 
-/** The settings that reproduce `picture`; `seed` null means a random one. */
-export function settingsOf(picture: Picture, seed: number | null): Settings {
-  const { prompt, negative_prompt, model, engine, width, height, steps, guidance_scale } = picture;
-  const { scheduler, loras, strength } = picture;
+/**
+ * The settings that reproduce `picture`; `seed` null means a random one. What is the model's own stays open,
+ * so that another model brings its own.
+ */
+export function settingsOf(picture: Picture, seed: number | null, model: Model | null = null): Settings {
+  const { prompt, negative_prompt, engine, scheduler, loras, strength } = picture;
+  const isNative = picture.width === model?.width && picture.height === model?.height;
+  const unless = (own: number | undefined, value: number | null) => (value === own ? null : value);
   return {
-    ...{ prompt, negative_prompt, model, engine, width, height, steps, guidance_scale, seed, count: 1 },
-    ...{ aspect_ratio: "", style: "", scheduler, loras, strength },
+    prompt,
+    negative_prompt,
+    model: picture.model,
+    engine,
+    width: isNative ? null : picture.width,
+    height: isNative ? null : picture.height,
+    steps: unless(model?.steps, picture.steps),
+    guidance_scale: unless(model?.guidance_scale, picture.guidance_scale),
+    seed,
+    count: 1,
+    aspect_ratio: "",
+    scheduler,
+    style: "",
+    loras,
+    strength,
   };
+}
+
+/** The picture's ancestors, itself, and the newest of what was made of it, oldest first. */
+export function versionsOf(picture: Picture, pictures: Picture[]): Picture[] {
+  const byId = new Map(pictures.map((one) => [one.id, one]));
+  const chain = [picture];
+  for (let at = byId.get(picture.parent); at !== undefined && !chain.includes(at); at = byId.get(at.parent))
+    chain.unshift(at);
+  const newestChild = (parent: Picture) =>
+    [...pictures].reverse().find((one) => one.parent === parent.id && !chain.includes(one));
+  for (let at = newestChild(picture); at !== undefined; at = newestChild(at)) chain.push(at);
+  return chain;
+}
+
+/** What is wrong with the form: what a request was refused for, else what the plan would be. */
+export function failureOf(view: ViewState): Failure | null {
+  if (view.error !== null) return view.error;
+  return view.plan !== null && "message" in view.plan ? view.plan : null;
 }
 
 /** A seed that fits JavaScript, JSON and NumPy alike. */

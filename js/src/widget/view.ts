@@ -6,17 +6,20 @@ import { followTone } from "../shared/tone";
 import { createActions } from "./actions";
 import { createAnnouncer } from "./announcer";
 import { createCaption } from "./caption";
-import type { Context, Part } from "./context";
+import type { Context } from "./context";
+import { picturesOf } from "./files";
 import { createFilmstrip } from "./filmstrip";
+import { createLarge } from "./large";
 import { createPanel } from "./panel";
 import { PictureCache } from "./pictures";
+import { followRoom } from "./room";
 import { createStage } from "./stage";
-import { isFinal, newViewState, sceneOf } from "./state";
+import { chosenModel, isFinal, newViewState, sceneOf } from "./state";
 import { hideStaticOutput } from "./static_output";
+import { TEXT } from "./strings";
 
 const SAVE_SETTINGS_MS = 200;
 const TOAST_MS = 4500;
-const DISCONNECTED = "Kernel not responding (busy or restarted). Run this cell again once it's idle.";
 
 /** Creates one view of the widget; returns a function that removes it. */
 export function createView(host: Host, element: HTMLElement): () => void {
@@ -44,7 +47,23 @@ export function createView(host: Host, element: HTMLElement): () => void {
     pictures: new PictureCache(host, () => ctx.invalidate()),
     scene: { kind: "empty" },
     actions: undefined as never,
+    planId: "",
+    settle: () => null,
+    get model() {
+      return chosenModel(host.get("models"), host.get("model"), host.get("engine"));
+    },
     announce: (text) => setText(status, text),
+    toast(text) {
+      setText(toast, text);
+      setHidden(toast, false);
+      ctx.announce(text);
+      clearTimeout(fading);
+      fading = setTimeout(() => {
+        setHidden(toast, true);
+        view.deleting = null;
+        ctx.invalidate();
+      }, TOAST_MS);
+    },
     invalidate() {
       if (queued || disposed) return;
       queued = true;
@@ -52,6 +71,8 @@ export function createView(host: Host, element: HTMLElement): () => void {
     },
     set(name, value) {
       host.set(name, value);
+      view.copied.delete(name);
+      if (view.error?.field === name) view.error = null;
       clearTimeout(saving);
       saving = setTimeout(flush, SAVE_SETTINGS_MS);
       ctx.invalidate();
@@ -59,6 +80,7 @@ export function createView(host: Host, element: HTMLElement): () => void {
   };
   // What was typed last is not lost when the page is closed at once.
   const onLeave = () => {
+    void ctx.settle();
     if (saving !== undefined) flush();
   };
   const connection = new Connection<Request>(host, { kind: "init" }, (connected) => {
@@ -68,53 +90,47 @@ export function createView(host: Host, element: HTMLElement): () => void {
     else view.pending = [];
     ctx.invalidate();
   });
-  const showToast = (text: string) => {
-    setText(toast, text);
-    setHidden(toast, false);
-    ctx.announce(text);
-    clearTimeout(fading);
-    fading = setTimeout(() => setHidden(toast, true), TOAST_MS);
-  };
-  ctx.actions = createActions(ctx, connection, showToast, flush);
+  ctx.actions = createActions(ctx, connection, flush);
 
   const stage = createStage(ctx);
-  const parts: Part[] = [stage, createCaption(ctx), createPanel(ctx), createFilmstrip(ctx)];
-  const [picture, caption, panel, filmstrip] = parts.map((part) => part.element) as [
-    HTMLElement,
-    HTMLElement,
-    HTMLElement,
-    HTMLElement,
-  ];
-  picture.append(toast);
+  const caption = createCaption(ctx);
+  const panel = createPanel(ctx);
+  const filmstrip = createFilmstrip(ctx);
+  const large = createLarge(ctx, filmstrip.shown);
+  const parts = [stage, caption, panel, filmstrip, large];
+  stage.element.append(toast);
   const card = h(
     "div",
     {
       role: "group",
       class: "card",
-      "aria-label": "Imagine",
+      "aria-label": TEXT.card,
       "data-lm-suppress-shortcuts": "true",
       onkeydown: onKey,
+      onpaste: onPaste,
     },
     notice,
-    h("div", { class: "work" }, h("div", { class: "left" }, picture, caption), panel),
-    filmstrip,
+    h("div", { class: "work" }, h("div", { class: "left" }, stage.element, caption.element), panel.element),
+    filmstrip.element,
     status,
+    large.element,
   );
   const root = h("div", { class: "swiftai-nb" }, card);
   element.append(root);
 
   const announce = createAnnouncer();
   const stopFollowingTone = followTone(root);
+  const stopFollowingRoom = followRoom(root);
   const staticOutput = hideStaticOutput(root, () => host.get("static_output_tail"));
 
   function update(): void {
     queued = false;
     if (disposed) return;
-    const jobs = host.get("jobs");
     forgetEnded(host, view);
-    ctx.scene = sceneOf({ jobs, pictures: host.get("pictures") }, view);
+    const [jobs, pictures, inputs] = [host.get("jobs"), host.get("pictures"), host.get("inputs")];
+    ctx.scene = sceneOf({ jobs, pictures, inputs }, view);
     setHidden(notice, !view.disconnected);
-    setText(notice, view.disconnected ? DISCONNECTED : "");
+    setText(notice, view.disconnected ? TEXT.disconnected : "");
     for (const part of parts) part.update();
     staticOutput.update();
     const text = announce(ctx.scene, view);
@@ -124,10 +140,24 @@ export function createView(host: Host, element: HTMLElement): () => void {
   function onKey(event: KeyboardEvent): void {
     if (event.key === "Enter" && (event.metaKey || event.ctrlKey)) {
       event.preventDefault();
-      ctx.actions.imagine();
+      if (!event.repeat) ctx.actions.imagine();
+    } else if (event.key === "Escape" && view.asking) {
+      view.asking = false;
+      ctx.invalidate();
     } else if (event.key === "Escape" && ctx.scene.kind === "compare") ctx.actions.compareWith(null);
+    else if (event.key === "Escape" && ctx.scene.kind === "start") ctx.actions.follow();
     // The notebook's shortcuts must not act on keys that are meant for this card.
     event.stopPropagation();
+  }
+
+  function onPaste(event: ClipboardEvent): void {
+    const [picture] = picturesOf(event.clipboardData);
+    if (picture === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const isReference =
+      (event.target as Element).closest?.(".tray") != null && (ctx.model?.max_references ?? 0) > 0;
+    void ctx.actions.addInput(isReference ? "reference" : "image", picture);
   }
 
   function onReport(report: Report, buffers?: unknown): void {
@@ -142,12 +172,14 @@ export function createView(host: Host, element: HTMLElement): () => void {
         ctx.pictures.accept(report, buffers);
         break;
       case "saved":
-        showToast(`Saved as ${report.path}`);
+        ctx.toast(TEXT.savedAs(report.path));
+        break;
+      case "plan":
+        if (report.request_id === ctx.planId) view.plan = report;
         break;
       case "error":
         view.pending = view.pending.filter((one) => one.request_id !== report.request_id);
-        view.error = report;
-        ctx.announce([report.message, report.hint].filter((text) => text !== "").join(". "));
+        ctx.actions.fail(report);
         break;
     }
     ctx.invalidate();
@@ -168,9 +200,9 @@ export function createView(host: Host, element: HTMLElement): () => void {
   update();
 
   return () => {
+    onLeave();
     disposed = true;
     window.removeEventListener("pagehide", onLeave);
-    onLeave();
     clearTimeout(fading);
     for (const name of [...SETTINGS, ...SNAPSHOTS])
       host.off(`change:${name}`, name === "jobs" ? onJobs : onChange);
@@ -178,6 +210,7 @@ export function createView(host: Host, element: HTMLElement): () => void {
     for (const part of parts) part.dispose?.();
     connection.dispose();
     stopFollowingTone();
+    stopFollowingRoom();
     staticOutput.dispose();
     ctx.pictures.clear();
     view.previews.clear();

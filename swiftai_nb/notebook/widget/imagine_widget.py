@@ -18,6 +18,7 @@ from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.output.saving import free_path
 from swiftai_nb.notebook.progress import Throttle
+from swiftai_nb.notebook.session import running_kernel
 from swiftai_nb.notebook.widget.form import Presets, choices, error_report, plan_report, request_of
 from swiftai_nb.notebook.widget.input_pictures import ID_PREFIX, InputPictures, input_picture, sha256
 from swiftai_nb.notebook.widget.job_tracker import JobTracker
@@ -317,6 +318,9 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
     # Reports to the page
 
     def _publish_jobs(self) -> None:
+        # A kernel that is shut down ends its children first: that is no failure of the engine.
+        if getattr(running_kernel(), "_shutdown_message", None) is not None:
+            return
         snapshots = [
             wire.job_snapshot(job, request_id=request_id, picture_ids=self._session.history_ids(job))
             for job, request_id in self._tracker.jobs[:SHOWN_JOBS]

@@ -425,3 +425,15 @@ def test_damaged_messages_are_errors_and_the_widget_lives(widget: ImagineWidget,
     assert len(page.reports) >= 8
     page.generate(steps=1)
     wait_until(lambda: len(widget.images) == 1)
+
+
+def test_a_kernel_that_is_shut_down_reports_no_failed_job(
+    session: Session, widget: ImagineWidget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = widget.generate(prompt="a fox", steps=200)
+    wait_until(lambda: states(widget) == ["running"])
+    kernel = types.SimpleNamespace(_shutdown_message={"restart": True})
+    monkeypatch.setattr("swiftai_nb.notebook.widget.imagine_widget.running_kernel", lambda: kernel)
+    session.generator("mlx").error = AIError("the engine ended with status 0")
+    job.set_error(AIError("the engine ended with status 0"))
+    assert states(widget) == ["running"], "the page sees the restart itself"
