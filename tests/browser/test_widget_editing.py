@@ -203,6 +203,7 @@ def test_keyboard_alone_from_empty_to_a_masked_and_saved_picture(open_notebook: 
     card.root.locator("dialog[open]").wait_for(state="detached")
     card.root.locator(".tile").first.focus()
     keys.press("Delete")
+    card.root.locator(".toast", has_text="Press Delete again").wait_for()
     keys.press("Delete")
     card.wait_pictures(0)
 
