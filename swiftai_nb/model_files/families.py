@@ -30,7 +30,7 @@ class Family:
         is_supported: whether the local engine runs it.
         text_layers: numbers of the text encoder's hidden states that are read, -1 being the last; the layers
             above are not loaded. Empty: all layers are.
-        bytes_per_token: memory of a flow model's step for each token, measured on the CPU.
+        bytes_per_token: memory of a flow model's step for each token in float32, measured on the CPU.
         references: the pictures that it can change or take up by the prompt; None for text to image alone.
     """
 
@@ -106,6 +106,7 @@ FLUX_1 = Family(
     is_flow=True,
     guidance_above=None,
     is_supported=True,
+    bytes_per_token=850_000,
 )
 Z_IMAGE = Family(
     "Z-Image",
@@ -131,7 +132,7 @@ FLUX_2_KLEIN = Family(
     sensitive_layers=("x_embedder.", "time_guidance_embed.", "norm_out.", "proj_out."),
     is_supported=True,
     text_layers=(9, 18, 27),
-    bytes_per_token=560_000,
+    bytes_per_token=680_000,
     references=ReferenceLimits(),
 )
 # The same transformer with guidance as an input.

@@ -101,7 +101,7 @@ def plan_memory(
     if model.is_flow:
         # With guidance one pass runs after the other.
         tokens = (pixels + reference_pixels) // 256 + _TEXT_TOKENS
-        denoising = tokens * model.family.bytes_per_token
+        denoising = tokens * model.family.bytes_per_token * bytes_per_weight // 4
         # On a CPU a map is widened while it is used.
         denoising += 4 * _largest_map(model.loaded_tensors("transformer")) if bytes_per_weight == 4 else 0
     else:
