@@ -1,7 +1,8 @@
 """`python -m benchmarks.memory`: peak memory of real-size models beside the estimate and beside diffusers.
 
 Random weights, written in the catalog's layout into a Hugging Face cache of its own; pictures are made by
-`%%imagine` in a Jupyter kernel, and the engine's process is asked for its peak (VmHWM; Linux).
+`%%imagine` in a Jupyter kernel, and the engine's process is asked for its peak (VmHWM; Linux). Then a second
+picture is cancelled in its first denoising step, the model unloaded, and the memory that is left asked for.
 """
 
 from __future__ import annotations
@@ -54,9 +55,26 @@ import json, pathlib
 from swiftai_nb import ImageGenerationConfig
 from swiftai_nb.notebook.session import get_session
 _engine = get_session().generator("local")
-def _peak():
+def _memory(field):
     status = pathlib.Path(f"/proc/{_engine.engine_pid}/status").read_text()
-    return next(int(l.split()[1]) * 1024 for l in status.splitlines() if l.startswith("VmHWM"))
+    return next(int(l.split()[1]) * 1024 for l in status.splitlines() if l.startswith(field))
+"""
+CANCEL = """
+import asyncio, time
+from swiftai_nb.core.progress import GenerationStage
+_job = get_session().queue.jobs[-1]
+while not _job.done and (_job.progress is None or _job.progress.stage != GenerationStage.DENOISING):
+    await asyncio.sleep(0.1)
+await asyncio.sleep(2)
+_started_s = time.monotonic()
+_job.cancel()
+while not _job.done:
+    await asyncio.sleep(0.01)
+_cancel_s = time.monotonic() - _started_s
+_state, _pid = str(_job.state), _engine.engine_pid
+await _engine.unload_model()
+print(json.dumps({"cancel_s": _cancel_s, "state": _state, "same_engine": _pid == _engine.engine_pid,
+                  "left_bytes": _memory("VmRSS")}))
 """
 PEER = """
 import json, sys, time, torch, diffusers, pathlib
@@ -76,8 +94,8 @@ def main() -> None:
     options = _parse()
     lines = [
         f"{time.strftime('%Y-%m-%d')}, {bundled.cpu_name()}, {bundled.versions()}\n",
-        "| model | picture | plan | estimate | measured peak | s |",
-        "|---|---|---|---|---|---|",
+        "| model | picture | plan | estimate | measured peak | s | cancelled after | after unloading |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for case in (c for c in CASES if c.model in options.only):
         folder = snapshot(options.work / "hf" / "hub", case.model)
@@ -138,13 +156,16 @@ def _ours(case: Case, work: Path, machine_gb: int) -> dict[str, Any]:
         answer = _run(
             client,
             f"_parts = {plan}\n"
-            "print(json.dumps({'peak_bytes': _peak(), 'estimate_bytes': _plan.memory_bytes,"
+            "print(json.dumps({'peak_bytes': _memory('VmHWM'), 'estimate_bytes': _plan.memory_bytes,"
             " 'plan': _plan.memory_plan, 'denoising': _plan.memory_plan_bytes.denoising_bytes,"
             " 'decoding': _plan.memory_plan_bytes.decoding_bytes, 'parts': _parts,"
             " 'mlx': vars(await _engine.status())}, default=str))",
         )
         _tell(answer)
-        return {**json.loads(answer), "seconds": seconds}
+        found = {**json.loads(answer), "seconds": seconds}
+        _run(client, f"%imagine a red fox {words} --bg")
+        found |= json.loads(_run(client, CANCEL).splitlines()[-1])
+        return found
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
@@ -182,7 +203,10 @@ def _row(case: Case, found: dict[str, Any], name: str) -> str:
     estimate = f"{found['estimate_bytes'] / 1e9:.2f} GB" if "estimate_bytes" in found else ""
     picture = f"{case.side}x{case.side}{' edit' if case.is_edit else ''}, {case.steps} steps"
     peak = f"{found['peak_bytes'] / 1e9:.2f} GB"
-    return f"| {case.model} | {picture} | {plan} | {estimate} | {peak} | {found['seconds']:.0f} |"
+    row = f"| {case.model} | {picture} | {plan} | {estimate} | {peak} | {found['seconds']:.0f} |"
+    if "cancel_s" not in found:
+        return f"{row} | |"
+    return f"{row} {found['cancel_s']:.2f} s ({found['state']}) | {found['left_bytes'] / 1e9:.2f} GB |"
 
 
 def _tell(line: str) -> None:

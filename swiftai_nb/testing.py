@@ -100,6 +100,8 @@ class FakeGenerator:
             seed=0 if config.seed is None else config.seed,
             scheduler=config.scheduler,
             engine="fake",
+            image_sha256=None if config.image is None else hashlib.sha256(config.image).hexdigest(),
+            references_sha256=tuple(hashlib.sha256(one).hexdigest() for one in config.references),
         )
 
 

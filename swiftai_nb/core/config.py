@@ -162,6 +162,23 @@ class ImageGenerationConfig:
             return self.steps
         return min(MAX_STEPS, max(1, round(default_steps * self.steps_factor)))
 
+    def refuse_pictures(self, provider: str) -> None:
+        """For providers that make pictures from text alone.
+
+        Args:
+            provider: its name, for the error.
+
+        Raises:
+            InvalidInputError: a start picture, a mask or references are given.
+        """
+        for name in ("image", "mask", "references"):
+            if getattr(self, name):
+                raise InvalidInputError(
+                    f"{provider} makes pictures from text and takes no {name}",
+                    hint="leave it out, or use the local engine: every model there takes an image, "
+                    "FLUX.2 klein references",
+                )
+
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults; bytes stay bytes."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}

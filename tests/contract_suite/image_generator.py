@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import threading
 
 import pytest
+from PIL import Image
 
 from swiftai_nb.core.config import ImageGenerationConfig
-from swiftai_nb.core.errors import AIError, GenerationCancelledError, InvalidInputError
+from swiftai_nb.core.errors import (
+    AIError,
+    GenerationCancelledError,
+    InvalidInputError,
+    UnsupportedModelError,
+)
 from swiftai_nb.core.generator import ImageGenerator, PlanningGenerator
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.progress import ImageGenerationProgress
@@ -101,6 +108,20 @@ class ImageGeneratorContract:
         assert image.recipe.prompt == prompt
         assert image.recipe.negative_prompt == "low"
 
+    @pytest.mark.parametrize("given", ["image", "references"])
+    def test_pictures_are_used_or_refused_before_any_work(self, generator, given):
+        picture = _png()
+        config = self.small.replace(**{given: picture if given == "image" else (picture,)})
+        seen = []
+        try:
+            image = self.run(generator.generate_image("a cat", config=config, on_progress=seen.append))
+        except (InvalidInputError, UnsupportedModelError) as error:
+            assert error.hint, "the hint names what takes pictures"
+            assert not [progress for progress in seen if progress.current_step]
+        else:
+            recipe = image.recipe
+            assert recipe.image_sha256 if given == "image" else recipe.references_sha256
+
     def test_cancel_generation_ends_the_running_call(self, generator):
         async def use():
             started = asyncio.Event()
@@ -168,3 +189,9 @@ def _tell(started):
             loop.call_soon_threadsafe(started.set)
 
     return {"on_progress": on_progress}
+
+
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (128, 128), "red").save(file, "PNG")
+    return file.getvalue()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from swiftai_nb.core.config import MAX_SEED, ImageGenerationConfig, LoraReference
 from swiftai_nb.core.errors import InvalidInputError
@@ -111,3 +113,19 @@ def test_extra_body_is_a_checked_copy_of_json_values() -> None:
 def test_extra_body_that_json_cannot_hold_is_refused(wrong: object) -> None:
     with pytest.raises(InvalidInputError, match="extra_body"):
         ImageGenerationConfig(extra_body=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", ["image", "references"])
+def test_a_provider_of_text_alone_refuses_pictures_and_names_what_takes_them(given):
+    picture = _png_bytes()
+    config = ImageGenerationConfig(**{given: picture if given == "image" else (picture,)})
+    with pytest.raises(InvalidInputError, match=f"waves makes pictures from text and takes no {given}") as e:
+        config.refuse_pictures("waves")
+    assert "FLUX.2 klein" in e.value.hint
+    ImageGenerationConfig().refuse_pictures("waves")
+
+
+def _png_bytes() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    return file.getvalue()
