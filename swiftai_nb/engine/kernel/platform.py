@@ -68,7 +68,7 @@ def _mlx_command() -> str | None:
     if sys.platform == "darwin":
         return "pip install mlx (macOS 14 or newer)" if machine == "arm64" else None
     has_cpu_wheel = (sys.platform == "linux" and machine in ("x86_64", "aarch64")) or (
-        sys.platform == "win32" and machine in ("amd64", "x86_64")
+        sys.platform == "win32" and machine in ("amd64", "x86_64", "arm64")
     )
     return "pip install mlx mlx-cpu" if has_cpu_wheel else None
 
