@@ -78,7 +78,8 @@ def heading() -> str:
 def peers(
     options: argparse.Namespace, python: Path | None, task: str, folder: Path, size: int
 ) -> list[Contestant]:
-    found = [ours("swiftai_nb", task, folder, size)]
+    found = [ours("swiftai_nb", task, folder, size), ours("swiftai_nb bf16", task, folder, size, "bf16")]
+    found.append(ours("swiftai_nb, NumPy", task, folder, size, "NumPy"))
     if python is not None:
         found += [diffusers(python, task, folder, size, mode) for mode in ("fp32", "bf16")]
     if options.plain:

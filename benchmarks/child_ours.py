@@ -114,19 +114,23 @@ TASKS = {"unet": unet_step, "vae": vae_decode, "picture": whole_picture}
 def main() -> None:
     task, folder, size, mode = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     quiet()
+    if mode == "NumPy":
+        os.environ["SWIFTAI_CPU_KERNELS"] = "off"
     from swiftai_nb.diffusion import ops
     from swiftai_nb.diffusion.cpu.workers import limit_numpy_threads
     from swiftai_nb.diffusion.memory import retain_freed_memory
 
-    ops.configure(fast=mode == "fast")
-    if mode == "fast":
+    fast = mode != "plain"
+    ops.configure(fast=fast)
+    ops.set_half_products(mode == "bf16")
+    if fast:
         # as the engine does
         retain_freed_memory()
         limit_numpy_threads(1)
     run = TASKS[task](folder, size)
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
-        limit = sgemm_gflops() if task != "picture" and mode == "fast" else 0.0
+        limit = sgemm_gflops() if task != "picture" and fast else 0.0
         extra: dict[str, float] = {}
         cpu_before = time.process_time()
         seconds = _seconds(lambda extra=extra: extra.update(run() or {}))

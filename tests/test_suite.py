@@ -18,6 +18,7 @@ THROUGH_THE_PACKAGE_ABOVE = {
     "downloads/worker",
     "guests/diffusionkit/child",
     "diffusion/cpu",
+    "diffusion/cpu/native",
     "diffusion/models",
     "diffusion/pipelines",
     "diffusion/schedulers",

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 import mlx.core as mx
 
 from swiftai_nb.diffusion import cpu as cpu_math
-from swiftai_nb.diffusion.cpu import workers
+from swiftai_nb.diffusion.cpu import native, workers
 from swiftai_nb.diffusion.gpu import fused, head_filling, on_cpu, work_pace
+
+Function = TypeVar("Function", bound=Callable[..., mx.array])
 
 _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -49,6 +52,15 @@ def set_block_callback(callback: Callable[[], None] | None) -> None:
     work_pace.restart()
 
 
+def set_half_products(half: bool) -> None:
+    """Whether products on the CPU round their inputs to bfloat16, for the calling context only.
+
+    Sums, norms, softmax and everything between products stay float32. Without effect where there is no
+    compiled library with such products: see `swiftai_nb.diffusion.cpu.native`.
+    """
+    native.half_products.set(half)
+
+
 def clear_scratch() -> None:
     """Frees what the CPU's fast paths keep between operations; they make it anew."""
     cpu_math.clear_scratch()
@@ -56,6 +68,11 @@ def clear_scratch() -> None:
 
 def _use_cpu_math(x: mx.array) -> bool:
     return _fast and x.dtype == mx.float32 and x.size > 0 and on_cpu()
+
+
+def _fastest(function: Function) -> Function:
+    """The compiled function of the same name, where there is a library."""
+    return function if native.library() is None else cast(Function, getattr(native, function.__name__))
 
 
 def checkpoint(x: mx.array) -> mx.array:
@@ -93,7 +110,7 @@ def attention(
     """
     alike = q.dtype == k.dtype == v.dtype and q.shape[0] == k.shape[0]
     if alike and q.size >= _MIN_ATTENTION_ELEMENTS and _use_cpu_math(q):
-        return cpu_math.attention(q, k, v, scale=scale, mask=mask)
+        return _fastest(cpu_math.attention)(q, k, v, scale=scale, mask=mask)
     head_dim = q.shape[-1]
     filling = head_filling(head_dim)
     if filling:  # zeros change neither the scores nor the first features of the result
@@ -118,7 +135,7 @@ def multi_head_attention(
         The shape of q.
     """
     if q.dtype == k.dtype == v.dtype and q.size >= _MIN_ATTENTION_ELEMENTS and _use_cpu_math(q):
-        return cpu_math.multi_head_attention(q, k, v, heads=heads, mask=mask)
+        return _fastest(cpu_math.multi_head_attention)(q, k, v, heads=heads, mask=mask)
 
     def split(x: mx.array) -> mx.array:
         return x.reshape(x.shape[0], -1, heads, x.shape[-1] // heads).transpose(0, 2, 1, 3)
@@ -149,30 +166,30 @@ def _quick_gelu(x: mx.array) -> mx.array:
 
 def silu(x: mx.array) -> mx.array:
     """Sigmoid linear unit, x sigmoid(x), any shape."""
-    return cpu_math.silu(x) if _use_cpu_math(x) else _silu(x)
+    return _fastest(cpu_math.silu)(x) if _use_cpu_math(x) else _silu(x)
 
 
 def gelu(x: mx.array) -> mx.array:
     """Gaussian error linear unit, x Phi(x) with the exact error function, any shape."""
-    return cpu_math.gelu(x) if _use_cpu_math(x) else _gelu(x)
+    return _fastest(cpu_math.gelu)(x) if _use_cpu_math(x) else _gelu(x)
 
 
 def geglu(x: mx.array) -> mx.array:
     """Value gelu(gate) of [..., 2 C], the value being the first half (Shazeer 2020): [..., C]."""
     if _use_cpu_math(x):
-        return cpu_math.geglu(x)
+        return _fastest(cpu_math.geglu)(x)
     value, gate = mx.split(x, 2, axis=-1)
     return value * gelu(gate)
 
 
 def gelu_tanh(x: mx.array) -> mx.array:
     """The tanh approximation of GELU (Hendrycks and Gimpel 2016), any shape."""
-    return cpu_math.gelu_tanh(x) if _use_cpu_math(x) else _gelu_tanh(x)
+    return _fastest(cpu_math.gelu_tanh)(x) if _use_cpu_math(x) else _gelu_tanh(x)
 
 
 def quick_gelu(x: mx.array) -> mx.array:
     """Sigmoid GELU, x sigmoid(1.702 x), the activation of OpenAI's CLIP, any shape."""
-    return cpu_math.quick_gelu(x) if _use_cpu_math(x) else _quick_gelu(x)
+    return _fastest(cpu_math.quick_gelu)(x) if _use_cpu_math(x) else _quick_gelu(x)
 
 
 def conv2d(
@@ -191,7 +208,7 @@ def conv2d(
         [B, H', W', O].
     """
     if _use_cpu_math(x):
-        return cpu_math.conv2d(x, weight, bias, stride=stride, padding=padding)
+        return _fastest(cpu_math.conv2d)(x, weight, bias, stride=stride, padding=padding)
     y = mx.conv2d(x, weight, stride=stride, padding=padding)
     return y if bias is None else y + bias
 
@@ -219,7 +236,7 @@ def group_norm(
         [B, ..., C].
     """
     if _use_cpu_math(x):
-        return cpu_math.group_norm(x, weight, bias, groups=groups, eps=eps, silu=apply_silu)
+        return _fastest(cpu_math.group_norm)(x, weight, bias, groups=groups, eps=eps, silu=apply_silu)
     batch, channels = x.shape[0], x.shape[-1]
     y = x.reshape(batch, -1, groups, channels // groups).transpose(0, 2, 1, 3)
     inner = y.shape
@@ -272,8 +289,24 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> 
         [..., C].
     """
     if _use_cpu_math(x):
-        return cpu_math.layer_norm(x, weight, bias, eps=eps)
+        return _fastest(cpu_math.layer_norm)(x, weight, bias, eps=eps)
     return mx.fast.layer_norm(x, weight, bias, eps)
+
+
+def rms_norm(x: mx.array, weight: mx.array, *, eps: float) -> mx.array:
+    """Root mean square normalization over the last axis (Zhang and Sennrich 2019), computed in float32.
+
+    Args:
+        x: [..., C].
+        weight: [C].
+        eps: added to the mean square.
+
+    Returns:
+        [..., C].
+    """
+    if native.library() is not None and _use_cpu_math(x):
+        return native.rms_norm(x, weight, eps=eps)
+    return mx.fast.rms_norm(x, weight, eps)
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
@@ -288,7 +321,7 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
         [..., out].
     """
     if _use_cpu_math(x):
-        return cpu_math.linear(x, weight, bias)
+        return _fastest(cpu_math.linear)(x, weight, bias)
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
 
@@ -322,7 +355,9 @@ def quantized_linear(
         [..., out].
     """
     if _use_cpu_math(x) and x.size >= _MIN_DEQUANTIZED_ROWS * x.shape[-1]:
-        return cpu_math.quantized_linear(x, weight, scales, biases, bias, group_size=group_size, bits=bits)
+        return _fastest(cpu_math.quantized_linear)(
+            x, weight, scales, biases, bias, group_size=group_size, bits=bits
+        )
     y = mx.quantized_matmul(
         x, weight, scales=scales, biases=biases, transpose=True, group_size=group_size, bits=bits
     )

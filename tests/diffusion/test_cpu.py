@@ -18,6 +18,11 @@ from swiftai_nb.diffusion.cpu import weights, winograd, workers
 from swiftai_nb.diffusion.cpu.weights import TransposedWeightCache
 
 
+@pytest.fixture(autouse=True)
+def without_compiled_kernels(monkeypatch):
+    monkeypatch.setattr(ops.native, "library", lambda: None)
+
+
 def random(*shape, seed=0):
     return mx.array(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
 

@@ -26,6 +26,14 @@ def random(*shape, seed=0, scale=1.0):
     return mx.array(values * np.float32(scale))
 
 
+@pytest.fixture(autouse=True, params=["compiled", "numpy"])
+def arithmetic(request, monkeypatch):
+    if request.param == "numpy":
+        monkeypatch.setattr(ops.native, "library", lambda: None)
+    elif ops.native.library() is None:
+        pytest.skip("no compiled kernels")
+
+
 def both(function, *arguments, **options):
     """(fast, plain) results as NumPy arrays."""
     results = []
@@ -310,6 +318,7 @@ def test_quantized_linear_agrees(bits, rows):
 
 def test_fast_paths_can_be_toggled(monkeypatch):
     calls = []
+    monkeypatch.setattr(ops.native, "library", lambda: None)
     monkeypatch.setattr(ops.cpu_math, "silu", lambda x: calls.append(x) or x)
     ops.configure(fast=False)
     assert not ops.fast_paths_enabled()

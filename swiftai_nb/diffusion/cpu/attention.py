@@ -63,7 +63,7 @@ def _attend_all(
     batch, heads, length, _ = queries.shape
     group = heads // keys.shape[1]
     shape = (batch, heads, length, keys.shape[2])
-    added = None if mask is None else _additive(mask, shape)
+    added = None if mask is None else additive_mask(mask, shape)
     if math.prod(shape) <= _TOGETHER_SCORES:
         if group > 1:
             keys, values = (np.repeat(x, group, axis=1) for x in (keys, values))
@@ -101,7 +101,8 @@ def _tasks(batch: int, heads: int, length: int) -> list[_Task]:
     return [_Task(b, h, rows) for b in range(batch) for h in range(heads) for rows in spans(length, step)]
 
 
-def _additive(mask: mx.array, shape: tuple[int, ...]) -> Float32:
+def additive_mask(mask: mx.array, shape: tuple[int, ...]) -> Float32:
+    """A mask of either kind as numbers to add to scores of this shape, which it is broadcast to."""
     if mask.dtype == mx.bool_:
         # finite, so that a row that may see nothing sees everything alike, as in MLX
         mask = mx.where(mask, 0.0, float(np.finfo(np.float32).min))

@@ -246,7 +246,7 @@ class RMSNorm(nn.Module):  # type: ignore[misc]
         self.weight = mx.zeros((channels,))
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.fast.rms_norm(x, self.weight, self.eps)
+        return ops.rms_norm(x, self.weight, eps=self.eps)
 
 
 class Embedding(nn.Module):  # type: ignore[misc]

@@ -1,0 +1,151 @@
+"""Activations and norms in C, in parts that workers share."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+from swiftai_nb.diffusion.cpu.arrays import float32_view, new_array, view
+from swiftai_nb.diffusion.cpu.native.loader import Kernels, address, aligned_scratch, library
+from swiftai_nb.diffusion.cpu.workers import Float32, for_each, spans
+
+_SILU, _GELU, _GELU_TANH, _QUICK_GELU = range(4)  # elementwise.c
+_BLOCK_ELEMENTS = 1 << 17
+_SUMMED_ELEMENTS = 1 << 16
+
+
+def _loaded() -> Kernels:
+    kernels = library()
+    assert kernels is not None, "called without compiled kernels"
+    return kernels
+
+
+def _apply(kind: int, x: mx.array) -> mx.array:
+    kernels = _loaded()
+    values = np.ascontiguousarray(view(x)).reshape(-1)
+    result, out = new_array(x.shape)
+    source, target = values.ctypes.data, out.ctypes.data
+
+    def run(part: slice) -> None:
+        at = 4 * part.start
+        kernels.functions.activation(source + at, target + at, part.stop - part.start, kind)
+
+    for_each(run, spans(values.size, _BLOCK_ELEMENTS))
+    return result
+
+
+def silu(x: mx.array) -> mx.array:
+    """Sigmoid linear unit of a float32 array."""
+    return _apply(_SILU, x)
+
+
+def gelu(x: mx.array) -> mx.array:
+    """Exact Gaussian error linear unit of a float32 array."""
+    return _apply(_GELU, x)
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    """GELU by tanh of a float32 array."""
+    return _apply(_GELU_TANH, x)
+
+
+def quick_gelu(x: mx.array) -> mx.array:
+    """GELU by a sigmoid of a float32 array."""
+    return _apply(_QUICK_GELU, x)
+
+
+def geglu(x: mx.array) -> mx.array:
+    """As `ops.geglu`, for a float32 array."""
+    kernels, width = _loaded(), x.shape[-1] // 2
+    pairs = np.ascontiguousarray(view(x)).reshape(-1, 2 * width)
+    result, out = new_array((*x.shape[:-1], width))
+    rows = out.reshape(-1, width)
+
+    def run(part: slice) -> None:
+        kernels.functions.geglu(address(pairs[part]), address(rows[part]), part.stop - part.start, width)
+
+    for_each(run, spans(len(pairs), max(1, _BLOCK_ELEMENTS // width)))
+    return result
+
+
+def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> mx.array:
+    """As `ops.layer_norm`, for a float32 array."""
+    return _normalize_rows(x, weight, bias, eps=eps, root_mean_square=False)
+
+
+def rms_norm(x: mx.array, weight: mx.array, *, eps: float) -> mx.array:
+    """As `ops.rms_norm`, for a float32 array."""
+    return _normalize_rows(x, weight, None, eps=eps, root_mean_square=True)
+
+
+def _normalize_rows(
+    x: mx.array, weight: mx.array, bias: mx.array | None, *, eps: float, root_mean_square: bool
+) -> mx.array:
+    kernels, width = _loaded(), x.shape[-1]
+    values = np.ascontiguousarray(view(x)).reshape(-1, width)
+    factor, offset = float32_view(weight), None if bias is None else float32_view(bias)
+    result, out = new_array(x.shape)
+    rows = out.reshape(-1, width)
+
+    def run(part: slice) -> None:
+        kernels.functions.layer_norm(
+            address(values[part]), address(factor), address(offset), address(rows[part]),
+            part.stop - part.start, width, eps, root_mean_square,
+        )  # fmt: skip
+
+    for_each(run, spans(len(values), max(1, _BLOCK_ELEMENTS // width)))
+    return result
+
+
+def group_norm(
+    x: mx.array, weight: mx.array | None, bias: mx.array | None, *, groups: int, eps: float, silu: bool
+) -> mx.array:
+    """As `ops.group_norm`, for a float32 array."""
+    kernels, batch, channels = _loaded(), x.shape[0], x.shape[-1]
+    values = np.ascontiguousarray(view(x)).reshape(batch, -1, channels)
+    result, out = new_array(x.shape)
+    targets = out.reshape(values.shape)
+    pixels = values.shape[1]
+    mean, deviation = _moments(values, groups=groups, eps=eps)
+    factor = np.ones(channels, np.float32) if weight is None else float32_view(weight)
+    offset = np.zeros(channels, np.float32) if bias is None else float32_view(bias)
+    center = mean.astype(np.float32)
+    scale = (factor / deviation).astype(np.float32)
+    shift = (offset - (mean - center) * scale).astype(np.float32)
+
+    def run(part: tuple[int, slice]) -> None:
+        b, some = part
+        kernels.functions.group_apply(
+            address(values[b, some]), address(center[b]), address(scale[b]), address(shift[b]),
+            address(targets[b, some]), some.stop - some.start, channels, silu,
+        )  # fmt: skip
+
+    parts = spans(pixels, max(1, _BLOCK_ELEMENTS // channels))
+    for_each(run, [(b, some) for b in range(batch) for some in parts])
+    return result
+
+
+def _moments(values: Float32, *, groups: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel's group in pictures [B, pixels, C]: float64 [B, C]."""
+    kernels, (batch, pixels, channels) = _loaded(), values.shape
+    parts = spans(pixels, max(1, _SUMMED_ELEMENTS // channels))
+    moments = np.empty((batch, len(parts), 2, groups))
+    tasks = [(b, i) for b in range(batch) for i in range(len(parts))]
+
+    def run(task: tuple[int, int]) -> None:
+        b, i = task
+        some = parts[i]
+        kernels.functions.group_moments(
+            address(values[b, some]), moments[task].ctypes.data, some.stop - some.start, channels, groups,
+            aligned_scratch("moments", 4 * channels + 64),
+        )  # fmt: skip
+
+    for_each(run, tasks)
+    # Chan, Golub and LeVeque: sums of parts, and what their means differ
+    size = channels // groups
+    counts = np.array([part.stop - part.start for part in parts], np.float64)[None, :, None] * size
+    sums, squares = moments[:, :, 0], moments[:, :, 1]
+    mean = sums.sum(axis=1, keepdims=True) / (pixels * size)
+    spread = squares.sum(axis=1) + (counts * np.square(sums / counts - mean)).sum(axis=1)
+    deviation = np.sqrt(spread / (pixels * size) + eps)
+    return np.repeat(mean[:, 0], size, axis=1), np.repeat(deviation, size, axis=1)

@@ -1,0 +1,166 @@
+"""The compiled library for this processor: found, tested once against NumPy, or left out."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swiftai_nb.diffusion.cpu.native.build import TARGETS, Target, source_digest
+from swiftai_nb.diffusion.cpu.native.self_test import failed_functions
+from swiftai_nb.diffusion.cpu.workers import Float32, scratch
+
+_P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
+_SIGNATURES = {
+    "linear": [_P, _P, _I, _P, _P, _P, *[_L] * 6, _I, _I, _P],
+    "linear_few": [_P, _P, _I, _P, _P, *[_L] * 5],
+    "conv": [_P, _P, _I, _P, _P, _P, _P, *[_L] * 12, _I, _P],
+    "winograd_input": [_P, _P, *[_L] * 5, _I, _I],
+    "winograd_kernel": [_P, _I, _P, *[_L] * 4, _I, _I],
+    "winograd_product": [*[_P] * 6, *[_L] * 8, _I, _I, _P],
+    "attention_pack": [_P, _P, *[_L] * 5, _P, _P, _I],
+    "attend": [*[_P] * 5, *[_L] * 8, _F, _I, _P],
+    "activation": [_P, _P, _L, _I],
+    "geglu": [_P, _P, _L, _L],
+    "layer_norm": [*[_P] * 4, _L, _L, _F, _I],
+    "group_moments": [_P, _P, *[_L] * 3, _P],
+    "group_apply": [*[_P] * 5, _L, _L, _I],
+}
+_ALIGNMENT = 64
+OFF = "SWIFTAI_CPU_KERNELS"
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A loaded library.
+
+    Attributes:
+        name: the target it was compiled for.
+        functions: its C functions.
+        width: columns of a panel.
+        half: whether it has products of bfloat16.
+    """
+
+    name: str
+    functions: Any
+    width: int
+    half: bool
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `%imagine_doctor` says about the kernels.
+
+    Attributes:
+        kernels: the loaded library, or None.
+        reason: why there is none, empty otherwise.
+    """
+
+    kernels: Kernels | None
+    reason: str
+
+
+def open_library(path: Path) -> Kernels:
+    """Loads a library.
+
+    Raises:
+        OSError: not a library, or one of another machine or version.
+    """
+    loaded = ctypes.CDLL(str(path))
+    for name, arguments in _SIGNATURES.items():
+        try:
+            function = getattr(loaded, name)
+        except AttributeError as error:
+            raise OSError(f"{path.name} is of another version: {error}") from error
+        function.argtypes, function.restype = arguments, None
+    loaded.source_digest.restype = ctypes.c_char_p
+    if loaded.source_digest().decode() != source_digest():
+        raise OSError("it was compiled from other sources")
+    name = path.stem.removeprefix("kernels_")
+    return Kernels(name, loaded, int(loaded.tile_width()), bool(loaded.half_products()))
+
+
+@cache
+def status() -> Status:
+    """The library of this process, opened and tested at the first call."""
+    if os.environ.get(OFF, "").lower() in ("off", "0", "no", "false"):
+        return Status(None, f"turned off by {OFF}")
+    fitting = fitting_targets()
+    if not fitting:
+        return Status(None, f"none for {sys.platform} on {platform.machine()} with this processor")
+    built = [target for target in fitting if target.path.exists()]
+    if not built:
+        return Status(None, "not compiled")
+    try:
+        kernels = open_library(built[0].path)
+    except OSError as error:
+        return Status(None, f"{built[0].path.name} cannot be loaded ({error})")
+    failed = failed_functions(kernels.functions, width=kernels.width, half=kernels.half)
+    return (
+        Status(None, f"{', '.join(failed)} differ from NumPy on this processor")
+        if failed
+        else Status(kernels, "")
+    )
+
+
+def library() -> Kernels | None:
+    """The library of this process; None where NumPy does the work."""
+    return status().kernels
+
+
+def bfloat16_is_faster() -> bool:
+    """Whether products of bfloat16 are the faster ones here.
+
+    AMD's processors take as long for an instruction with 32 products of bfloat16 as for one with 16 of
+    float32; Intel's with AVX512_BF16 four times as long (those with AMX have another unit, not used here).
+    """
+    kernels = library()
+    return kernels is not None and kernels.half and _cpu_facts().get("vendor_id") == "AuthenticAMD"
+
+
+def fitting_targets() -> list[Target]:
+    """What this processor can run, the best first."""
+    if not sys.platform.startswith("linux"):
+        return []
+    flags = set(_cpu_facts().get("flags", "").split())
+    return [t for t in TARGETS if t.machine == platform.machine() and flags.issuperset(t.cpu_flags)]
+
+
+@cache
+def _cpu_facts() -> dict[str, str]:
+    """The first processor's entry of /proc/cpuinfo."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
+def address(array: Float32 | None) -> int | None:
+    """Of an array's first element; None for None."""
+    return None if array is None else array.ctypes.data
+
+
+def aligned_scratch(name: str, size_bytes: int) -> int:
+    """The address of `size_bytes` of this thread's scratch memory, on a cache line."""
+    array = scratch(name, (math.ceil(size_bytes / 4) + _ALIGNMENT // 4,))
+    start = address(array)
+    assert start is not None
+    return start + -start % _ALIGNMENT
+
+
+def rounded_to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """Float32 values rounded to the nearest bfloat16, ties to even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    values: np.ndarray = rounded.astype(np.uint32).view(np.float32)
+    return values

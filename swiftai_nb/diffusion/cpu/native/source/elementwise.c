@@ -1,0 +1,99 @@
+// Activations and norms: float32 in, float32 out.
+#include "kernels.h"
+
+enum { SILU, GELU, GELU_TANH, QUICK_GELU };
+
+INLINE vec activate(vec x, int kind) {
+    if (kind == GELU) return gelu_vec(x);
+    if (kind == GELU_TANH) return x * sigmoid((x + x * x * x * 0.044715f) * 1.59576912f);  // 2 sqrt(2 / pi)
+    return x * sigmoid(kind == QUICK_GELU ? x * 1.702f : x);
+}
+INLINE void activation_part(const float *x, float *out, long count, int kind) {
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) store(out + i, activate(load(x + i), kind));
+    if (i < count) store_part(out + i, activate(load_part(x + i, count - i), kind), count - i);
+}
+EXPORT void activation(const float *x, float *out, long count, int kind) {
+    if (kind == SILU) activation_part(x, out, count, SILU);
+    else if (kind == GELU) activation_part(x, out, count, GELU);
+    else if (kind == GELU_TANH) activation_part(x, out, count, GELU_TANH);
+    else activation_part(x, out, count, QUICK_GELU);
+}
+// x [rows, 2 width] -> out [rows, width], the first half times the gelu of the second.
+EXPORT void geglu(const float *x, float *out, long rows, long width) {
+    for (long i = 0; i < rows; i++)
+        for (long c = 0; c < width; c += LANES) {
+            const float *value = x + i * 2 * width + c;
+            long left = width - c;
+            store_up_to(out + i * width + c, load_up_to(value, left) * gelu_vec(load_up_to(value + width, left)), left);
+        }
+}
+
+// out = (x - mean) / sqrt(variance + eps) * weight + bias by rows; weight and bias may be NULL. root_mean_square: no
+// mean is subtracted.
+EXPORT void layer_norm(const float *x, const float *weight, const float *bias, float *out, long rows, long channels,
+                       float eps, int root_mean_square) {
+    long whole = channels / LANES * LANES;
+    for (long i = 0; i < rows; i++, x += channels, out += channels) {
+        vec sums = {0}, squares = {0};
+        float mean = 0, square = 0;
+        if (!root_mean_square) {
+            for (long c = 0; c < whole; c += LANES) sums += load(x + c);
+            for (long c = whole; c < channels; c++) mean += x[c];
+            mean = (mean + add_lanes(sums)) / channels;
+        }
+        for (long c = 0; c < whole; c += LANES) {
+            vec difference = load(x + c) - mean;
+            squares += difference * difference;
+        }
+        for (long c = whole; c < channels; c++) square += (x[c] - mean) * (x[c] - mean);
+        float factor = 1 / sqrtf((square + add_lanes(squares)) / channels + eps);
+        for (long c = 0; c < channels; c += LANES) {
+            long left = channels - c;
+            vec y = (load_up_to(x + c, left) - mean) * factor;
+            if (weight) y *= load_up_to(weight + c, left);
+            if (bias) y += load_up_to(bias + c, left);
+            store_up_to(out + c, y, left);
+        }
+    }
+}
+
+// Sums and sums of squared differences from their own mean, of each group of neighboring channels over some pixels
+// that fit a cache: moments [2][groups]. scratch: channels + LANES floats.
+EXPORT void group_moments(const float *x, double *moments, long pixels, long channels, long groups, float *scratch) {
+    long size = channels / groups;
+    for (int centered = 0; centered < 2; centered++) {
+        for (long c = 0; c < channels; c += LANES) {
+            vec sums = {0}, center = centered ? load_up_to(scratch + c, channels - c) : (vec){0};
+            for (long i = 0; i < pixels; i++) {
+                vec values = load_up_to(x + i * channels + c, channels - c);
+                if (centered) values -= center, values *= values;
+                sums += values;
+            }
+            store(scratch + c, sums);
+        }
+        for (long g = 0; g < groups; g++) {
+            double sum = 0;
+            for (long c = g * size; c < (g + 1) * size; c++) sum += scratch[c];
+            moments[centered * groups + g] = sum;
+            for (long c = g * size; c < (g + 1) * size; c++) scratch[c] = (float)(sum / ((double)pixels * size));
+        }
+        if (!centered) continue;
+        // corrects for the rounded center
+        for (long g = 0; g < groups; g++) {
+            double count = (double)pixels * size, mean = moments[g] / count, error = mean - (double)(float)mean;
+            moments[groups + g] -= count * error * error;
+        }
+    }
+}
+// out = (x - center) * scale + shift by channels, then its silu if asked.
+EXPORT void group_apply(const float *x, const float *center, const float *scale, const float *shift, float *out,
+                        long pixels, long channels, int silu) {
+    for (long i = 0; i < pixels; i++)
+        for (long c = 0; c < channels; c += LANES) {
+            long left = channels - c, at = i * channels + c;
+            vec y = load_up_to(x + at, left) - load_up_to(center + c, left);
+            y = y * load_up_to(scale + c, left) + load_up_to(shift + c, left);
+            store_up_to(out + at, silu ? y * sigmoid(y) : y, left);
+        }
+}
