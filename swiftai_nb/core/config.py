@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from swiftai_nb.core.enlargement import MAX_FACTOR, MAX_HIRES
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.image_input import to_png_bytes
@@ -79,6 +80,11 @@ class ImageGenerationConfig:
         quantization_bits: 4, 5, 6 or 8: quantize the weights at load time.
         steps_factor: multiplies the model's default steps when `steps` is None; the presets use it.
         preview: "rgb" (fast), "taesd" (sharper, needs its decoder), "off"; None is the fastest one.
+        hires: 1..4: draw the picture a second time at so many times the size, from the first one enlarged.
+        hires_strength: how much the second pass may change, 0..1; None is 0.4.
+        hires_steps: of which the second pass runs the share that its strength says; None is `steps`.
+        upscale: 1..8: enlarge the finished picture so many times.
+        upscaler: of both: a catalog id, a file, or "lanczos"; None is an installed one, else Lanczos.
         extra_body: a cloud provider's own settings, JSON values by name such as {"quality": "high"}.
 
     Raises:
@@ -110,6 +116,11 @@ class ImageGenerationConfig:
     mask_feather: int | None = None
     image_guidance_scale: float | None = None
     embed_references: bool | None = None
+    hires: float | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
+    upscale: float | None = None
+    upscaler: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -120,8 +131,11 @@ class ImageGenerationConfig:
         self._check_int("mask_feather", low=0, high=MAX_FEATHER, unit="pixels")
         for name in ("guidance_scale", "image_guidance_scale"):
             self._check_float(name, low=0.0, high=MAX_GUIDANCE_SCALE)
-        for name in ("strength", "guidance_rescale", "eta"):
+        for name in ("strength", "guidance_rescale", "eta", "hires_strength"):
             self._check_float(name, low=0.0, high=1.0)
+        self._check_int("hires_steps", low=1, high=MAX_STEPS)
+        self._check_float("hires", low=1.0, high=MAX_HIRES)
+        self._check_float("upscale", low=1.0, high=MAX_FACTOR)
         self._check_float("steps_factor", low=0.01, high=100.0)
         self._check_choice("quantization_bits", QUANTIZATION_BITS)
         self._check_choice("embed_references", (True, False))
@@ -136,6 +150,14 @@ class ImageGenerationConfig:
             self._check_embedded()
         if self.mask is not None and self.image is None:
             raise InvalidInputError("mask without image", hint="pass the picture to paint on as image")
+        for name in ("hires_strength", "hires_steps"):
+            if getattr(self, name) is not None and self.hires is None:
+                raise InvalidInputError(f"{name} without hires", hint="hires=1.5")
+        if self.hires is not None and self.mask is not None:
+            raise InvalidInputError(
+                "a hires pass draws everything again, also what the mask keeps",
+                hint="leave out hires or mask",
+            )
 
     @classmethod
     def default(cls) -> ImageGenerationConfig:

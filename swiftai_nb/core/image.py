@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swiftai_nb.core.enlargement import LANCZOS, enlarged_size, lanczos, upscaled_recipe
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.image_input import open_image_file, readable, to_pil
@@ -165,6 +166,43 @@ class GeneratedImage:
                 hint="%load_ext swiftai_nb; in a program use ImageGenerationConfig(references=[picture])",
             )
         return Editor.edit([self], prompt, **options)
+
+    def upscale(self, factor: float = 2.0, *, upscaler: str | None = None) -> Any:
+        """Enlarges this picture.
+
+        In a notebook that has loaded the extension it works as a cell does, with progress and Cancel.
+        Elsewhere it is Lanczos' filter; for networks see `MLXImageProvider.upscale_image`.
+
+        Args:
+            factor: how many times larger in each direction, 1 to 8.
+            upscaler: a catalog id such as "realesrgan-x4plus", a safetensors file, or "lanczos"; None is
+                an installed one, else Lanczos' filter.
+
+        Returns:
+            the larger picture: in a notebook `Pictures` of one, else a GeneratedImage. Its recipe makes it
+            again.
+
+        Raises:
+            AIError: a factor outside the limits, no such upscaler, no memory, or the user's cancel.
+        """
+        if Editor.upscale is not None:
+            return Editor.upscale([self], factor, upscaler=upscaler)
+        if upscaler not in (None, LANCZOS):
+            raise InvalidInputError(
+                "upscale() with a network works in a notebook, with the extension loaded",
+                hint="%load_ext swiftai_nb; in a program await MLXImageProvider().upscale_image(picture, 2)",
+            )
+        return self.enlarged(factor)
+
+    def enlarged(self, factor: float) -> GeneratedImage:
+        """This picture enlarged by Lanczos' filter.
+
+        Raises:
+            InvalidInputError: a factor outside 1 to 8, or too many pixels.
+        """
+        size = enlarged_size((self.width, self.height), factor)
+        recipe = upscaled_recipe(self.recipe, factor, LANCZOS)
+        return GeneratedImage.from_pil(lanczos(self.pil, size), recipe=recipe)
 
     def _encoded(self, target: Path) -> bytes:
         file_format = FORMATS.get(target.suffix.lower())

@@ -22,9 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 class Editor:
-    """Makes the edits of `GeneratedImage.edit`: the notebook extension, while it is loaded; else None."""
+    """Does `GeneratedImage.edit` and `upscale`: the notebook extension, while it is loaded; else None."""
 
     edit: ClassVar[Callable[..., Any] | None] = None
+    upscale: ClassVar[Callable[..., Any] | None] = None
 
 
 def find_plugins(group: str) -> dict[str, EntryPoint]:

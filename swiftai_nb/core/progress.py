@@ -15,6 +15,7 @@ class GenerationStage(str, Enum):
     ENCODING_PROMPT = "reading the prompt"
     DENOISING = "drawing"
     DECODING = "finishing the picture"
+    UPSCALING = "enlarging the picture"
     LOOKING_UP_PROVIDER = "looking up a provider"
     WAITING = "waiting for the provider"
     RECEIVING = "receiving the picture"

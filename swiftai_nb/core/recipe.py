@@ -62,6 +62,11 @@ class Recipe:
         image_guidance_scale: how closely InstructPix2Pix kept to its picture, or None for its own value.
         clip_skip: text encoder layers skipped, or None.
         prompt_syntax: "plain", "weighted", or None for the default.
+        hires: how many times larger the second pass was drawn, or None.
+        hires_strength: how much it could change.
+        hires_steps: of which it ran the share that hires_strength says.
+        upscale: how many times the finished picture was enlarged, or None; width and height are those before.
+        upscaler: of both, its catalog id or file, or "lanczos".
         strength: for a picture made from an initial image.
         image_sha256: SHA-256 of that initial image.
         mask_sha256: SHA-256 of the mask.
@@ -107,6 +112,11 @@ class Recipe:
     mask_feather: int | None = None
     image_guidance_scale: float | None = None
     sources: tuple[SourcePicture, ...] = ()
+    hires: float | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
+    upscale: float | None = None
+    upscaler: str | None = None
 
     @property
     def full_prompt(self) -> str:
@@ -166,6 +176,7 @@ class Recipe:
         if self.negative_prompt:
             lines.append(f"Negative prompt: {self.negative_prompt}")
         size = None if self.width is None else f"{self.width}x{self.height}"
+        upscaler = None if self.upscaler is None else self.upscaler.replace(",", " ")
         values = {
             "Steps": self.steps,
             "Sampler": self.scheduler,
@@ -177,7 +188,12 @@ class Recipe:
             "Eta": self.eta,
             "Image CFG scale": self.image_guidance_scale,
             "Clip skip": None if self.clip_skip is None else self.clip_skip + 1,
-            "Denoising strength": self.strength,
+            "Denoising strength": self.strength if self.hires is None else self.hires_strength,
+            "Hires upscale": self.hires,
+            "Hires steps": self.hires_steps,
+            "Hires upscaler": None if self.hires is None else upscaler,
+            "Postprocess upscale by": self.upscale,
+            "Postprocess upscaler": None if self.upscale is None else upscaler,
             "Version": _version_text(self.versions),
             "Parameters version": None if self.clip_skip is None else recipe_metadata.PARAMETERS_VERSION,
         }
@@ -206,6 +222,11 @@ class Recipe:
             image_guidance_scale=self.image_guidance_scale,
             clip_skip=self.clip_skip,
             prompt_syntax=self.prompt_syntax,
+            hires=self.hires,
+            hires_strength=self.hires_strength,
+            hires_steps=self.hires_steps,
+            upscale=self.upscale,
+            upscaler=self.upscaler,
             strength=self.strength,
             loras=self.loras,
             embeddings=self.embeddings,
@@ -260,8 +281,26 @@ def join_prompt(prompt: str, filled_in: str | None) -> str:
     return f"{prompt.rstrip(' .,;')} {filled_in}" if filled_in else prompt
 
 
-_NUMBERS = ("guidance_scale", "image_guidance_scale", "guidance_rescale", "eta", "strength")
-_WHOLE_NUMBERS = ("width", "height", "steps", "seed", "quantization_bits", "clip_skip", "mask_feather")
+_NUMBERS = (
+    "guidance_scale",
+    "image_guidance_scale",
+    "guidance_rescale",
+    "eta",
+    "strength",
+    "hires",
+    "hires_strength",
+    "upscale",
+)
+_WHOLE_NUMBERS = (
+    "width",
+    "height",
+    "steps",
+    "seed",
+    "quantization_bits",
+    "clip_skip",
+    "mask_feather",
+    "hires_steps",
+)
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from swiftai_nb.core.enlargement import LANCZOS, MAX_FACTOR, MAX_HIRES
 from swiftai_nb.core.image_input import DAMAGED_EXIF
 
 if TYPE_CHECKING:
@@ -74,9 +75,12 @@ def parse_parameters(text: str) -> Fields | None:
     scheduler, notes = _scheduler(values.get("Sampler"), values.get("Schedule type", ""))
     strength = _number(float, values.get("Denoising strength"))
     if any(key in values for key in _HIRES_KEYS):
+        hires = _hires(values, width, height, strength, notes)
         strength = None  # of the second pass, not of an initial image
-        notes.append("the settings include a hires pass, which is not supported; it was left out")
+    else:
+        hires = _postprocessing(values, notes)
     return {
+        **hires,
         "prompt": positive.strip(),
         "negative_prompt": negative.strip() or None,
         "model": values.get("Model"),
@@ -92,6 +96,57 @@ def parse_parameters(text: str) -> Fields | None:
         "strength": strength,
         "notes": notes,
     }
+
+
+def _hires(
+    values: Mapping[str, str], width: int | None, height: int | None, strength: float | None, notes: list[str]
+) -> Fields:
+    """The second pass: by a factor, or to a size."""
+    factor = _number(float, values.get("Hires upscale"))
+    across, down = _size(values.get("Hires resize", ""))
+    if factor is None and across and down and width and height:
+        factor = round(max(across / width, down / height), 4)
+    if factor is None or not 1.0 < factor <= MAX_HIRES:
+        notes.append("the settings include a hires pass of a size that is not supported; it was left out")
+        return {}
+    for key in (
+        "Hires sampler",
+        "Hires checkpoint",
+        "Hires prompt",
+        "Hires negative prompt",
+        "Hires CFG Scale",
+    ):
+        if values.get(key, "").lower() not in ("", "use same sampler", "use same checkpoint"):
+            notes.append(f"{key} is not supported; the second pass has the first one's")
+    steps: int | None = _number(int, values.get("Hires steps"))
+    return {
+        "hires": factor,
+        "hires_strength": strength if strength is not None and 0.0 <= strength <= 1.0 else None,
+        "hires_steps": steps or None,  # 0 is as many as the first pass
+        "upscaler": _upscaler(values.get("Hires upscaler"), notes),
+        **({} if "Postprocess upscale by" not in values else _postprocessing(values, notes)),
+    }
+
+
+def _postprocessing(values: Mapping[str, str], notes: list[str]) -> Fields:
+    """The enlargement of the finished picture, by a factor."""
+    factor = _number(float, values.get("Postprocess upscale by"))
+    if factor is None or factor == 1.0:
+        return {}
+    if not 1.0 < factor <= MAX_FACTOR:
+        notes.append(
+            f"the settings enlarge the picture by {factor:g}, which is not supported; it was left out"
+        )
+        return {}
+    return {"upscale": factor, "upscaler": _upscaler(values.get("Postprocess upscaler"), notes)}
+
+
+def _upscaler(name: str | None, notes: list[str]) -> str | None:
+    if name is None or not name.lower().startswith(("latent", "none", "nearest")):
+        return name
+    if name.lower().startswith("latent"):
+        notes.append(f"the upscaler {name[:40]} is not supported; the picture is enlarged by Lanczos' filter")
+    return LANCZOS
 
 
 def _attempt(reader: Callable[[str], Fields | None], text: object) -> Fields | None:

@@ -213,6 +213,11 @@ class GenerationPlan:
         return ""
 
     @property
+    def enlarged(self) -> str:
+        """How the picture gets larger than `width` and `height`, as text; "" where it does not."""
+        return ""
+
+    @property
     def revision_note(self) -> str | None:
         """A note that the model's revision is not the recipe's; None when it is, or when it is unknown."""
         expected, found = self.request.expected_revision, self.model_revision

@@ -1,31 +1,32 @@
 """Enlarging pictures by a network of the Real-ESRGAN family, in tiles that overlap.
 
 A tile is enlarged with a margin of its surroundings, and its core is kept. What lies beyond the margin
-changes a pixel by no more than one step of 8 bits, although RRDBNet's convolutions reach further.
+changes a pixel by no more than one step of 8 bits: measured with the published weights, whose convolutions
+reach further. RRDBNet's last convolutions, at the size of the result, run in smaller parts, exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
-from swiftai_nb.core.machine import MemoryPolicy
 from swiftai_nb.diffusion.models.esrgan import RRDBNet, SRVGGNetCompact
 from swiftai_nb.diffusion.models.vae import fold_patches
-from swiftai_nb.diffusion.tiled_decoding import tiles
+from swiftai_nb.diffusion.tiled_decoding import Tile, tiles
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.precision import resolve_dtype
 from swiftai_nb.diffusion.weights.tensors import Tensors, TensorSource, kernels_last
-from swiftai_nb.model_files.upscalers import UpscalerFile, read_upscaler
+from swiftai_nb.model_files.upscalers import UpscalerFile, default_tile_side, read_upscaler
 
 Pixels = NDArray[np.uint8]
 OnTile = Callable[[int, int], None]
-_LARGEST_OVERLAP = 24
+_PART_SIDE, _PART_OVERLAP = 64, 2  # in features, of the part of RRDBNet at the size of the result
 
 
 class Upscaler:
@@ -76,17 +77,14 @@ class Upscaler:
         patch, (height, width) = self.file.unshuffle, pixels.shape[:2]
         rest = [(0, -height % patch), (0, -width % patch), (0, 0)]
         x = fold_patches(mx.array(np.pad(pixels, rest, mode="edge"))[None], patch)
-        overlap = -(-min(self.file.reach, _LARGEST_OVERLAP) // patch)
+        overlap = -(-self.file.overlap // patch)
         pieces = list(tiles(*x.shape[1:3], side=max(side // patch, 3 * overlap), overlap=overlap))
         times = self.scale * patch
         result = np.empty((x.shape[1] * times, x.shape[2] * times, 3), np.uint8)
         for index, tile in enumerate(pieces):
             if on_tile is not None:
                 on_tile(index, len(pieces))
-            enlarged = self._enlarge(tile.cut(x))
-            top, bottom, left, right = (n * times for n in tile.core)
-            y, z = top - tile.padded[0] * times, left - tile.padded[2] * times
-            result[top:bottom, left:right] = enlarged[y : y + bottom - top, z : z + right - left]
+            _paste(self._enlarge(tile.cut(x), times), tile, times, into=result)
             mx.clear_cache()
         return result[: height * self.scale, : width * self.scale]
 
@@ -94,9 +92,17 @@ class Upscaler:
         """Drops the weights; the next picture reads them again."""
         self._component.release()
 
-    def _enlarge(self, patches: mx.array) -> Pixels:
+    def _enlarge(self, patches: mx.array, times: int) -> Pixels:
         """One tile: patches [1, h, w, 3 p^2], uint8 -> pixels, uint8."""
-        values = np.array(self._component.network(patches.astype(self._dtype) / 255).astype(mx.float32))[0]
+        network: Any = self._component.network
+        features = network.extract(patches.astype(self._dtype) / 255)
+        height, width = features.shape[1:3]
+        is_whole = self.file.architecture == "compact"
+        side, overlap = (max(height, width), 0) if is_whole else (_PART_SIDE, _PART_OVERLAP)
+        values = np.empty((height * times, width * times, 3), np.float32)
+        for part in tiles(height, width, side=side, overlap=overlap):
+            pixels = np.array(network.reconstruct(part.cut(features)).astype(mx.float32))[0]
+            _paste(pixels, part, times, into=values)
         if not np.isfinite(values).all():
             raise GenerationFailedError(
                 f"the upscaler {self.file.path.name} produced values that are not numbers",
@@ -110,11 +116,13 @@ class Upscaler:
         return kernels_last(used)
 
 
+def _paste(enlarged: NDArray[Any], tile: Tile, times: int, *, into: NDArray[Any]) -> None:
+    """The core of an enlarged tile to its place."""
+    top, bottom, left, right = (n * times for n in tile.core)
+    y, x = top - tile.padded[0] * times, left - tile.padded[2] * times
+    into[top:bottom, left:right] = enlarged[y : y + bottom - top, x : x + right - left]
+
+
 def load_upscaler(path: str | Path, *, dtype: str | mx.Dtype | None = None) -> Upscaler:
     """Opens an upscaler's safetensors file; see `Upscaler` and `read_upscaler` for the errors."""
     return Upscaler(read_upscaler(path), dtype=dtype)
-
-
-def default_tile_side() -> int:
-    """Side of a tile in pixels of the input, by the machine's memory: 256 to 512."""
-    return MemoryPolicy.for_machine().decode_side // 2

@@ -1,6 +1,6 @@
 """The messages between kernel and engine; `engine.protocol` encodes them.
 
-Kernel to engine: Generate, LoadModel, Quantize, Cancel, Unload, AskStatus, Shutdown.
+Kernel to engine: Generate, Upscale, LoadModel, Quantize, Cancel, Unload, AskStatus, Shutdown.
 Engine to kernel: Ready once, then for each command any number of Stage and Step events and exactly one
 of Done, Loaded, Status and Failed; Bye is the last message of an engine that exits.
 """
@@ -64,6 +64,10 @@ class Generate(Message):
         mask_feather: pixels inside the mask's edge over which the painting fades in; None is 0.
         image_guidance_scale: of InstructPix2Pix; None is 1.5.
         guidance_rescale, eta: 0 to 1, as in `ImageGenerationConfig`; None is 0 and the sampler's own.
+        hires_width, hires_height: of a second pass, which starts from the first picture enlarged; 0 is none.
+        hires_steps, hires_strength: of that pass, as `steps` and `strength`.
+        final_width, final_height: what the finished picture is enlarged to; 0 leaves it.
+        upscaler: file of the network that enlarges; None is Lanczos.
     """
 
     model: ModelFiles = field(default_factory=lambda: ModelFiles(""))
@@ -88,6 +92,23 @@ class Generate(Message):
     prompt_syntax: str | None = None
     mask_feather: int | None = None
     image_guidance_scale: float | None = None
+    hires_width: int = 0
+    hires_height: int = 0
+    hires_steps: int = 0
+    hires_strength: float = 0.0
+    final_width: int = 0
+    final_height: int = 0
+    upscaler: str | None = None
+
+
+@dataclass(frozen=True)
+class Upscale(Message):
+    """Enlarge an encoded picture to a size in pixels by the network in `upscaler`; answered by Done."""
+
+    image: bytes = field(default=b"", repr=False)
+    width: int = 0
+    height: int = 0
+    upscaler: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
+from swiftai_nb.core.machine import MemoryPolicy
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.refusals import PICKLE_SUFFIXES
 from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
@@ -32,6 +33,9 @@ _WRAPPERS = ("params_ema.", "params.", "state_dict.", "model_state_dict.", "modu
 _MAX_FEATURES = 1024
 _MAX_BLOCKS = 256
 _DENSE_CONVS = 5
+_ENOUGH_OVERLAP = 48
+_COPIES = 8  # of a feature map, with what the CPU needs to compute it; measured
+_PICTURE_COPIES = 4  # of the result: pixels, the filter's own, the message, PNG
 _RULES = (
     (r"^RRDB_trunk\.(\d+)\.RDB", r"body.\1.rdb"),
     (r"^trunk_conv\.", "conv_body."),
@@ -92,13 +96,16 @@ class UpscalerFile:
         return (3 * _DENSE_CONVS * self.blocks + 4) * self.unshuffle
 
     @property
+    def overlap(self) -> int:
+        """Pixels that tiles overlap on each side: `reach`, or what was measured to be enough of it."""
+        return min(self.reach, _ENOUGH_OVERLAP * self.unshuffle)
+
+    @property
     def floats_per_pixel(self) -> int:
         """Numbers alive at the largest moment, for each pixel of the input; an upper estimate."""
         if self.architecture == "compact":
-            return 6 * self.features + 4 * 3 * self.scale**2
-        enlarged = 1 << (2 * self.upsamplings)
-        per_position = max(4 * self.features * enlarged, 3 * self.features + 6 * self.growth)
-        return math.ceil(per_position / self.unshuffle**2)
+            return _COPIES * (2 * self.features + 3 * self.scale**2)
+        return math.ceil(_COPIES * (self.features + _DENSE_CONVS * self.growth) / self.unshuffle**2)
 
 
 def read_upscaler(path: str | Path) -> UpscalerFile:
@@ -130,6 +137,31 @@ def read_upscaler(path: str | Path) -> UpscalerFile:
     if "body.0.weight" in names and "body.1.weight" in names:
         return _compact(file, names, shapes, size_bytes)
     raise UnsupportedModelError(f"{file.name} holds no upscaler that is known", hint=_CHOOSE)
+
+
+def default_tile_side() -> int:
+    """Side of a tile with its margin, in pixels of the input, by the machine's memory: 256 to 512."""
+    return MemoryPolicy.for_machine().decode_side // 2
+
+
+def upscaling_bytes(
+    file: UpscalerFile | None, before: tuple[int, int], after: tuple[int, int], *, bytes_per_weight: int
+) -> int:
+    """What enlarging a picture needs; an estimate.
+
+    Args:
+        file: the network; None is Lanczos' filter.
+        before: (width, height) of the picture.
+        after: of the result.
+        bytes_per_weight: of the compute dtype.
+    """
+    pictures = _PICTURE_COPIES * 3 * after[0] * after[1]
+    if file is None:
+        return pictures
+    enlarged = 3 * before[0] * before[1] * file.scale**2
+    tile = min(before[0] * before[1], default_tile_side() ** 2)
+    weights = file.size_bytes * bytes_per_weight // 2  # most files hold 16 or 32 bits; the larger of both
+    return pictures + enlarged + weights + tile * file.floats_per_pixel * bytes_per_weight
 
 
 def _find(path: Path) -> Path:

@@ -20,13 +20,19 @@ def load(shell: Any) -> None:
     magics = Imagine(shell)
     shell.register_magics(magics)
     Completer(shell).install()
-    Editor.edit = _edit
+    Editor.edit, Editor.upscale = _edit, _upscale
 
 
 def _edit(pictures: Sequence[Any], prompt: str, **options: Any) -> Any:
     from swiftai_nb.notebook.magic.edit import edit_pictures
 
     return edit_pictures(pictures, prompt, **options)
+
+
+def _upscale(pictures: Sequence[Any], factor: float, **options: Any) -> Any:
+    from swiftai_nb.notebook.magic.upscale import upscale_pictures
+
+    return upscale_pictures(pictures, factor, **options)
 
 
 def unload(shell: Any) -> None:
@@ -40,7 +46,7 @@ def unload(shell: Any) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         shell.magics_manager.registry.pop(Imagine.__name__, None)
     Completer.remove_from(shell)
-    Editor.edit = None
+    Editor.edit = Editor.upscale = None
     session = sys.modules.get(SESSION_MODULE)
     if session is not None:
         session.close_session()

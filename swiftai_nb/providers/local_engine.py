@@ -275,6 +275,7 @@ class ProgressReporter:
         self._started_s = time.monotonic()
         self._stage_s = self._started_s
         self._step, self._total = 0, 0 if plan.steps is None else plan.steps
+        self._stage_step = 0
         self.load_s: float | None = None
 
     @property
@@ -297,7 +298,7 @@ class ProgressReporter:
         """Reports that a stage begins."""
         if stage is GenerationStage.LOADING_MODEL:
             self.load_s = 0.0
-        self._stage_s = time.monotonic()
+        self._stage_s, self._stage_step = time.monotonic(), self._step
         self._report(stage, detail=detail)
 
     def _report(self, stage: GenerationStage, *, detail: str = "", preview: bytes | None = None) -> None:
@@ -316,10 +317,10 @@ class ProgressReporter:
         )
 
     def _remaining_s(self) -> float | None:
-        if self._step == 0:
+        if self._step == self._stage_step:
             estimated_s = self._plan.estimated_s
             return None if estimated_s is None else max(0.0, estimated_s - self.elapsed_s)
-        per_step_s = (time.monotonic() - self._stage_s) / self._step
+        per_step_s = (time.monotonic() - self._stage_s) / (self._step - self._stage_step)
         return max(0.0, per_step_s * (self._total - self._step))
 
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.request import GenerationRequest
+from swiftai_nb.core.generator import ProgressCallback
+from swiftai_nb.core.image import GeneratedImage
+from swiftai_nb.core.machine import available_memory_bytes
+from swiftai_nb.core.progress import GenerationStage
+from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.engine.kernel.client import EngineClient, process_client, thread_client
 from swiftai_nb.engine.kernel.platform import local_engine_obstacle
 from swiftai_nb.engine.kernel.report import installation_findings
-from swiftai_nb.providers.local_engine import LocalEngineProvider
+from swiftai_nb.engine.messages import Done
+from swiftai_nb.providers.enlargement import UpscalePlan, enlarged_image, make_upscale_command, plan_upscale
+from swiftai_nb.providers.local_engine import LocalEngineProvider, ProgressReporter
 from swiftai_nb.providers.planning import LocalPlan, make_plan
 from swiftai_nb.registry.loras import local_loras
+from swiftai_nb.registry.upscalers import ChosenUpscaler, choose_upscaler
 
 if TYPE_CHECKING:
     from swiftai_nb.model_files.variants import DiffusionVariant
@@ -94,6 +103,70 @@ class MLXImageProvider(LocalEngineProvider):
         self._chosen_model = None
         await super().unload_model()
 
+    def plan_upscale(
+        self, pictures: Sequence[GeneratedImage], factor: float = 2.0, *, upscaler: str | None = None
+    ) -> UpscalePlan:
+        """What `generate` needs to enlarge pictures.
+
+        Args:
+            pictures: at least one.
+            factor: how many times larger, 1 to 8.
+            upscaler: a catalog id, a file, or "lanczos"; None is an installed one, else Lanczos' filter.
+
+        Raises:
+            AIError: as `upscale_image` before any work.
+        """
+        chosen = choose_upscaler(self.registry, upscaler)
+        self.check_available()
+        limit = self._memory_limit_bytes
+        free = available_memory_bytes(self.engine_pid) if limit is None else limit
+        return plan_upscale(pictures, factor, chosen, device=self.device, available_bytes=free)
+
+    async def upscale_image(
+        self,
+        picture: GeneratedImage,
+        factor: float = 2.0,
+        *,
+        upscaler: str | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> GeneratedImage:
+        """Enlarges a picture in the engine; cancel its task to stop it.
+
+        Args:
+            picture: with or without a recipe.
+            factor: how many times larger, 1 to 8.
+            upscaler: as `plan_upscale`.
+            on_progress: called with the stage and the tile.
+
+        Returns:
+            the larger picture; its recipe makes it again.
+
+        Raises:
+            InvalidInputError: a factor outside the limits.
+            ModelNotFoundError, ModelNotDownloadedError: no such upscaler, or it is not installed.
+            InvalidModelFilesError, UnsupportedModelError: its file cannot be used.
+            InsufficientMemoryError: the memory does not suffice.
+            GenerationCancelledError: `cancel_generation` was called.
+        """
+        plan = await asyncio.to_thread(partial(self.plan_upscale, [picture], factor, upscaler=upscaler))
+        return await self.generate(plan, on_progress=on_progress)
+
+    async def generate(
+        self, plan: GenerationPlan, *, index: int = 0, on_progress: ProgressCallback | None = None
+    ) -> GeneratedImage:
+        """Makes picture `index` of a plan of `plan` or `plan_upscale`; see `PlanningGenerator.generate`."""
+        if not isinstance(plan, UpscalePlan):
+            return await super().generate(plan, index=index, on_progress=on_progress)
+        reporter = ProgressReporter(on_progress, plan)
+        client = await asyncio.to_thread(self._engine)
+        if client.ready is None:
+            reporter.enter(GenerationStage.STARTING_ENGINE)
+        done = await client.run(make_upscale_command(plan, index), reporter)
+        if not isinstance(done, Done):
+            raise TypeError(type(done))
+        finish = partial(enlarged_image, plan, done, index=index, elapsed_s=reporter.elapsed_s)
+        return await asyncio.to_thread(finish)
+
     def _build_plan(self, request: GenerationRequest, *, available_bytes: int | None) -> LocalPlan:
         config = request.config
         resolved = self.registry.resolve(self._chosen_model if config.model is None else config.model)
@@ -104,7 +177,12 @@ class MLXImageProvider(LocalEngineProvider):
             available_bytes=available_bytes,
             loras=local_loras(self.registry, config.loras),
             preview_decoder=self._preview_decoder(resolved) if config.preview == "taesd" else None,
+            upscaler=self._upscaler(config),
         )
+
+    def _upscaler(self, config: ImageGenerationConfig) -> ChosenUpscaler:
+        wants_it = any(factor is not None and factor > 1.0 for factor in (config.hires, config.upscale))
+        return choose_upscaler(self.registry, config.upscaler) if wants_it else ChosenUpscaler()
 
     def _make_client(self) -> EngineClient:
         return process_client() if self._isolation == "process" else thread_client()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig, LoraReference
+from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError, UnsupportedModelError
-from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil, to_png_bytes
+from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.recipe import Recipe, join_prompt
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
@@ -26,7 +25,10 @@ from swiftai_nb.model_files.families import INSTRUCT_PIX2PIX
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.samplers import uses_eta
+from swiftai_nb.providers.enlargement import Enlargement, plan_enlargement
+from swiftai_nb.providers.sizes import picture_size, reference_sizes
 from swiftai_nb.registry.model_info import ResolvedModel
+from swiftai_nb.registry.upscalers import ChosenUpscaler
 
 DEFAULT_STRENGTH = 0.8
 STRENGTH_TOLERANCE = 0.1  # a larger difference is noted
@@ -44,6 +46,7 @@ class LocalPlan(GenerationPlan):
         memory_plan_bytes: the estimated need, by component and stage.
         available_bytes: memory that is free now; None where the system does not report it.
         attributes: what the model fills in by the seed where the prompt leaves it open.
+        enlargement: the hires pass and the upscaler.
     """
 
     resolved: ResolvedModel
@@ -53,6 +56,7 @@ class LocalPlan(GenerationPlan):
     memory_plan_bytes: MemoryPlan
     available_bytes: int | None
     attributes: tuple[Attribute, ...] = ()
+    enlargement: Enlargement = field(default_factory=Enlargement)
 
     @property
     def folder(self) -> Path:
@@ -88,7 +92,8 @@ class LocalPlan(GenerationPlan):
     @property
     def run_steps(self) -> int:
         """Denoising steps that are run: fewer than `steps` with a start picture."""
-        return _run_steps(self.steps or 0, self.strength)
+        first, larger = _run_steps(self.steps or 0, self.strength), self.enlargement
+        return first + (_run_steps(larger.hires_steps, larger.hires_strength) if larger.hires_steps else 0)
 
     @property
     def is_guided(self) -> bool:
@@ -99,7 +104,13 @@ class LocalPlan(GenerationPlan):
     def timing_key(self) -> TimingKey:
         """The key of this picture's measured times."""
         width, height = self.size
-        return TimingKey(self.timing_name, width, height, guided=self.is_guided)
+        name = " ".join(text for text in (self.timing_name, self.enlargement.text) if text)
+        return TimingKey(name, width, height, guided=self.is_guided)
+
+    @property
+    def enlarged(self) -> str:
+        """See `GenerationPlan.enlarged`."""
+        return self.enlargement.text
 
     @property
     def timing_name(self) -> str:
@@ -116,6 +127,7 @@ def make_plan(
     available_bytes: int | None,
     loras: tuple[LoraReference, ...] = (),
     preview_decoder: Path | None = None,
+    upscaler: ChosenUpscaler = ChosenUpscaler(),  # noqa: B008 - frozen
 ) -> LocalPlan:
     """Fills in the request's open settings and checks all of them.
 
@@ -126,6 +138,7 @@ def make_plan(
         available_bytes: free memory; None where the system does not report it.
         loras: the request's LoRAs, as files on this disk.
         preview_decoder: folder of the small decoder, for previews of that kind.
+        upscaler: what enlarges the picture, where the request wants that.
 
     Raises:
         InvalidInputError: a size, scheduler or reference picture that does not fit, strength without image.
@@ -141,10 +154,10 @@ def make_plan(
     model = open_model(resolved.folder, base=resolved.base, prefer_half=device != "cpu")
     defaults = model.defaults_with(info.own_settings)
     native_size = (defaults.width, defaults.height)
-    references = _reference_sizes(request.config, model)
+    references = reference_sizes(request.config, model)
     request = request.with_native_size(native_size)
     config = request.config
-    width, height = _size(config, native_size, model, references=references)
+    width, height = picture_size(config, native_size, model, references=references)
     model.check_size(width, height)
     guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     if _embeddings(config) and model.is_flow:
@@ -156,6 +169,7 @@ def make_plan(
     scheduler = defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler)
     is_rescaled = not model.is_flow and guidance_scale > 1.0
     steps, strength = config.resolved_steps(defaults.steps), _strength(config)
+    larger = plan_enlargement(config, model, size=(width, height), steps=steps, upscaler=upscaler)
     return LocalPlan(
         request=request,
         engine="mlx",
@@ -177,6 +191,7 @@ def make_plan(
                 resolved.note,
                 _strength_note(steps, strength),
                 *_sampling_notes(config, scheduler, is_rescaled, model=model),
+                *larger.notes,
             )
             if note is not None
         ),
@@ -187,8 +202,9 @@ def make_plan(
         memory_plan_bytes=_memory(
             model,
             available_bytes,
-            width=width,
-            height=height,
+            width=larger.drawn_size[0],
+            height=larger.drawn_size[1],
+            upscaling_bytes=larger.memory_bytes(bytes_per_weight=4 if device == "cpu" else 2),
             guided=model.family.is_guided(guidance_scale),
             reference_pixels=0 if model.task == INSTRUCT_PIX2PIX else sum(a * b for a, b in references),
             bytes_per_weight=4 if device == "cpu" else 2,
@@ -198,6 +214,7 @@ def make_plan(
         available_bytes=available_bytes,
         # A given picture has all that a prompt leaves open.
         attributes=() if config.image is not None or references else read_attributes(model.folder),
+        enlargement=larger,
     )
 
 
@@ -220,7 +237,7 @@ def make_command(plan: LocalPlan, index: int = 0) -> Generate:
     """The engine's command for picture `index` of a plan."""
     request, config = plan.request, plan.request.config
     return replace(
-        Generate(**_settings_for(Generate, config)),
+        Generate(**{**_settings_for(Generate, config), **plan.enlargement.command_fields()}),
         model=model_files(plan),
         prompt=join_prompt(request.prompt, plan.filled_in(index)),
         negative_prompt=request.negative_prompt,
@@ -274,8 +291,7 @@ def make_recipe(
         negative_prompt=request.negative_prompt,
         model=plan.model,
         model_revision=content_revision(plan),
-        width=done.width,
-        height=done.height,
+        **{"width": done.width, "height": done.height, **plan.enlargement.recipe_fields()},
         steps=plan.steps,
         guidance_scale=plan.guidance_scale,
         seed=request.seeds[index],
@@ -297,8 +313,8 @@ def make_recipe(
 
 def _settings_for(target: type[Generate] | type[Recipe], config: ImageGenerationConfig) -> dict[str, Any]:
     """The settings that `target` has a field for, so that a new setting needs no change here."""
-    names = {field.name for field in fields(target)}
-    return {field.name: getattr(config, field.name) for field in fields(config) if field.name in names}
+    names = {f.name for f in fields(target)}
+    return {f.name: getattr(config, f.name) for f in fields(config) if f.name in names}
 
 
 def model_name(resolved: ResolvedModel) -> str:
@@ -315,42 +331,6 @@ def content_revision(plan: LocalPlan) -> str:
 
 def _sha256(data: bytes | None) -> str | None:
     return None if data is None else hashlib.sha256(data).hexdigest()
-
-
-def _reference_sizes(config: ImageGenerationConfig, model: ModelFolder) -> list[tuple[int, int]]:
-    """(width, height) of each reference picture as the model sees it; refuses those it does not take."""
-    sizes = [to_pil(picture).size for picture in config.references]
-    model.check_references(sizes)
-    limits = model.references
-    return [] if limits is None else [limits.fitted(size) for size in sizes]
-
-
-def _size(
-    config: ImageGenerationConfig,
-    native_size: tuple[int, int],
-    model: ModelFolder,
-    *,
-    references: Sequence[tuple[int, int]],
-) -> tuple[int, int]:
-    if config.image is not None:
-        picture = to_pil(config.image)  # also raises for unreadable pictures when a size is given
-        if config.width is None and config.height is None:
-            return _fitted(picture.size, native_size, model.size_multiple)
-    if references and config.image is None and config.width is None and config.height is None:
-        if model.references is not None and model.references.is_canvas:
-            return _fitted(references[0], native_size, model.size_multiple)
-        return references[0]  # an edit keeps the size of the picture it changes
-    width = native_size[0] if config.width is None else config.width
-    return width, native_size[1] if config.height is None else config.height
-
-
-def _fitted(size: tuple[int, int], native_size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """A start picture's proportions, with about the model's own number of pixels."""
-    scale = math.sqrt(native_size[0] * native_size[1] / (size[0] * size[1]))
-    largest = MAX_SIDE // multiple * multiple
-    smallest = -(-MIN_SIDE // multiple) * multiple
-    width, height = (min(max(round(side * scale / multiple) * multiple, smallest), largest) for side in size)
-    return width, height
 
 
 def _strength(config: ImageGenerationConfig) -> float | None:

@@ -18,6 +18,7 @@ from swiftai_nb.registry.catalog_files import (
     z_image_files,
 )
 from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile, family_settings
+from swiftai_nb.registry.upscaler_entries import UPSCALERS
 
 _NOT_LIVE = "sizes, license and gating come from public pages and were not checked against the live Hub"
 _OPENRAIL = "free to use, also commercially, within the use restrictions of its annex A"
@@ -324,4 +325,4 @@ def _parts() -> tuple[DiffusionModelInfo, ...]:
     )
 
 
-CATALOG: tuple[DiffusionModelInfo, ...] = (*_MODELS, *_parts())
+CATALOG: tuple[DiffusionModelInfo, ...] = (*_MODELS, *UPSCALERS, *_parts())

@@ -163,10 +163,51 @@ def test_the_strength_of_a_hires_pass_is_not_that_of_an_initial_image() -> None:
     recipe = Recipe.from_parameters("a fox\nSteps: 4, Seed: 1, Denoising strength: 0.4, Hires upscale: 2")
     assert recipe is not None
     assert recipe.strength is None
+    assert (recipe.hires, recipe.hires_strength) == (2.0, 0.4)
+    recipe = Recipe.from_parameters("a fox\nSteps: 4, Seed: 1, Denoising strength: 0.4, Hires upscale: 9")
+    assert recipe is not None
+    assert (recipe.strength, recipe.hires) == (None, None)
     assert "hires" in recipe.notes[0]
     recipe = Recipe.from_parameters("a fox\nSteps: 4, Seed: 1, Denoising strength: 0.4")
     assert recipe is not None
     assert recipe.strength == 0.4
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "noted"),
+    [
+        ("Hires upscale: 1.5, Hires steps: 8, Hires upscaler: 4x-UltraSharp", (1.5, 8, "4x-UltraSharp"), ()),
+        ("Hires upscale: 2, Hires steps: 0, Hires upscaler: Lanczos", (2.0, None, "Lanczos"), ()),
+        ("Hires upscale: 2, Hires upscaler: Latent (nearest)", (2.0, None, "lanczos"), ("Latent",)),
+        ("Hires resize: 960x1280, Hires upscaler: None", (2.5, None, "lanczos"), ()),
+        ("Hires upscale: 2, Hires sampler: Euler a", (2.0, None, None), ("Hires sampler",)),
+        ("Hires upscale: 2, Hires sampler: Use same sampler", (2.0, None, None), ()),
+        ('Hires upscale: 2, Hires prompt: "a, b"', (2.0, None, None), ("Hires prompt",)),
+        ("Hires steps: 8", (None, None, None), ("left out",)),
+        ("Hires upscale: nan", (None, None, None), ("left out",)),
+    ],
+)
+def test_the_fields_of_a_hires_pass(text: str, fields: tuple[object, ...], noted: tuple[str, ...]) -> None:
+    recipe = Recipe.from_parameters(
+        f"a fox\nSteps: 4, Seed: 1, Size: 384x512, Denoising strength: 0.3, {text}"
+    )
+    assert recipe is not None
+    assert (recipe.hires, recipe.hires_steps, recipe.upscaler) == fields
+    assert recipe.hires_strength == (None if recipe.hires is None else 0.3)
+    assert len(recipe.notes) == len(noted)
+    assert all(word in note for word, note in zip(noted, recipe.notes, strict=True))
+    recipe.to_config()
+
+
+def test_an_enlargement_comes_back_as_it_was() -> None:
+    recipe = Recipe("a fox", steps=4, seed=1, upscale=3.0, upscaler="realesrgan-x4plus", strength=0.5)
+    again = Recipe.from_parameters(recipe.to_parameters())
+    assert again is not None
+    assert (again.upscale, again.upscaler, again.strength) == (3.0, "realesrgan-x4plus", 0.5)
+    both = Recipe("a fox", steps=4, seed=1, hires=2.0, hires_strength=0.4, upscale=2.0, upscaler="x")
+    again = Recipe.from_parameters(both.to_parameters())
+    assert again is not None
+    assert (again.hires, again.upscale, again.upscaler) == (2.0, 2.0, "x")
 
 
 def test_quoted_values_may_hold_commas_and_colons() -> None:

@@ -80,10 +80,17 @@ class RRDBNet(nn.Module):  # type: ignore[misc]
         self.conv_last = Conv2d(width, 3)
 
     def __call__(self, x: mx.array) -> mx.array:
+        return self.reconstruct(self.extract(x))
+
+    def extract(self, x: mx.array) -> mx.array:
+        """The part at the input's resolution, which sees far: [B, h, w, 3 p^2] -> features [B, h, w, C]."""
         x = y = self.conv_first(x)
         for block in self.body:
             y = block(y)
-        x = x + self.conv_body(y)
+        return _evaluated(x + self.conv_body(y))
+
+    def reconstruct(self, x: mx.array) -> mx.array:
+        """The rest, which takes most memory and sees less than 2 features far: -> [B, s h, s w, 3]."""
         for index in range(self.upsamplings):
             x = _evaluated(_leaky_relu(self[f"conv_up{index + 1}"](upsample_nearest(x))))
         return self.conv_last(_evaluated(_leaky_relu(self.conv_hr(x))))
@@ -116,7 +123,12 @@ class SRVGGNetCompact(nn.Module):  # type: ignore[misc]
             self.body += [Conv2d(file.features, file.features), PReLU(file.features)]
         self.body.append(Conv2d(file.features, 3 * file.scale**2))
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def extract(self, x: mx.array) -> mx.array:
+        """The pixels as they are: `reconstruct` is the whole network."""
+        return x
+
+    def reconstruct(self, x: mx.array) -> mx.array:
+        """[B, h, w, 3] -> [B, s h, s w, 3]."""
         y = x
         for layer in self.body:
             y = layer(y) if isinstance(layer, Conv2d) else _evaluated(layer(y))

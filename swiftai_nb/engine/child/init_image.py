@@ -128,6 +128,15 @@ def picture_inputs(
     return inputs
 
 
+def read_picture(data: bytes) -> Pixels:
+    """An encoded picture as pixels [H, W, 3], uint8.
+
+    Raises:
+        InvalidInputError: it is not a picture.
+    """
+    return np.asarray(_open(data, "this").convert("RGB"))
+
+
 def read_references(
     pictures: Sequence[bytes], limits: ReferenceLimits, *, size: tuple[int, int]
 ) -> list[Pixels]:

@@ -7,17 +7,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import AIError, GenerationFailedError
-from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
-from swiftai_nb.engine.child.init_image import InitImage, picture_inputs, read_init_image
-from swiftai_nb.engine.child.run import GenerationRun
+from swiftai_nb.engine.child.enlarging import Enlarger, hires_pass
+from swiftai_nb.engine.child.init_image import InitImage, picture_inputs, read_init_image, read_picture
+from swiftai_nb.engine.child.loaded_model import LoadedModel, PipelineLoader
+from swiftai_nb.engine.child.run import GenerationRun, Pixels
 from swiftai_nb.engine.child.serve import Report
 from swiftai_nb.engine.messages import (
     Done,
@@ -29,13 +28,13 @@ from swiftai_nb.engine.messages import (
     Ready,
     Stage,
     Status,
+    Upscale,
 )
 
 if TYPE_CHECKING:
     from swiftai_nb.diffusion import Conditioning, DiffusionPipeline
 
 _KEPT_PROMPTS = 16
-PipelineLoader = Callable[..., Any]
 PreviewDecoder = Callable[[Any], Any]
 
 
@@ -53,6 +52,7 @@ class ModelHost:
         self._model: LoadedModel | None = None
         self._prompts: OrderedDict[tuple[Any, ...], Conditioning] = OrderedDict()
         self._preview_decoder: tuple[str, PreviewDecoder] | None = None
+        self._enlarger = Enlarger()
 
     def ready(self) -> Ready:
         """See `EngineHost.ready`."""
@@ -93,6 +93,7 @@ class ModelHost:
     def unload(self) -> None:
         """See `EngineHost.unload`."""
         self._model = None
+        self._enlarger.release()
         self._prompts.clear()
         _return_memory()
 
@@ -125,16 +126,23 @@ class ModelHost:
             if command.is_staged:
                 pipeline.release_text_encoders()
             init_image = _init_image(command)
-            latents = self._denoise(pipeline, conditioning, init_image, command, run)
+            if command.hires_steps:
+                run.expect_pass(max(1, int(command.hires_steps * command.hires_strength)))
+            pixels = self._draw(pipeline, conditioning, init_image, command, run)
+            notes = conditioning.notes
+            if init_image is not None:
+                pixels, notes = init_image.composite_unmasked(pixels), (*notes, *init_image.notes)
+            if command.hires_steps:
+                second = hires_pass(command)
+                size = (second.width, second.height)
+                pixels = self._enlarger.enlarge(pixels, size, file=command.upscaler, run=run)
+                run.next_pass()
+                pixels = self._draw(pipeline, conditioning, InitImage(pixels), second, run)
+            if command.final_width:
+                size = (command.final_width, command.final_height)
+                pixels = self._enlarger.enlarge(pixels, size, file=command.upscaler, run=run)
             if command.is_staged:
-                pipeline.release_denoiser()
-            run.enter_stage(GenerationStage.DECODING)
-            pixels = pipeline.decode(latents)[0]
-            if command.is_staged:
-                pipeline.release_decoder()
-        notes = conditioning.notes
-        if init_image is not None:
-            pixels, notes = init_image.composite_unmasked(pixels), (*notes, *init_image.notes)
+                self._enlarger.release()
         return run.done(
             pixels,
             scheduler=pipeline.defaults.scheduler if command.scheduler is None else command.scheduler,
@@ -142,6 +150,37 @@ class ModelHost:
             notes=notes,
             peak_memory_bytes=mx.get_peak_memory(),
         )
+
+    def upscale(self, command: Upscale, report: Report, token: CancellationToken) -> Done:
+        """See `SupportsUpscale.upscale`."""
+        import mlx.core as mx
+
+        from swiftai_nb.diffusion.cpu.workers import single_threaded_numpy
+
+        mx.reset_peak_memory()
+        run, picture = GenerationRun(command, report, token), read_picture(command.image)
+        with single_threaded_numpy(), cancel_between_blocks(run.raise_if_cancelled):
+            size = (command.width, command.height)
+            pixels = self._enlarger.enlarge(picture, size, file=command.upscaler, run=run)
+        return run.done(pixels, scheduler="", dtype=_dtype(None), peak_memory_bytes=mx.get_peak_memory())
+
+    def _draw(
+        self,
+        pipeline: DiffusionPipeline,
+        conditioning: Conditioning,
+        init_image: InitImage | None,
+        command: Generate,
+        run: GenerationRun,
+    ) -> Pixels:
+        """One pass: denoises and decodes."""
+        latents = self._denoise(pipeline, conditioning, init_image, command, run)
+        if command.is_staged:
+            pipeline.release_denoiser()
+        run.enter_stage(GenerationStage.DECODING)
+        pixels: Pixels = pipeline.decode(latents)[0]
+        if command.is_staged:
+            pipeline.release_decoder()
+        return pixels
 
     def _denoise(
         self,
@@ -225,105 +264,6 @@ class ModelHost:
         return conditioning
 
 
-class LoadedModel:
-    """A loaded pipeline, the files it was made from, and the LoRAs applied to it.
-
-    Args:
-        files: the weights to open; their LoRAs are applied by `set_loras`.
-        load_pipeline: opens a model folder.
-
-    Raises:
-        AIError: the files do not fit.
-    """
-
-    def __init__(self, files: ModelFiles, load_pipeline: PipelineLoader) -> None:
-        self._base = replace(files, loras=(), embeddings=())
-        self._fingerprint = fingerprint(Path(files.folder))
-        self._loras: dict[tuple[str, Any, float], Any] = {}
-        self._embeddings: list[Any] = []
-        is_file = bool(files.more_folders) and Path(files.folder).is_file()
-        base = {"base": files.more_folders[0]} if is_file else {}
-        self.pipeline: DiffusionPipeline = load_pipeline(
-            files.folder, dtype=files.dtype, quantization_bits=files.quantization_bits, **base
-        )
-
-    @property
-    def folder(self) -> str:
-        """The model's folder."""
-        return self._base.folder
-
-    def matches(self, files: ModelFiles) -> bool:
-        """Whether these are the same weights, unchanged on disk; LoRAs aside."""
-        base = replace(files, loras=(), embeddings=())
-        return self._base == base and self._fingerprint == fingerprint(Path(files.folder))
-
-    def set_loras(self, loras: tuple[LoraReference, ...]) -> bool:
-        """Applies these LoRAs and removes all others; returns whether anything changed.
-
-        The scales of one given several times add up. Networks that change are read again when next used.
-        When one LoRA does not fit, none is applied.
-
-        Raises:
-            ModelNotFoundError: no such file.
-            InvalidModelFilesError: not a LoRA, or one for another model.
-        """
-        scales: dict[str, float] = {}
-        for lora in loras:
-            source = str(user_path(lora.source).absolute())
-            scales[source] = scales.get(source, 0.0) + lora.scale
-        wanted = [(source, fingerprint(Path(source)), scale) for source, scale in scales.items()]
-        if wanted == list(self._loras):
-            return False
-        from swiftai_nb.diffusion.weights.lora import apply_lora, load_lora
-
-        self._remove_loras()
-        try:
-            for source, files, scale in wanted:
-                self._loras[source, files, scale] = apply_lora(self.pipeline, load_lora(source), scale)
-        except BaseException:
-            self._remove_loras()
-            raise
-        return True
-
-    def set_embeddings(self, files: tuple[str, ...]) -> bool:
-        """Adds these textual inversions and removes all others; returns whether anything changed.
-
-        Those of LoRAs stay. Call it after `set_loras`.
-
-        Raises:
-            ModelNotFoundError: no such file.
-            InvalidInputError: the model takes none.
-            InvalidModelFilesError: not a textual inversion, or one for another model.
-        """
-        wanted = [fingerprint(Path(file)) for file in files]
-        if wanted == self._embeddings:
-            return False
-        from swiftai_nb.diffusion.weights.textual_inversion import load_embedding
-
-        bundled = [one for applied in self._loras.values() for one in applied.lora.embeddings]
-        self.pipeline.set_embeddings([*bundled, *(load_embedding(file) for file in files)])
-        self._embeddings = wanted
-        return True
-
-    def _remove_loras(self) -> None:
-        for applied in self._loras.values():
-            applied.remove()
-        self._loras.clear()
-
-
-def fingerprint(path: Path) -> tuple[Any, ...]:
-    """Size and time of a file, or of every file of a model folder, to notice replaced files."""
-    paths = [path] if path.is_file() else sorted((*path.glob("*"), *path.glob("*/*")))
-    found = []
-    for file in paths:
-        try:
-            stat = file.stat()
-        except OSError:
-            continue
-        found.append((str(file), stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
-
-
 @contextmanager
 def cancel_between_blocks(raise_if_cancelled: Callable[[], None]) -> Iterator[None]:
     """Checks for a cancel between two blocks of a network, not only between two steps."""
@@ -353,6 +293,12 @@ def _init_image(command: Generate) -> InitImage | None:
         height=command.height,
         feather=command.mask_feather or 0,
     )
+
+
+def _dtype(wanted: str | None) -> str:
+    from swiftai_nb.diffusion.weights.precision import resolve_dtype
+
+    return str(resolve_dtype(wanted)).removeprefix("mlx.core.")
 
 
 def _return_memory() -> None:

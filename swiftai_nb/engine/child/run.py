@@ -13,7 +13,7 @@ from swiftai_nb.core.format import encode_jpeg
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.serve import Report
-from swiftai_nb.engine.messages import Done, Generate, Stage, Step
+from swiftai_nb.engine.messages import Done, Message, Stage, Step
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -23,21 +23,22 @@ _PREVIEW_QUALITY = 80
 
 
 class GenerationRun:
-    """Reports a host's progress on a `Generate` command; for any model family and library.
+    """Reports a host's progress on a command that makes a picture; for any model family and library.
 
     Args:
-        command: the image.
+        command: the command.
         report: sends an event to the kernel.
         token: set when the kernel cancels the command.
     """
 
-    def __init__(self, command: Generate, report: Report, token: CancellationToken) -> None:
+    def __init__(self, command: Message, report: Report, token: CancellationToken) -> None:
         self._command, self._report, self._token = command, report, token
         self._started_s = time.monotonic()
         self._load_s = 0.0
         self._denoising_started_s: float | None = None
         self._denoising_s = 0.0
         self._steps = self._total_steps = 0
+        self._earlier_steps = self._later_steps = 0
         self._previews = PreviewThrottle()
 
     @property
@@ -49,23 +50,33 @@ class GenerationRun:
         """Records the time that loading took."""
         self._load_s = self.elapsed_s
 
-    def enter_stage(self, stage: GenerationStage, *, total_steps: int = 0) -> None:
+    def expect_pass(self, steps: int) -> None:
+        """Counts a further pass of about so many steps, which follows this one."""
+        self._later_steps = steps
+
+    def next_pass(self) -> None:
+        """The steps that follow are those of the pass expected."""
+        self._earlier_steps, self._later_steps = self._steps, 0
+
+    def enter_stage(self, stage: GenerationStage, *, total_steps: int = 0, detail: str = "") -> None:
         """Reports a stage.
 
         Args:
             stage: the one that begins.
             total_steps: of denoising, where that is known before the first step.
+            detail: more about it.
 
         Raises:
             GenerationCancelledError: the kernel has cancelled.
         """
         self.raise_if_cancelled()
         if stage is GenerationStage.DENOISING:
-            self._denoising_started_s, self._total_steps = self.elapsed_s, total_steps
+            self._denoising_started_s = self.elapsed_s
+            self._total_steps = max(total_steps, self._total_steps)
         elif self._denoising_started_s is not None:
-            self._denoising_s = self.elapsed_s - self._denoising_started_s
+            self._denoising_s += self.elapsed_s - self._denoising_started_s
             self._denoising_started_s = None
-        self._report(Stage(self._command.job_id, stage.value))
+        self._report(Stage(self._command.job_id, stage.value, detail))
 
     def step_done(self, index: int, total: int, preview: Callable[[], Pixels] | None = None) -> None:
         """Reports a computed step.
@@ -78,6 +89,7 @@ class GenerationRun:
         Raises:
             GenerationCancelledError: the kernel has cancelled.
         """
+        index, total = self._earlier_steps + index, self._earlier_steps + total + self._later_steps
         self._steps, self._total_steps = index + 1, total
         is_due = preview is not None and self._previews.is_due(index, total)
         jpeg = encode_preview(preview()) if preview is not None and is_due else None

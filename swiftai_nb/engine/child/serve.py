@@ -36,6 +36,7 @@ from swiftai_nb.engine.messages import (
     Shutdown,
     Status,
     Unload,
+    Upscale,
 )
 from swiftai_nb.engine.protocol import TruncatedFrameError
 
@@ -88,6 +89,19 @@ class SupportsQuantize(Protocol):
 
         Raises:
             AIError: the model cannot be read or saved.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsUpscale(Protocol):
+    """A host that can also enlarge pictures."""
+
+    def upscale(self, command: Upscale, report: Report, token: CancellationToken) -> Done:
+        """Enlarges a picture, reporting a Stage for each of its tiles.
+
+        Raises:
+            AIError: the picture or the upscaler cannot be read; GenerationCancelledError as `generate`.
         """
         ...
 
@@ -193,6 +207,10 @@ def _answer(command: Message, host: EngineHost, report: Report, token: Cancellat
         return host.generate(command, report, token)
     if isinstance(command, LoadModel):
         return host.load(command, report, token)
+    if isinstance(command, Upscale):
+        if not isinstance(host, SupportsUpscale):
+            raise UnsupportedModelError("this engine cannot enlarge pictures")
+        return host.upscale(command, report, token)
     if isinstance(command, Quantize):
         if not isinstance(host, SupportsQuantize):
             raise UnsupportedModelError("this engine cannot quantize models")

@@ -43,24 +43,27 @@ class MemoryPlan:
         denoising_bytes: activations of the denoising steps.
         decoding_bytes: activations of the decoder.
         is_staged: whether components are dropped as soon as they are no longer needed.
+        upscaling_bytes: of enlarging the picture, after drawing it.
     """
 
     weights_bytes: dict[str, int]
     denoising_bytes: int
     decoding_bytes: int
     is_staged: bool = False
+    upscaling_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
         """The largest need at any moment."""
         parts = self.weights_bytes
         if not self.is_staged:
-            working = max(self.denoising_bytes, self.decoding_bytes)
+            working = max(self.denoising_bytes, self.decoding_bytes, self.upscaling_bytes)
             return _PROCESS_BYTES + sum(parts.values()) + working
         text = sum(size for name, size in parts.items() if name.startswith("text_encoder"))
         decoder = parts.get("vae", 0)
         denoiser = sum(parts.values()) - text - decoder
-        return _PROCESS_BYTES + max(text, denoiser + self.denoising_bytes, decoder + self.decoding_bytes)
+        drawing = max(text, denoiser + self.denoising_bytes, decoder + self.decoding_bytes)
+        return _PROCESS_BYTES + max(drawing, self.upscaling_bytes)
 
 
 def plan_memory(
@@ -74,6 +77,7 @@ def plan_memory(
     quantization_bits: int | None = None,
     is_staged: bool = False,
     policy: MemoryPolicy | None = None,
+    upscaling_bytes: int = 0,
 ) -> MemoryPlan:
     """Adds up what a picture needs.
 
@@ -87,6 +91,7 @@ def plan_memory(
         quantization_bits: 4, 5, 6, 8 or None.
         is_staged: see `MemoryPlan`.
         policy: of the device; None is that of this machine's CPU.
+        upscaling_bytes: see `MemoryPlan`.
 
     Raises:
         InvalidModelFilesError: there are no weights, or a file is not what it should be; names it.
@@ -120,7 +125,7 @@ def plan_memory(
         )
         for name in model.components
     }
-    return MemoryPlan(weights, denoising, decoding, is_staged)
+    return MemoryPlan(weights, denoising, decoding, is_staged, upscaling_bytes)
 
 
 def keeps_model(plan: MemoryPlan, available_bytes: int | None, *, policy: MemoryPolicy | None = None) -> bool:

@@ -208,6 +208,8 @@ def _check_options(request: GenerationRequest) -> None:
         "embeddings": bool(config.embeddings),
         "guidance_rescale": config.guidance_rescale is not None,
         "eta": config.eta is not None,
+        "hires": config.hires is not None,
+        "upscale": config.upscale is not None,
         "clip_skip": config.clip_skip is not None,
         "prompt_syntax='weighted'": config.prompt_syntax == "weighted",
         "quantization_bits": config.quantization_bits is not None,

@@ -111,6 +111,7 @@ class Completer:
             "sizes": lambda: SIZE_WORDS,
             "pictures": lambda: self._variables(is_picture),
             "executors": lambda: self._variables(is_executor),
+            "upscalers": self._upscalers,
             "axes": lambda: [f"{o.name}=" for o in OPTIONS if o.is_axis],
         }
         return dict.fromkeys(sources[option.values]() if option.values else option.choices, option.name)
@@ -133,6 +134,12 @@ class Completer:
         from swiftai_nb.registry.registry import DiffusionModelRegistry
 
         return [m.id for m in DiffusionModelRegistry.shared.available_models if m.kind == "model"]
+
+    def _upscalers(self) -> Iterable[str]:
+        from swiftai_nb.registry.registry import DiffusionModelRegistry
+        from swiftai_nb.registry.upscalers import upscaler_names
+
+        return upscaler_names(DiffusionModelRegistry.shared)
 
     def _engines(self) -> Iterable[str]:
         from swiftai_nb.providers.discovery import plugin_names

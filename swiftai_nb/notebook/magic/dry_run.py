@@ -58,6 +58,7 @@ def _plan_rows(plan: GenerationPlan, requests: Sequence[GenerationRequest]) -> l
     return [
         ("size", "" if None in (plan.width, plan.height) else f"{plan.width}x{plan.height}"),
         ("steps", "" if plan.steps is None else str(plan.steps)),
+        ("enlarged", plan.enlarged),
         ("pictures", str(count)),
         ("seeds", _seeds(requests)),
         ("device", plan.device or ""),

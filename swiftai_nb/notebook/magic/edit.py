@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS
 from swiftai_nb.notebook.magic.parser import ImagineArguments
+
+if TYPE_CHECKING:
+    from swiftai_nb.notebook.magic.runner import Settings
 
 _NOT_FOR_EDITS = frozenset({"help", "widget", "grid", "image", "from", "with", "dry-run"})
 
@@ -29,15 +32,10 @@ def edit_pictures(pictures: Sequence[GeneratedImage], prompt: str, **options: An
         InvalidInputError: an unknown option, or a value that does not fit.
         AIError: a failure, or the user's cancel.
     """
-    from IPython.core.getipython import get_ipython
-
-    from swiftai_nb.notebook.magic.magics import Imagine
-    from swiftai_nb.notebook.magic.runner import Runner, Settings
+    from swiftai_nb.notebook.magic.runner import Runner
     from swiftai_nb.notebook.session import get_session
 
-    shell = get_ipython()
-    magics = [] if shell is None else [m for m in shell.configurables if isinstance(m, Imagine)]
-    settings = magics[0].settings() if magics else Settings()
+    shell, settings = shell_and_settings()
     also = options.pop("also", ())
     is_list = isinstance(also, Sequence) and not isinstance(also, (str, bytes))
     given = [*pictures, *(also if is_list else [also])]
@@ -46,6 +44,18 @@ def edit_pictures(pictures: Sequence[GeneratedImage], prompt: str, **options: An
     arguments.config()
     runner = Runner(shell, get_session(), arguments, settings=settings, variables=names)
     return runner.run(source=(prompt, ""))
+
+
+def shell_and_settings() -> tuple[Any, Settings]:
+    """The IPython shell, or None, and the settings of its magics."""
+    from IPython.core.getipython import get_ipython
+
+    from swiftai_nb.notebook.magic.magics import Imagine
+    from swiftai_nb.notebook.magic.runner import Settings
+
+    shell = get_ipython()
+    magics = [] if shell is None else [m for m in shell.configurables if isinstance(m, Imagine)]
+    return shell, magics[0].settings() if magics else Settings()
 
 
 def _values(options: dict[str, Any]) -> dict[str, Any]:

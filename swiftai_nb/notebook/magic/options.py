@@ -35,7 +35,7 @@ class Option:
         field: name in `ImagineArguments`; by default the name with underscores.
         setting: the field of `ImageGenerationConfig` it sets, or "".
         values: what completion offers: "models", "styles", "schedulers", "engines", "sizes", "pictures",
-            "executors", "axes", or "" for the choices.
+            "executors", "upscalers", "axes", or "" for the choices.
         is_axis: whether `--grid` can vary it.
         excludes: names of options that cannot be given with it.
         needs: name of an option it makes no sense without, or "".
@@ -142,6 +142,18 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                field="quantization_bits", setting="quantization_bits", is_axis=True),
         Option("download", "flag", "download the model first if it is not installed"),
     ),
+    "Larger pictures": (
+        Option("hires", "float", "draw it again, so many times larger, from the first picture", metavar="F",
+               setting="hires", is_axis=True),
+        Option("hires-strength", "float", "how much the second pass may change, 0 to 1 (0.4)", metavar="F",
+               setting="hires_strength", is_axis=True, needs="hires"),
+        Option("hires-steps", "int", "denoising steps of the second pass", metavar="N", setting="hires_steps",
+               is_axis=True, needs="hires"),
+        Option("upscale", "float", "enlarge the finished picture, 1 to 8 times", metavar="F",
+               setting="upscale", is_axis=True),
+        Option("upscaler", "text", "of both: a name, a file, or lanczos", metavar="NAME|PATH",
+               setting="upscaler", values="upscalers", is_axis=True),
+    ),
     "Number of pictures": (
         Option("seed", "int", "the first picture's seed; picture k has seed + k", metavar="N", setting="seed",
                is_axis=True),
@@ -192,6 +204,10 @@ _FOREIGN_NAMES = {
     "from": "recipe",
     "dry-run": "plan",
     "strength": "denoise",
+    "hires": "hires-fix hr hr-scale hires-upscale",
+    "hires-strength": "hr-strength hires-denoise",
+    "upscale": "enlarge upscale-by scale",
+    "upscaler": "esrgan hr-upscaler hires-upscaler",
     "save": "save-as",
     "quiet": "silent",
     "engine": "backend",

@@ -65,6 +65,11 @@ class ImagineArguments:
     prompt_syntax: str | None = None
     mask_feather: int | None = None
     image_guidance_scale: float | None = None
+    hires: float | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
+    upscale: float | None = None
+    upscaler: str | None = None
     clip_skip: int | None = None
     quantization_bits: int | None = None
     download: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -81,6 +81,8 @@ def build_request(
     model, notes = _model(arguments, recipe, defaults, engine=engine, session=session)
     if engine_name == "auto" and provider is None and (cloud_note := session.cloud_note(engine)) is not None:
         notes += (cloud_note,)
+    recipe, upscaler_notes = _upscaler(recipe, session)
+    notes += upscaler_notes
     size = _size(arguments, recipe, defaults)
     pictures, names = _pictures(arguments, variables)
     sources = () if recipe is None else recipe.sources
@@ -225,6 +227,16 @@ def _is_folder(name: str) -> bool:
         return user_path(name).is_dir()
     except InvalidInputError:  # a recipe of others may name anything
         return False
+
+
+def _upscaler(recipe: Recipe | None, session: Session) -> tuple[Recipe | None, tuple[str, ...]]:
+    """A recipe's upscaler that is not known here gives way to the default one, and a note says so."""
+    from swiftai_nb.registry.upscalers import is_known
+
+    if recipe is None or recipe.upscaler is None or is_known(session.registry, recipe.upscaler):
+        return recipe, ()
+    note = f"the recipe's upscaler {recipe.upscaler} is not known; another is used"
+    return replace(recipe, upscaler=None), (note,)
 
 
 def _config(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults) -> ImageGenerationConfig:

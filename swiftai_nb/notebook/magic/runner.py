@@ -104,7 +104,15 @@ class Runner:
             return self._run_grid(requests, executor, source=source)
         if executor is not None:
             return self._run_on_cluster(self._plan_for_workers(requests)[0], executor)
-        plan = self._plan(requests)[0]
+        return self.submit(self._plan(requests)[0])
+
+    def submit(self, plan: GenerationPlan) -> Pictures | BackgroundJob:
+        """Queues a plan and shows its job in this cell.
+
+        Raises:
+            AIError: a failure, or the user's cancel.
+            GenerationInterrupted: the stop button.
+        """
         job = self._session.submit(plan)
         words = plan.request.display_prompt
         text = describe(words, plan.request.count)
@@ -154,6 +162,7 @@ class Runner:
         """
         from swiftai_nb.registry.file_parts import download_name
         from swiftai_nb.registry.loras import missing_loras
+        from swiftai_nb.registry.upscalers import missing_upscaler
 
         registry, downloader = self._session.registry, self._session.downloader
         local = [request for request in requests if self._session.runs_catalog_models(request.engine)]
@@ -168,6 +177,8 @@ class Runner:
         loras = [lora for request in local if request.engine == "mlx" for lora in request.config.loras]
         sources = missing_loras(registry, loras)
         arguments = self._arguments
+        if arguments.upscaler is not None and (info := missing_upscaler(registry, arguments.upscaler)):
+            downloads += downloader.start_missing(info.id)
         is_named = bool(arguments.loras) or any(axis.name == "lora" for axis in arguments.grid)
         if sources and not (is_named or arguments.download):
             raise ModelNotDownloadedError(
@@ -326,7 +337,12 @@ class Runner:
 def _show_notes(pictures: Pictures, plan: GenerationPlan) -> None:
     revision_note = () if plan.revision_note is None else (plan.revision_note,)
     from_recipes = [note for image in pictures if image.recipe for note in image.recipe.notes]
-    notes = list(dict.fromkeys([*plan.request.notes, *revision_note, *from_recipes]))
+    show_notes([*plan.request.notes, *revision_note, *from_recipes])
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """Shows notes below a cell's pictures, each once."""
+    notes = list(dict.fromkeys(notes))
     if notes:
         from IPython.display import display
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import encode_jpeg, shorten
+from swiftai_nb.core.plugins import Editor
 from swiftai_nb.notebook.output.contact_sheet import LARGEST_PREVIEW, contact_sheet, expected_size
 from swiftai_nb.notebook.output.host import cell_number, is_cell_value, is_notebook_page
 from swiftai_nb.notebook.output.tiles import LONGEST_ALT, tiles_html
@@ -137,6 +138,17 @@ class Pictures(Sequence["GeneratedImage"]):
     def edit(self, prompt: str, **options: Any) -> Any:
         """Changes the only picture by words, see `GeneratedImage.edit`; of several choose `fox[2].edit`."""
         return self.only.edit(prompt, **options)
+
+    def upscale(self, factor: float = 2.0, *, upscaler: str | None = None) -> Any:
+        """Enlarges all pictures, see `GeneratedImage.upscale`.
+
+        Returns:
+            the larger pictures, in the same order.
+        """
+        if Editor.upscale is not None:
+            return Editor.upscale(self._images, factor, upscaler=upscaler)
+        larger = [image.upscale(factor, upscaler=upscaler) for image in self._images]
+        return Pictures(larger, prompt=self.prompt, wanted=self.wanted)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the only picture; `save_all` writes several."""

@@ -109,6 +109,10 @@ class HuggingFaceProvider:
             base_url=base_url,
             bill_to=self.bill_to if request.bill_to is None else request.bill_to,
         )
+        if config.hires is not None or config.upscale is not None:
+            raise InvalidInputError(
+                "the cloud provider does not enlarge pictures", hint="enlarge the result: picture.upscale(2)"
+            )
         self._check(config, service, task)
         token = self._token_for(base_url)
         if token is None and base_url is None:

@@ -8,7 +8,7 @@ import pytest
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.pipelines.families import load_pipeline
-from swiftai_nb.engine.child.model_host import LoadedModel
+from swiftai_nb.engine.child.loaded_model import LoadedModel
 from swiftai_nb.engine.messages import ModelFiles
 from tests.diffusion.flux_folders import save
 from tests.diffusion.parity import tiny_lora

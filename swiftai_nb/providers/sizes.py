@@ -1,0 +1,57 @@
+"""The size of a picture to be drawn, from the settings and the pictures that were given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig
+from swiftai_nb.core.image_input import to_pil
+from swiftai_nb.model_files.model_folder import ModelFolder
+
+
+def reference_sizes(config: ImageGenerationConfig, model: ModelFolder) -> list[tuple[int, int]]:
+    """(width, height) of each reference picture as the model sees it; refuses those it does not take."""
+    sizes = [to_pil(picture).size for picture in config.references]
+    model.check_references(sizes)
+    limits = model.references
+    return [] if limits is None else [limits.fitted(size) for size in sizes]
+
+
+def picture_size(
+    config: ImageGenerationConfig,
+    native_size: tuple[int, int],
+    model: ModelFolder,
+    *,
+    references: Sequence[tuple[int, int]],
+) -> tuple[int, int]:
+    """(width, height) to draw: as set, else that of a given picture, else the model's own.
+
+    Args:
+        config: the settings.
+        native_size: the model's own.
+        model: its limits.
+        references: sizes from `reference_sizes`.
+
+    Raises:
+        InvalidInputError: a start picture that cannot be read.
+    """
+    if config.image is not None:
+        picture = to_pil(config.image)  # also raises for unreadable pictures when a size is given
+        if config.width is None and config.height is None:
+            return fitted_size(picture.size, native_size, model.size_multiple)
+    if references and config.image is None and config.width is None and config.height is None:
+        if model.references is not None and model.references.is_canvas:
+            return fitted_size(references[0], native_size, model.size_multiple)
+        return references[0]  # an edit keeps the size of the picture it changes
+    width = native_size[0] if config.width is None else config.width
+    return width, native_size[1] if config.height is None else config.height
+
+
+def fitted_size(size: tuple[int, int], native_size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """A start picture's proportions, with about the model's own number of pixels."""
+    scale = math.sqrt(native_size[0] * native_size[1] / (size[0] * size[1]))
+    largest = MAX_SIDE // multiple * multiple
+    smallest = -(-MIN_SIDE // multiple) * multiple
+    width, height = (min(max(round(side * scale / multiple) * multiple, smallest), largest) for side in size)
+    return width, height
