@@ -145,7 +145,7 @@ class GenerationPlan:
         precision: dtype of the network's computations, and its quantization.
         quantization_bits: 4, 5, 6, 8 or None.
         estimated_s: seconds for one picture, from earlier ones on this machine.
-        destination: what is sent where, for the user to read; "" when nothing is sent.
+        destination: who is sent prompt and pictures, for the user to read; "" when nothing is sent.
         cost: what is known of its price; "" when it costs nothing.
         notes: shown to the user and stored in the recipe.
     """
@@ -201,6 +201,16 @@ class GenerationPlan:
     def filled_in(self, index: int = 0) -> str:
         """What is added to the prompt of picture `index`, chosen by its seed; "" for most models."""
         return ""
+
+    @property
+    def sends(self) -> str:
+        """What is sent where as text; "" when nothing is."""
+        if not self.destination:
+            return ""
+        config = self.request.config
+        count = sum(one is not None for one in (config.image, config.mask)) + len(config.references)
+        pictures = "" if count == 0 else f" and {count} picture{'s' if count > 1 else ''}"
+        return f"the prompt{pictures}, to {self.destination}"
 
     @property
     def memory(self) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from swiftai_nb.core.errors import AIError, ProviderUnavailableError
+from swiftai_nb.core.errors import AIError, InvalidInputError, ProviderUnavailableError
 from swiftai_nb.core.task import CallbackList
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Session:
         self._history: History | None = None
         self._is_cloud_noted = False
         self._listeners: CallbackList[[GenerationJob]] = CallbackList()
+        self._agreed: set[tuple[str, bool]] = set()
         self.unfinished_grids: dict[tuple[str, str], Any] = {}
         self.picture_origins: dict[str, str] = {}
         self._keepers: WeakKeyDictionary[GenerationJob, _HistoryKeeper] = WeakKeyDictionary()
@@ -190,6 +191,21 @@ class Session:
             self._is_cloud_noted = True
             return f"the local engine cannot run ({error.message}); prompts go to the cloud"
         return None
+
+    def ask_before_sending(self, plan: GenerationPlan) -> None:
+        """Asks once for each destination, and once more when pictures go there for the first time.
+
+        Raises:
+            InvalidInputError: the user has not been asked; the next call with such a plan passes.
+        """
+        config = plan.request.config
+        agreement = (plan.destination, config.image is not None or bool(config.references))
+        if plan.destination and agreement not in self._agreed:
+            self._agreed.add(agreement)
+            raise InvalidInputError(
+                f"this sends {plan.sends}",
+                hint="press Imagine again to send it; you are asked once",
+            )
 
     def check_pictures_stay(self, engine: str, config: ImageGenerationConfig) -> None:
         """Refuses to send pictures to a cloud that "auto" chose because the local engine cannot run.

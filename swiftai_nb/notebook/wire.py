@@ -271,7 +271,7 @@ def cell_text(recipe: Recipe) -> str:
     size = None if recipe.width is None or recipe.height is None else f"{recipe.width}x{recipe.height}"
     options = {
         "--model": recipe.model,
-        "--engine": "cloud" if _engine_of(recipe) == "cloud" else None,
+        "--engine": _engine_option(recipe),
         "--size": size,
         "--steps": recipe.steps,
         "--guidance": None if recipe.guidance_scale is None else f"{recipe.guidance_scale:g}",
@@ -286,6 +286,12 @@ def cell_text(recipe: Recipe) -> str:
     if negative:
         lines.append(f"Negative prompt: {negative}")
     return "\n".join(lines)
+
+
+def _engine_option(recipe: Recipe) -> str | None:
+    if _engine_of(recipe) == "local":
+        return None
+    return "openai" if recipe.engine == "openai" else "cloud"
 
 
 def _quoted(text: str) -> str:

@@ -62,7 +62,7 @@ def _plan_rows(plan: GenerationPlan, requests: Sequence[GenerationRequest]) -> l
         ("pictures", str(count)),
         ("seeds", _seeds(requests)),
         ("device", plan.device or ""),
-        ("sent", plan.destination),
+        ("sent", plan.sends),
         ("cost", plan.cost),
         ("memory", plan.memory),
         ("memory plan", plan.memory_plan),

@@ -109,9 +109,14 @@ def plan_report(plan: GenerationPlan, *, request_id: str) -> dict[str, Any]:
         "width": plan.size[0],
         "height": plan.size[1],
         "steps": plan.steps,
-        "notes": list(plan.notes),
+        "notes": [*_sending_notes(plan), *plan.notes],
         "asks": plan.device == "cpu" and seconds is not None and seconds > LONG_ON_CPU_S,
     }
+
+
+def _sending_notes(plan: GenerationPlan) -> list[str]:
+    """Where the request goes, and at what price; nothing for a local engine."""
+    return [note for note in (f"sends {plan.sends}", plan.cost) if note] if plan.sends else []
 
 
 def error_report(error: AIError, *, request_id: str = "", model: str = "") -> dict[str, Any]:

@@ -245,7 +245,9 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
         if content.get("picture_id"):  # a variation: it starts from this picture, not from the form's
             picture = self._history_picture(content["picture_id"])
             request = request_of(content["settings"], image=picture)
-        self._submit(request, request_id=content["request_id"])
+        plan = self._session.plan(request)
+        self._session.ask_before_sending(plan)
+        self._submit(plan, request_id=content["request_id"])
 
     def _on_plan(self, content: dict[str, Any]) -> None:
         """Answers with what the form would take, or with the reason why it would be refused."""
@@ -261,6 +263,7 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
         job = next((one for one, _ in self._tracker.jobs if one.id == content.get("job_id")), None)
         if job is None or not job.state.is_final or len(job.images) == job.request.count:
             raise InvalidInputError("this job cannot be resumed", hint="press Imagine instead")
+        self._session.ask_before_sending(job.plan)
         self._submit(job.plan.with_seeds(job.request.seeds[len(job.images) :]), request_id="")
 
     def _on_set_input(self, content: dict[str, Any]) -> None:

@@ -37,7 +37,10 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class CloudModel:
-    """A model of the Hugging Face inference providers that the picker offers."""
+    """A model of the Hugging Face inference providers that the picker offers.
+
+    `max_references` is above 0 for one that changes pictures, and draws none from words alone.
+    """
 
     id: str
     name: str
@@ -45,17 +48,22 @@ class CloudModel:
     side: int
     steps: int
     guidance_scale: float
+    max_references: int = 0
 
 
 CLOUD_MODELS = (
-    CloudModel("black-forest-labs/FLUX.1-schnell", "FLUX.1 schnell", "Best quality in 4 steps", 1024, 4, 0.0),
     CloudModel(
-        "stabilityai/stable-diffusion-3-medium-diffusers",
-        "Stable Diffusion 3 medium",
-        "Good at text inside pictures",
+        "Tongyi-MAI/Z-Image-Turbo", "Z-Image Turbo", "Photographs and text in few steps", 1024, 9, 0.0
+    ),
+    CloudModel("black-forest-labs/FLUX.1-schnell", "FLUX.1 schnell", "Quick, in 4 steps", 1024, 4, 0.0),
+    CloudModel(
+        "Qwen/Qwen-Image-Edit-2511",
+        "Qwen Image Edit",
+        "Changes pictures by words",
         1024,
-        28,
-        7.0,
+        40,
+        4.0,
+        max_references=3,
     ),
 )
 
@@ -257,8 +265,8 @@ def _cloud_entry(model: CloudModel, *, has_token: bool) -> ModelEntry:
         "guidance_scale": model.guidance_scale,
         "display_scale": 1,
         "uses_negative_prompt": model.guidance_scale > 1,
-        "takes_image": False,
-        "max_references": 0,
+        "takes_image": model.max_references > 0,
+        "max_references": model.max_references,
         "schedulers": [],
         "can_delete": False,
         "free_disk_bytes": 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AuthenticationError, InvalidInputError
@@ -132,7 +133,7 @@ class HuggingFaceProvider:
             device="cloud",
             estimated_s=self._past_s.get((model, service)),
             notes=tuple(_notes(config)),
-            destination=_destination(service, config),
+            destination=_destination(service),
             cost="each picture is one request, at the provider's own price",
             timeout_s=self.timeout_s,
             retry_wait_s=self.retry_wait_s,
@@ -213,16 +214,12 @@ def _hub_id(name: str, *, is_endpoint: bool) -> str:
     return str(repository)
 
 
-def _destination(service: Service, config: ImageGenerationConfig) -> str:
-    from urllib.parse import urlsplit
-
-    count = len(pictures_of(config)) + (config.mask is not None)
-    what = "the prompt" if not count else f"the prompt and {count} picture{'s' if count > 1 else ''}"
+def _destination(service: Service) -> str:
     if service.base_url is not None:
-        return f"{what}, to {urlsplit(service.base_url).hostname}"
+        return str(urlsplit(service.base_url).hostname)
     who = "the first provider that serves the model" if service.provider == "auto" else service.provider
     payer = "" if service.bill_to is None else f", billed to {service.bill_to}"
-    return f"{what}, to {who} through Hugging Face{payer}"
+    return f"{who} through Hugging Face{payer}"
 
 
 def _notes(config: ImageGenerationConfig) -> Iterator[str]:

@@ -148,7 +148,7 @@ class OpenAIImagesProvider:
             device="cloud",
             estimated_s=self._past_s.get((server.base_url, model)),
             notes=tuple(_notes(request, config, strict=strict)),
-            destination=_destination(server, config),
+            destination=_destination(server),
             cost=_cost(server, partial_images),
             timeout_s=self.timeout_s,
             retry_wait_s=self.retry_wait_s,
@@ -235,13 +235,11 @@ def _notes(request: GenerationRequest, config: ImageGenerationConfig, *, strict:
     yield from extra_notes(config.extra_body)
 
 
-def _destination(server: Server, config: ImageGenerationConfig) -> str:
-    count = sum(picture is not None for picture in (config.image, config.mask)) + len(config.references)
-    what = "the prompt" if not count else f"the prompt and {count} picture{'s' if count > 1 else ''}"
+def _destination(server: Server) -> str:
     encrypted = server.base_url.startswith("https:")
     place = " (this machine)" if server.is_on_this_machine else "" if encrypted else " (not encrypted)"
     payer = "" if server.organization is None else f", billed to {server.organization}"
-    return f"{what}, to {server.name}{place}{payer}"
+    return f"{server.name}{place}{payer}"
 
 
 def _cost(server: Server, partial_images: int) -> str:

@@ -519,10 +519,10 @@ def test_bill_to_is_openais_organization(server: ImagesServer) -> None:
 def test_the_plan_says_where_everything_goes_and_what_it_costs() -> None:
     config = ImageGenerationConfig(image=START, references=[OTHER])
     local = OpenAIImagesProvider("http://me:pw@127.0.0.1:1234/v1").plan("a fox", config)
-    assert local.destination == "the prompt and 2 pictures, to 127.0.0.1:1234 (this machine)"
+    assert local.sends == "the prompt and 2 pictures, to 127.0.0.1:1234 (this machine)"
     assert local.cost == ""
     plan = OpenAIImagesProvider(api_key=KEY).plan("a fox")
-    assert plan.destination == "the prompt, to api.openai.com"
+    assert plan.sends == "the prompt, to api.openai.com"
     assert "2 previews" in plan.cost
     assert OpenAIImagesProvider("http://gpu.example").plan("x").destination.endswith("(not encrypted)")
 
