@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
+    from swiftai_nb.core.control import ControlReference
     from swiftai_nb.core.errors import AIError
     from swiftai_nb.core.generator import ImageGenerator, PlanningGenerator
     from swiftai_nb.core.image import GeneratedImage
@@ -54,6 +55,7 @@ _HOMES = {
     "ImagineWidget": "swiftai_nb.notebook.widget.imagine_widget",
     "imagine_batch": "swiftai_nb.providers.batch",
     "LoraReference": "swiftai_nb.core.config",
+    "ControlReference": "swiftai_nb.core.control",
     "MLXImageProvider": "swiftai_nb.providers.mlx",
     "OpenAIImagesProvider": "swiftai_nb.providers.openai",
     "Pictures": "swiftai_nb.notebook.output.pictures",
@@ -64,6 +66,7 @@ _HOMES = {
 __all__ = [
     "AIError",
     "CancellationToken",
+    "ControlReference",
     "DiffusionModelDownloader",
     "DiffusionModelInfo",
     "DiffusionModelRegistry",

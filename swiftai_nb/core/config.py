@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from swiftai_nb.core.control import control_references
 from swiftai_nb.core.enlargement import MAX_FACTOR, MAX_HIRES
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import format_bytes
@@ -76,6 +77,8 @@ class ImageGenerationConfig:
         image_guidance_scale: 0..100: how closely InstructPix2Pix keeps to its picture; None is 1.5.
         references: pictures that the prompt refers to, for models that change pictures by the prompt: each a
             GeneratedImage, PIL image, array, path or encoded bytes; kept as encoded bytes.
+        controls: pictures that steer through ControlNets: each a `ControlReference`, or a tuple of its first
+            values such as ("canny", picture, 0.8); 8 at most.
         loras: LoRAs to apply, in order.
         quantization_bits: 4, 5, 6 or 8: quantize the weights at load time.
         steps_factor: multiplies the model's default steps when `steps` is None; the presets use it.
@@ -115,6 +118,7 @@ class ImageGenerationConfig:
     filled_in: str | None = None
     mask_feather: int | None = None
     image_guidance_scale: float | None = None
+    controls: Sequence[Any] = field(default=(), repr=False)
     embed_references: bool | None = None
     hires: float | None = None
     hires_strength: float | None = None
@@ -144,6 +148,7 @@ class ImageGenerationConfig:
         if self.filled_in is not None:
             object.__setattr__(self, "filled_in", _check_line("filled_in", self.filled_in))
         object.__setattr__(self, "references", _encoded_pictures(self.references))
+        object.__setattr__(self, "controls", control_references(self.controls))
         if self.extra_body is not None:
             object.__setattr__(self, "extra_body", _json_object("extra_body", self.extra_body))
         if self.embed_references:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from swiftai_nb.core import recipe_metadata
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
+from swiftai_nb.core.control import RecordedControl
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.image_input import open_image_file
@@ -71,6 +72,7 @@ class Recipe:
         image_sha256: SHA-256 of that initial image.
         mask_sha256: SHA-256 of the mask.
         references_sha256: SHA-256 of each reference picture, in order.
+        controls: what steered it, in order, each with the SHA-256 of its picture.
         sources: size and name of these pictures, and the small ones themselves.
         loras: LoRAs applied, in order.
         embeddings: files of textual inversions.
@@ -111,6 +113,7 @@ class Recipe:
     filled_in: str | None = None
     mask_feather: int | None = None
     image_guidance_scale: float | None = None
+    controls: tuple[RecordedControl, ...] = ()
     sources: tuple[SourcePicture, ...] = ()
     hires: float | None = None
     hires_strength: float | None = None
@@ -310,9 +313,7 @@ def _checked(name: str, value: Any) -> Any:
         InvalidInputError: it is of the wrong type.
     """
     if name in _ITEM_READERS:
-        return tuple(_ITEM_READERS[name](item) for item in _list(name, value))
-    if name in ("notes", "references_sha256", "embeddings"):
-        return tuple(_text(name, item) for item in _list(name, value))
+        return tuple(_ITEM_READERS[name](name, item) for item in _list(name, value))
     if name == "versions":
         if not isinstance(value, Mapping):
             raise _wrong_type(name, value, "an object of texts")
@@ -345,7 +346,7 @@ def _list(name: str, value: Any) -> list[Any] | tuple[Any, ...]:
     return value
 
 
-def _lora(item: Any) -> LoraReference:
+def _lora(_: str, item: Any) -> LoraReference:
     if isinstance(item, LoraReference):
         return item
     if not isinstance(item, Mapping) or not isinstance(item.get("source"), str):
@@ -353,14 +354,29 @@ def _lora(item: Any) -> LoraReference:
     return LoraReference(source=item["source"], scale=item.get("scale", 1.0))
 
 
-def _source(item: Any) -> SourcePicture:
+def _control(_: str, item: Any) -> RecordedControl:
+    if isinstance(item, RecordedControl):
+        return item
+    if not isinstance(item, Mapping) or not isinstance(item.get("image_sha256"), str):
+        raise _wrong_type("controls", item, "a list of objects with an image_sha256")
+    return RecordedControl.from_dict(item)
+
+
+def _source(_: str, item: Any) -> SourcePicture:
     try:
         return item if isinstance(item, SourcePicture) else SourcePicture.from_dict(item)
     except ValueError as error:
         raise _not_a_recipe(str(error)) from None
 
 
-_ITEM_READERS: dict[str, Callable[[Any], Any]] = {"loras": _lora, "sources": _source}
+_ITEM_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "loras": _lora,
+    "sources": _source,
+    "controls": _control,
+    "notes": _text,
+    "references_sha256": _text,
+    "embeddings": _text,
+}
 
 
 def _wrong_type(name: str, value: Any, wanted: str) -> InvalidInputError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swiftai_nb.core.config import LoraReference
+from swiftai_nb.core.control import ControlReference
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class Generate(Message):
         prompt_syntax: "plain", "weighted", or None.
         mask_feather: pixels inside the mask's edge over which the painting fades in; None is 0.
         image_guidance_scale: of InstructPix2Pix; None is 1.5.
+        controls: what steers the picture; the source is a path, behind the kind of picture to make, if any:
+            "canny@/path". Their pictures are in `control_images`.
+        control_images: encoded, one for each control.
         guidance_rescale, eta: 0 to 1, as in `ImageGenerationConfig`; None is 0 and the sampler's own.
         hires_width, hires_height: of a second pass, which starts from the first picture enlarged; 0 is none.
         hires_steps, hires_strength: of that pass, as `steps` and `strength`.
@@ -92,6 +96,8 @@ class Generate(Message):
     prompt_syntax: str | None = None
     mask_feather: int | None = None
     image_guidance_scale: float | None = None
+    controls: tuple[ControlReference, ...] = ()
+    control_images: tuple[bytes, ...] = field(default=(), repr=False)
     hires_width: int = 0
     hires_height: int = 0
     hires_steps: int = 0

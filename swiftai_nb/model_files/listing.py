@@ -19,7 +19,7 @@ COMPONENT_FOLDERS = (
     "vae",
 )
 _TOP_LEVEL_FILES = ("model_index.json", "generation_defaults.json", "config.json")
-_PREVIEW_DECODER = "diffusion_pytorch_model.safetensors"
+_ALONE = "diffusion_pytorch_model"  # one network at the top: a preview decoder, a ControlNet
 _SMALL_NAMES = re.compile(r".*\.(json|txt|model)$")
 _WEIGHT = re.compile(
     r"^(?P<stem>(diffusion_pytorch_model|model|\d+))(?P<precision>\.(fp16|bf16))?"
@@ -49,8 +49,9 @@ def select_files(listing: Iterable[str]) -> tuple[str, ...]:
         index_names = [p for p in inside if p.endswith(".index.json")]
         small = [p for p in inside if _SMALL_NAMES.match(p) and p not in index_names]
         chosen += small + weights + [p for p in index_names if _index_fits(p, weights)]
-    if not has_weights and _PREVIEW_DECODER in paths:
-        return tuple(p for p in ("config.json", _PREVIEW_DECODER) if p in paths)
+    alone = _preferred_weights([p for p in paths if p.startswith(_ALONE)])
+    if not has_weights and alone:
+        return tuple(p for p in ("config.json", *alone) if p in paths)
     if not has_weights:
         raise UnsupportedModelError(
             "the repository has no component folders with safetensors weights",

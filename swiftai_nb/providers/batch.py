@@ -90,11 +90,16 @@ def _request(
     if isinstance(item, (Recipe, GeneratedImage)):
         recipe = Recipe.from_image(item) if isinstance(item, GeneratedImage) else item
         made = recipe.to_config()
-        if recipe.references_sha256 and not made.references:
-            raise InvalidInputError(
-                "this recipe changes pictures that are not in it",
-                hint="give the prompt as text, and the pictures as ImageGenerationConfig(references=[...])",
-            )
+        missing = {
+            "changes": ("references", recipe.references_sha256 and not made.references),
+            "follows": ("controls", recipe.controls),
+        }
+        for does, (name, is_missing) in missing.items():
+            if is_missing:
+                raise InvalidInputError(
+                    f"this recipe {does} pictures that are not in it",
+                    hint=f"give the prompt as text, and the pictures as ImageGenerationConfig({name}=[...])",
+                )
         seed = config.seed if made.seed is None else made.seed
         return BatchRequest(recipe.prompt, recipe.negative_prompt, made.replace(seed=seed))
     if not isinstance(item, str) or not item.strip():

@@ -22,6 +22,7 @@ from swiftai_nb.engine.messages import Done
 from swiftai_nb.providers.enlargement import UpscalePlan, enlarged_image, make_upscale_command, plan_upscale
 from swiftai_nb.providers.local_engine import LocalEngineProvider, ProgressReporter
 from swiftai_nb.providers.planning import LocalPlan, make_plan
+from swiftai_nb.registry.controls import local_controls
 from swiftai_nb.registry.loras import local_loras
 from swiftai_nb.registry.upscalers import ChosenUpscaler, choose_upscaler
 
@@ -176,6 +177,7 @@ class MLXImageProvider(LocalEngineProvider):
             device=self.device,
             available_bytes=available_bytes,
             loras=local_loras(self.registry, config.loras),
+            controls=local_controls(self.registry, config.controls, resolved.info.variant),
             preview_decoder=self._preview_decoder(resolved) if config.preview == "taesd" else None,
             upscaler=self._upscaler(config),
         )

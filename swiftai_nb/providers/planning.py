@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
+from swiftai_nb.core.control import KINDS, ControlReference, RecordedControl
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError, UnsupportedModelError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
 from swiftai_nb.core.paths import user_path
@@ -21,6 +22,7 @@ from swiftai_nb.engine.messages import Done, Generate, ModelFiles
 from swiftai_nb.jobs.timings import TimingKey
 from swiftai_nb.model_files.attributes import Attribute, choose_phrases, read_attributes
 from swiftai_nb.model_files.content_hash import content_hash
+from swiftai_nb.model_files.control_files import check_control, open_control
 from swiftai_nb.model_files.families import INSTRUCT_PIX2PIX
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.model_folder import ModelFolder
@@ -41,6 +43,7 @@ class LocalPlan(GenerationPlan):
     Attributes:
         resolved: the model: its entry and its files.
         loras: LoRAs to apply, as files on this disk.
+        controls: what steers, with paths instead of names and without pictures.
         preview_decoder: folder of a small decoder for previews, or None.
         load_bits: 4, 5, 6 or 8: quantize the weights on load; None loads them as they are.
         memory_plan_bytes: the estimated need, by component and stage.
@@ -51,6 +54,7 @@ class LocalPlan(GenerationPlan):
 
     resolved: ResolvedModel
     loras: tuple[LoraReference, ...] = ()
+    controls: tuple[ControlReference, ...] = ()
     preview_decoder: Path | None = None
     load_bits: int | None = None
     memory_plan_bytes: MemoryPlan
@@ -116,6 +120,7 @@ class LocalPlan(GenerationPlan):
     def timing_name(self) -> str:
         """The key of this model's measured loading times."""
         bits = "" if self.quantization_bits is None else f" {self.quantization_bits} bits"
+        bits += f" {len(self.controls)} controls" if self.controls else ""
         return f"{self.model}{bits}" if self.engine == "mlx" else f"{self.engine} {self.model}"
 
 
@@ -126,6 +131,7 @@ def make_plan(
     device: str,
     available_bytes: int | None,
     loras: tuple[LoraReference, ...] = (),
+    controls: tuple[ControlReference, ...] = (),
     preview_decoder: Path | None = None,
     upscaler: ChosenUpscaler = ChosenUpscaler(),  # noqa: B008 - frozen
 ) -> LocalPlan:
@@ -137,6 +143,7 @@ def make_plan(
         device: what it will run on.
         available_bytes: free memory; None where the system does not report it.
         loras: the request's LoRAs, as files on this disk.
+        controls: the request's controls, with paths.
         preview_decoder: folder of the small decoder, for previews of that kind.
         upscaler: what enlarges the picture, where the request wants that.
 
@@ -155,6 +162,10 @@ def make_plan(
     defaults = model.defaults_with(info.own_settings)
     native_size = (defaults.width, defaults.height)
     references = reference_sizes(request.config, model)
+    control_files = [open_control(Path(str(c.model)), prefer_half=device != "cpu") for c in controls]
+    for files, control in zip(control_files, request.config.controls, strict=True):
+        check_control(files, model)
+        control.check_picture()
     request = request.with_native_size(native_size)
     config = request.config
     width, height = picture_size(config, native_size, model, references=references)
@@ -197,6 +208,7 @@ def make_plan(
         ),
         resolved=resolved,
         loras=loras,
+        controls=controls,
         preview_decoder=preview_decoder,
         load_bits=bits,
         memory_plan_bytes=_memory(
@@ -206,6 +218,7 @@ def make_plan(
             height=larger.drawn_size[1],
             upscaling_bytes=larger.memory_bytes(bytes_per_weight=4 if device == "cpu" else 2),
             guided=model.family.is_guided(guidance_scale),
+            controls=control_files,
             reference_pixels=0 if model.task == INSTRUCT_PIX2PIX else sum(a * b for a, b in references),
             bytes_per_weight=4 if device == "cpu" else 2,
             quantization_bits=bits,
@@ -229,6 +242,9 @@ def _sampling_notes(
         yield f"eta has no effect with the sampler {scheduler}; ddim and tcd use it"
     if config.image_guidance_scale is not None and model.task != INSTRUCT_PIX2PIX:
         yield "image_guidance_scale has no effect: this model is no InstructPix2Pix"
+    for control in config.controls:
+        if control.kind is not None and not KINDS[control.kind].is_made_here:
+            yield f"the picture for {control.kind} is used as it is: none is made from a photo here"
     if config.mask_feather and config.mask is None:
         yield "mask_feather has no effect without a mask"
 
@@ -251,6 +267,8 @@ def make_command(plan: LocalPlan, index: int = 0) -> Generate:
         image=None if config.image is None else to_png_bytes(config.image),
         mask=None if config.mask is None else mask_to_png_bytes(config.mask),
         references=tuple(to_png_bytes(picture) for picture in config.references),
+        controls=plan.controls,
+        control_images=tuple(to_png_bytes(control.image) for control in config.controls),
         preview=config.preview != "off",
         preview_decoder=None if plan.preview_decoder is None else str(plan.preview_decoder),
         is_staged=plan.memory_plan_bytes.is_staged,
@@ -303,6 +321,7 @@ def make_recipe(
         strength=plan.strength,
         image_sha256=_sha256(config.image),
         mask_sha256=_sha256(config.mask),
+        controls=tuple(RecordedControl.of(control) for control in config.controls),
         references_sha256=tuple(hashlib.sha256(picture).hexdigest() for picture in config.references),
         sources=source_pictures(config, names=dict(request.source_names)),
         filled_in=plan.filled_in(index) or None,

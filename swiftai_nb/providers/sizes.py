@@ -44,6 +44,8 @@ def picture_size(
         if model.references is not None and model.references.is_canvas:
             return fitted_size(references[0], native_size, model.size_multiple)
         return references[0]  # an edit keeps the size of the picture it changes
+    if config.controls and config.image is None and config.width is None and config.height is None:
+        return fitted_size(to_pil(config.controls[0].image).size, native_size, model.size_multiple)
     width = native_size[0] if config.width is None else config.width
     return width, native_size[1] if config.height is None else config.height
 

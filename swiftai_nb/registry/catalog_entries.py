@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.registry.catalog_controls import CONTROLNETS
 from swiftai_nb.registry.catalog_files import (
     mflux_files,
     mflux_qwen3_files,
@@ -325,4 +326,4 @@ def _parts() -> tuple[DiffusionModelInfo, ...]:
     )
 
 
-CATALOG: tuple[DiffusionModelInfo, ...] = (*_MODELS, *UPSCALERS, *_parts())
+CATALOG: tuple[DiffusionModelInfo, ...] = (*_MODELS, *UPSCALERS, *CONTROLNETS, *_parts())

@@ -65,7 +65,7 @@ class DiffusionModelInfo:
         fallback_repositories: repositories with the same files, tried when `repository` is gone.
         preview_decoder: id of the small decoder (TAESD) that fits its latents.
         kind: "model", "preview-decoder" for one that only decodes previews, "part" for what models share,
-            "upscaler", or "lora"; the last two are of no family.
+            "controlnet", "upscaler", or "lora"; the last two are of no family.
         requires: ids of the parts without which the model is incomplete; they are downloaded with it.
         bundled: ships inside this package.
         local_folder: folder of a model that is not in the Hugging Face cache.

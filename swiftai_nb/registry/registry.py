@@ -272,6 +272,7 @@ class DiffusionModelRegistry:
             kinds = {
                 "part": "is a part of other models",
                 "lora": "is a LoRA, which is added to a model (--lora)",
+                "controlnet": "is a ControlNet, which steers a model (--control)",
             }
             what = kinds.get(info.kind, "only decodes previews")
             raise InvalidInputError(f"{info.id} {what}", hint=f"choose a model: {BUNDLED_MODEL}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.engine.child.control_pictures import control_pixels
 from swiftai_nb.engine.messages import Generate
 from swiftai_nb.model_files.families import INPAINTING
 from swiftai_nb.model_files.references import ReferenceLimits
@@ -125,6 +126,18 @@ def picture_inputs(
         size = (command.width, command.height)
         pictures = read_references(command.references, pipeline.references, size=size)
         inputs["reference_latents"] = [pipeline.encode_image(pixels) for pixels in pictures]
+    if command.controls:
+        inputs["controls"] = [
+            (
+                control.model,
+                control_pixels(replace(control, image=image), width=command.width, height=command.height),
+                control.scale,
+                control.start,
+                control.end,
+                control.is_guess,
+            )
+            for control, image in zip(command.controls, command.control_images, strict=True)
+        ]
     return inputs
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from swiftai_nb.core.errors import InsufficientMemoryError, InvalidModelFilesError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.machine import MemoryPolicy, available_memory_bytes
+from swiftai_nb.model_files.control_files import ControlFiles
 from swiftai_nb.model_files.families import INSTRUCT_PIX2PIX
 from swiftai_nb.model_files.gguf import QUANTIZED, packed_bits
 from swiftai_nb.model_files.model_folder import ModelFolder
@@ -26,6 +27,7 @@ from swiftai_nb.model_files.safetensors_headers import StoredTensor
 _UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of the batch
 _DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
 _TEXT_TOKENS = 512
+_CONTROL_SHARE = 0.25  # of the denoiser's, for what a ControlNet adds to it; not measured
 _PROCESS_BYTES = 150_000_000
 _LARGE_WEIGHT = 1 << 17
 _GROUP = 64  # quantized weights that share a scale
@@ -73,6 +75,7 @@ def plan_memory(
     height: int,
     guided: bool,
     reference_pixels: int = 0,
+    controls: Sequence[ControlFiles] = (),
     bytes_per_weight: int,
     quantization_bits: int | None = None,
     is_staged: bool = False,
@@ -87,6 +90,7 @@ def plan_memory(
         height: pixels.
         guided: whether the network sees two pictures at a time.
         reference_pixels: of all reference pictures, as the model sees them.
+        controls: ControlNets, which are kept beside the denoiser.
         bytes_per_weight: of the compute dtype.
         quantization_bits: 4, 5, 6, 8 or None.
         is_staged: see `MemoryPlan`.
@@ -112,6 +116,7 @@ def plan_memory(
     else:
         latents = pixels // model.size_multiple**2
         denoising = latents * batch * model.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight
+    denoising += int(denoising * _CONTROL_SHARE * len(controls))
     # Decoders compute in float32 (halves overflow there), large pictures in tiles.
     policy = MemoryPolicy.for_machine() if policy is None else policy
     tile_pixels = min(pixels, policy.decode_side**2)
@@ -125,6 +130,12 @@ def plan_memory(
         )
         for name in model.components
     }
+    if controls:
+        sizes = (
+            _weights_bytes(control.tensors(), bytes_per_weight, None, sensitive_layers=())
+            for control in {control.path: control for control in controls}.values()
+        )
+        weights["controlnet"] = sum(sizes)
     return MemoryPlan(weights, denoising, decoding, is_staged, upscaling_bytes)
 
 

@@ -204,6 +204,7 @@ def _check_options(request: GenerationRequest) -> None:
         "strength": config.strength is not None,
         "mask": config.mask is not None,
         "references": bool(config.references),
+        "controls": bool(config.controls),
         "loras": bool(config.loras),
         "embeddings": bool(config.embeddings),
         "guidance_rescale": config.guidance_rescale is not None,

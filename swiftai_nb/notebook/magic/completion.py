@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from swiftai_nb.core.control import KINDS
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, SIZE_WORDS, Option
 
 ENGINES = ("auto", "local", "cloud", "openai")
@@ -109,6 +110,7 @@ class Completer:
             "schedulers": self._samplers,
             "engines": self._engines,
             "sizes": lambda: SIZE_WORDS,
+            "controls": lambda: [f"{kind}=" for kind in KINDS],
             "pictures": lambda: self._variables(is_picture),
             "executors": lambda: self._variables(is_executor),
             "upscalers": self._upscalers,

@@ -47,6 +47,7 @@ def _request_rows(plan: GenerationPlan) -> list[tuple[str, str]]:
         ("filled in", _filled_in(plan)),
         ("negative prompt", request.negative_prompt or ""),
         ("reference pictures", str(len(request.config.references) or "")),
+        ("control", "; ".join(control.describe() for control in request.config.controls)),
         ("engine", request.engine + provider),
         ("model", f"{model} ({plan.model_name})" if plan.model_name else model),
     ]

@@ -13,6 +13,7 @@ from typing import Any
 from swiftai_nb.core.config import MAX_COUNT, MAX_SEED, LoraReference
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.prompt_syntax import SYNTAXES
+from swiftai_nb.notebook.magic.controls import ControlOption, read_control
 from swiftai_nb.notebook.magic.tokens import unquoted
 
 SIZE_WORDS = {"square": (1, 1), "portrait": (3, 4), "landscape": (4, 3), "wide": (16, 9)}
@@ -27,7 +28,7 @@ class Option:
     Args:
         name: the long form without dashes.
         kind: "flag", "int", "float", "text", "word" (no spaces expected), "size", "seeds",
-            "choice", "variable" (a Python name), "lora", "setting" (NAME=VALUE) or "axes".
+            "choice", "variable" (a Python name), "lora", "control", "setting" (NAME=VALUE) or "axes".
         help: one line.
         short: the short form, one letter, or "".
         metavar: name of the value in the help.
@@ -35,7 +36,7 @@ class Option:
         field: name in `ImagineArguments`; by default the name with underscores.
         setting: the field of `ImageGenerationConfig` it sets, or "".
         values: what completion offers: "models", "styles", "schedulers", "engines", "sizes", "pictures",
-            "executors", "upscalers", "axes", or "" for the choices.
+            "controls", "executors", "upscalers", "axes", or "" for the choices.
         is_axis: whether `--grid` can vary it.
         excludes: names of options that cannot be given with it.
         needs: name of an option it makes no sense without, or "".
@@ -98,6 +99,9 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("with", "text", "change this picture by the prompt, or take things from it; may be given "
                "several times", metavar="VAR|PATH", field="references", values="pictures", is_axis=True,
                excludes=("widget",), repeats=True),
+        Option("control", "control", "follow a picture by canny, lineart, scribble, tile, depth, pose or "
+               "a ControlNet; may be given several times", metavar="KIND=VAR|PATH[:SCALE]", field="controls",
+               values="controls", is_axis=True, excludes=("widget",), repeats=True),
         Option("embed-references", "flag", "keep the given pictures in the recipe, not only small ones",
                excludes=("widget",)),
         Option("from", "text", "the recipe of an earlier picture", metavar="VAR|PATH", field="recipe_from",
@@ -192,6 +196,7 @@ _FOREIGN_NAMES = {
     "guidance": "cfg cfg-scale guidance-scale",
     "size": "height width w ar aspect-ratio resolution",
     "image": "init-image img",
+    "control": "controlnet control-image",
     "with": "reference references edit ref",
     "negative": "no neg negative-prompt",
     "out": "output variable",
@@ -373,6 +378,10 @@ def _lora(_: Option, text: str) -> LoraReference:
         return LoraReference(text)
 
 
+def _control(_: Option, text: str) -> ControlOption:
+    return read_control(text)
+
+
 _CONVERTERS: Mapping[str, Callable[[Option, str], Any]] = {
     "int": _whole_number,
     "float": _number,
@@ -383,5 +392,6 @@ _CONVERTERS: Mapping[str, Callable[[Option, str], Any]] = {
     "size": _size,
     "seeds": _seeds,
     "lora": _lora,
+    "control": _control,
     "setting": _setting,
 }

@@ -16,6 +16,7 @@ from swiftai_nb.core.config import MAX_COUNT, ImageGenerationConfig, LoraReferen
 from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook.magic.axes import parse_axis
+from swiftai_nb.notebook.magic.controls import ControlOption
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Axis, Option, Size, suggest
 from swiftai_nb.notebook.magic.prompt import PromptText, interpolate, read_prompt
 from swiftai_nb.notebook.magic.tokens import Token, split, unquoted
@@ -44,6 +45,7 @@ class ImagineArguments:
     strength: float | None = None
     mask: str | None = None
     references: tuple[str, ...] = ()
+    controls: tuple[ControlOption, ...] = ()
     embed_references: bool = False
     recipe_from: str | None = None
     plain: bool = False

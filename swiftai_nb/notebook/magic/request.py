@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.control import RecordedControl
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
 from swiftai_nb.core.paths import user_path
@@ -283,6 +284,10 @@ def _pictures(
     pictures: dict[str, Any] = {}
     if arguments.references:
         pictures["references"] = tuple(read(text, "with") for text in arguments.references)
+    if arguments.controls:
+        pictures["controls"] = tuple(
+            control.reference(read(control.picture, "control")) for control in arguments.controls
+        )
     if arguments.image is not None:
         # A recipe's mask is of the recipe's own picture.
         pictures |= {"image": read(arguments.image, "image"), "mask": None}
@@ -299,6 +304,13 @@ def _check_start_picture(
         raise InvalidInputError(
             f"this recipe changes pictures that are not in it ({needed})",
             hint="give them in this order with --with",
+        )
+    if recipe is not None and recipe.controls and not config.controls:
+        options = " ".join(f"--control {control.option}" for control in recipe.controls)
+        needed = ", ".join(control.image_sha256[:12] for control in recipe.controls)
+        raise InvalidInputError(
+            f"this recipe is steered by pictures that are not in it (SHA-256 {needed})",
+            hint=f"give {options}",
         )
     if config.strength is None or config.image is not None:
         return
@@ -342,6 +354,8 @@ def _inexactness(recipe: Recipe, config: ImageGenerationConfig, *, session: Sess
     digests = tuple(hashlib.sha256(picture).hexdigest() for picture in config.references)
     if recipe.references_sha256 and digests != recipe.references_sha256:
         reasons.append("its --with pictures are others")
+    if recipe.controls and tuple(map(RecordedControl.of, config.controls)) != recipe.controls:
+        reasons.append("its --control options or pictures are others")
     return tuple(f"{INEXACT}: {reason}" for reason in reasons)
 
 

@@ -185,7 +185,21 @@ class Runner:
                 f"this recipe needs the LoRA {', '.join(sources)}, which is not downloaded",
                 hint="add --download to fetch it from the Hub",
             )
-        return downloads + [downloader.start_lora(source) for source in sources]
+        downloads += [downloader.start_lora(source) for source in sources]
+        if arguments.download:
+            missing = [name for request in local for name in self._missing_controls(request)]
+            downloads += [downloader.start(name) for name in dict.fromkeys(missing)]
+        return downloads
+
+    def _missing_controls(self, request: GenerationRequest) -> tuple[str, ...]:
+        from swiftai_nb.registry.controls import missing_controls
+
+        if request.engine != "mlx" or not request.config.controls:
+            return ()
+        registry = self._session.registry
+        model = request.config.model
+        info = registry.resolve(None).info if model is None else registry.find(model)
+        return missing_controls(registry, request.config.controls, info.variant)
 
     def _wait_for(self, download: Download, request: GenerationRequest) -> None:
         work = DownloadWork(download)

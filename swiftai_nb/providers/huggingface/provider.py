@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.control import refuse_controls
 from swiftai_nb.core.errors import AuthenticationError, InvalidInputError
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.image import GeneratedImage
@@ -193,6 +194,7 @@ class HuggingFaceProvider:
     def _check(self, config: ImageGenerationConfig, service: Service, task: str) -> None:
         if config.strength is not None and config.image is None:
             raise InvalidInputError("strength without image", hint="give the picture to start from as image")
+        refuse_controls(config.controls, who="the cloud")
         if service.base_url is not None:
             check_pictures(ENDPOINT, config)
         elif task == IMAGE_TO_IMAGE and service.provider != "auto":

@@ -1,0 +1,81 @@
+"""The catalog's ControlNets: a table. As in `catalog_entries`, nothing here was checked against the live Hub.
+
+An id is a family and what it follows (`core.control.KINDS`), by which `registry.controls` finds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.registry.model_info import GB, DiffusionModelInfo, ModelFile, family_settings
+
+_NOT_LIVE = "repository, size and license come from public pages and were not checked against the live Hub"
+_OPENRAIL = "free to use, also commercially, within the use restrictions of its annex A"
+_APACHE = "free to use, also commercially"
+_FP16, _PLAIN = "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A ControlNet in diffusers layout: `config.json` and one file of weights."""
+
+    id: str
+    variant: DiffusionVariant
+    what: str
+    repository: str
+    weights: str
+    gigabytes: float
+    license: str
+    license_summary: str
+
+
+_SD_15, _SDXL = DiffusionVariant.SD_15, DiffusionVariant.SDXL
+# fmt: off
+_ROWS = (
+    _Row("sd-1.5-canny", _SD_15, "edges", "lllyasviel/control_v11p_sd15_canny", _FP16, 0.7227,
+         "openrail", _OPENRAIL),
+    _Row("sd-1.5-lineart", _SD_15, "lines", "lllyasviel/control_v11p_sd15_lineart", _FP16, 0.7227,
+         "openrail", _OPENRAIL),
+    _Row("sd-1.5-scribble", _SD_15, "rough lines", "lllyasviel/control_v11p_sd15_scribble", _FP16, 0.7227,
+         "openrail", _OPENRAIL),
+    _Row("sd-1.5-tile", _SD_15, "a picture's colors without its details",
+         "lllyasviel/control_v11f1e_sd15_tile", _PLAIN, 1.4451, "openrail", _OPENRAIL),
+    _Row("sd-1.5-depth", _SD_15, "depth maps", "lllyasviel/control_v11f1p_sd15_depth", _FP16, 0.7227,
+         "openrail", _OPENRAIL),
+    _Row("sd-1.5-pose", _SD_15, "OpenPose skeletons", "lllyasviel/control_v11p_sd15_openpose", _FP16, 0.7227,
+         "openrail", _OPENRAIL),
+    _Row("sdxl-canny", _SDXL, "edges", "xinsir/controlnet-canny-sdxl-1.0", _PLAIN, 2.5021,
+         "apache-2.0", _APACHE),
+    _Row("sdxl-scribble", _SDXL, "rough lines", "xinsir/controlnet-scribble-sdxl-1.0", _PLAIN, 2.5021,
+         "apache-2.0", _APACHE),
+    _Row("sdxl-tile", _SDXL, "a picture's colors without its details", "xinsir/controlnet-tile-sdxl-1.0",
+         _PLAIN, 2.5021, "apache-2.0", _APACHE),
+    _Row("sdxl-depth", _SDXL, "depth maps", "diffusers/controlnet-depth-sdxl-1.0", _FP16, 2.5021,
+         "openrail++", _OPENRAIL),
+    _Row("sdxl-pose", _SDXL, "OpenPose skeletons", "xinsir/controlnet-openpose-sdxl-1.0", _PLAIN, 2.5021,
+         "apache-2.0", _APACHE),
+)
+# fmt: on
+
+
+def _entry(row: _Row) -> DiffusionModelInfo:
+    size_bytes = round(row.gigabytes * GB)
+    family = "Stable Diffusion 1.5" if row.variant is _SD_15 else "SDXL"
+    return DiffusionModelInfo(
+        id=row.id,
+        name=f"ControlNet {row.id.rpartition('-')[2]} for {family}",
+        **family_settings(row.variant),
+        description=f"Makes {family} follow {row.what}: --control",
+        repository=row.repository,
+        files=(ModelFile("config.json"), ModelFile(row.weights, size_bytes)),
+        size_bytes=size_bytes,
+        license=row.license,
+        license_summary=row.license_summary,
+        min_memory_bytes=8 * GB if row.variant is _SD_15 else 16 * GB,
+        kind="controlnet",
+        unconfirmed=_NOT_LIVE,
+    )
+
+
+CONTROLNETS: tuple[DiffusionModelInfo, ...] = tuple(_entry(row) for row in _ROWS)
