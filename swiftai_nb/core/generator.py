@@ -111,6 +111,8 @@ async def generate_planned(
     Raises:
         AIError: see the tree in `swiftai_nb.core.errors`.
     """
+    if plan.request.choices is not None:  # each picture has a prompt of its own
+        plan, index = plan.with_seeds((plan.request.seeds[index],)), 0
     if isinstance(generator, PlanningGenerator):
         return await generator.generate(plan, index=index, on_progress=on_progress)
     request = plan.request

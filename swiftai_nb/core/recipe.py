@@ -197,6 +197,7 @@ class Recipe:
             "Hires upscaler": None if self.hires is None else upscaler,
             "Postprocess upscale by": self.upscale,
             "Postprocess upscaler": None if self.upscale is None else upscaler,
+            "Prompt syntax": self.prompt_syntax,
             "Version": _version_text(self.versions),
             "Parameters version": None if self.clip_skip is None else recipe_metadata.PARAMETERS_VERSION,
         }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.enlargement import LANCZOS, MAX_FACTOR, MAX_HIRES
 from swiftai_nb.core.image_input import DAMAGED_EXIF
+from swiftai_nb.core.prompt_syntax import SYNTAXES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,6 +94,7 @@ def parse_parameters(text: str) -> Fields | None:
         "guidance_rescale": _number(float, values.get("CFG Rescale", values.get("CFG Rescale φ"))),
         "eta": _eta(values, notes),
         "clip_skip": _clip_skip(values),
+        "prompt_syntax": next((one for one in SYNTAXES if one == values.get("Prompt syntax")), None),
         "strength": strength,
         "notes": notes,
     }

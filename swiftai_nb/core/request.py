@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.prompt_choices import PromptChoices
 
 SEED_BOUND = 2**31  # random seeds are below it: every provider accepts them
 FALLBACK_SIZE = (512, 512)
@@ -57,6 +58,8 @@ class GenerationRequest:
         is_background: no cell waits for it; pictures of other jobs have priority.
         notes: shown to the user with the pictures.
         source_names: (SHA-256, file name) of given pictures that were read from files; recipes keep them.
+        choices: what the prompts are drawn from, by each picture's seed; `prompt` and `negative_prompt` are
+            then those of the first picture.
 
     Raises:
         InvalidInputError: the prompt is empty, there are no seeds, or one is out of range.
@@ -76,16 +79,25 @@ class GenerationRequest:
     is_background: bool = field(default=False, kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     source_names: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)
+    choices: PromptChoices | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.choices is not None and self.seeds:
+            prompt, negative = self.choices.draw(self.seeds[0])
+            object.__setattr__(self, "prompt", prompt)
+            object.__setattr__(self, "negative_prompt", negative)
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise InvalidInputError("the prompt is empty", hint="describe the picture, such as: a red apple")
         if not self.seeds:
             raise InvalidInputError("a request without seeds", hint="give one seed per picture")
         if not self.display_prompt:
             object.__setattr__(self, "display_prompt", self.prompt)
-        for index in range(len(self.seeds)):
+        for index, seed in enumerate(self.seeds):
             self.config_of(index)
+            if self.choices is not None and not self.choices.draw(seed)[0]:
+                raise InvalidInputError(
+                    f"the prompt drawn for seed {seed} is empty", hint="change its choices"
+                )
 
     @classmethod
     def of(
@@ -112,7 +124,7 @@ class GenerationRequest:
         return self.config.replace(seed=self.seeds[index])
 
     def with_seeds(self, seeds: Sequence[int]) -> GenerationRequest:
-        """The same settings for other pictures."""
+        """The same settings for other pictures; prompts with choices are drawn for them."""
         return replace(self, seeds=tuple(seeds))
 
     def with_native_size(self, native_size: tuple[int, int]) -> GenerationRequest:

@@ -6,6 +6,7 @@ by the same commands, kept in the same cache.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -93,7 +94,7 @@ def lora_info(registry: DiffusionModelRegistry, source: str) -> DiffusionModelIn
     if named is None:
         raise ModelNotFoundError(
             f"there is no LoRA file {source!r}",
-            hint="give a file, a folder, OWNER/NAME or OWNER/NAME/FILE.safetensors of the Hub",
+            hint="give a file, its name in the folder loras, or OWNER/NAME of the Hub",
         )
     known = _exact_entry(registry, source)
     if known is not None and known.kind != KIND:
@@ -126,7 +127,7 @@ def find_lora(registry: DiffusionModelRegistry, source: str) -> Path | None:
     own = user_path(source)
     named = None if own.exists() else parse_hub_lora(source)
     if named is None:
-        return own if own.exists() else None
+        return own if own.exists() else _by_name(registry, source)
     known = _exact_entry(registry, source)
     files = [f.path for f in known.files] if known is not None and known.kind == KIND else []
     wanted = next((path for path in files if path.endswith(_SUFFIX)), named.file)
@@ -138,6 +139,21 @@ def find_lora(registry: DiffusionModelRegistry, source: str) -> Path | None:
             continue
         if path in files_found:
             return snapshot / path
+    return None
+
+
+def _by_name(registry: DiffusionModelRegistry, name: str) -> Path | None:
+    """A LoRA by the name of its file: in the folder `loras` of the package's own, else in the cache."""
+    if not re.fullmatch(r"[^/\\:*?]+", name) or name.startswith("."):
+        return None
+    stem = name.removesuffix(_SUFFIX)
+    own = registry.home / "loras" / f"{stem}{_SUFFIX}"
+    if own.is_file():
+        return own
+    for known in registry.custom_models:
+        stems = [PurePosixPath(file.path).stem for file in known.files if file.path.endswith(_SUFFIX)]
+        if known.kind == KIND and known.repository is not None and stem in (*stems, known.id.split("/")[-1]):
+            return find_lora(registry, known.id)
     return None
 
 

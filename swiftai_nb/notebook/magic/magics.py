@@ -61,6 +61,11 @@ class Imagine(Magics):  # type: ignore[misc]
     styles = Dict(
         value_trait=Unicode(), key_trait=Unicode(), help='Your own styles: {"mine": "a sketch of {prompt}"}.'
     ).tag(config=True)
+    wildcards = Unicode(
+        None,
+        allow_none=True,
+        help="Folder of text files, one line of which is drawn for __name__ in a prompt.",
+    ).tag(config=True)
     save = Unicode(None, allow_none=True, help="Also save every picture: a path with {seed}, {n}, ...").tag(
         config=True
     )
@@ -163,6 +168,7 @@ class Imagine(Magics):  # type: ignore[misc]
             plain=self.plain,
             embed_references={"all": True, "none": False}.get(self.embed_references),
             styles=self.styles,
+            wildcards=self.wildcards,
         )
 
     def _parse(self, line: str, cell: str, variables: Mapping[str, Any]) -> ImagineArguments:

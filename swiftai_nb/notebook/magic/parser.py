@@ -14,6 +14,7 @@ from typing import Any
 
 from swiftai_nb.core.config import MAX_COUNT, ImageGenerationConfig, LoraReference, checked_int
 from swiftai_nb.core.errors import AIError, InvalidInputError
+from swiftai_nb.core.prompt_syntax import take_lora_tags
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook.magic.axes import parse_axis
 from swiftai_nb.notebook.magic.controls import ControlOption
@@ -34,6 +35,7 @@ class ImagineArguments:
 
     Args:
         prompt: what to draw; may be empty with `recipe_from`, `widget` or a prompt axis.
+        pasted_loras: those of "<lora:…>" in a prompt that was pasted with its settings.
         settings: a recipe pasted with the prompt; options override it.
         given: names of the options that were typed.
     """
@@ -61,6 +63,7 @@ class ImagineArguments:
     size: Size | None = None
     scheduler: str | None = None
     loras: tuple[LoraReference, ...] = ()
+    pasted_loras: tuple[LoraReference, ...] = ()
     embeddings: tuple[str, ...] = ()
     guidance_rescale: float | None = None
     eta: float | None = None
@@ -124,10 +127,19 @@ def parse(line: str, body: str = "", *, variables: Mapping[str, Any] | None = No
     if not any(option.name == "raw" for option in values):
         variables = {} if variables is None else variables
         values = {option: _interpolated(option, texts, variables) for option, texts in values.items()}
-        prompt, text = interpolate(prompt, variables), interpolate(text, variables)
+        prompt, text = (interpolate(_escaped_choices(part), variables) for part in (prompt, text))
     arguments = _build(read_prompt(f"{prompt}\n{text}"), values)
     _check(arguments)
     return arguments
+
+
+def _limited(scale: float) -> float:
+    return min(max(scale, -10.0), 10.0)
+
+
+def _escaped_choices(text: str) -> str:
+    """Doubled braces are text, also with a bar inside: they get backslashes, which choices take off."""
+    return re.sub(r"\{\{([^{}]*\|[^{}]*)\}\}", r"\\{\1\\}", text)
 
 
 def _split_body(body: str) -> tuple[list[str], str]:
@@ -238,7 +250,15 @@ def _build(text: PromptText, values: dict[Option, list[str]]) -> ImagineArgument
     if text.negative is not None:
         result["negative"] = ", ".join(part for part in (result.get("negative"), text.negative) if part)
     given = frozenset(option.name for option in values)
-    return ImagineArguments(prompt=text.prompt, settings=text.settings, given=given, **result)
+    prompt, tags = (text.prompt, []) if result.get("raw") else take_lora_tags(text.prompt)
+    if tags:
+        is_pasted = text.settings is not None
+        name = "pasted_loras" if is_pasted else "loras"
+        references = (
+            LoraReference(source, _limited(scale) if is_pasted else scale) for source, scale in tags
+        )
+        result[name] = (*result.get(name, ()), *references)
+    return ImagineArguments(prompt=prompt, settings=text.settings, given=given, **result)
 
 
 def _converted(option: Option, texts: list[str]) -> Any:

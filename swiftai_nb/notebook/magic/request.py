@@ -19,7 +19,7 @@ from swiftai_nb.core.request import INEXACT, GenerationRequest, make_seeds
 from swiftai_nb.core.sources import digest_of
 from swiftai_nb.notebook.magic.options import Size
 from swiftai_nb.notebook.magic.parser import ImagineArguments
-from swiftai_nb.notebook.magic.prompt import find_style
+from swiftai_nb.notebook.magic.request_prompts import find_typed_choices, styled_prompts, with_pasted_loras
 from swiftai_nb.notebook.session import Session
 
 _WITHOUT_PROVIDER = ("local", "mlx", "openai")
@@ -44,6 +44,7 @@ class Defaults:
         plain: add nothing to prompts.
         embed_references: which pictures recipes keep: None small ones, True all, False none.
         styles: the user's own styles, name -> template.
+        wildcards: folder of text files for `__name__`; None is `wildcards` in the package's own folder.
     """
 
     model: str | None = None
@@ -59,6 +60,7 @@ class Defaults:
     plain: bool = False
     embed_references: bool | None = None
     styles: Mapping[str, str] = field(default_factory=dict)
+    wildcards: str | None = None
 
 
 def build_request(
@@ -78,7 +80,9 @@ def build_request(
     provider = arguments.provider or (None if engine_name in _WITHOUT_PROVIDER else defaults.provider)
     named = next((m for m in (arguments.model, recipe and recipe.model, defaults.model) if m), None)
     engine = session.choose_engine(engine_name, provider=provider, model=named)
-    prompt, negative_prompt = _prompts(arguments, recipe, defaults)
+    prompt, negative_prompt = styled_prompts(
+        arguments, recipe, styles=defaults.styles, negative=defaults.negative
+    )
     model, notes = _model(arguments, recipe, defaults, engine=engine, session=session)
     if engine_name == "auto" and provider is None and (cloud_note := session.cloud_note(engine)) is not None:
         notes += (cloud_note,)
@@ -93,6 +97,11 @@ def build_request(
         **({} if size is None else {"width": size.width, "height": size.height}),
         **pictures,
     )
+    prompt, config, tag_notes = with_pasted_loras(prompt, config, arguments, recipe, session=session)
+    choices, choice_notes = find_typed_choices(
+        arguments, prompt, negative_prompt, folder=defaults.wildcards, session=session
+    )
+    notes += tag_notes + choice_notes
     seeds = _seeds(arguments, recipe)
     _check_start_picture(config, recipe, arguments)
     is_cloud = session.is_cloud(engine)
@@ -114,6 +123,7 @@ def build_request(
         bill_to=(arguments.bill_to or defaults.bill_to) if is_cloud else None,
         display_prompt=arguments.prompt or prompt,
         aspect_ratio=None if size is None else size.aspect_ratio,
+        choices=choices,
         expected_revision=expected_revision,
         is_background=arguments.background,
         notes=notes,
@@ -174,19 +184,6 @@ def _named(text: str, variables: Mapping[str, Any], *, option: str) -> Any:
     if user_path(text).exists():
         return text
     raise InvalidInputError(f"--{option} {text}: there is neither a variable nor a file of that name")
-
-
-def _prompts(
-    arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults
-) -> tuple[str, str | None]:
-    prompt, negative = arguments.prompt, arguments.negative
-    if recipe is not None:
-        prompt = prompt or recipe.prompt
-        negative = recipe.negative_prompt if negative is None else negative
-    negative = defaults.negative if negative is None else negative
-    if arguments.style is not None:
-        prompt, negative = find_style(arguments.style, defaults.styles).apply(prompt, negative)
-    return prompt, negative
 
 
 def _filled_in(
