@@ -246,11 +246,16 @@ class Session:
         generator = self.generator(engine, provider=request.provider)
         request = replace(request, engine=engine)
         if isinstance(generator, PlanningGenerator):
-            return generator.plan(request)
+            return self._with_destination(generator.plan(request))
         if engine == "mlx" or (model is not None and self.runs_catalog_models(engine)):
             info = self.registry.resolve(model).info
             return GenerationPlan.of(request, native_size=info.default_resolution)
-        return GenerationPlan.of(request)
+        return self._with_destination(GenerationPlan.of(request))
+
+    def _with_destination(self, plan: GenerationPlan) -> GenerationPlan:
+        """The plan of a cloud provider that does not say where it sends things, with its name."""
+        engine = plan.request.engine
+        return plan if plan.destination or not self.is_cloud(engine) else replace(plan, destination=engine)
 
     def plan_all(self, requests: Sequence[GenerationRequest]) -> list[GenerationPlan]:
         """One plan for each request; requests that differ in their seeds alone are planned once.

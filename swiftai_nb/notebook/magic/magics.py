@@ -48,7 +48,9 @@ class Imagine(Magics):  # type: ignore[misc]
     engine = Unicode("auto", help="auto, local, cloud, or a provider's name.").tag(config=True)
     provider = Unicode(None, allow_none=True, help="Cloud provider, such as fal-ai.").tag(config=True)
     base_url = Unicode(None, allow_none=True, help="Server of --engine openai.").tag(config=True)
-    bill_to = Unicode(None, allow_none=True, help="Organization that pays for the cloud.").tag(config=True)
+    bill_to = Unicode(None, allow_none=True, help="Organization that pays for --engine cloud.").tag(
+        config=True
+    )
     steps = Int(None, allow_none=True, help="Denoising steps.").tag(config=True)
     guidance = Float(None, allow_none=True, help="Prompt strength (CFG).").tag(config=True)
     size = Unicode(None, allow_none=True, help="WxH, square, portrait, landscape or wide.").tag(config=True)

@@ -35,7 +35,7 @@ class Defaults:
         engine: "auto", "local", "cloud" or a provider's name.
         provider: the cloud provider.
         base_url: the server of `--engine openai`.
-        bill_to: the organization that pays for the cloud.
+        bill_to: the organization that pays for `--engine cloud`.
         steps: None is the model's own.
         guidance: None is the model's own.
         size: "WxH" or a word, parsed; None is the model's own.
@@ -120,7 +120,7 @@ def build_request(
         engine=engine,
         provider=provider if is_cloud else None,
         base_url=_base_url(arguments, defaults, engine=engine),
-        bill_to=(arguments.bill_to or defaults.bill_to) if is_cloud else None,
+        bill_to=arguments.bill_to or (defaults.bill_to if engine == "huggingface" else None),
         display_prompt=arguments.prompt or prompt,
         aspect_ratio=None if size is None else size.aspect_ratio,
         choices=choices,

@@ -49,6 +49,9 @@ HTTP_CLASSES: dict[str, Rule] = {
     "ConnectError": Rule(
         NetworkError, "cannot reach {provider}", "check your connection, or work locally: --engine local"
     ),
+    "FileNotFoundError": Rule(
+        NetworkError, "a file of certificates is missing{reason}", "check SSL_CERT_FILE and SSL_CERT_DIR"
+    ),
     "InvalidURL": BAD_ADDRESS,
     "UnsupportedProtocol": BAD_ADDRESS,
     "NetworkError": BROKEN_CONNECTION,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import ipaddress
 import json
 import math
 from collections.abc import Callable, Collection
@@ -22,11 +23,30 @@ FETCH_ATTEMPTS = 3  # fetching a picture again costs nothing
 FETCH_PAUSE_S = 0.5
 
 
-def http_client(timeout_s: float, **options: Any) -> Any:
-    """An `httpx.AsyncClient` (httpx2's with huggingface_hub 2) for one call; follows no redirects."""
+def http_client(timeout_s: float, *, url: str) -> Any:
+    """An `httpx.AsyncClient` (httpx2's with huggingface_hub 2) for one call; follows no redirects.
+
+    Args:
+        timeout_s: seconds.
+        url: what is called first; for a server on this machine no proxy is used.
+    """
     httpx = httpx_module()
     timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
-    return httpx.AsyncClient(timeout=timeout, **options)
+    return httpx.AsyncClient(timeout=timeout, trust_env=not is_on_this_machine(url))
+
+
+def is_on_this_machine(url: str) -> bool:
+    """Whether an address is this machine's own."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def sendable(text: str) -> str:
+    """`text` with surrogates that no request can hold (half of an emoji) replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def httpx_module() -> Any:

@@ -67,11 +67,11 @@ def is_transparent(picture: Image) -> bool:
     return isinstance(lowest, (int, float)) and lowest < 255
 
 
-def to_jpeg_preview(data: bytes) -> bytes | None:
-    """A partial picture as JPEG bytes; None when it cannot be read."""
+def to_jpeg_preview(text: Any, provider: str) -> bytes | None:
+    """A partial picture in base64 as JPEG bytes; None when it cannot be read."""
     with contextlib.suppress(AIError):
         buffer = io.BytesIO()
-        picture = to_pil(data)
+        picture = to_pil(decode_base64(text, provider))
         picture.thumbnail((512, 512))
         picture.save(buffer, "JPEG", quality=80)
         return buffer.getvalue()

@@ -142,7 +142,7 @@ class HubCall(CloudCall):
         plan, route = self._plan, self._route
         self._is_accepted = False
         request = await asyncio.to_thread(build_request, plan, route, self.seed)
-        async with http_client(plan.timeout_s) as client:
+        async with http_client(plan.timeout_s, url=request.url) as client:
             response = await send(
                 client,
                 "POST",

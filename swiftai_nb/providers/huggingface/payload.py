@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.providers.cloud.http import sendable
 from swiftai_nb.providers.cloud.pictures import upload
 from swiftai_nb.providers.huggingface.hub import IMAGE_TO_IMAGE, Route
 
@@ -101,16 +102,16 @@ def build_request(plan: HubPlan, route: Route, seed: int) -> Any:
     mapping = _mapping(route, service.base_url)
     helper._prepare_mapping_info = lambda model: mapping
     parameters: dict[str, Any] = {
-        "negative_prompt": request.negative_prompt,
+        "negative_prompt": None if request.negative_prompt is None else sendable(request.negative_prompt),
         "num_inference_steps": plan.steps,
         "guidance_scale": plan.guidance_scale,
         "scheduler": plan.scheduler,
         "seed": seed,
     }
-    inputs: Any = request.prompt
+    inputs: Any = sendable(request.prompt)
     if route.task == IMAGE_TO_IMAGE:
+        parameters = {"prompt": inputs, **parameters, **_picture_parameters(plan, route.provider)}
         inputs = MimeBytes(*upload(pictures_of(request.config)[0]))
-        parameters = {"prompt": request.prompt, **parameters, **_picture_parameters(plan, route.provider)}
     else:
         parameters |= {"width": plan.width, "height": plan.height}
     prepared = helper.prepare_request(

@@ -121,8 +121,8 @@ class OpenAICall(CloudCall):
     async def _ask(self, body: Body) -> tuple[bytes, Any, Any]:
         """The encoded picture, the response, and its JSON."""
         plan, server = self._plan, self._plan.server
-        async with http.http_client(plan.timeout_s) as client:
-            url = f"{server.base_url}/images/{body.route}"
+        url = f"{server.base_url}/images/{body.route}"
+        async with http.http_client(plan.timeout_s, url=url) as client:
             request = client.build_request("POST", url, headers=server.headers, **body.content)
             response = await client.send(request, stream=True)
             try:
@@ -152,8 +152,7 @@ class OpenAICall(CloudCall):
         async for event in _events(response, self.provider):
             kind = str(event.get("type", ""))
             if kind.endswith(".partial_image"):
-                data = decode_base64(event.get("b64_json"), self.provider)
-                preview = await asyncio.to_thread(to_jpeg_preview, data)
+                preview = await asyncio.to_thread(to_jpeg_preview, event.get("b64_json"), self.provider)
                 self.enter(GenerationStage.DENOISING, self.provider, preview=preview)
             elif kind.endswith(".completed") or "data" in event:
                 self.enter(GenerationStage.RECEIVING, self.provider)

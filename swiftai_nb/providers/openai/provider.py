@@ -83,7 +83,7 @@ class OpenAIImagesProvider:
         self._past_s: dict[tuple[str, str | None], float] = {}
 
     def __repr__(self) -> str:
-        return f"<OpenAIImagesProvider {self._server().name} model={self.model}>"
+        return f"<OpenAIImagesProvider base_url={self.base_url} model={self.model}>"
 
     @property
     def is_available(self) -> bool:

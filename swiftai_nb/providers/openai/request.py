@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil
+from swiftai_nb.providers.cloud.http import sendable
 from swiftai_nb.providers.cloud.pictures import upload
 from swiftai_nb.providers.openai.server import SD_CPP_MODEL, Server, is_openai_model
 
@@ -106,7 +107,9 @@ def mask_for_edits(mask: bytes, size: tuple[int, int]) -> bytes:
 
 def _fields(plan: OpenAIPlan, *, model: str | None, seed: int, models: list[str]) -> dict[str, Any]:
     request, strict = plan.request, is_strict(plan.server, model)
-    fields: dict[str, Any] = {"prompt": request.prompt, "n": 1}
+    prompt = sendable(request.prompt)
+    negative_prompt = None if request.negative_prompt is None else sendable(request.negative_prompt)
+    fields: dict[str, Any] = {"prompt": prompt, "n": 1}
     if model is not None:
         fields["model"] = model
     if plan.width is not None and plan.height is not None:
@@ -115,14 +118,14 @@ def _fields(plan: OpenAIPlan, *, model: str | None, seed: int, models: list[str]
         fields |= {"stream": True, "partial_images": plan.partial_images}
     if SD_CPP_MODEL in (model, *models):
         # Before the prompt, so that a block in a prompt from elsewhere is not the one that is read.
-        block = json.dumps(_sd_cpp(plan, seed), separators=(",", ":"))
-        fields["prompt"] = f"<sd_cpp_extra_args>{block}</sd_cpp_extra_args>{request.prompt}"
+        block = json.dumps(_sd_cpp(plan, seed, negative_prompt), separators=(",", ":"))
+        fields["prompt"] = f"<sd_cpp_extra_args>{block}</sd_cpp_extra_args>{prompt}"
     elif not strict:
         own = {
             "seed": seed,
             "num_inference_steps": plan.steps,
             "guidance_scale": plan.guidance_scale,
-            "negative_prompt": request.negative_prompt,
+            "negative_prompt": negative_prompt,
             "strength": plan.strength,
         }
         fields |= {"response_format": "b64_json"}
@@ -130,7 +133,7 @@ def _fields(plan: OpenAIPlan, *, model: str | None, seed: int, models: list[str]
     return fields | dict(request.config.extra_body or {})
 
 
-def _sd_cpp(plan: OpenAIPlan, seed: int) -> dict[str, Any]:
+def _sd_cpp(plan: OpenAIPlan, seed: int, negative_prompt: str | None) -> dict[str, Any]:
     """The block that stable-diffusion.cpp's server reads, see its examples/server/api.md."""
     sampling = {
         "sample_steps": plan.steps,
@@ -139,7 +142,7 @@ def _sd_cpp(plan: OpenAIPlan, seed: int) -> dict[str, Any]:
     }
     block = {
         "seed": seed,
-        "negative_prompt": plan.request.negative_prompt,
+        "negative_prompt": negative_prompt,
         "strength": plan.strength,
         "clip_skip": plan.request.config.clip_skip,
         "sample_params": {name: value for name, value in sampling.items() if value is not None} or None,

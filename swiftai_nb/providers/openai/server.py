@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import ipaddress
 import json
 import os
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.providers.cloud.http import http_client, is_web_address, send
+from swiftai_nb.providers.cloud.http import http_client, is_on_this_machine, is_web_address, send
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-image-2.5-flare"
@@ -42,7 +41,7 @@ class Server:
 
     @property
     def name(self) -> str:
-        """Host and port, without a user's name or password."""
+        """Host and port."""
         address = urlsplit(self.base_url)
         return f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
 
@@ -54,7 +53,7 @@ class Server:
     @property
     def is_on_this_machine(self) -> bool:
         """Whether nothing leaves this machine."""
-        return _is_loopback(urlsplit(self.base_url).hostname or "")
+        return is_on_this_machine(self.base_url)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -79,10 +78,16 @@ def checked_base_url(url: str) -> str:
             "base_url is not an http or https address", hint="such as http://127.0.0.1:1234/v1"
         )
     address = urlsplit(url.strip())
+    if address.username or address.password or address.query:
+        # They would show in logs of the HTTP client.
+        raise InvalidInputError(
+            "base_url holds a user name, a password or a query",
+            hint="give the address alone; a key goes into the keyring or into api_key",
+        )
     path = address.path.rstrip("/")
     for ending in ("/images/generations", "/images/edits", "/models"):
         path = path.removesuffix(ending)
-    return urlunsplit((address.scheme, address.netloc, path or "/v1", address.query, ""))
+    return urlunsplit((address.scheme, address.netloc, path or "/v1", "", ""))
 
 
 def default_base_url() -> str:
@@ -118,8 +123,9 @@ async def fetch_models(server: Server) -> list[str]:
     Raises:
         Exception: httpx's, for a server that cannot be reached.
     """
-    async with http_client(MODELS_TIMEOUT_S) as client:
-        response = await send(client, "GET", f"{server.base_url}/models", headers=server.headers)
+    url = f"{server.base_url}/models"
+    async with http_client(MODELS_TIMEOUT_S, url=url) as client:
+        response = await send(client, "GET", url, headers=server.headers)
     if not response.is_success:
         return []
     try:
@@ -148,10 +154,3 @@ def _key_of_keyring(host: str) -> str | None:
     except Exception:  # noqa: BLE001 (a locked or broken keyring is one without a key)
         return None
     return found or None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -64,7 +64,9 @@ def test_base64_that_is_none(text: object) -> None:
 
 
 def test_a_partial_picture_is_a_small_jpeg_or_nothing() -> None:
-    preview = to_jpeg_preview(encoded(Image.new("RGBA", (1024, 512))))
+    text = base64.b64encode(encoded(Image.new("RGBA", (1024, 512)))).decode()
+    preview = to_jpeg_preview(text, "acme")
     assert preview is not None
     assert Image.open(io.BytesIO(preview)).size == (512, 256)
-    assert to_jpeg_preview(b"half of") is None
+    assert to_jpeg_preview(text[:80], "acme") is None
+    assert to_jpeg_preview(None, "acme") is None

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -356,3 +357,25 @@ def test_the_plan_says_where_everything_goes() -> None:
     assert HuggingFaceProvider(base_url="https://me:pw@own.example/x").plan("a fox").sends == (
         "the prompt, to own.example"
     )
+
+
+def test_half_an_emoji_in_a_prompt_is_replaced(cloud: CloudServer) -> None:
+    generate(provider(provider="fal-ai"), "a \ud83e", config=ImageGenerationConfig(references=[START]))
+    assert sent(cloud)["prompt"] == "a \ufffd"
+
+
+def test_tokens_and_pictures_are_in_no_log(cloud: CloudServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    for name in EDITORS:
+        generate(provider(provider=name), config=ImageGenerationConfig(references=[START]))
+    assert TOKEN not in caplog.text
+    assert "iVBOR" not in caplog.text
+
+
+def test_a_missing_file_of_certificates_is_named(
+    cloud: CloudServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+    with pytest.raises(errors.NetworkError, match="certificates") as caught:
+        generate(HuggingFaceProvider(base_url="https://own.example/x"))
+    assert "SSL_CERT_FILE" in (caught.value.hint or "")

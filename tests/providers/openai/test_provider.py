@@ -518,7 +518,7 @@ def test_bill_to_is_openais_organization(server: ImagesServer) -> None:
 
 def test_the_plan_says_where_everything_goes_and_what_it_costs() -> None:
     config = ImageGenerationConfig(image=START, references=[OTHER])
-    local = OpenAIImagesProvider("http://me:pw@127.0.0.1:1234/v1").plan("a fox", config)
+    local = OpenAIImagesProvider("http://127.0.0.1:1234/v1").plan("a fox", config)
     assert local.sends == "the prompt and 2 pictures, to 127.0.0.1:1234 (this machine)"
     assert local.cost == ""
     plan = OpenAIImagesProvider(api_key=KEY).plan("a fox")
@@ -534,3 +534,49 @@ def test_pictures_given_as_words_take_the_models_own_size() -> None:
     assert plan.height is not None
     assert 900_000 < plan.width * plan.height < 1_100_000
     assert plan.width % 16 == plan.height % 16 == 0
+
+
+@pytest.mark.parametrize("url", ["http://me:pw@127.0.0.1:1/v1", "https://x.example/v1?key=secret"])
+def test_secrets_in_an_address_would_show_in_logs_and_are_refused(url: str) -> None:
+    with pytest.raises(errors.InvalidInputError) as caught:
+        OpenAIImagesProvider(url)
+    assert "secret" not in str(caught.value)
+    assert "pw" not in caught.value.message.replace("password", "")
+
+
+def test_keys_and_pictures_are_in_no_log(server: ImagesServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    generate(provider(server, api_key=KEY), config=ImageGenerationConfig(references=[START]))
+    server.default = Reply(500, json.dumps({"error": {"message": f"{KEY} failed"}}).encode())
+    with pytest.raises(AIError):
+        generate(provider(server, api_key=KEY))
+    assert KEY not in caplog.text
+    assert "iVBOR" not in caplog.text
+
+
+def test_half_an_emoji_in_a_prompt_is_replaced(server: ImagesServer) -> None:
+    config = ImageGenerationConfig(references=[START])
+    generate(provider(server), "a fox \ud83e", negative_prompt="\udd8a")
+    generate(provider(server), "a fox \ud83e", config=config)
+    assert [post.fields["prompt"] for post in server.posts] == ["a fox \ufffd"] * 2
+
+
+def test_a_proxy_is_not_used_for_this_machine(server: ImagesServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert generate(provider(server)).width == 64
+
+
+def test_a_broken_partial_picture_does_not_lose_the_final_one(server: ImagesServer) -> None:
+    broken = {"type": "image_generation.partial_image", "b64_json": 7}
+    server.default = Reply(events=[broken, {**partial(0), "b64_json": "AAAA"}, completed()])
+    assert generate(provider(server, partial_images=2)).width == 64
+
+
+def test_an_address_in_the_environment_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "nonsense")
+    assert repr(OpenAIImagesProvider())
+    with pytest.raises(errors.InvalidInputError, match="base_url"):
+        OpenAIImagesProvider().plan("a fox")
