@@ -10,9 +10,8 @@ from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.control import KINDS, ControlReference, RecordedControl
-from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError, UnsupportedModelError
+from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
-from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.recipe import Recipe, join_prompt
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.core.sources import source_pictures
@@ -27,6 +26,7 @@ from swiftai_nb.model_files.families import INSTRUCT_PIX2PIX
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.samplers import uses_eta
+from swiftai_nb.providers.adapters import embedding_files, with_distilled_lora
 from swiftai_nb.providers.enlargement import Enlargement, plan_enlargement
 from swiftai_nb.providers.sizes import picture_size, reference_sizes
 from swiftai_nb.registry.model_info import ResolvedModel
@@ -166,15 +166,12 @@ def make_plan(
     for files, control in zip(control_files, request.config.controls, strict=True):
         check_control(files, model)
         control.check_picture()
-    request = request.with_native_size(native_size)
+    request, lora_notes = with_distilled_lora(request.with_native_size(native_size), model)
     config = request.config
     width, height = picture_size(config, native_size, model, references=references)
     model.check_size(width, height)
     guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
-    if _embeddings(config) and model.is_flow:
-        raise InvalidInputError(
-            f"{model.family.name} takes no textual inversion", hint="use it with Stable Diffusion or SDXL"
-        )
+    embedding_files(config, model)
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
     dtype = "float32" if device == "cpu" else "bfloat16" if model.is_flow else "float16"
     scheduler = defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler)
@@ -200,6 +197,7 @@ def make_plan(
             note
             for note in (
                 resolved.note,
+                *lora_notes,
                 _strength_note(steps, strength),
                 *_sampling_notes(config, scheduler, is_rescaled, model=model),
                 *larger.notes,
@@ -281,22 +279,9 @@ def model_files(plan: LocalPlan) -> ModelFiles:
         str(plan.folder),
         quantization_bits=plan.load_bits,
         loras=plan.loras,
-        embeddings=tuple(str(path) for path in _embeddings(plan.request.config)),
+        embeddings=embedding_files(plan.request.config),
         more_folders=tuple(str(folder) for folder in plan.resolved.more_folders),
     )
-
-
-def _embeddings(config: ImageGenerationConfig) -> list[Path]:
-    """The files of textual inversions: the engine's working directory is not the kernel's.
-
-    Raises:
-        ModelNotFoundError: one is not there.
-    """
-    paths = [user_path(source).absolute() for source in config.embeddings]
-    for path in paths:
-        if not path.is_file():
-            raise ModelNotFoundError(f"there is no embedding {path}", hint="give a safetensors file")
-    return paths
 
 
 def make_recipe(
