@@ -220,9 +220,12 @@ class GenerationPlan:
         if not self.destination:
             return ""
         config = self.request.config
-        count = sum(one is not None for one in (config.image, config.mask)) + len(config.references)
-        pictures = "" if count == 0 else f" and {count} picture{'s' if count > 1 else ''}"
-        return f"the prompt{pictures}, to {self.destination}"
+        count = len(config.references)
+        parts = ["the prompt"]
+        parts += [] if config.image is None else ["the start picture"]
+        parts += [] if config.mask is None else ["the mask"]
+        parts += [] if count == 0 else [f"{count} reference picture{'s' if count > 1 else ''}"]
+        return f"{' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}, to {self.destination}"
 
     @property
     def memory(self) -> str:

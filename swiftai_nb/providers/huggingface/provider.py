@@ -31,7 +31,7 @@ _SENT = frozenset(
     {"model", "width", "height", "steps", "guidance_scale", "seed", "scheduler", "extra_body"}
     | {"image", "mask", "references", "strength"}
 )
-_WITHOUT_EFFECT = frozenset({"steps_factor", "preview"})
+_WITHOUT_EFFECT = frozenset({"steps_factor", "preview", "filled_in"})
 
 
 class HuggingFaceProvider:

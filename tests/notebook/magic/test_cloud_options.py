@@ -96,7 +96,7 @@ def test_a_provider_is_refused_for_a_server(shell: Any) -> None:
 def test_dry_run_says_what_goes_where_and_sends_nothing(shell: Any, server: ImagesServer) -> None:
     shell.user_ns["fox"] = Image.new("RGB", (64, 64))
     plan = imagine(shell, f"a hat --dry-run --with fox --engine openai --base-url {server.origin} -n 2")
-    assert plan["sent"] == f"the prompt and 1 picture, to {server.origin[7:]} (this machine)"
+    assert plan["sent"] == f"the prompt and 1 reference picture, to {server.origin[7:]} (this machine)"
     assert server.sent == []
     plan = imagine(shell, "a hat --dry-run --engine openai --base-url https://images.example -n 2")
     assert plan["sent"] == "the prompt, to images.example"

@@ -74,7 +74,7 @@ def test_the_first_picture_is_asked_about_as_well(cloud: CloudServer, page: Page
     wait_until(lambda: len(page.widget.images) == 1)
     page.widget.references = [Image.new("RGB", (64, 64))]
     page.request("generate", settings=FORM)
-    assert page.messages[-1] == "this sends the prompt and 1 picture, to 127.0.0.1"
+    assert page.messages[-1] == "this sends the prompt and 1 reference picture, to 127.0.0.1"
     assert len(cloud.requests) == 1
 
 

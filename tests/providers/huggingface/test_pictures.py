@@ -352,7 +352,10 @@ def test_strength_needs_a_start_picture() -> None:
 def test_the_plan_says_where_everything_goes() -> None:
     request = GenerationRequest.of("a fox", ImageGenerationConfig(image=START, mask=MASK))
     plan = provider(provider="fal-ai", bill_to="acme").plan(request)
-    assert plan.sends == "the prompt and 2 pictures, to fal-ai through Hugging Face, billed to acme"
+    assert (
+        plan.sends
+        == "the prompt, the start picture and the mask, to fal-ai through Hugging Face, billed to acme"
+    )
     assert TOKEN not in repr(plan)
     assert HuggingFaceProvider(base_url="https://me:pw@own.example/x").plan("a fox").sends == (
         "the prompt, to own.example"

@@ -519,7 +519,10 @@ def test_bill_to_is_openais_organization(server: ImagesServer) -> None:
 def test_the_plan_says_where_everything_goes_and_what_it_costs() -> None:
     config = ImageGenerationConfig(image=START, references=[OTHER])
     local = OpenAIImagesProvider("http://127.0.0.1:1234/v1").plan("a fox", config)
-    assert local.sends == "the prompt and 2 pictures, to 127.0.0.1:1234 (this machine)"
+    assert (
+        local.sends
+        == "the prompt, the start picture and 1 reference picture, to 127.0.0.1:1234 (this machine)"
+    )
     assert local.cost == ""
     plan = OpenAIImagesProvider(api_key=KEY).plan("a fox")
     assert plan.sends == "the prompt, to api.openai.com"
