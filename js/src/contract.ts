@@ -243,7 +243,7 @@ export interface Preview {
 
 export type Request =
   | { kind: "init" | "load_more" }
-  /** With `picture_id` it starts from that picture instead of the form's. */
+  /** With `picture_id` it starts from that picture instead of the form's pictures in; "": from none. */
   | { kind: "generate"; request_id: string; settings: Settings; picture_id?: string }
   | { kind: "plan"; request_id: string; settings: Settings }
   | { kind: "cancel"; job_id: string; request_id: string }

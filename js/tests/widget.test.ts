@@ -695,6 +695,18 @@ test("Variations starts four pictures from this one and leaves the form alone", 
   expect(card.host.traits.prompt).toBe("something else");
 });
 
+test("Remix starts from what the picture was made from, never from another start picture", async () => {
+  const child = picture({ id: "2", parent: "1", strength: 0.4 });
+  const card = mount({ pictures: [picture(), child], inputs: [start] });
+  await card.click("Remix");
+  expect(card.host.sentOf("generate")[0]).toMatchObject({ picture_id: "1", settings: { strength: 0.4 } });
+  await card.click("a fox, seed 7");
+  card.host.traits.jobs = [];
+  const plainPicture = mount({ pictures: [picture()], inputs: [start] });
+  await plainPicture.click("Remix");
+  expect(plainPicture.host.sentOf("generate")[0]?.picture_id).toBe("");
+});
+
 test("favorites are marked, filtered and searched; Delete asks once more", async () => {
   const names = ["a fox", "a cat", "a fox at night", "a dog"];
   const pictures = names.map((prompt, at) =>

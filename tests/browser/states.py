@@ -2,7 +2,8 @@
 
     python -m tests.browser.states [FOLDER]
 
-They go to build/screenshots/states, or to FOLDER; look at them before you commit what makes them.
+They go to build/screenshots/states, or to FOLDER; a sheet of each look goes to docs/images. Look at them before
+you commit what makes them.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from tests.browser.conftest import SCREENSHOTS, _launch
-from tests.browser.jupyter import JupyterServer, NotebookPage, write_notebook
+from tests.browser.jupyter import PROJECT, JupyterServer, NotebookPage, write_notebook
 from tests.browser.widget_page import Card
 
 SETUP = "from swiftai_nb import ImagineWidget\nwidget = ImagineWidget(seed=11)\nwidget"
+DOCS = PROJECT / "docs" / "images"
+SHEET_WIDTH = 2000
+MAX_SHEET_BYTES = 250_000
 SIZES = {"light": (1240, 860, False), "dark": (1240, 860, True), "420": (420, 860, False)}
 
 
@@ -147,7 +151,7 @@ def visit(stage: Stage) -> Iterator[str]:
 
 
 def main(folder: Path) -> None:
-    """Leaves a PNG for each state and look, and one sheet of all."""
+    """Leaves a PNG for each state and look, and a sheet of each look."""
     folder.mkdir(parents=True, exist_ok=True)
     shots: dict[tuple[str, str], Image.Image] = {}
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
@@ -171,22 +175,22 @@ def main(folder: Path) -> None:
         finally:
             server.stop()
             browser.close()
-    sheet(shots).save(folder / "all.png")
+    for look in SIZES:
+        write_sheet(DOCS / f"widget-states-{look}.webp", [shots[state.__name__, look] for state in STATES])
 
 
-def sheet(shots: dict[tuple[str, str], Image.Image]) -> Image.Image:
-    """All of them, small, in a table."""
-    side, looks = 300, list(SIZES)
-    board = Image.new("RGB", (side * len(looks) * 2, (side + 16) * len(STATES) // 2), "white")
-    for number, state in enumerate(STATES):
-        for column, look in enumerate(looks):
-            small = shots[state.__name__, look].copy()
-            small.thumbnail((side - 8, side - 4))
-            half, row = divmod(number, len(STATES) // 2)
-            at = (side * (half * len(looks) + column), row * (side + 16))
-            ImageDraw.Draw(board).text(at, f"{state.__name__} {look}", fill="black")
-            board.paste(small, (at[0], at[1] + 14))
-    return board
+def write_sheet(path: Path, shots: list[Image.Image]) -> None:
+    """All states in one look, four in a row, in a file of at most 250 kB."""
+    width = SHEET_WIDTH // 4
+    small = [shot.resize((width, round(shot.height * width / shot.width))) for shot in shots]
+    height = small[0].height
+    board = Image.new("RGB", (SHEET_WIDTH, height * 3), "white")
+    for number, shot in enumerate(small):
+        board.paste(shot, (number % 4 * width, number // 4 * height))
+    for quality in (80, 70, 60, 50, 40):
+        board.save(path, quality=quality, method=6)
+        if path.stat().st_size <= MAX_SHEET_BYTES:
+            break
 
 
 if __name__ == "__main__":

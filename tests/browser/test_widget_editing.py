@@ -212,6 +212,7 @@ def test_keyboard_alone_from_empty_to_a_masked_and_saved_picture(open_notebook: 
 def test_no_state_has_a_finding_of_axe(open_notebook: OpenNotebook, look: str) -> None:
     width, height, is_dark = SIZES[look]
     notebook, card = open_card(open_notebook, width=width, height=height, dark=is_dark)
+    notebook.command("application:toggle-left-area")
     findings = {state: found for state in visit(Stage(notebook, card)) if (found := card.violations())}
     assert findings == {}
 
@@ -239,7 +240,7 @@ def test_card_is_never_taller_than_what_is_visible_of_the_notebook(
 
 
 def test_touch_targets_are_large_enough(open_notebook: OpenNotebook) -> None:
-    _, card = open_card(open_notebook, width=420, height=860)
+    _, card = open_card(open_notebook, width=420, height=860, app="notebook")
     small = card.root.evaluate(
         """root => [...root.querySelectorAll('button, select, summary')].filter(e => e.checkVisibility())
           .map(e => [e.innerText || e.ariaLabel, e.getBoundingClientRect()])

@@ -2,7 +2,7 @@ import { type Model, type Picture, type Request, SETTINGS, type Settings } from 
 import type { Connection } from "../shared/connection";
 import type { Actions, Context } from "./context";
 import { base64Of, readPicture } from "./files";
-import { chosenModel, currentJob, pictureOf, settingsOf } from "./state";
+import { chosenModel, currentJob, inputOf, pictureOf, settingsOf } from "./state";
 import { TEXT } from "./strings";
 
 const VARIATIONS = 4;
@@ -59,7 +59,7 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
       view.pending.push({ request_id, prompt: settings.prompt });
       stage({ following: true });
       const request = { kind: "generate", request_id, settings } as const;
-      connection.send(from === undefined ? request : { ...request, picture_id: from.id });
+      connection.send(from === undefined ? request : { ...request, picture_id: from });
       connection.expectReply();
     },
     cancel(jobId) {
@@ -105,16 +105,20 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
     },
     reuse(picture) {
       copy(picture, picture.seed);
+      if (picture.strength !== null && picture.parent !== "" && inputOf(host.get("inputs"), "image") === null)
+        connection.send({ kind: "set_input", role: "image", picture_id: picture.parent });
       ctx.toast(TEXT.settingsCopied);
     },
     remix(picture) {
-      this.imagine(copy(picture, null));
+      const from = picture.strength === null ? "" : picture.parent;
+      // A picture made from one that is not known any more is made from what the form has.
+      this.imagine(copy(picture, null), from === "" && picture.strength !== null ? undefined : from);
     },
     vary(picture) {
       const canStart = modelOf(picture)?.takes_image === true;
       const settings = settingsOf(picture, null, modelOf(picture));
       const near = { ...settings, count: VARIATIONS, strength: canStart ? VARIATION_STRENGTH : null };
-      this.imagine(near, canStart ? picture : undefined);
+      this.imagine(near, canStart ? picture.id : "");
     },
     edit(picture) {
       const role = (ctx.model?.max_references ?? 0) > 0 ? "reference" : "image";

@@ -28,8 +28,8 @@ export interface Context {
 
 /** What a user can do; all are safe to call at any time. */
 export interface Actions {
-  /** Makes pictures; without settings as the form says. */
-  imagine(settings?: Settings, from?: Picture): void;
+  /** Makes pictures as the form says, or with these settings from that picture of the history ("": none). */
+  imagine(settings?: Settings, from?: string): void;
   cancel(jobId: string): void;
   cancelCurrent(): void;
   /** Makes the pictures that a cancelled or failed job has not made. */

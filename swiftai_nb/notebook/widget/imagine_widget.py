@@ -241,9 +241,11 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
                 self._send_preview(job, job.last_preview)
 
     def _on_generate(self, content: dict[str, Any]) -> None:
-        request = self._request(content["settings"])
-        if content.get("picture_id"):  # a variation: it starts from this picture, not from the form's
-            picture = self._history_picture(content["picture_id"])
+        picture_id = content.get("picture_id")
+        if picture_id is None:
+            request = self._request(content["settings"])
+        else:  # a remix or a variation: the form's pictures in are not for it
+            picture = self._history_picture(picture_id) if picture_id else None
             request = request_of(content["settings"], image=picture)
         plan = self._session.plan(request)
         self._session.ask_before_sending(plan)

@@ -47,8 +47,11 @@ class Page:
     def request(self, kind: str, **content: Any) -> None:
         self.widget._handle_custom_msg({"kind": kind, **content}, [])
 
-    def generate(self, request_id: str = "request", **settings: Any) -> None:
-        self.request("generate", request_id=request_id, settings={**FORM, **settings})
+    def generate(
+        self, request_id: str = "request", *, picture_id: str | None = None, **settings: Any
+    ) -> None:
+        start = {} if picture_id is None else {"picture_id": picture_id}
+        self.request("generate", request_id=request_id, settings={**FORM, **settings}, **start)
 
     def of(self, kind: str) -> list[tuple[dict[str, Any], list[bytes]]]:
         return [report for report in self.reports if report[0]["kind"] == kind]
@@ -386,6 +389,9 @@ def test_a_variation_starts_from_its_picture_and_is_its_child(
     assert config.image is not None
     assert config.strength == 0.4
     assert widget.image is None, "the form keeps its own start picture"
+    widget.image = widget.images[0]
+    page.generate("remix", picture_id="")
+    assert session.queue.jobs[-1].request.config.image is None, "a remix does not take the form's picture"
     assert list(session.picture_origins.values()) == [widget.pictures[0]["id"]]
 
 
