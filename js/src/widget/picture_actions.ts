@@ -27,8 +27,9 @@ export function createPictureActions(ctx: Context): Part {
   const all = createAction("", "vary", "", () => ctx.actions.follow());
   const save = act(TEXT.save, "save", TEXT.saveHint, (picture) => ctx.actions.save(picture));
   const copy = act(TEXT.copyCell, "copy", TEXT.copyHint, (picture) => ctx.actions.copy(picture));
+  const edit = act(TEXT.edit, "edit", TEXT.editHint, (picture) => ctx.actions.edit(picture));
   const ofPicture = [
-    act(TEXT.edit, "edit", TEXT.editHint, (picture) => ctx.actions.edit(picture)),
+    edit,
     vary,
     act(TEXT.remix, "remix", TEXT.remixHint, (picture) => ctx.actions.remix(picture)),
     act(TEXT.reuse, "reuse", TEXT.reuseHint, (picture) => ctx.actions.reuse(picture)),
@@ -50,6 +51,7 @@ export function createPictureActions(ctx: Context): Part {
     retry.element,
   );
   for (const one of [save, copy, favorite, remove]) one.element.classList.add("icon-only");
+  for (const one of [edit, all, retry]) one.element.classList.add("keeps-text");
 
   const update = () => {
     const picture = shown();
@@ -102,7 +104,7 @@ export function createVersions(ctx: Context): Part {
       },
     },
     icon("compare"),
-    TEXT.beforeAfter,
+    h("span", {}, TEXT.beforeAfter),
   );
   const element = h("div", { class: "versions" }, h("span", { class: "label" }, TEXT.versions), list, before);
   const rows = new Map<string, ReturnType<typeof createVersion>>();
