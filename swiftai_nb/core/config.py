@@ -14,6 +14,7 @@ from swiftai_nb.core.enlargement import MAX_FACTOR, MAX_HIRES
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.image_input import to_png_bytes
+from swiftai_nb.core.outpaint import Outpaint
 from swiftai_nb.core.prompt_syntax import SYNTAXES
 
 MIN_SIDE = 16
@@ -83,6 +84,8 @@ class ImageGenerationConfig:
         quantization_bits: 4, 5, 6 or 8: quantize the weights at load time.
         steps_factor: multiplies the model's default steps when `steps` is None; the presets use it.
         preview: "rgb" (fast), "taesd" (sharper, needs its decoder), "off"; None is the fastest one.
+        outpaint: continue `image` beyond its edges, such as "left=128,top=64"; the picture itself is returned
+            exactly.
         hires: 1..4: draw the picture a second time at so many times the size, from the first one enlarged.
         hires_strength: how much the second pass may change, 0..1; None is 0.4.
         hires_steps: of which the second pass runs the share that its strength says; None is `steps`.
@@ -120,6 +123,7 @@ class ImageGenerationConfig:
     image_guidance_scale: float | None = None
     controls: Sequence[Any] = field(default=(), repr=False)
     embed_references: bool | None = None
+    outpaint: Any = None
     hires: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
@@ -158,7 +162,9 @@ class ImageGenerationConfig:
         for name in ("hires_strength", "hires_steps"):
             if getattr(self, name) is not None and self.hires is None:
                 raise InvalidInputError(f"{name} without hires", hint="hires=1.5")
-        if self.hires is not None and self.mask is not None:
+        if self.outpaint is not None:
+            object.__setattr__(self, "outpaint", Outpaint.of(self.outpaint))
+        if self.hires is not None and (self.mask is not None or self.outpaint is not None):
             raise InvalidInputError(
                 "a hires pass draws everything again, also what the mask keeps",
                 hint="leave out hires or mask",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -13,8 +12,9 @@ from swiftai_nb.core import recipe_metadata
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.control import RecordedControl
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.format import shorten
 from swiftai_nb.core.image_input import open_image_file
+from swiftai_nb.core.outpaint import Outpaint
+from swiftai_nb.core.recipe_fields import checked_field, encodable, not_a_recipe
 from swiftai_nb.core.sources import SMALL_BYTES, SourcePicture
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Recipe:
         image_guidance_scale: how closely InstructPix2Pix kept to its picture, or None for its own value.
         clip_skip: text encoder layers skipped, or None.
         prompt_syntax: "plain", "weighted", or None for the default.
+        outpaint: how far the initial image was continued beyond its edges, or None.
         hires: how many times larger the second pass was drawn, or None.
         hires_strength: how much it could change.
         hires_steps: of which it ran the share that hires_strength says.
@@ -115,6 +116,7 @@ class Recipe:
     image_guidance_scale: float | None = None
     controls: tuple[RecordedControl, ...] = ()
     sources: tuple[SourcePicture, ...] = ()
+    outpaint: Outpaint | None = None
     hires: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
@@ -149,14 +151,14 @@ class Recipe:
             InvalidInputError: there is no prompt, or a value is of the wrong type; names the field.
         """
         if not isinstance(data, Mapping):
-            raise _not_a_recipe(f"it is a {type(data).__name__}")
+            raise not_a_recipe(f"it is a {type(data).__name__}")
         if data.get("prompt") is None:
-            raise _not_a_recipe("it has no prompt")
+            raise not_a_recipe("it has no prompt")
         values: dict[str, Any] = {}
         for name in (f.name for f in fields(cls)):
             value = data.get(name)
             if value is not None:
-                values[name] = _checked(name, value)
+                values[name] = checked_field(name, value)
         return cls(**values)
 
     @classmethod
@@ -171,7 +173,7 @@ class Recipe:
     def to_json(self) -> str:
         """Compact JSON with sorted keys: the same recipe is the same bytes."""
         text = json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        return _encodable(text)
+        return encodable(text)
 
     def to_parameters(self) -> str:
         """The text that AUTOMATIC1111's web UI writes, which most viewers can read."""
@@ -202,7 +204,7 @@ class Recipe:
             "Parameters version": None if self.clip_skip is None else recipe_metadata.PARAMETERS_VERSION,
         }
         lines.append(", ".join(f"{key}: {value}" for key, value in values.items() if value is not None))
-        return _encodable("\n".join(lines))
+        return encodable("\n".join(lines))
 
     def to_config(self) -> ImageGenerationConfig:
         """The settings that make this picture again.
@@ -213,8 +215,8 @@ class Recipe:
         image = contents.get(self.image_sha256 or "")
         references = [contents.get(digest) for digest in self.references_sha256]
         return ImageGenerationConfig(
-            width=self.width,
-            height=self.height,
+            width=None if self.outpaint is not None else self.width,  # that of the picture and its margins
+            height=None if self.outpaint is not None else self.height,
             steps=self.steps,
             guidance_scale=self.guidance_scale,
             seed=self.seed,
@@ -226,6 +228,7 @@ class Recipe:
             image_guidance_scale=self.image_guidance_scale,
             clip_skip=self.clip_skip,
             prompt_syntax=self.prompt_syntax,
+            outpaint=self.outpaint,
             hires=self.hires,
             hires_strength=self.hires_strength,
             hires_steps=self.hires_steps,
@@ -283,109 +286,6 @@ class Recipe:
 def join_prompt(prompt: str, filled_in: str | None) -> str:
     """A prompt with what was added to it."""
     return f"{prompt.rstrip(' .,;')} {filled_in}" if filled_in else prompt
-
-
-_NUMBERS = (
-    "guidance_scale",
-    "image_guidance_scale",
-    "guidance_rescale",
-    "eta",
-    "strength",
-    "hires",
-    "hires_strength",
-    "upscale",
-)
-_WHOLE_NUMBERS = (
-    "width",
-    "height",
-    "steps",
-    "seed",
-    "quantization_bits",
-    "clip_skip",
-    "mask_feather",
-    "hires_steps",
-)
-
-
-def _checked(name: str, value: Any) -> Any:
-    """The value of a field, from JSON.
-
-    Raises:
-        InvalidInputError: it is of the wrong type.
-    """
-    if name in _ITEM_READERS:
-        return tuple(_ITEM_READERS[name](name, item) for item in _list(name, value))
-    if name == "versions":
-        if not isinstance(value, Mapping):
-            raise _wrong_type(name, value, "an object of texts")
-        return {_text(name, key): _text(name, item) for key, item in value.items()}
-    if name in _WHOLE_NUMBERS:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _wrong_type(name, value, "a whole number")
-        return value
-    if name in _NUMBERS:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise _wrong_type(name, value, "a number")
-        return value
-    return _text(name, value)
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong_type(name, value, "a text")
-    return _encodable(value)
-
-
-def _encodable(text: str) -> str:
-    """`text` with surrogates that no file can hold (half of an emoji) replaced by U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _list(name: str, value: Any) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise _wrong_type(name, value, "a list")
-    return value
-
-
-def _lora(_: str, item: Any) -> LoraReference:
-    if isinstance(item, LoraReference):
-        return item
-    if not isinstance(item, Mapping) or not isinstance(item.get("source"), str):
-        raise _wrong_type("loras", item, "a list of objects with a source")
-    return LoraReference(source=item["source"], scale=item.get("scale", 1.0))
-
-
-def _control(_: str, item: Any) -> RecordedControl:
-    if isinstance(item, RecordedControl):
-        return item
-    if not isinstance(item, Mapping) or not isinstance(item.get("image_sha256"), str):
-        raise _wrong_type("controls", item, "a list of objects with an image_sha256")
-    return RecordedControl.from_dict(item)
-
-
-def _source(_: str, item: Any) -> SourcePicture:
-    try:
-        return item if isinstance(item, SourcePicture) else SourcePicture.from_dict(item)
-    except ValueError as error:
-        raise _not_a_recipe(str(error)) from None
-
-
-_ITEM_READERS: dict[str, Callable[[str, Any], Any]] = {
-    "loras": _lora,
-    "sources": _source,
-    "controls": _control,
-    "notes": _text,
-    "references_sha256": _text,
-    "embeddings": _text,
-}
-
-
-def _wrong_type(name: str, value: Any, wanted: str) -> InvalidInputError:
-    return _not_a_recipe(f"{name} must be {wanted}, not {shorten(repr(value), 40)}")
-
-
-def _not_a_recipe(reason: str) -> InvalidInputError:
-    return InvalidInputError(f"not a recipe: {reason}", hint="use a picture made by swiftai_nb")
 
 
 def _version_text(versions: dict[str, str]) -> str | None:

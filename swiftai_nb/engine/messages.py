@@ -12,6 +12,7 @@ from typing import Any
 
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.control import ControlReference
+from swiftai_nb.core.outpaint import Outpaint
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Generate(Message):
             "canny@/path". Their pictures are in `control_images`.
         control_images: encoded, one for each control.
         guidance_rescale, eta: 0 to 1, as in `ImageGenerationConfig`; None is 0 and the sampler's own.
+        outpaint: margins to draw around `image`; width and height are theirs and the picture's, rounded up.
         hires_width, hires_height: of a second pass, which starts from the first picture enlarged; 0 is none.
         hires_steps, hires_strength: of that pass, as `steps` and `strength`.
         final_width, final_height: what the finished picture is enlarged to; 0 leaves it.
@@ -98,6 +100,7 @@ class Generate(Message):
     image_guidance_scale: float | None = None
     controls: tuple[ControlReference, ...] = ()
     control_images: tuple[bytes, ...] = field(default=(), repr=False)
+    outpaint: Outpaint | None = None
     hires_width: int = 0
     hires_height: int = 0
     hires_steps: int = 0

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, TypeVar
 
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.control import ControlReference
+from swiftai_nb.core.outpaint import Outpaint
 from swiftai_nb.engine.messages import Message, ModelFiles
 
 PROTOCOL_VERSION = 1
@@ -120,7 +121,7 @@ def _sizes(*sizes_bytes: int) -> list[int]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (ModelFiles, LoraReference, ControlReference)):
+    if isinstance(value, (ModelFiles, LoraReference, ControlReference, Outpaint)):
         return {k: v for k, v in vars(value).items() if v is not None and not isinstance(v, bytes)}
     raise ProtocolError(f"{type(value).__name__} cannot be sent")
 
@@ -186,5 +187,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "tuple[bytes, ...]": _each(_exactly(bytes)),
     "tuple[LoraReference, ...]": _each(lambda value: _build(LoraReference, _exactly(dict)(value))),
     "tuple[ControlReference, ...]": _each(lambda value: _build(ControlReference, _exactly(dict)(value))),
+    "Outpaint": lambda value: _build(Outpaint, _exactly(dict)(value)),
     "ModelFiles": lambda value: _build(ModelFiles, _exactly(dict)(value)),
 }

@@ -28,7 +28,7 @@ from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.samplers import uses_eta
 from swiftai_nb.providers.adapters import embedding_files, with_distilled_lora
 from swiftai_nb.providers.enlargement import Enlargement, plan_enlargement
-from swiftai_nb.providers.sizes import picture_size, reference_sizes
+from swiftai_nb.providers.sizes import picture_size, reference_sizes, rounded_up
 from swiftai_nb.registry.model_info import ResolvedModel
 from swiftai_nb.registry.upscalers import ChosenUpscaler
 
@@ -50,6 +50,7 @@ class LocalPlan(GenerationPlan):
         available_bytes: memory that is free now; None where the system does not report it.
         attributes: what the model fills in by the seed where the prompt leaves it open.
         enlargement: the hires pass and the upscaler.
+        drawn_size: (width, height) that the model draws, where that is not the picture's.
     """
 
     resolved: ResolvedModel
@@ -61,6 +62,7 @@ class LocalPlan(GenerationPlan):
     available_bytes: int | None
     attributes: tuple[Attribute, ...] = ()
     enlargement: Enlargement = field(default_factory=Enlargement)
+    drawn_size: tuple[int, int] | None = None
 
     @property
     def folder(self) -> Path:
@@ -169,7 +171,9 @@ def make_plan(
     request, lora_notes = with_distilled_lora(request.with_native_size(native_size), model)
     config = request.config
     width, height = picture_size(config, native_size, model, references=references)
-    model.check_size(width, height)
+    # A picture that is continued keeps its own pixels: what is drawn is rounded up, and cropped at the end.
+    drawn = (width, height) if config.outpaint is None else rounded_up((width, height), model.size_multiple)
+    model.check_size(*drawn)
     guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     embedding_files(config, model)
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
@@ -212,8 +216,8 @@ def make_plan(
         memory_plan_bytes=_memory(
             model,
             available_bytes,
-            width=larger.drawn_size[0],
-            height=larger.drawn_size[1],
+            width=max(drawn[0], larger.drawn_size[0]),
+            height=max(drawn[1], larger.drawn_size[1]),
             upscaling_bytes=larger.memory_bytes(bytes_per_weight=4 if device == "cpu" else 2),
             guided=model.family.is_guided(guidance_scale),
             controls=control_files,
@@ -226,6 +230,7 @@ def make_plan(
         # A given picture has all that a prompt leaves open.
         attributes=() if config.image is not None or references else read_attributes(model.folder),
         enlargement=larger,
+        drawn_size=drawn,
     )
 
 
@@ -243,20 +248,21 @@ def _sampling_notes(
     for control in config.controls:
         if control.kind is not None and not KINDS[control.kind].is_made_here:
             yield f"the picture for {control.kind} is used as it is: none is made from a photo here"
-    if config.mask_feather and config.mask is None:
+    if config.mask_feather and config.mask is None and config.outpaint is None:
         yield "mask_feather has no effect without a mask"
 
 
 def make_command(plan: LocalPlan, index: int = 0) -> Generate:
     """The engine's command for picture `index` of a plan."""
     request, config = plan.request, plan.request.config
+    width, height = plan.size if plan.drawn_size is None else plan.drawn_size
     return replace(
         Generate(**{**_settings_for(Generate, config), **plan.enlargement.command_fields()}),
         model=model_files(plan),
         prompt=join_prompt(request.prompt, plan.filled_in(index)),
         negative_prompt=request.negative_prompt,
-        width=plan.size[0],
-        height=plan.size[1],
+        width=width,
+        height=height,
         steps=0 if plan.steps is None else plan.steps,
         guidance_scale=0.0 if plan.guidance_scale is None else plan.guidance_scale,
         seed=request.seeds[index],
@@ -342,7 +348,9 @@ def _strength(config: ImageGenerationConfig) -> float | None:
         if config.strength is not None:
             raise InvalidInputError("strength without image", hint="give the picture to start from as image")
         return None
-    return DEFAULT_STRENGTH if config.strength is None else config.strength
+    if config.strength is not None:
+        return config.strength
+    return DEFAULT_STRENGTH if config.outpaint is None else 1.0  # beyond an edge is nothing to keep
 
 
 def _run_steps(steps: int, strength: float | None) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig
+from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image_input import to_pil
 from swiftai_nb.model_files.model_folder import ModelFolder
 
@@ -34,8 +35,10 @@ def picture_size(
         references: sizes from `reference_sizes`.
 
     Raises:
-        InvalidInputError: a start picture that cannot be read.
+        InvalidInputError: a start picture that cannot be read, or margins that do not fit.
     """
+    if config.outpaint is not None:
+        return _canvas(config)
     if config.image is not None:
         picture = to_pil(config.image)  # also raises for unreadable pictures when a size is given
         if config.width is None and config.height is None:
@@ -48,6 +51,29 @@ def picture_size(
         return fitted_size(to_pil(config.controls[0].image).size, native_size, model.size_multiple)
     width = native_size[0] if config.width is None else config.width
     return width, native_size[1] if config.height is None else config.height
+
+
+def _canvas(config: ImageGenerationConfig) -> tuple[int, int]:
+    """A start picture's own size and its margins."""
+    if config.image is None:
+        raise InvalidInputError("outpaint without image", hint="give the picture to continue as image")
+    if config.width is not None or config.height is not None:
+        raise InvalidInputError(
+            "outpaint and a size exclude each other", hint="the size is the picture's and its margins'"
+        )
+    width, height = config.outpaint.canvas(to_pil(config.image).size)
+    if max(width, height) > MAX_SIDE:
+        raise InvalidInputError(
+            f"the picture and its margins are {width}x{height}; {MAX_SIDE} pixels a side is the most",
+            hint="scale the picture down first, or smaller margins",
+        )
+    return width, height
+
+
+def rounded_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """(width, height) as the next multiples."""
+    width, height = (-(-side // multiple) * multiple for side in size)
+    return width, height
 
 
 def fitted_size(size: tuple[int, int], native_size: tuple[int, int], multiple: int) -> tuple[int, int]:

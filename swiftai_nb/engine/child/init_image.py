@@ -34,12 +34,14 @@ class InitImage:
         mask: [H, W], float32 in 0..1: 1 where to paint; None paints everywhere.
         notes: shown to the user.
         feather: pixels inside the mask's edge over which the painting fades in.
+        crop: (width, height) of the part, from the top left corner, that is returned; None is all.
     """
 
     pixels: Pixels
     mask: npt.NDArray[np.float32] | None = None
     notes: tuple[str, ...] = ()
     feather: int = 0
+    crop: tuple[int, int] | None = None
 
     def latent_mask(self, scale: int) -> npt.NDArray[np.float32] | None:
         """The mask per latent, [1, H/scale, W/scale, 1]: 1 where any of its pixels is painted."""
@@ -55,7 +57,8 @@ class InitImage:
             return generated
         weight = _feathered(self.mask, self.feather)[:, :, None]
         mixed = generated * weight + self.pixels * (1.0 - weight)
-        return np.asarray(np.round(mixed), dtype=np.uint8)
+        result = np.asarray(np.round(mixed), dtype=np.uint8)
+        return result if self.crop is None else result[: self.crop[1], : self.crop[0]]
 
 
 def _feathered(mask: npt.NDArray[np.float32], feather: int) -> npt.NDArray[np.float32]:

@@ -16,6 +16,7 @@ from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.enlarging import Enlarger, hires_pass
 from swiftai_nb.engine.child.init_image import InitImage, picture_inputs, read_init_image, read_picture
 from swiftai_nb.engine.child.loaded_model import LoadedModel, PipelineLoader
+from swiftai_nb.engine.child.outpainting import outpaint_image
 from swiftai_nb.engine.child.run import GenerationRun, Pixels
 from swiftai_nb.engine.child.serve import Report
 from swiftai_nb.engine.messages import (
@@ -286,6 +287,8 @@ def _default_loader() -> PipelineLoader:
 def _init_image(command: Generate) -> InitImage | None:
     if command.image is None:
         return None
+    if command.outpaint is not None:
+        return outpaint_image(command)
     return read_init_image(
         command.image,
         command.mask,

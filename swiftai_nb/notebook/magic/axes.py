@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Axis, Option, expand_range
+from swiftai_nb.notebook.magic.option_values import expand_range
+from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Axis, Option
 from swiftai_nb.notebook.magic.tokens import unquoted
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from swiftai_nb.core.control import KINDS
-from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, SIZE_WORDS, Option
+from swiftai_nb.notebook.magic.option_values import SIZE_WORDS
+from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Option
 
 ENGINES = ("auto", "local", "cloud", "openai")
 _MAGIC = re.compile(r"(?:[^%]*=\s*)?%{1,2}(?P<name>imagine(?:_\w+)?)\s")

@@ -1,24 +1,13 @@
-"""The options of `%imagine` as one table, walked by the parser, the help and the completion; their values."""
+"""The options of `%imagine` as one table, walked by the parser, the help and the completion."""
 
 from __future__ import annotations
 
-import json
-import keyword
-import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from swiftai_nb.core.config import MAX_COUNT, MAX_SEED, LoraReference
-from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.prompt_syntax import SYNTAXES
-from swiftai_nb.notebook.magic.controls import ControlOption, read_control
-from swiftai_nb.notebook.magic.tokens import unquoted
-
-SIZE_WORDS = {"square": (1, 1), "portrait": (3, 4), "landscape": (4, 3), "wide": (16, 9)}
-_SIZE = re.compile(r"(\d+)(?:\s*[xX×*]\s*(\d+))?")
-_RANGE = re.compile(r"(\d+)\s*(?:-|\.\.)\s*(\d+)")
+from swiftai_nb.notebook.magic.option_values import CONVERTERS
 
 
 @dataclass(frozen=True)
@@ -28,7 +17,8 @@ class Option:
     Args:
         name: the long form without dashes.
         kind: "flag", "int", "float", "text", "word" (no spaces expected), "size", "seeds",
-            "choice", "variable" (a Python name), "lora", "control", "setting" (NAME=VALUE) or "axes".
+            "choice", "variable" (a Python name), "lora", "control", "outpaint", "setting" (NAME=VALUE)
+            or "axes".
         help: one line.
         short: the short form, one letter, or "".
         metavar: name of the value in the help.
@@ -79,7 +69,7 @@ class Option:
         Raises:
             InvalidInputError: the text does not fit the option.
         """
-        return _CONVERTERS[self.kind](self, text)
+        return CONVERTERS[self.kind](self, text)
 
 
 # fmt: off
@@ -96,6 +86,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                values="pictures", is_axis=True, needs="image"),
         Option("feather", "int", "pixels inside the mask's edge over which painting fades in", metavar="N",
                field="mask_feather", setting="mask_feather", is_axis=True, needs="mask"),
+        Option("outpaint", "outpaint", "continue the picture beyond its edges: left=128,top=64",
+               metavar="SIDES", setting="outpaint", needs="image"),
         Option("with", "text", "change this picture by the prompt, or take things from it; may be given "
                "several times", metavar="VAR|PATH", field="references", values="pictures", is_axis=True,
                excludes=("widget",), repeats=True),
@@ -209,6 +201,7 @@ _FOREIGN_NAMES = {
     "from": "recipe",
     "dry-run": "plan",
     "strength": "denoise",
+    "outpaint": "outpainting extend uncrop expand",
     "hires": "hires-fix hr hr-scale hires-upscale",
     "hires-strength": "hr-strength hires-denoise",
     "upscale": "enlarge upscale-by scale",
@@ -254,29 +247,6 @@ def _help_line(option: Option) -> str:
 
 
 @dataclass(frozen=True)
-class Size:
-    """A requested size: pixels, or a word relative to the model's native size.
-
-    Args:
-        width: pixels, or None with a word.
-        height: pixels, or None with a word.
-        word: "square", "portrait", "landscape", "wide", or None.
-    """
-
-    width: int | None = None
-    height: int | None = None
-    word: str | None = None
-
-    @property
-    def aspect_ratio(self) -> tuple[int, int] | None:
-        """(across, down) of a word; None for a size in pixels."""
-        return None if self.word is None else SIZE_WORDS[self.word]
-
-    def __str__(self) -> str:
-        return self.word or f"{self.width}x{self.height}"
-
-
-@dataclass(frozen=True)
 class Axis:
     """One axis of a grid.
 
@@ -289,109 +259,3 @@ class Axis:
     name: str
     values: tuple[Any, ...]
     labels: tuple[str, ...]
-
-
-def _whole_number(option: Option, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidInputError(f"--{option.name} {text!r} is not a whole number") from None
-
-
-def _number(option: Option, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInputError(f"--{option.name} {text!r} is not a number") from None
-
-
-def _text(option: Option, text: str) -> str:
-    if not text.strip():
-        raise InvalidInputError(f"--{option.name} is empty")
-    return text.strip()
-
-
-def _choice(option: Option, text: str) -> str:
-    if text not in option.choices:
-        raise InvalidInputError(f"--{option.name} {text!r} is not one of {', '.join(option.choices)}")
-    return text
-
-
-def _variable(option: Option, text: str) -> str:
-    if not text.isidentifier() or keyword.iskeyword(text):
-        raise InvalidInputError(f"--{option.name} {text!r} is not a Python name")
-    return text
-
-
-def _size(option: Option, text: str) -> Size:
-    if text.lower() in SIZE_WORDS:
-        return Size(word=text.lower())
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        words = ", ".join(SIZE_WORDS)
-        raise InvalidInputError(f"--{option.name} {text!r}: use WxH (such as 512x768) or {words}")
-    width = int(found[1])
-    return Size(width, width if found[2] is None else int(found[2]))
-
-
-def _seeds(option: Option, text: str) -> tuple[int, ...]:
-    seeds = [_seed(option, item) for part in text.split(",") for item in expand_range(part.strip())]
-    if not 1 <= len(seeds) <= MAX_COUNT:
-        raise InvalidInputError(f"--{option.name} names {len(seeds)} pictures; {MAX_COUNT} is the most")
-    return tuple(seeds)
-
-
-def _seed(option: Option, text: str) -> int:
-    if not text.isdecimal() or int(text) > MAX_SEED:
-        raise InvalidInputError(f"--{option.name} {text!r} is not a seed; use 0 to {MAX_SEED}")
-    return int(text)
-
-
-def expand_range(part: str) -> list[str]:
-    """Gives "1-4" as four numbers; anything else as it is."""
-    found = _RANGE.fullmatch(part)
-    if found is None:
-        return [part]
-    first, last = int(found[1]), int(found[2])
-    if last < first or last - first >= MAX_COUNT:
-        raise InvalidInputError(f"{part!r} is not a range of 1 to {MAX_COUNT} numbers")
-    return [str(number) for number in range(first, last + 1)]
-
-
-def _setting(option: Option, text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise InvalidInputError(f"--{option.name} {text!r}: write NAME=VALUE, such as quality=high")
-    try:
-        return name.strip(), json.loads(value)
-    except ValueError:
-        return name.strip(), unquoted(value.strip())
-
-
-def _lora(_: Option, text: str) -> LoraReference:
-    source, colon, scale = text.rpartition(":")
-    try:
-        return LoraReference(source, float(scale)) if colon else LoraReference(text)
-    except ValueError as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        return LoraReference(text)
-
-
-def _control(_: Option, text: str) -> ControlOption:
-    return read_control(text)
-
-
-_CONVERTERS: Mapping[str, Callable[[Option, str], Any]] = {
-    "int": _whole_number,
-    "float": _number,
-    "text": _text,
-    "word": _text,
-    "choice": _choice,
-    "variable": _variable,
-    "size": _size,
-    "seeds": _seeds,
-    "lora": _lora,
-    "control": _control,
-    "setting": _setting,
-}

@@ -14,11 +14,13 @@ from typing import Any
 
 from swiftai_nb.core.config import MAX_COUNT, ImageGenerationConfig, LoraReference, checked_int
 from swiftai_nb.core.errors import AIError, InvalidInputError
+from swiftai_nb.core.outpaint import Outpaint
 from swiftai_nb.core.prompt_syntax import take_lora_tags
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.notebook.magic.axes import parse_axis
 from swiftai_nb.notebook.magic.controls import ControlOption
-from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Axis, Option, Size, suggest
+from swiftai_nb.notebook.magic.option_values import Size
+from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS, Axis, Option, suggest
 from swiftai_nb.notebook.magic.prompt import PromptText, interpolate, read_prompt
 from swiftai_nb.notebook.magic.tokens import Token, split, unquoted
 from swiftai_nb.notebook.output import saving
@@ -70,6 +72,7 @@ class ImagineArguments:
     prompt_syntax: str | None = None
     mask_feather: int | None = None
     image_guidance_scale: float | None = None
+    outpaint: Outpaint | None = None
     hires: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None

@@ -17,7 +17,7 @@ from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import INEXACT, GenerationRequest, make_seeds
 from swiftai_nb.core.sources import digest_of
-from swiftai_nb.notebook.magic.options import Size
+from swiftai_nb.notebook.magic.option_values import Size
 from swiftai_nb.notebook.magic.parser import ImagineArguments
 from swiftai_nb.notebook.magic.request_prompts import find_typed_choices, styled_prompts, with_pasted_loras
 from swiftai_nb.notebook.session import Session
@@ -257,6 +257,8 @@ def _set_values(config: ImageGenerationConfig) -> dict[str, Any]:
 
 def _size(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults) -> Size | None:
     """None leaves the size to the plan."""
+    if arguments.outpaint is not None or (recipe is not None and recipe.outpaint is not None):
+        return arguments.size  # refused by the plan: the picture and its margins have a size
     from_recipe = None if recipe is None or recipe.width is None else Size(recipe.width, recipe.height)
     return (
         arguments.size

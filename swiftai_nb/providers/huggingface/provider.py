@@ -111,6 +111,10 @@ class HuggingFaceProvider:
             base_url=base_url,
             bill_to=self.bill_to if request.bill_to is None else request.bill_to,
         )
+        if config.outpaint is not None:
+            raise InvalidInputError(
+                "the cloud provider does not continue pictures", hint="use a local model: --engine local"
+            )
         if config.hires is not None or config.upscale is not None:
             raise InvalidInputError(
                 "the cloud provider does not enlarge pictures", hint="enlarge the result: picture.upscale(2)"

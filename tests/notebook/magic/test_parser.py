@@ -9,8 +9,11 @@ import pytest
 
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.outpaint import Outpaint
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.notebook.magic.options import OPTIONS, Axis, Size, help_text
+from swiftai_nb.notebook.magic.controls import read_control
+from swiftai_nb.notebook.magic.option_values import Size
+from swiftai_nb.notebook.magic.options import OPTIONS, Axis, help_text
 from swiftai_nb.notebook.magic.parser import ImagineArguments, one_line, parse
 
 VARIABLES: dict[str, Any] = {
@@ -123,7 +126,10 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ('fox --scheduler "Euler a"', "", P("fox", scheduler="Euler a")),
     ("fox --clip-skip 2", "", P("fox", clip_skip=2)),
     ("fox --hires 1.5 --hires-strength 0.4 --hires-steps 8", "", P("fox", hires=1.5, hires_strength=0.4, hires_steps=8)),
-    ("fox --image a --mask b --feather 8 --image-guidance 2", "", P("fox", image="a", mask="b", mask_feather=8, image_guidance_scale=2.0)),
+    ("fox --control canny=photo.png:0.8", "", P("fox", controls=(read_control("canny=photo.png:0.8"),))),
+    ("fox --image a --outpaint left=128,top=64", "", P("fox", image="a", outpaint=Outpaint(left=128, top=64))),
+    ("fox --image a --mask b --feather 8", "", P("fox", image="a", mask="b", mask_feather=8)),
+    ("fox --with a --image-guidance 2", "", P("fox", references=("a",), image_guidance_scale=2.0)),
     ("fox --upscale 2 --upscaler 4x.safetensors", "", P("fox", upscale=2.0, upscaler="4x.safetensors")),
     ("fox --guidance-rescale 0.7 --eta 0.5", "", P("fox", guidance_rescale=0.7, eta=0.5)),
     ("fox --embedding a.safetensors --embedding b", "", P("fox", embeddings=("a.safetensors", "b"))),
@@ -276,6 +282,8 @@ BAD: list[tuple[str, str, str]] = [
     ("fox --negative ''", "", "--negative is empty"),
     ("fox --negative blurry, dark", "", '--negative blurry, ends early; quote multi-word values: "..."'),
     ("fox --quantize 3", "", "quantization_bits must be one of 4, 5, 6, 8 (got 3)"),
+    ("fox --outpaint 8", "", "--outpaint needs --image"),
+    ("fox --image a --outpaint up=8", "", "outpaint has no side 'up'; outpaint='left=128,top=64', or '64' for all four sides"),
     ("fox --upscale 9", "", "upscale must be between 1 and 8 (got 9)"),
     ("fox --hires 0.5", "", "hires must be between 1 and 4 (got 0.5)"),
     ("fox --hires-strength 0.4", "", "--hires-strength needs --hires"),
@@ -293,13 +301,13 @@ BAD: list[tuple[str, str, str]] = [
     ("fox --executor 'my client'", "", "--executor 'my client' is not a Python name"),
     ("fox --executor c -w", "", "use --executor or --widget, not both"),
     ("fox --executor c --download", "", "use --executor or --download, not both"),
-    ("fox --grid executor=a,b", "", "--grid cannot vary 'executor'; it can vary prompt, negative, style, image, strength, mask, feather, with, prompt-syntax, model, engine, provider, steps, guidance, image-guidance, size, scheduler, guidance-rescale, eta, lora, embedding, clip-skip, quantize, hires, hires-strength, hires-steps, upscale, upscaler, seed"),
+    ("fox --grid executor=a,b", "", "--grid cannot vary 'executor'; it can vary prompt, negative, style, image, strength, mask, feather, with, control, prompt-syntax, model, engine, provider, steps, guidance, image-guidance, size, scheduler, guidance-rescale, eta, lora, embedding, clip-skip, quantize, hires, hires-strength, hires-steps, upscale, upscaler, seed"),
     ("fox --cluster c", "", "unknown option --cluster: did you mean --executor?"),
     ("fox --prompt-syntax compel", "", "--prompt-syntax 'compel' is not one of plain, weighted"),
     ("fox --bg -w", "", "use --bg or --widget, not both"),
     ("fox --grid steps=1 seed=1 size=64", "", "--grid has 3 axes; it takes one or two"),
     ("fox --grid steps=1,x", "", f"--steps 'x' {WHOLE}"),
-    ("fox --grid out=a,b", "", "--grid cannot vary 'out'; it can vary prompt, negative, style, image, strength, mask, feather, with, prompt-syntax, model, engine, provider, steps, guidance, image-guidance, size, scheduler, guidance-rescale, eta, lora, embedding, clip-skip, quantize, hires, hires-strength, hires-steps, upscale, upscaler, seed"),
+    ("fox --grid out=a,b", "", "--grid cannot vary 'out'; it can vary prompt, negative, style, image, strength, mask, feather, with, control, prompt-syntax, model, engine, provider, steps, guidance, image-guidance, size, scheduler, guidance-rescale, eta, lora, embedding, clip-skip, quantize, hires, hires-strength, hires-steps, upscale, upscaler, seed"),
     ("fox {nope}", "", "no variable 'nope'; write {{nope}} for a literal brace, or add --raw"),
     ("", "fox {nope.x}", "no variable 'nope'; write {{nope.x}} for a literal brace, or add --raw"),
     ("fox {cfg.nope}", "", "cannot read {cfg.nope} (AttributeError: 'types.SimpleNamespace' object has no attribute 'nope')"),
