@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import os
 import warnings
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swiftai_nb.core.caption import caption_html
 from swiftai_nb.core.enlargement import LANCZOS, enlarged_size, lanczos, upscaled_recipe
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import shorten
@@ -237,6 +239,15 @@ class GeneratedImage:
         width, height = self.display_size
         data = {"image/png": base64.b64encode(self.data).decode("ascii"), "text/plain": repr(self)}
         return data, {"image/png": {"width": width, "height": height, "alt": self.prompt}}
+
+    def _mime_(self) -> tuple[str, str]:
+        """For marimo: the picture with its caption, which a cell of Jupyter shows as an output."""
+        encoded = base64.b64encode(self.data).decode("ascii")
+        width, _ = self.display_size
+        style = f"width:{width}px;max-width:100%;height:auto;display:block"
+        alt = html.escape(self.prompt)
+        picture = f'<img src="data:image/png;base64,{encoded}" alt="{alt}" style="{style}">'
+        return "text/html", f"<div>{picture}{caption_html([self])}</div>"
 
     def __repr__(self) -> str:
         # Independent of seed and run, so that executed notebooks compare equal.

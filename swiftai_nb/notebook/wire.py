@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.notebook.progress import ProgressSnapshot, job_progress
+from swiftai_nb.registry.registry import BUNDLED_MODEL
 
 if TYPE_CHECKING:
     from swiftai_nb.core.recipe import Recipe
@@ -280,6 +281,8 @@ def cell_text(recipe: Recipe) -> str:
     }
     parts = [f"{name} {_quoted(str(value))}" for name, value in options.items() if value is not None]
     negative = recipe.negative_prompt
+    if recipe.model == BUNDLED_MODEL and not (recipe.filled_in or recipe.sources):
+        parts.append("--plain")
     if "{" in f"{recipe.prompt}{negative or ''}":
         parts.append("--raw")
     lines = [" ".join(["%%imagine", *parts]), recipe.prompt]

@@ -1,50 +1,20 @@
-"""The line under the pictures of a cell: model, size, steps, seeds, what was filled in, and the time."""
+"""The line under the pictures of a cell, as an output of its own; see `core/caption.py`."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePath
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from swiftai_nb.core.format import format_elapsed, shorten
+from swiftai_nb.core.caption import caption_html, caption_text
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
-    from swiftai_nb.core.recipe import Recipe
-
-SEPARATOR = " · "
-LONGEST_PART = 60  # characters
-_STYLE = "opacity:.75;font-size:85%;line-height:1.6;overflow-wrap:anywhere"
-
-
-def caption_text(images: Sequence[GeneratedImage], *, has_time: bool = True) -> str:
-    """One line such as "emoji-mini · 128x128 · 10 steps · seeds 7–10 · 2.1 s"; "" without recipes.
-
-    What differs between the pictures is left out, except for seeds and what was filled in.
-
-    Args:
-        images: of one cell.
-        has_time: with the seconds they took, which differ from run to run.
-    """
-    recipes = [image.recipe for image in images if image.recipe is not None]
-    if not recipes:
-        return ""
-    parts = [
-        *(text for text in (_common(recipes, describe) for describe in _SETTINGS) if text),
-        _seeds([recipe.seed for recipe in recipes if recipe.seed is not None]),
-        _filled_in(recipes),
-        _time(images) if has_time else "",
-    ]
-    return SEPARATOR.join(shorten(part, LONGEST_PART) for part in parts if part)
 
 
 def caption_bundle(images: Sequence[GeneratedImage], *, has_time: bool = True) -> dict[str, Any] | None:
-    """The line as an output: HTML in the page's own colors, and text; None where there is nothing to say."""
+    """The line as an output: HTML and text; None where there is nothing to say."""
     text = caption_text(images, has_time=has_time)
-    if not text:
-        return None
-    return {"text/html": f'<div style="{_STYLE}">{html.escape(text)}</div>', "text/plain": text}
+    return {"text/html": caption_html(images, has_time=has_time), "text/plain": text} if text else None
 
 
 def caption_place() -> Any:
@@ -69,56 +39,3 @@ def show_caption(images: Sequence[GeneratedImage], *, has_time: bool, place: Any
         place.update(data, raw=True)
     elif data is not None:
         display(data, raw=True)
-
-
-def _model(recipe: Recipe) -> str:
-    if recipe.model is None:
-        return recipe.engine or ""
-    return PurePath(recipe.model).name if PurePath(recipe.model).is_absolute() else recipe.model
-
-
-def _quantization(recipe: Recipe) -> str:
-    return "" if recipe.quantization_bits is None else f"{recipe.quantization_bits} bits"
-
-
-def _size(recipe: Recipe) -> str:
-    return "" if None in (recipe.width, recipe.height) else f"{recipe.width}x{recipe.height}"
-
-
-def _steps(recipe: Recipe) -> str:
-    return "" if recipe.steps is None else f"{recipe.steps} step{'' if recipe.steps == 1 else 's'}"
-
-
-def _strength(recipe: Recipe) -> str:
-    return "" if recipe.strength is None else f"strength {recipe.strength:g}"
-
-
-_SETTINGS: tuple[Callable[[Recipe], str], ...] = (_model, _quantization, _size, _steps, _strength)
-
-
-def _common(recipes: Iterable[Recipe], describe: Callable[[Recipe], str]) -> str:
-    texts = {describe(recipe) for recipe in recipes}
-    return texts.pop() if len(texts) == 1 else ""
-
-
-def _seeds(seeds: list[int]) -> str:
-    different = list(dict.fromkeys(seeds))
-    if len(different) < 2:
-        return "".join(f"seed {seed}" for seed in different)
-    first, last = different[0], different[-1]
-    if different == list(range(first, last + 1)):
-        return f"seeds {first}–{last}"
-    return f"seeds {', '.join(map(str, different))}"
-
-
-def _filled_in(recipes: Sequence[Recipe]) -> str:
-    """What the seed chose: in the order of the pictures, as it may differ."""
-    texts = [recipe.filled_in for recipe in recipes]
-    if not any(texts):
-        return ""
-    return f"added by seed: {', '.join(dict.fromkeys(text or 'nothing' for text in texts))}"
-
-
-def _time(images: Iterable[GeneratedImage]) -> str:
-    times_s = [image.elapsed_s for image in images if image.elapsed_s is not None]
-    return format_elapsed(sum(times_s)) if times_s else ""

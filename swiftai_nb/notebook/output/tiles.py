@@ -11,8 +11,8 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from swiftai_nb.core.caption import caption_html
 from swiftai_nb.core.format import shorten
-from swiftai_nb.notebook.output.caption import caption_text
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
@@ -51,6 +51,5 @@ def _tile(image: GeneratedImage) -> str:
     return (
         f'<details><summary title="Click to enlarge" style="list-style:none">'
         f'<img src="data:image/png;base64,{encoded}" alt="{html.escape(alt)}" style="{style}"></summary>'
-        f'<div style="opacity:.75;font-size:85%">{html.escape(caption_text([image], has_time=False))}</div>'
-        "</details>"
+        f"{caption_html([image], has_time=False)}</details>"
     )

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from swiftai_nb.core.caption import caption_text
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.notebook.output.caption import caption_bundle, caption_text
+from swiftai_nb.notebook.output.caption import caption_bundle
 from swiftai_nb.notebook.output.pictures import LARGEST_TILES_BYTES, Pictures, embed
 from swiftai_nb.notebook.output.tiles import tiles_html
 
@@ -78,6 +79,15 @@ def test_several_pictures_are_tiles_in_a_page_and_a_sheet_elsewhere(monkeypatch:
     assert sorted(embed(pictures, largest_bytes=smaller)[0]) == ["image/png", "text/plain"], (
         "no room for tiles"
     )
+
+
+def test_marimo_shows_a_picture_with_its_caption() -> None:
+    image = picture('a "cat" <b>')
+    mime_type, data = image._mime_()
+    assert mime_type == "text/html"
+    assert 'alt="a &quot;cat&quot; &lt;b&gt;"' in data
+    assert "emoji-mini · 64x64 · 10 steps · seed 7 · 1.2 s" in data
+    assert sorted(image._repr_mimebundle_()[0]) == ["image/png", "text/plain"], "in Jupyter as before"
 
 
 def test_very_large_pictures_are_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
