@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-NATIVE = "swiftai_nb/diffusion/cpu/native"
+MODULE = "swiftai_nb/core/cpu_kernels.py"
+LIBRARIES = "swiftai_nb/diffusion/cpu/native/*.so"
 
 
 class KernelsBuildHook(BuildHookInterface[Any]):
@@ -22,10 +24,11 @@ class KernelsBuildHook(BuildHookInterface[Any]):
         """Compiles; a wheel with libraries is one of this platform, of any Python version."""
         if self.target_name != "wheel" or os.environ.get("SWIFTAI_CPU_KERNELS", "") == "off":
             return
-        spec = importlib.util.spec_from_file_location("build_kernels", Path(self.root, NATIVE, "build.py"))
+        spec = importlib.util.spec_from_file_location("build_kernels", Path(self.root, MODULE))
         assert spec is not None
         assert spec.loader is not None
         kernels = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = kernels  # dataclasses look their module up
         spec.loader.exec_module(kernels)
         try:
             built = kernels.build()
@@ -34,6 +37,6 @@ class KernelsBuildHook(BuildHookInterface[Any]):
             return
         self.app.display_info(f"compiled {', '.join(path.name for path in built)}")
         if version != "editable":
-            build_data["artifacts"].append(f"{NATIVE}/*.so")
+            build_data["artifacts"].append(LIBRARIES)
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from swiftai_nb.core.control import control_references
+from swiftai_nb.core.cpu_kernels import PRECISIONS
 from swiftai_nb.core.enlargement import MAX_FACTOR, MAX_HIRES
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import format_bytes
@@ -63,6 +64,8 @@ class ImageGenerationConfig:
             over-exposed pictures; 0.7 suits models that predict velocity.
         prompt_syntax: "plain" or "weighted": whether brackets such as "(red:1.3)" are text or weights; None
             reads weights where there is a bracket with a number.
+        precision: "auto", "float32" or "bfloat16": what products on the CPU, or a GPU, are computed in; None
+            is "auto", the faster one of a CPU and the usual one of a GPU.
         eta: 0..1: fresh noise in the samplers ddim (0 is its own value) and tcd (0.3).
         filled_in: a text that is added to the prompt. None: a model with a table of what prompts leave open,
             as the bundled one, chooses by the seed; "" adds nothing.
@@ -124,6 +127,7 @@ class ImageGenerationConfig:
     controls: Sequence[Any] = field(default=(), repr=False)
     embed_references: bool | None = None
     outpaint: Any = None
+    precision: str | None = None
     hires: float | None = None
     hires_strength: float | None = None
     hires_steps: int | None = None
@@ -149,6 +153,7 @@ class ImageGenerationConfig:
         self._check_choice("embed_references", (True, False))
         self._check_choice("preview", ("rgb", "taesd", "off"))
         self._check_choice("prompt_syntax", SYNTAXES)
+        self._check_choice("precision", PRECISIONS)
         if self.filled_in is not None:
             object.__setattr__(self, "filled_in", _check_line("filled_in", self.filled_in))
         object.__setattr__(self, "references", _encoded_pictures(self.references))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from swiftai_nb.core import recipe_metadata
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.control import RecordedControl
+from swiftai_nb.core.cpu_kernels import PRECISIONS
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image_input import open_image_file
 from swiftai_nb.core.outpaint import Outpaint
@@ -238,6 +239,7 @@ class Recipe:
             loras=self.loras,
             embeddings=self.embeddings,
             quantization_bits=self.quantization_bits,
+            precision=self.dtype if self.dtype in PRECISIONS else None,
             filled_in=self.filled_in or "",
             image=image,
             mask=None if image is None else contents.get(self.mask_sha256 or ""),

@@ -61,6 +61,12 @@ def set_half_products(half: bool) -> None:
     native.half_products.set(half)
 
 
+def has_half_products() -> bool:
+    """Whether `set_half_products` has an effect here."""
+    kernels = native.library()
+    return _fast and on_cpu() and kernels is not None and kernels.half
+
+
 def clear_scratch() -> None:
     """Frees what the CPU's fast paths keep between operations; they make it anew."""
     cpu_math.clear_scratch()

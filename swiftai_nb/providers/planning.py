@@ -10,6 +10,7 @@ from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.control import KINDS, ControlReference, RecordedControl
+from swiftai_nb.core.cpu_kernels import resolve_precision
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
 from swiftai_nb.core.recipe import Recipe, join_prompt
@@ -46,6 +47,7 @@ class LocalPlan(GenerationPlan):
         controls: what steers, with paths instead of names and without pictures.
         preview_decoder: folder of a small decoder for previews, or None.
         load_bits: 4, 5, 6 or 8: quantize the weights on load; None loads them as they are.
+        load_dtype: what the networks compute in; None is the device's and the family's usual.
         memory_plan_bytes: the estimated need, by component and stage.
         available_bytes: memory that is free now; None where the system does not report it.
         attributes: what the model fills in by the seed where the prompt leaves it open.
@@ -58,6 +60,7 @@ class LocalPlan(GenerationPlan):
     controls: tuple[ControlReference, ...] = ()
     preview_decoder: Path | None = None
     load_bits: int | None = None
+    load_dtype: str | None = None
     memory_plan_bytes: MemoryPlan
     available_bytes: int | None
     attributes: tuple[Attribute, ...] = ()
@@ -177,7 +180,7 @@ def make_plan(
     guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     embedding_files(config, model)
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
-    dtype = "float32" if device == "cpu" else "bfloat16" if model.is_flow else "float16"
+    dtype = _dtype(config.precision, device, is_flow=model.is_flow)
     scheduler = defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler)
     is_rescaled = not model.is_flow and guidance_scale > 1.0
     steps, strength = config.resolved_steps(defaults.steps), _strength(config)
@@ -203,6 +206,7 @@ def make_plan(
                 resolved.note,
                 *lora_notes,
                 _strength_note(steps, strength),
+                _precision_note(config.precision, dtype),
                 *_sampling_notes(config, scheduler, is_rescaled, model=model),
                 *larger.notes,
             )
@@ -213,6 +217,7 @@ def make_plan(
         controls=controls,
         preview_decoder=preview_decoder,
         load_bits=bits,
+        load_dtype=dtype if device == "cpu" or config.precision not in (None, "auto") else None,
         memory_plan_bytes=_memory(
             model,
             available_bytes,
@@ -252,6 +257,20 @@ def _sampling_notes(
         yield "mask_feather has no effect without a mask"
 
 
+def _dtype(precision: str | None, device: str, *, is_flow: bool) -> str:
+    """What the networks compute in on a device, as asked or the usual."""
+    if device == "cpu":
+        return resolve_precision(precision)
+    usual = "bfloat16" if is_flow else "float16"
+    return usual if precision is None or precision == "auto" else precision
+
+
+def _precision_note(precision: str | None, dtype: str) -> str | None:
+    if precision in (None, "auto", dtype):
+        return None
+    return f"precision {precision} is not available on this processor: computed in {dtype}"
+
+
 def make_command(plan: LocalPlan, index: int = 0) -> Generate:
     """The engine's command for picture `index` of a plan."""
     request, config = plan.request, plan.request.config
@@ -283,6 +302,7 @@ def model_files(plan: LocalPlan) -> ModelFiles:
     """The files of a plan's model, for the engine's command."""
     return ModelFiles(
         str(plan.folder),
+        dtype=plan.load_dtype,
         quantization_bits=plan.load_bits,
         loras=plan.loras,
         embeddings=embedding_files(plan.request.config),

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from swiftai_nb.core import cpu_kernels
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.diffusion import cpu, ops
 from swiftai_nb.diffusion.cpu import native, workers
-from swiftai_nb.diffusion.cpu.native import build, loader, products, self_test
+from swiftai_nb.diffusion.cpu.native import loader, products, self_test
 
 EXACT, ROUNDED = 1e-5, 2e-2
 STATUS = loader.status.__wrapped__  # not remembered
-RUNNABLE = [target.path.name for target in loader.fitting_targets()]
+RUNNABLE = [target.path.name for target in cpu_kernels.fitting_targets()]
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 some = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -28,13 +29,13 @@ def libraries(tmp_path_factory):
     """The folder of up-to-date libraries: this checkout's, or compiled for the tests."""
     try:
         for name in RUNNABLE:
-            loader.open_library(build.HERE / name)
-        return build.HERE
+            loader.open_library(cpu_kernels.FOLDER / name)
+        return cpu_kernels.FOLDER
     except OSError:
         if shutil.which("cc") is None:
             pytest.skip("no C compiler")
         folder = tmp_path_factory.mktemp("kernels")
-        build.build(folder)
+        cpu_kernels.build(folder)
         return folder
 
 
@@ -272,37 +273,20 @@ class TestChoice:
         assert_close(ops.silu(x), np.array(cpu.silu(x)))
 
     def test_a_library_that_computes_wrongly_is_not_used(self, libraries, monkeypatch):
-        monkeypatch.setattr(build, "HERE", libraries)
+        monkeypatch.setattr(cpu_kernels, "FOLDER", libraries)
         monkeypatch.setattr(self_test, "_activation", lambda _: math.nan)
         status = loader.status()
         assert status.kernels is None
         assert status.reason == "activation differ from NumPy on this processor"
 
     def test_a_broken_library_is_not_used(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(build, "HERE", tmp_path)
-        assert loader.status().reason == "not compiled"
+        monkeypatch.setattr(cpu_kernels, "FOLDER", tmp_path)
+        assert loader.status().reason.startswith("not compiled")
         for name in RUNNABLE:
             (tmp_path / name).write_bytes(b"\x7fELF but not really")
         assert "cannot be loaded" in loader.status().reason
 
     def test_a_library_of_other_sources_is_not_used(self, libraries, monkeypatch):
-        monkeypatch.setattr(build, "HERE", libraries)
+        monkeypatch.setattr(cpu_kernels, "FOLDER", libraries)
         monkeypatch.setattr(loader, "source_digest", lambda: "another")
         assert "other sources" in loader.status().reason
-
-    def test_a_processor_without_the_instructions_uses_numpy(self, monkeypatch):
-        monkeypatch.setattr(loader, "_cpu_facts", lambda: {"flags": "sse2"})
-        assert loader.status().reason.startswith("none for") or loader.fitting_targets()[0].cpu_flags == ()
-
-    @pytest.mark.parametrize(("vendor", "faster"), [("AuthenticAMD", True), ("GenuineIntel", False)])
-    def test_bfloat16_is_chosen_where_it_is_faster(self, libraries, vendor, faster, monkeypatch):
-        best = loader.open_library(libraries / RUNNABLE[0])
-        monkeypatch.setattr(loader, "status", lambda: loader.Status(best, ""))
-        monkeypatch.setattr(loader, "_cpu_facts", lambda: {"vendor_id": vendor})
-        assert loader.bfloat16_is_faster() == (faster and best.half)
-
-
-def test_without_a_compiler_the_build_says_so(tmp_path, monkeypatch):
-    monkeypatch.setenv("CC", "no-such-compiler")
-    with pytest.raises(build.BuildError, match=r"no C compiler|no kernels"):
-        build.build(tmp_path)

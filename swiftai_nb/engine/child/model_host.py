@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,8 @@ class ModelHost:
 
         mx.reset_peak_memory()
         run = GenerationRun(command, report, token)
-        with single_threaded_numpy(), cancel_between_blocks(run.raise_if_cancelled):
+        rounds = self._rounds_products(command.model)
+        with single_threaded_numpy(), cancel_between_blocks(run.raise_if_cancelled), half_products(rounds):
             pipeline = self._pipeline_of(command.model, report, command.job_id)
             run.model_loaded()
             run.enter_stage(GenerationStage.ENCODING_PROMPT)
@@ -147,7 +149,7 @@ class ModelHost:
         return run.done(
             pixels,
             scheduler=pipeline.defaults.scheduler if command.scheduler is None else command.scheduler,
-            dtype=str(pipeline.dtype).removeprefix("mlx.core."),
+            dtype="bfloat16" if rounds else str(pipeline.dtype).removeprefix("mlx.core."),
             notes=notes,
             peak_memory_bytes=mx.get_peak_memory(),
         )
@@ -214,7 +216,15 @@ class ModelHost:
             run.step_done(step.index, step.total, preview)
         return latents
 
+    def _rounds_products(self, files: ModelFiles) -> bool:
+        """Whether a picture is computed in bfloat16 by the CPU kernels: float32 arrays, rounded products."""
+        from swiftai_nb.diffusion import ops
+
+        return self._ready.device == "cpu" and files.dtype == "bfloat16" and ops.has_half_products()
+
     def _pipeline_of(self, files: ModelFiles, report: Report, job_id: str) -> DiffusionPipeline:
+        if self._ready.device == "cpu":
+            files = replace(files, dtype="float32")  # of arrays; MLX's own bfloat16 would be slow
         if self._model is None or not self._model.matches(files):
             report(Stage(job_id, GenerationStage.LOADING_MODEL.value, Path(files.folder).name))
             self.unload()  # never two models in memory
@@ -248,6 +258,7 @@ class ModelHost:
             command.guidance_scale,
             command.clip_skip,
             command.prompt_syntax,
+            self._rounds_products(command.model),
         )
         if key in self._prompts:
             self._prompts.move_to_end(key)
@@ -275,6 +286,18 @@ def cancel_between_blocks(raise_if_cancelled: Callable[[], None]) -> Iterator[No
         yield
     finally:
         ops.set_block_callback(None)
+
+
+@contextmanager
+def half_products(half: bool) -> Iterator[None]:
+    """Rounds the inputs of products to bfloat16, if `half`: see `ops.set_half_products`."""
+    from swiftai_nb.diffusion import ops
+
+    ops.set_half_products(half)
+    try:
+        yield
+    finally:
+        ops.set_half_products(False)
 
 
 def _default_loader() -> PipelineLoader:

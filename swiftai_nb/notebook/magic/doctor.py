@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from swiftai_nb._version import __version__
+from swiftai_nb.core.cpu_kernels import choose_library, resolve_precision
 from swiftai_nb.core.errors import AIError, InvalidInputError, ProviderUnavailableError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.machine import available_memory_bytes, machine_memory_bytes
@@ -99,8 +100,17 @@ def _local_engine(session: Session) -> Iterator[Finding]:
     yield Finding("local engine", "ready")
     is_running = generator.engine_pid is not None
     yield Finding("device", f"{generator.device}{'' if is_running else ' (expected; no engine runs yet)'}")
+    if generator.device == "cpu":
+        yield _cpu_kernels()
     if generator.loaded_model_id is not None:
         yield Finding("loaded model", str(generator.loaded_model_id))
+
+
+def _cpu_kernels() -> Finding:
+    choice = choose_library()
+    if choice.target is None:
+        return Finding("CPU kernels", choice.reason, choice.remedy)
+    return Finding("CPU kernels", f"compiled for {choice.target.name}, {resolve_precision(None)} by default")
 
 
 def _other_engines(session: Session) -> Iterator[Finding]:

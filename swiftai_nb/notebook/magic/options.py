@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from swiftai_nb.core.cpu_kernels import PRECISIONS
 from swiftai_nb.core.prompt_syntax import SYNTAXES
 from swiftai_nb.notebook.magic.option_values import CONVERTERS
 
@@ -136,6 +137,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                setting="clip_skip", is_axis=True),
         Option("quantize", "int", "quantize the weights to 4, 5, 6 or 8 bits when loading", metavar="BITS",
                field="quantization_bits", setting="quantization_bits", is_axis=True),
+        Option("precision", "choice", "what the network is computed in: auto is the faster one",
+               metavar="KIND", choices=PRECISIONS, setting="precision", is_axis=True),
         Option("download", "flag", "download the model first if it is not installed"),
     ),
     "Larger pictures": (

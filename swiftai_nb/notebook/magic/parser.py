@@ -80,6 +80,7 @@ class ImagineArguments:
     upscaler: str | None = None
     clip_skip: int | None = None
     quantization_bits: int | None = None
+    precision: str | None = None
     download: bool = False
     seed: int | None = None
     seeds: tuple[int, ...] = ()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
-import platform
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from swiftai_nb.diffusion.cpu.native.build import TARGETS, Target, source_digest
+from swiftai_nb.core.cpu_kernels import choose_library, source_digest
 from swiftai_nb.diffusion.cpu.native.self_test import failed_functions
 from swiftai_nb.diffusion.cpu.workers import Float32, scratch
 
@@ -35,7 +32,6 @@ _SIGNATURES = {
     "group_apply": [*[_P] * 5, _L, _L, _I],
 }
 _ALIGNMENT = 64
-OFF = "SWIFTAI_CPU_KERNELS"
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Status:
-    """What `%imagine_doctor` says about the kernels.
+    """Whether there is a library that computes rightly.
 
     Attributes:
         kernels: the loaded library, or None.
@@ -91,58 +87,22 @@ def open_library(path: Path) -> Kernels:
 @cache
 def status() -> Status:
     """The library of this process, opened and tested at the first call."""
-    if os.environ.get(OFF, "").lower() in ("off", "0", "no", "false"):
-        return Status(None, f"turned off by {OFF}")
-    fitting = fitting_targets()
-    if not fitting:
-        return Status(None, f"none for {sys.platform} on {platform.machine()} with this processor")
-    built = [target for target in fitting if target.path.exists()]
-    if not built:
-        return Status(None, "not compiled")
+    choice = choose_library()
+    if choice.target is None:
+        return Status(None, choice.reason)
     try:
-        kernels = open_library(built[0].path)
+        kernels = open_library(choice.target.path)
     except OSError as error:
-        return Status(None, f"{built[0].path.name} cannot be loaded ({error})")
+        return Status(None, f"{choice.target.path.name} cannot be loaded ({error})")
     failed = failed_functions(kernels.functions, width=kernels.width, half=kernels.half)
-    return (
-        Status(None, f"{', '.join(failed)} differ from NumPy on this processor")
-        if failed
-        else Status(kernels, "")
-    )
+    if failed:
+        return Status(None, f"{', '.join(failed)} differ from NumPy on this processor")
+    return Status(kernels, "")
 
 
 def library() -> Kernels | None:
     """The library of this process; None where NumPy does the work."""
     return status().kernels
-
-
-def bfloat16_is_faster() -> bool:
-    """Whether products of bfloat16 are the faster ones here.
-
-    AMD's processors take as long for an instruction with 32 products of bfloat16 as for one with 16 of
-    float32; Intel's with AVX512_BF16 four times as long (those with AMX have another unit, not used here).
-    """
-    kernels = library()
-    return kernels is not None and kernels.half and _cpu_facts().get("vendor_id") == "AuthenticAMD"
-
-
-def fitting_targets() -> list[Target]:
-    """What this processor can run, the best first."""
-    if not sys.platform.startswith("linux"):
-        return []
-    flags = set(_cpu_facts().get("flags", "").split())
-    return [t for t in TARGETS if t.machine == platform.machine() and flags.issuperset(t.cpu_flags)]
-
-
-@cache
-def _cpu_facts() -> dict[str, str]:
-    """The first processor's entry of /proc/cpuinfo."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def address(array: Float32 | None) -> int | None:
