@@ -69,6 +69,7 @@ class ImageGenerationConfig:
         eta: 0..1: fresh noise in the samplers ddim (0 is its own value) and tcd (0.3).
         filled_in: a text that is added to the prompt. None: a model with a table of what prompts leave open,
             as the bundled one, chooses by the seed; "" adds nothing.
+        vae: an autoencoder instead of the model's own: folder, safetensors file or catalog id.
         embeddings: files of textual inversions; the prompt names each by its file's name.
         embed_references: whether the recipe keeps the pictures themselves (initial image, mask, references):
             None keeps those up to 64 kB, True all, False none.
@@ -114,6 +115,7 @@ class ImageGenerationConfig:
     references: Sequence[Any] = field(default=(), repr=False)
     loras: tuple[LoraReference, ...] = ()
     embeddings: tuple[str, ...] = ()
+    vae: str | None = None
     quantization_bits: int | None = None
     steps_factor: float = 1.0
     preview: str | None = None

@@ -77,6 +77,7 @@ class Recipe:
         controls: what steered it, in order, each with the SHA-256 of its picture.
         sources: size and name of these pictures, and the small ones themselves.
         loras: LoRAs applied, in order.
+        vae: the autoencoder used instead of the model's own, or None.
         embeddings: files of textual inversions.
         versions: package name -> version, of the packages that took part.
         notes: such as a truncated prompt, an unknown word, or a cloud seed that may not have
@@ -105,6 +106,7 @@ class Recipe:
     references_sha256: tuple[str, ...] = ()
     loras: tuple[LoraReference, ...] = ()
     embeddings: tuple[str, ...] = ()
+    vae: str | None = None
     versions: dict[str, str] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
     guidance_rescale: float | None = None
@@ -238,6 +240,7 @@ class Recipe:
             strength=self.strength,
             loras=self.loras,
             embeddings=self.embeddings,
+            vae=self.vae,
             quantization_bits=self.quantization_bits,
             precision=self.dtype if self.dtype in PRECISIONS else None,
             filled_in=self.filled_in or "",

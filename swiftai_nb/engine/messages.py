@@ -32,6 +32,7 @@ class ModelFiles:
         quantization_bits: 4, 5, 6, 8 or None.
         loras: files or folders on this disk, and how strongly.
         embeddings: files of textual inversions on this disk.
+        vae: file or folder of another autoencoder, or None.
         more_folders: of parts that several models share, or of what a model in one file lacks.
     """
 
@@ -40,6 +41,7 @@ class ModelFiles:
     quantization_bits: int | None = None
     loras: tuple[LoraReference, ...] = ()
     embeddings: tuple[str, ...] = ()
+    vae: str | None = None
     more_folders: tuple[str, ...] = ()
 
 

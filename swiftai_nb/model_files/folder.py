@@ -21,6 +21,7 @@ from swiftai_nb.model_files.identify import identify_family, is_flux_dev
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES, single_file_error, unet_task
 from swiftai_nb.model_files.samplers import is_distilled_turbo, scheduler_name
+from swiftai_nb.model_files.vae_files import open_vae
 from swiftai_nb.model_files.variants import DiffusionVariant, defaults_of
 
 _WEIGHTS = ".safetensors"
@@ -37,19 +38,25 @@ _Z_IMAGE_BASE_SHIFT = 6.0
 _UNDISTILLED = {FLUX_1: _FLUX_DEV, FLUX_2_KLEIN: _KLEIN_BASE, Z_IMAGE: _Z_IMAGE_BASE}
 
 
-def open_model(path: Path, *, base: Path | None = None, prefer_half: bool = False) -> ModelFolder:
+def open_model(
+    path: Path, *, base: Path | None = None, prefer_half: bool = False, vae: Path | None = None
+) -> ModelFolder:
     """Reads a model folder's configuration files; where there are none, the headers of its weights.
 
     Args:
         path: the model's folder, or its single file.
         base: for a single file, the folder of a model of its family, which has what the file lacks.
         prefer_half: as the pipeline will: take the 16-bit files where there is a choice.
+        vae: a folder or file with another autoencoder.
 
     Raises:
         InvalidModelFilesError: no model folder, or a configuration file with values that make no sense.
         UnsupportedModelError: a family the local engine cannot run, or a file that is no model.
         InvalidInputError: the path is a LoRA.
     """
+    if vae is not None:
+        opened = open_model(path, base=base, prefer_half=prefer_half)
+        return replace(opened, vae=open_vae(vae, opened.family, opened.components.get("vae")))
     if path.is_file() and path.suffix.lower() in MODEL_FILE_SUFFIXES:
         return _open_file(path, base, prefer_half=prefer_half)
     configs = FolderConfigs.read(path)

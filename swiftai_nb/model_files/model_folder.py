@@ -62,6 +62,7 @@ class ModelFolder:
         prefer_half: whether 16-bit files are taken where there is a choice.
         checkpoint: what is in the file and its base where the model is one file; `folder` is then the file.
         zeros_empty_negative: whether no negative prompt means zeros (SDXL).
+        vae: the files of an autoencoder that is used instead of its own, or None.
         task: what its UNet is for: `families.TEXT_TO_IMAGE`, `INPAINTING` or `INSTRUCT_PIX2PIX`.
     """
 
@@ -82,6 +83,7 @@ class ModelFolder:
     checkpoint: Checkpoint | None = None
     zeros_empty_negative: bool = True
     task: str = TEXT_TO_IMAGE
+    vae: ComponentFiles | None = field(default=None, hash=False)
 
     @property
     def is_flow(self) -> bool:
@@ -121,9 +123,10 @@ class ModelFolder:
         Raises:
             InvalidModelFilesError: shards are missing, or the files of a network are ambiguous or corrupt.
         """
+        replaced = {} if self.vae is None else {"vae": self.vae}
         if self.checkpoint is not None:
-            return self.checkpoint.components
-        found = {name: self._find(name) for name in self.family.components}
+            return {**self.checkpoint.components, **replaced}
+        found = {name: replaced.get(name) or self._find(name) for name in self.family.components}
         return {name: files for name, files in found.items() if files is not None}
 
     def _find(self, name: str) -> ComponentFiles | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.model_files.model_folder import ModelFolder
+from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 _STEPS = re.compile(r"(?<!\d)(\d{1,2})[-_ ]?steps?(?![a-z])")
 
@@ -90,6 +92,19 @@ def _distilled(config: ImageGenerationConfig, *, is_flow: bool) -> Iterator[tupl
         for kind in DISTILLED_LORAS:
             if lora.scale > 0 and kind.is_flow == is_flow and re.search(kind.pattern, name):
                 yield name, kind
+
+
+def local_vae(registry: DiffusionModelRegistry, name: str | None) -> Path | None:
+    """The absolute path of an autoencoder: a file, a folder, or the name of an installed model that has one.
+
+    Raises:
+        ModelNotFoundError: neither a path nor a known name.
+        ModelNotDownloadedError: that model is not installed.
+    """
+    if name is None:
+        return None
+    path = user_path(name)
+    return (path if path.exists() else registry.resolve(name).folder).absolute()
 
 
 def embedding_files(config: ImageGenerationConfig, model: ModelFolder | None = None) -> tuple[str, ...]:

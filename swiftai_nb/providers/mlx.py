@@ -19,6 +19,7 @@ from swiftai_nb.engine.kernel.client import EngineClient, process_client, thread
 from swiftai_nb.engine.kernel.platform import local_engine_obstacle
 from swiftai_nb.engine.kernel.report import installation_findings
 from swiftai_nb.engine.messages import Done
+from swiftai_nb.providers.adapters import local_vae
 from swiftai_nb.providers.enlargement import UpscalePlan, enlarged_image, make_upscale_command, plan_upscale
 from swiftai_nb.providers.local_engine import LocalEngineProvider, ProgressReporter
 from swiftai_nb.providers.planning import LocalPlan, make_plan
@@ -177,6 +178,7 @@ class MLXImageProvider(LocalEngineProvider):
             device=self.device,
             available_bytes=available_bytes,
             loras=local_loras(self.registry, config.loras),
+            vae=local_vae(self.registry, config.vae),
             controls=local_controls(self.registry, config.controls, resolved.info.variant),
             preview_decoder=self._preview_decoder(resolved) if config.preview == "taesd" else None,
             upscaler=self._upscaler(config),

@@ -45,6 +45,7 @@ class LocalPlan(GenerationPlan):
         resolved: the model: its entry and its files.
         loras: LoRAs to apply, as files on this disk.
         controls: what steers, with paths instead of names and without pictures.
+        vae: an autoencoder instead of the model's own, or None.
         preview_decoder: folder of a small decoder for previews, or None.
         load_bits: 4, 5, 6 or 8: quantize the weights on load; None loads them as they are.
         load_dtype: what the networks compute in; None is the device's and the family's usual.
@@ -58,6 +59,7 @@ class LocalPlan(GenerationPlan):
     resolved: ResolvedModel
     loras: tuple[LoraReference, ...] = ()
     controls: tuple[ControlReference, ...] = ()
+    vae: Path | None = None
     preview_decoder: Path | None = None
     load_bits: int | None = None
     load_dtype: str | None = None
@@ -137,6 +139,7 @@ def make_plan(
     available_bytes: int | None,
     loras: tuple[LoraReference, ...] = (),
     controls: tuple[ControlReference, ...] = (),
+    vae: Path | None = None,
     preview_decoder: Path | None = None,
     upscaler: ChosenUpscaler = ChosenUpscaler(),  # noqa: B008 - frozen
 ) -> LocalPlan:
@@ -149,6 +152,7 @@ def make_plan(
         available_bytes: free memory; None where the system does not report it.
         loras: the request's LoRAs, as files on this disk.
         controls: the request's controls, with paths.
+        vae: an autoencoder instead of the model's own.
         preview_decoder: folder of the small decoder, for previews of that kind.
         upscaler: what enlarges the picture, where the request wants that.
 
@@ -163,7 +167,7 @@ def make_plan(
             f"{info.id} runs on the engine {info.engine}, not on the local one",
             hint=f"--engine {info.engine}",
         )
-    model = open_model(resolved.folder, base=resolved.base, prefer_half=device != "cpu")
+    model = open_model(resolved.folder, base=resolved.base, prefer_half=device != "cpu", vae=vae)
     defaults = model.defaults_with(info.own_settings)
     native_size = (defaults.width, defaults.height)
     references = reference_sizes(request.config, model)
@@ -215,6 +219,7 @@ def make_plan(
         resolved=resolved,
         loras=loras,
         controls=controls,
+        vae=vae,
         preview_decoder=preview_decoder,
         load_bits=bits,
         load_dtype=dtype if device == "cpu" or config.precision not in (None, "auto") else None,
@@ -306,6 +311,7 @@ def model_files(plan: LocalPlan) -> ModelFiles:
         quantization_bits=plan.load_bits,
         loras=plan.loras,
         embeddings=embedding_files(plan.request.config),
+        vae=None if plan.vae is None else str(plan.vae),
         more_folders=tuple(str(folder) for folder in plan.resolved.more_folders),
     )
 

@@ -156,6 +156,30 @@ def test_sampling_settings_reach_the_engine_and_the_recipe(provider):
     assert make(provider, config=changed.recipe.to_config()).data == changed.data
 
 
+def test_another_autoencoder_reaches_the_engine_and_the_recipe(provider, tmp_path):
+    from tests.diffusion.parity.seeded_weights import seeded_weights
+    from tests.diffusion.parity.tiny_flux import REFERENCES
+    from tests.diffusion.sd_folders import write_safetensors
+
+    with np.load(REFERENCES / "tiny_vae.npz") as file:
+        shapes = json.loads(bytes(file["shapes"]))
+    config = ImageGenerationConfig(seed=3, steps=2, vae=str(tmp_path / "taesd.safetensors"))
+    arrays = seeded_weights({name: tuple(shape) for name, shape in shapes.items()})
+    write_safetensors(tmp_path / "taesd.safetensors", arrays)
+    with pytest.raises(UnsupportedModelError, match="latents of 4 channels, the model's have 16"):
+        make(provider, config=config)
+    for name in [name for name, array in arrays.items() if 4 in array.shape]:  # its ends
+        last = tuple(16 if side == 4 else side for side in arrays[name].shape)
+        arrays[name] = np.resize(arrays[name], last)
+    write_safetensors(tmp_path / "taesd.safetensors", arrays)
+    changed = make(provider, config=config)
+    assert changed.recipe.vae == str(tmp_path / "taesd.safetensors")
+    assert changed.data != make(provider, config=config.replace(vae=None)).data
+    assert make(provider, config=changed.recipe.to_config()).data == changed.data
+    with pytest.raises(ModelNotFoundError):
+        make(provider, config=config.replace(vae="none"))
+
+
 def test_the_prompt_syntax_reaches_the_engine_and_the_recipe(provider):
     config = ImageGenerationConfig(seed=3, steps=2)
     plain, weighted = (

@@ -25,6 +25,7 @@ from swiftai_nb.diffusion.models.unet_blocks import Resampler, ResnetBlock
 
 _EPS = 1e-6
 _FLUX_2 = "AutoencoderKLFlux2"
+_TINY = "AutoencoderTiny"
 _QUERIES_AT_ONCE = 4096
 
 
@@ -48,6 +49,7 @@ class VAEConfig:
     decoder_block_out_channels: tuple[int, ...] | None = None
     patch_size: int = 1
     batch_norm_eps: float | None = None
+    is_tiny: bool = False
 
     @property
     def scale(self) -> int:
@@ -78,6 +80,8 @@ class VAEConfig:
             UnsupportedModelError: another kind of autoencoder.
         """
         kind = config.get("_class_name", "AutoencoderKL")
+        if kind == _TINY:
+            return cls._tiny(config)
         blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
         if kind not in ("AutoencoderKL", _FLUX_2) or not blocks <= {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
             raise UnsupportedModelError(f"the autoencoder is a {kind} with {sorted(blocks)}: not supported")
@@ -103,6 +107,19 @@ class VAEConfig:
         elif "patch_size" in fields or "batch_norm_eps" in fields:
             raise UnsupportedModelError("an AutoencoderKL with patches or batch statistics is not supported")
         return cls(**fields)
+
+    @classmethod
+    def _tiny(cls, config: Mapping[str, Any]) -> VAEConfig:
+        fixed = {
+            "encoder_block_out_channels": [64] * 4, "decoder_block_out_channels": [64] * 4, "act_fn": "relu",
+            "num_encoder_blocks": [1, 3, 3, 3], "num_decoder_blocks": [3, 3, 3, 1], "scaling_factor": 1.0,
+        }  # fmt: skip
+        other = [name for name, value in fixed.items() if (config.get(name) or value) != value]
+        if other:
+            raise UnsupportedModelError(f"an {_TINY} with another {', '.join(other)} is not supported")
+        return cls(
+            (64,) * 4, latent_channels=int(config.get("latent_channels", 4)), scaling_factor=1.0, is_tiny=True
+        )
 
 
 class PixelAttention(nn.Module):  # type: ignore[misc]

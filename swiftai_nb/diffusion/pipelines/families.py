@@ -43,6 +43,7 @@ def load_pipeline(
     *,
     base: str | Path | None = None,
     embeddings: Sequence[str | Path] = (),
+    vae: str | Path | None = None,
 ) -> DiffusionPipeline:
     """Opens a model folder; its files decide everything, its name nothing.
 
@@ -59,6 +60,8 @@ def load_pipeline(
             are taken from it.
         embeddings: textual inversions in safetensors files; each is a word of the prompt, called as its file,
             alone or as `embedding:NAME`. For Stable Diffusion and SDXL.
+        vae: an autoencoder instead of the model's own: a folder in diffusers' layout (AutoencoderKL or
+            AutoencoderTiny), or a safetensors file.
 
     Raises:
         ModelNotFoundError: no such folder.
@@ -72,7 +75,8 @@ def load_pipeline(
     check_bits(quantization_bits)
     compute = resolve_dtype(dtype)
     base = None if base is None else user_path(base)
-    model = open_model(path, base=base, prefer_half=compute != mx.float32)
+    other_vae = None if vae is None else user_path(vae)
+    model = open_model(path, base=base, prefer_half=compute != mx.float32, vae=other_vae)
     if model.checkpoint is not None:
         refuse_missing_parts(model)
     elif model.family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):

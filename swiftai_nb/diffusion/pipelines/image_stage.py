@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +13,7 @@ from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.gpu import memory_policy, on_cpu
 from swiftai_nb.diffusion.memory import return_freed_memory
+from swiftai_nb.diffusion.models.tiny_vae import TinyAutoencoder
 from swiftai_nb.diffusion.models.vae import Autoencoder, VAEConfig, fold_patches, unfold_patches
 from swiftai_nb.diffusion.pipelines.denoising import Latents
 from swiftai_nb.diffusion.preview import LinearPreview, fit_preview, read_preview, to_uint8
@@ -50,13 +52,14 @@ class ImageStage:
         published_preview: LinearPreview | None,
     ) -> None:
         self.config = config
-        self.component = Component(source, lambda: Autoencoder(config), dtype=mx.float32)
+        network = TinyAutoencoder if config.is_tiny else Autoencoder
+        self.component: Component[Any] = Component(source, lambda: network(config), dtype=mx.float32)
         self._decode_side: int | None = None
         self._preview = read_preview(folder, config.latent_channels)
         if (
             self._preview is None
             and published_preview is not None
-            and config.block_out_channels == _PUBLISHED_CHANNELS
+            and (config.block_out_channels == _PUBLISHED_CHANNELS or config.is_tiny)
             and config.latent_channels == len(published_preview.factors)
         ):
             self._preview = published_preview
@@ -99,7 +102,7 @@ class ImageStage:
 
     def _decode_values(self, latents: Latents) -> Latents:
         pixels = latents.shape[1] * latents.shape[2] * self.config.denoiser_scale**2
-        if pixels > self.decode_side**2:
+        if pixels > self.decode_side**2 and not self.config.is_tiny:
             side = self.decode_side // self.config.scale
             return decode_tiled(self.component.network, mx.array(latents), side=side)
         if pixels >= _LARGE_PIXELS and on_cpu():

@@ -149,6 +149,7 @@ MFLUX_VAE_RULES: tuple[Rule, ...] = (
 # The autoencoder as latent-diffusion code names it (`ae.safetensors`); `up` counts from the top.
 LDM_VAE_RULES: tuple[Rule, ...] = (
     (r"(^|\.)num_batches_tracked$", None),
+    (r"^(model_ema|loss)\.", None),  # of training
     (r"^encoder\.quant_conv\.", "quant_conv."),
     (r"^decoder\.post_quant_conv\.", "post_quant_conv."),
     (r"^encoder\.down\.(\d+)\.block\.(\d+)\.", r"encoder.down_blocks.\1.resnets.\2."),

@@ -45,6 +45,7 @@ _CONVERTERS: dict[tuple[str, str], Convert] = {
     ("clip with projection", "OpenCLIP"): convert_open_clip,
     ("vae", "diffusers"): renamed_by(VAE_RULES),
     ("vae", "BFL"): flux_tensors.convert_ldm_vae,
+    ("vae", "tiny"): renamed_by(()),
     ("vae", "mflux"): flux_tensors.convert_mflux_vae,
     ("clip", "transformers"): renamed_by(CLIP_WITHOUT_PROJECTION_RULES),
     ("clip", "transformers or mflux"): flux_tensors.convert_clip,

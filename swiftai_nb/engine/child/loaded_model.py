@@ -35,6 +35,7 @@ class LoadedModel:
         self._embeddings: list[Any] = []
         is_file = bool(files.more_folders) and Path(files.folder).is_file()
         base = {"base": files.more_folders[0]} if is_file else {}
+        base |= {} if files.vae is None else {"vae": files.vae}
         self.pipeline: DiffusionPipeline = load_pipeline(
             files.folder, dtype=files.dtype, quantization_bits=files.quantization_bits, **base
         )

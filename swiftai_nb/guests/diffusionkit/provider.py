@@ -206,6 +206,7 @@ def _check_options(request: GenerationRequest) -> None:
         "references": bool(config.references),
         "controls": bool(config.controls),
         "loras": bool(config.loras),
+        "vae": config.vae is not None,
         "embeddings": bool(config.embeddings),
         "guidance_rescale": config.guidance_rescale is not None,
         "eta": config.eta is not None,

@@ -131,6 +131,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                is_axis=True),
         Option("lora", "lora", "apply a LoRA; may be given several times", metavar="SOURCE[:SCALE]",
                field="loras", setting="loras", is_axis=True, repeats=True),
+        Option("vae", "word", "another autoencoder: folder, file or name", metavar="PATH|NAME", setting="vae",
+               is_axis=True),
         Option("embedding", "text", "a textual inversion, a word of the prompt; may be given several times",
                metavar="FILE", field="embeddings", setting="embeddings", is_axis=True, repeats=True),
         Option("clip-skip", "int", "skip this many last layers of the text encoder", metavar="N",

@@ -65,6 +65,7 @@ class ImagineArguments:
     size: Size | None = None
     scheduler: str | None = None
     loras: tuple[LoraReference, ...] = ()
+    vae: str | None = None
     pasted_loras: tuple[LoraReference, ...] = ()
     embeddings: tuple[str, ...] = ()
     guidance_rescale: float | None = None
