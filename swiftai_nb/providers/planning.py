@@ -10,14 +10,13 @@ from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.control import KINDS, ControlReference, RecordedControl
-from swiftai_nb.core.cpu_kernels import resolve_precision
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
 from swiftai_nb.core.recipe import Recipe, join_prompt
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.core.sources import source_pictures
 from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_memory
-from swiftai_nb.engine.kernel.platform import memory_policy
+from swiftai_nb.engine.kernel.platform import compute_dtype, memory_policy
 from swiftai_nb.engine.messages import Done, Generate, ModelFiles
 from swiftai_nb.jobs.timings import TimingKey
 from swiftai_nb.model_files.attributes import Attribute, choose_phrases, read_attributes
@@ -184,7 +183,7 @@ def make_plan(
     guidance_scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
     embedding_files(config, model)
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
-    dtype = _dtype(config.precision, device, is_flow=model.is_flow)
+    dtype = compute_dtype(device, config.precision, is_flow=model.is_flow)
     scheduler = defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler)
     is_rescaled = not model.is_flow and guidance_scale > 1.0
     steps, strength = config.resolved_steps(defaults.steps), _strength(config)
@@ -210,8 +209,7 @@ def make_plan(
                 resolved.note,
                 *lora_notes,
                 _strength_note(steps, strength),
-                _precision_note(config.precision, dtype),
-                *_sampling_notes(config, scheduler, is_rescaled, model=model),
+                *_sampling_notes(config, scheduler, is_rescaled, model=model, dtype=dtype),
                 *larger.notes,
             )
             if note is not None
@@ -245,10 +243,12 @@ def make_plan(
 
 
 def _sampling_notes(
-    config: ImageGenerationConfig, scheduler: str, is_rescaled: bool, *, model: ModelFolder
+    config: ImageGenerationConfig, scheduler: str, is_rescaled: bool, *, model: ModelFolder, dtype: str
 ) -> Iterator[str]:
     if config.guidance_rescale and not is_rescaled:
         yield "guidance_rescale has no effect: this picture is made without classifier-free guidance"
+    if config.precision not in (None, "auto", dtype):
+        yield f"precision {config.precision} is not available on this processor: computed in {dtype}"
     if config.extra_body:
         yield "extra_body has no effect: it is for services in the cloud"
     if config.eta and not uses_eta(scheduler):
@@ -260,20 +260,6 @@ def _sampling_notes(
             yield f"the picture for {control.kind} is used as it is: none is made from a photo here"
     if config.mask_feather and config.mask is None and config.outpaint is None:
         yield "mask_feather has no effect without a mask"
-
-
-def _dtype(precision: str | None, device: str, *, is_flow: bool) -> str:
-    """What the networks compute in on a device, as asked or the usual."""
-    if device == "cpu":
-        return resolve_precision(precision)
-    usual = "bfloat16" if is_flow else "float16"
-    return usual if precision is None or precision == "auto" else precision
-
-
-def _precision_note(precision: str | None, dtype: str) -> str | None:
-    if precision in (None, "auto", dtype):
-        return None
-    return f"precision {precision} is not available on this processor: computed in {dtype}"
 
 
 def make_command(plan: LocalPlan, index: int = 0) -> Generate:

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from swiftai_nb.core.child import find_child_module
+from swiftai_nb.core.cpu_kernels import resolve_precision
 from swiftai_nb.core.errors import UnsupportedPlatformError
 from swiftai_nb.core.machine import GIB, MIB, MemoryPolicy, installed_memory_bytes, machine_memory_bytes
 from swiftai_nb.engine.kernel.cuda import engine_packages
@@ -122,6 +123,20 @@ def _owns_library(name: str) -> bool:
             except OSError:
                 return False
     return True
+
+
+def compute_dtype(device: str, precision: str | None, *, is_flow: bool) -> str:
+    """What the networks of a model compute in.
+
+    Args:
+        device: "metal", "cuda" or "cpu".
+        precision: one of `cpu_kernels.PRECISIONS`; None is "auto".
+        is_flow: whether it is a flow model.
+    """
+    if device == "cpu":
+        return resolve_precision(precision)
+    usual = "bfloat16" if is_flow else "float16"
+    return usual if precision is None or precision == "auto" else precision
 
 
 def device_memory_bytes(device: str) -> int | None:
