@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
-from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.request import make_seeds
@@ -19,6 +20,7 @@ from swiftai_nb.jobs.cluster import (
     GeneratorFactory,
     close_generators,
 )
+from swiftai_nb.providers import discovery
 
 CREATE = "swiftai_nb.providers.discovery:create"
 
@@ -30,7 +32,7 @@ def imagine_batch(
     config: ImageGenerationConfig | None = None,
     negative_prompt: str | None = None,
     provider: str = "mlx",
-    attempts: int = DEFAULT_ATTEMPTS,
+    attempts: int | None = None,
     is_ordered: bool = True,
     **provider_options: Any,
 ) -> Iterator[BatchItem]:
@@ -46,7 +48,8 @@ def imagine_batch(
         config: settings of the texts; recipes have their own.
         negative_prompt: of the texts.
         provider: the provider that the workers use, see `providers.discovery`.
-        attempts: per picture, when its worker or engine process ends unexpectedly.
+        attempts: per picture, when its worker or engine process ends unexpectedly; None is 3 for a local
+            provider, and 1 for one in the cloud, which may bill the picture each time.
         is_ordered: in the order given; otherwise in the order of completion.
         provider_options: options of the provider, the same on every worker; small and hashable.
 
@@ -63,7 +66,15 @@ def imagine_batch(
         for item, seed in zip(items, make_seeds(base.seed, count=len(items)), strict=True)
     ]
     factory = GeneratorFactory.of(CREATE, provider, **provider_options)
+    attempts = default_attempts(provider) if attempts is None else attempts
     return _run(requests, executor, factory, attempts=attempts, is_ordered=is_ordered)
+
+
+def default_attempts(provider: str) -> int:
+    """Attempts per picture when its worker ends unexpectedly: one where each may be billed."""
+    with contextlib.suppress(AIError):  # a provider that cannot be made here may be one of the workers'
+        return 1 if discovery.kind(provider) == "cloud" else DEFAULT_ATTEMPTS
+    return DEFAULT_ATTEMPTS
 
 
 def _run(

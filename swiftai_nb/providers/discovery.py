@@ -62,6 +62,16 @@ def create(name: str, **options: Any) -> ImageGenerator:
     return generator
 
 
+def kind(name: str) -> str:
+    """Where a provider works: "local" or "cloud"; "local" where that is not known.
+
+    Raises:
+        InvalidInputError: no such name.
+        ProviderUnavailableError: its package cannot be imported.
+    """
+    return str(getattr(_factory(name), "kind", "local"))
+
+
 def _factory(name: str) -> Any:
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")

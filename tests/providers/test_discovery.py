@@ -37,8 +37,9 @@ def plugin(tmp_path, monkeypatch):
 
 
 def test_the_built_in_names_come_first(plugin):
-    assert discovery.names() == ("mlx", "huggingface", "diffusionkit", "fake", "gone", "nothing", "trouble")
-    assert discovery.plugin_names() == discovery.names()[2:]
+    others = ("diffusionkit", "fake", "gone", "nothing", "trouble")
+    assert discovery.names() == ("mlx", "huggingface", "openai", *others)
+    assert discovery.plugin_names() == others
 
 
 def test_the_kind_of_a_provider_decides_where_its_jobs_run():

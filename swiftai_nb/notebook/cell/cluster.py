@@ -120,11 +120,19 @@ class ClusterWork(SheetWork):
 
     def _collect(self) -> None:
         from swiftai_nb.jobs.cluster import ClusterBatch
+        from swiftai_nb.providers.batch import default_attempts
 
         pictures = [_request(self._requests[index]) for index in self._waiting]
-        factory, token = _factory(self._requests[0]), self._task.token
+        batch = ClusterBatch(
+            pictures,
+            self._executor,
+            _factory(self._requests[0]),
+            attempts=default_attempts(self._requests[0].engine),
+            is_ordered=False,
+            token=self._task.token,
+        )
         try:
-            for item in ClusterBatch(pictures, self._executor, factory, is_ordered=False, token=token):
+            for item in batch:
                 self._take(item)
         except GenerationCancelledError:
             raise self._cancelled_error() from None
@@ -151,8 +159,10 @@ def _factory(request: GenerationRequest) -> Any:
     from swiftai_nb.jobs.cluster import GeneratorFactory
     from swiftai_nb.providers.batch import CREATE
 
-    options = {} if request.provider is None else {"provider": request.provider}
-    return GeneratorFactory.of(CREATE, request.engine, **options)
+    payer = "organization" if request.engine == "openai" else "bill_to"
+    options = {"provider": request.provider, "base_url": request.base_url, payer: request.bill_to}
+    given = {name: value for name, value in options.items() if value is not None}
+    return GeneratorFactory.of(CREATE, request.engine, **given)
 
 
 def _check_one_engine(requests: Sequence[GenerationRequest]) -> None:

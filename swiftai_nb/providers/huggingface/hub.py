@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from swiftai_nb.core.errors import ModelNotFoundError, ProviderUnavailableError
+from swiftai_nb.core.errors import ModelNotFoundError, ProviderUnavailableError, UnsupportedModelError
 
 TEXT_TO_IMAGE = "text-to-image"
 IMAGE_TO_IMAGE = "image-to-image"
@@ -108,6 +108,7 @@ class RouteFinder:
 
         Raises:
             ProviderUnavailableError: no such provider, or it does not serve this model.
+            UnsupportedModelError: providers serve this model, but for another task.
             ModelNotFoundError: no provider serves this model.
         """
         check_provider(provider, task)
@@ -125,7 +126,7 @@ class RouteFinder:
                 hint=f"served by {', '.join(r.provider for r in routes)}; or leave the provider to auto",
             )
         if task == IMAGE_TO_IMAGE and self._mapping(model, token):
-            raise ModelNotFoundError(
+            raise UnsupportedModelError(
                 f"no provider changes pictures with {model}", hint=other_models(model, task)
             )
         raise ModelNotFoundError(f"no provider serves {model} now", hint=other_models(model, task))

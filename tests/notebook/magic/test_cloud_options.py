@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from IPython.core.error import UsageError
 from PIL import Image
 
 from swiftai_nb.core.errors import AIError, InvalidInputError
+from swiftai_nb.jobs.cluster import close_generators
 from swiftai_nb.notebook.session import get_session
+from swiftai_nb.providers.batch import default_attempts
 from swiftai_nb.providers.huggingface import HuggingFaceProvider
 from tests.providers.huggingface.cloud_server import CloudServer
 from tests.providers.openai.images_server import ImagesServer
@@ -125,3 +128,21 @@ def test_a_recipe_from_elsewhere_chooses_no_server(shell: Any, server: ImagesSer
     again = imagine(shell, f"--quiet --from {path}")
     assert again[0].recipe.engine == "fake"
     assert len(server.posts) == 1
+
+
+def test_workers_of_a_cluster_ask_the_same_server(shell: Any, server: ImagesServer) -> None:
+    with ThreadPoolExecutor(2) as workers:
+        shell.user_ns["workers"] = workers
+        options = f"--engine openai --base-url {server.origin} --bill-to acme --extra quality=low"
+        pictures = imagine(shell, f"a fox --quiet -n 2 --seed 1 --executor workers {options}")
+    close_generators()
+    assert [picture.seed for picture in pictures] == [1, 2]
+    assert [post.headers["openai-organization"] for post in server.posts] == ["acme"] * 2
+    assert [post.fields["quality"] for post in server.posts] == ["low"] * 2
+
+
+@pytest.mark.parametrize(
+    ("provider", "attempts"), [("huggingface", 1), ("openai", 1), ("mlx", 3), ("gone", 3)]
+)
+def test_a_picture_that_may_be_billed_is_tried_once_on_a_cluster(provider: str, attempts: int) -> None:
+    assert default_attempts(provider) == attempts

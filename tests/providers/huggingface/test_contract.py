@@ -7,6 +7,9 @@ import pytest
 from swiftai_nb.providers.huggingface import HuggingFaceProvider
 from tests.contract_suite.image_generator import ImageGeneratorContract
 from tests.providers.huggingface.cloud_server import CloudServer
+from tests.providers.huggingface.test_provider import cloud
+
+__all__ = ["cloud"]
 
 
 class TestHuggingFaceProvider(ImageGeneratorContract):
@@ -19,3 +22,13 @@ class TestHuggingFaceProvider(ImageGeneratorContract):
         server.hang_at_steps = 1000
         yield HuggingFaceProvider(base_url=f"{server.url}/mine")
         server.close()
+
+
+class TestHuggingFaceProviderThroughTheHub(ImageGeneratorContract):
+    is_deterministic = False
+    has_steps = False
+
+    @pytest.fixture
+    def generator(self, cloud):
+        cloud.hang_at_steps = 1000
+        return HuggingFaceProvider("hf_token", model="acme/painter")

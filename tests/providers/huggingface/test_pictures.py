@@ -148,7 +148,7 @@ def test_auto_without_any_able_provider_says_so(cloud: CloudServer) -> None:
 
 def test_a_model_that_only_draws_is_told_from_one_that_nobody_serves(cloud: CloudServer) -> None:
     cloud.mapping = {"fal-ai": {"providerId": "m", "status": "live", "task": "text-to-image"}}
-    with pytest.raises(errors.ModelNotFoundError, match="no provider changes pictures with") as caught:
+    with pytest.raises(errors.UnsupportedModelError, match="no provider changes pictures with") as caught:
         generate(provider(), config=ImageGenerationConfig(references=[START]))
     assert MODELS[IMAGE_TO_IMAGE][0] in (caught.value.hint or "")
 
