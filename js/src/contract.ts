@@ -244,7 +244,7 @@ export interface Preview {
 export type Request =
   | { kind: "init" | "load_more" }
   /** With `picture_id` it starts from that picture instead of the form's pictures in; "": from none. */
-  | { kind: "generate"; request_id: string; settings: Settings; picture_id?: string }
+  | { kind: "generate"; request_id: string; settings: Settings; picture_id?: string; confirmed: boolean }
   | { kind: "plan"; request_id: string; settings: Settings }
   | { kind: "cancel"; job_id: string; request_id: string }
   | { kind: "retry"; job_id: string }
@@ -277,7 +277,7 @@ export interface Plan {
   height: number;
   steps: number | null;
   notes: string[];
-  /** Whether it takes so long that the page asks first. */
+  /** Whether it takes so long that the page asks first; then `generate` is answered by this, too. */
   asks: boolean;
 }
 

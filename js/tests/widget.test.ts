@@ -537,7 +537,7 @@ test("the estimate stands below the button before it is pressed", async () => {
     "About 12 s on this machine's CPU · about 0.2 GB of 17 GB free",
   );
   await card.type(".steps input", "12");
-  expect(card.find(".estimate").textContent).toBe("");
+  expect(card.find(".estimate").hasAttribute("data-outdated")).toBe(true);
   expect(card.host.sentOf("plan")).toHaveLength(1);
   vi.advanceTimersByTime(600);
   expect(card.host.sentOf("plan")).toHaveLength(2);
@@ -564,7 +564,23 @@ test("more than a minute on the CPU is asked about; a second press starts", asyn
   await card.click("Imagine");
   await card.click("Start anyway");
   expect(card.host.sentOf("generate")).toHaveLength(1);
+  expect(card.host.sentOf("generate")[0]?.confirmed).toBe(true);
   expect(card.find(".question").hidden).toBe(true);
+});
+
+test("a long job that was sent before its time was known is asked about, with its own settings", async () => {
+  const card = mount({ pictures: [picture({ steps: 900 })], prompt: "something else" });
+  await card.click("Variations");
+  const request_id = card.host.sentOf("generate")[0]?.request_id ?? "";
+  await card.host.report({ kind: "plan", request_id, ...plan, estimated_s: 900, asks: true });
+  expect(card.find(".question").hidden).toBe(false);
+  expect(card.button("Imagine")).toBeTruthy();
+  await card.click("Start anyway");
+  expect(card.host.sentOf("generate")[1]).toMatchObject({
+    picture_id: "1",
+    confirmed: true,
+    settings: { prompt: "a fox", steps: 900 },
+  });
 });
 
 test("Imagine and Cancel are never under the same click", async () => {

@@ -68,8 +68,10 @@ def running(stage: Stage) -> None:
     stage.open_more()
     stage.card.root.get_by_label("Steps").fill("120")
     stage.card.imagine("a rocket at night")
+    stage.card.confirm()
     stage.card.root.locator(".queue li").first.wait_for(state="attached")
     stage.card.imagine("a sunflower")
+    stage.card.confirm()
     stage.card.wait_step(20)
 
 

@@ -20,6 +20,9 @@ widget = ImagineWidget()
 widget"""
 BUSY = "import time\nend = time.time() + 600\nwhile time.time() < end and not session.queue.jobs[-1].state.is_final: sum(range(1000))"
 ASK_FOR_BLUE = "print('heard:', widget.prompt == 'a blue fox')"
+# So slow that nothing ends while the test looks at it, and quick again.
+SLOW = "session.generator('mlx').step_duration_s = 5.0"
+FAST = "session.generator('mlx').step_duration_s = 0.1"
 CLOCK = """
 session.cancelled_at = None
 def note(job):
@@ -131,7 +134,9 @@ def test_cancel_answers_at_once_while_another_cell_is_busy(
 
 
 def test_queue_history_compare_seed_and_reuse(open_notebook: OpenNotebook, screenshots: Path) -> None:
-    notebook, card = open_card(open_notebook)
+    notebook, card = open_card(open_notebook, SLOW, FAST)
+    run_cell(notebook, 1)
+    notebook.wait_idle()
     for index, prompt in enumerate(("a cat", "a dog", "a bird")):
         card.imagine(prompt)
         # The next prompt is typed when the page shows this one.
@@ -140,6 +145,7 @@ def test_queue_history_compare_seed_and_reuse(open_notebook: OpenNotebook, scree
     card.button("Cancel: a dog").click()
     card.screenshot(screenshots, "queue")
     assert card.violations() == []
+    run_cell(notebook, 2)
     card.wait_pictures(2)
     card.wait_scene("picture")
     assert card.words == "a bird"

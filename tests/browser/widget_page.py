@@ -52,6 +52,16 @@ class Card:
         self.write(prompt)
         self.root.get_by_label("Prompt", exact=True).press("Control+Enter")
 
+    def confirm(self) -> None:
+        """Presses "Start anyway" if the page asks, which depends on the machine's measured times."""
+        self.page.wait_for_function(
+            "card => !card.querySelector('.question').hidden || card.querySelector('.tile.live')",
+            arg=self.root.element_handle(),
+            timeout=PATIENCE_MS,
+        )
+        if self.button("Start anyway").is_visible():
+            self.button("Start anyway").click()
+
     @property
     def words(self) -> str:
         """The line under the stage."""

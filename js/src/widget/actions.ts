@@ -30,7 +30,7 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
   const stage = (
     changes: Partial<Pick<typeof view, "following" | "selected" | "compared" | "showsStart">>,
   ) => {
-    Object.assign(view, { compared: null, showsStart: false, error: null, asking: false, ...changes });
+    Object.assign(view, { compared: null, showsStart: false, error: null, asking: null, ...changes });
     ctx.invalidate();
   };
 
@@ -47,8 +47,9 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
           field: "model",
         });
       const { plan } = view;
-      if (from === undefined && plan !== null && "asks" in plan && plan.asks && !view.asking) {
-        view.asking = true;
+      const confirmed = view.asking !== null;
+      if (from === undefined && plan !== null && "asks" in plan && plan.asks && !confirmed) {
+        view.asking = { settings, from };
         ctx.invalidate();
         return;
       }
@@ -56,11 +57,14 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
       if (painting !== null) return void painting.then(() => this.imagine(settings, from));
       flush();
       const request_id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
-      view.pending.push({ request_id, prompt: settings.prompt });
+      view.pending.push({ request_id, settings, from });
       stage({ following: true });
-      const request = { kind: "generate", request_id, settings } as const;
+      const request = { kind: "generate", request_id, settings, confirmed } as const;
       connection.send(from === undefined ? request : { ...request, picture_id: from });
       connection.expectReply();
+    },
+    confirm() {
+      if (view.asking !== null) this.imagine(view.asking.settings, view.asking.from);
     },
     cancel(jobId) {
       if (view.cancelled.has(jobId)) return;

@@ -30,6 +30,8 @@ export interface Context {
 export interface Actions {
   /** Makes pictures as the form says, or with these settings from that picture of the history ("": none). */
   imagine(settings?: Settings, from?: string): void;
+  /** Makes what the page has asked about. */
+  confirm(): void;
   cancel(jobId: string): void;
   cancelCurrent(): void;
   /** Makes the pictures that a cancelled or failed job has not made. */

@@ -13,7 +13,7 @@ type Operation =
   | { kind: "stroke"; points: Point[]; radius: number; erases: boolean }
   | { kind: "invert" }
   | { kind: "clear" }
-  | { kind: "load"; image: ImageBitmap };
+  | { kind: "load"; image: HTMLImageElement };
 
 /**
  * Paints a mask over the start picture. What is painted is kept as operations in units of the canvas, so that
@@ -262,10 +262,11 @@ export function createMask(ctx: Context): Part {
     const url = ctx.pictures.url(mask.id, "full");
     if (url === null) return;
     loaded = mask.id;
-    fetch(url)
-      .then((response) => response.blob())
-      .then((blob) => createImageBitmap(blob))
-      .then((image) => {
+    const image = new Image();
+    image.src = url;
+    image
+      .decode()
+      .then(() => {
         if (loaded !== mask.id) return;
         operations = [{ kind: "load", image }];
         redraw();

@@ -214,7 +214,7 @@ function createEstimate(ctx: Context): Part {
   const question = h("p", { class: "what" });
   const start = h(
     "button",
-    { type: "button", class: "secondary", onclick: () => ctx.actions.imagine() },
+    { type: "button", class: "secondary", onclick: () => ctx.actions.confirm() },
     TEXT.startAnyway,
   );
   const wait = h("button", { type: "button", class: "secondary", onclick: () => end() }, TEXT.notNow);
@@ -230,7 +230,7 @@ function createEstimate(ctx: Context): Part {
   let timer: ReturnType<typeof setTimeout> | undefined;
   let number = 0;
   const end = () => {
-    ctx.view.asking = false;
+    ctx.view.asking = null;
     ctx.invalidate();
   };
   const request = () => {
@@ -251,7 +251,7 @@ function createEstimate(ctx: Context): Part {
     if (key !== asked && !view.disconnected) {
       asked = key;
       view.plan = null;
-      view.asking = false;
+      view.asking = null;
       clearTimeout(timer);
       if (isReady) timer = setTimeout(request, PLAN_MS);
     }
@@ -259,11 +259,15 @@ function createEstimate(ctx: Context): Part {
     const time = plan?.estimated_s == null ? "" : formatDuration(Math.max(1, plan.estimated_s));
     const where = TEXT.onDevice[plan?.device as "cpu"] ?? "";
     const known = [time === "" ? TEXT.unknownTime : `${TEXT.estimate(time)} ${where}`, plan?.memory ?? ""];
-    setText(text, plan === null ? "" : [...known, ...plan.notes].filter((part) => part !== "").join(" · "));
-    setHidden(ask, !view.asking || plan === null);
+    // Until the next answer the last one stays, so that nothing below it moves.
+    if (plan !== null) setText(text, [...known, ...plan.notes].filter((part) => part !== "").join(" · "));
+    else if (!isReady || view.plan !== null) setText(text, "");
+    setAttribute(text, "data-outdated", plan === null);
+    const isAsking = view.asking !== null && plan !== null;
+    setHidden(ask, !isAsking);
     setText(question, TEXT.ask(time));
-    if (view.asking && plan !== null && !ask.hasAttribute("data-shown")) start.focus({ preventScroll: true });
-    setAttribute(ask, "data-shown", view.asking && plan !== null);
+    if (isAsking && !ask.hasAttribute("data-shown")) start.focus({ preventScroll: true });
+    setAttribute(ask, "data-shown", isAsking);
   };
   return { element, update, dispose: () => clearTimeout(timer) };
 }

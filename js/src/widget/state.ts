@@ -23,8 +23,8 @@ export interface ViewState {
   error: Failure | null;
   /** What the form would take, or why it would be refused; null until the kernel has said. */
   plan: Plan | Failure | null;
-  /** Whether the page asks before a long job begins. */
-  asking: boolean;
+  /** The request that takes so long that the page asks first. */
+  asking: { settings: Settings; from: string | undefined } | null;
   /** Settings that were copied from a picture: they go with its model. */
   copied: Set<keyof Settings>;
   /** The kernel that created this widget does not reply. */
@@ -35,7 +35,8 @@ export interface ViewState {
 
 export interface Pending {
   request_id: string;
-  prompt: string;
+  settings: Settings;
+  from: string | undefined;
 }
 
 export type Scene =
@@ -63,7 +64,7 @@ export function newViewState(): ViewState {
     cancelled: new Set(),
     error: null,
     plan: null,
-    asking: false,
+    asking: null,
     copied: new Set(),
     disconnected: false,
     previews: new ObjectUrls(),
@@ -114,7 +115,7 @@ export function sceneOf({ jobs, pictures, inputs }: Snapshots, view: ViewState):
   const job = open.find((one) => one.state === "running") ?? open[0];
   if (job !== undefined) return { kind: "running", job };
   const pending = view.pending[0];
-  if (pending !== undefined) return { kind: "pending", prompt: pending.prompt };
+  if (pending !== undefined) return { kind: "pending", prompt: pending.settings.prompt };
   const last = jobs[jobs.length - 1];
   const made = last?.picture_ids.filter((id) => pictures.some((one) => one.id === id)).length ?? 0;
   if (last !== undefined && last.count > 1 && made > (last.state === "done" ? 1 : 0))

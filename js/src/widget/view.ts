@@ -141,8 +141,8 @@ export function createView(host: Host, element: HTMLElement): () => void {
     if (event.key === "Enter" && (event.metaKey || event.ctrlKey)) {
       event.preventDefault();
       if (!event.repeat) ctx.actions.imagine();
-    } else if (event.key === "Escape" && view.asking) {
-      view.asking = false;
+    } else if (event.key === "Escape" && view.asking !== null) {
+      view.asking = null;
       ctx.invalidate();
     } else if (event.key === "Escape" && ctx.scene.kind === "compare") ctx.actions.compareWith(null);
     else if (event.key === "Escape" && ctx.scene.kind === "start") ctx.actions.follow();
@@ -174,9 +174,15 @@ export function createView(host: Host, element: HTMLElement): () => void {
       case "saved":
         ctx.toast(TEXT.savedAs(report.path));
         break;
-      case "plan":
-        if (report.request_id === ctx.planId) view.plan = report;
+      case "plan": {
+        const refused = view.pending.find((one) => one.request_id === report.request_id);
+        if (refused !== undefined) {
+          view.pending = view.pending.filter((one) => one !== refused);
+          view.asking = refused;
+        }
+        if (refused !== undefined || report.request_id === ctx.planId) view.plan = report;
         break;
+      }
       case "error":
         view.pending = view.pending.filter((one) => one.request_id !== report.request_id);
         ctx.actions.fail(report);

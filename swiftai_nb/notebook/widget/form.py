@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference, checked_int
 from swiftai_nb.core.errors import (
@@ -215,13 +215,24 @@ class Presets:
 
 
 def _preset(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a preset holds, each of its type."""
+    """The settings that a preset holds, each of its type and within its limits."""
     found = {name: settings[name] for name in PRESET_SETTINGS if name in settings}
     return {
         name: value
         for name, value in found.items()
-        if isinstance(value, _PRESET_TYPES[name]) and not isinstance(value, bool)
+        if isinstance(value, _PRESET_TYPES[name]) and not isinstance(value, bool) and _is_sound(name, value)
     }
+
+
+def _is_sound(name: str, value: Any) -> bool:
+    if name == "engine":
+        return value in get_args(wire.Engine)
+    try:
+        request_of({"prompt": "-", name: value})
+        ImageGenerationConfig(strength=value if name == "strength" else None)
+    except (AIError, TypeError, ValueError):
+        return name in ("style", "scheduler")  # of another version; refused when it is used
+    return name != "loras" or all(isinstance(one, dict) and set(one) == {"source", "scale"} for one in value)
 
 
 def _loras(values: Sequence[Any]) -> tuple[LoraReference, ...]:

@@ -248,6 +248,10 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
             picture = self._history_picture(picture_id) if picture_id else None
             request = request_of(content["settings"], image=picture)
         plan = self._session.plan(request)
+        report = plan_report(plan, request_id=str(content["request_id"]))
+        if report["asks"] and not content.get("confirmed"):
+            self.send(report)
+            return
         self._session.ask_before_sending(plan)
         self._submit(plan, request_id=content["request_id"])
 

@@ -137,6 +137,15 @@ def test_a_file_of_presets_is_data(tmp_path: Path) -> None:
     hostile = {"steps": "1; rm", "width": True, "loras": {}, "prompt": "x", "__class__": 1, "style": "ink"}
     path.write_text(json.dumps({"presets": {"odd": hostile, "none": 3}}))
     assert Presets(tmp_path).read() == {"odd": {"style": "ink"}}
+    path.write_text(
+        '{"presets": {"odd": {"guidance_scale": NaN, "strength": Infinity, "width": 1e9, "height": 99999999,'
+        ' "engine": "elsewhere", "aspect_ratio": "x", "loras": [{"source": "a", "scale": NaN}], "steps": 7}}}'
+    )
+    assert Presets(tmp_path).read() == {"odd": {"steps": 7}}
+    path.write_text(
+        '{"presets": {"odd": {"loras": [7]}, "fine": {"loras": [{"source": "a", "scale": 0.5}]}}}'
+    )
+    assert Presets(tmp_path).read() == {"odd": {}, "fine": {"loras": [{"source": "a", "scale": 0.5}]}}
 
 
 def test_too_many_presets_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +362,18 @@ def test_plan_answers_with_the_estimate_or_with_what_is_wrong(page: Page) -> Non
     (good, _), (bad, _) = page.of("plan")
     assert (good["request_id"], good["width"], good["asks"]) == ("1", 64, False)
     assert (bad["request_id"], bad["field"], bad["fixes"]) == ("2", "width", [16])
+
+
+def test_a_long_picture_on_the_cpu_waits_for_a_yes(
+    session: Session, widget: ImagineWidget, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = session.plan
+    monkeypatch.setattr(session, "plan", lambda asked: replace(plan(asked), device="cpu", estimated_s=90.0))
+    page.generate("first")
+    assert (page.of("plan")[0][0]["request_id"], page.of("plan")[0][0]["asks"]) == ("first", True)
+    assert widget.jobs == []
+    page.request("generate", request_id="second", settings=FORM, confirmed=True)
+    assert [job["request_id"] for job in widget.jobs] == ["second"]
 
 
 def test_a_cancelled_batch_is_resumed_with_the_pictures_it_lacks(widget: ImagineWidget, page: Page) -> None:

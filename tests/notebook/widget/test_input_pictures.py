@@ -22,7 +22,9 @@ from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.session import Session
 from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 from swiftai_nb.notebook.widget.input_pictures import input_picture
+from swiftai_nb.registry.registry import DiffusionModelRegistry
 from swiftai_nb.testing import FakeGenerator
+from tests.diffusion.flux2_folders import write_klein
 from tests.waiting import wait_until
 
 
@@ -221,3 +223,26 @@ def test_picture_of_the_history_becomes_the_parent_of_what_is_made_of_it(
     reports = sent(widget, monkeypatch)
     request(widget, "set_input", role="reference", picture_id="99")
     assert "no picture '99'" in reports[-1][0]["message"]
+
+
+def test_a_real_engine_changes_a_picture_of_the_strip_by_reference(tmp_path: Path) -> None:
+    session = Session()
+    session.registry = DiffusionModelRegistry(home=tmp_path / "home")
+    session.registry.add_folder(write_klein(tmp_path / "klein"), id="tiny-klein")
+    widget = ImagineWidget(model="tiny-klein", steps=1, width=64, height=64, seed=1, session=session)
+    (row,) = [one for one in widget.models if one["id"] == "tiny-klein"]
+    assert (row["max_references"], row["takes_image"]) == (4, True)
+    try:
+        widget.generate(prompt="a fox").result(120)
+        wait_until(lambda: len(widget.pictures) == 1)
+        request(widget, "set_input", role="reference", picture_id=widget.pictures[0]["id"])
+        (plain, edited) = (widget.images[0], widget.generate(prompt="a red fox").result(120)[0])
+        assert edited.recipe is not None
+        assert edited.recipe.references_sha256 == (hashlib.sha256(to_png_bytes(plain)).hexdigest(),)
+        wait_until(lambda: [one["parent"] for one in widget.pictures] == ["", widget.pictures[0]["id"]])
+        widget.model = "emoji-mini"
+        with pytest.raises(InvalidInputError, match="cannot change given ones by the prompt"):
+            widget.generate(prompt="a blue fox")
+    finally:
+        widget.close()
+        session.close()
