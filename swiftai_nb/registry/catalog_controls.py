@@ -78,4 +78,27 @@ def _entry(row: _Row) -> DiffusionModelInfo:
     )
 
 
-CONTROLNETS: tuple[DiffusionModelInfo, ...] = tuple(_entry(row) for row in _ROWS)
+def _union(suffix: str, gigabytes: float) -> DiffusionModelInfo:
+    """Z-Image's, which follows edges, lines, depth maps and poses; one file without a configuration."""
+    name, size_bytes = f"Z-Image-Turbo-Fun-Controlnet-Union{suffix}", round(gigabytes * GB)
+    return DiffusionModelInfo(
+        id=f"z-image-control{suffix.lower()}",
+        name=f"ControlNet Union{suffix.replace('-', ' ')} for Z-Image-Turbo",
+        **family_settings(DiffusionVariant.Z_IMAGE),
+        description="Makes Z-Image follow edges, lines, depth maps and poses: --control",
+        repository=f"alibaba-pai/{name}",
+        files=(ModelFile(f"{name}.safetensors", size_bytes),),
+        size_bytes=size_bytes,
+        license="apache-2.0",
+        license_summary=_APACHE,
+        min_memory_bytes=24 * GB,
+        kind="controlnet",
+        unconfirmed=_NOT_LIVE,
+    )
+
+
+CONTROLNETS: tuple[DiffusionModelInfo, ...] = (
+    *(_entry(row) for row in _ROWS),
+    _union("", 3.10),
+    _union("-2.1", 6.71),
+)

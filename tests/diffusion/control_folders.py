@@ -8,10 +8,13 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from swiftai_nb.diffusion.models.controlnet import ControlNet, ControlNetConfig
-from tests.diffusion.parity import tiny_control
+from swiftai_nb.diffusion.models.z_image import ZImageConfig, ZImageTransformer
+from swiftai_nb.diffusion.models.z_image_control import ZImageControlConfig, ZImageControlNet
+from tests.diffusion.parity import tiny_control, tiny_z_image_control
 from tests.diffusion.parity.seeded_weights import seeded_tensor, seeded_weights
 from tests.diffusion.sd_folders import Arrays, sd_weights, write_folder, write_json, write_safetensors
 from tests.diffusion.single_files import ldm_unet
+from tests.diffusion.z_image_folders import seeded_module, write_diffusers, z_image_weights
 
 
 def task_weights(unet: str) -> dict[str, Arrays]:
@@ -73,3 +76,32 @@ def ldm_controlnet(name: str) -> Arrays:
         else:
             own |= ldm_unet({path: value}, model)
     return {f"control_model.{n}": np.ascontiguousarray(v) for n, v in own.items()}
+
+
+def write_z_image(folder: Path) -> Path:
+    """A Z-Image of the shape that the tiny ControlNets steer."""
+    transformer = tiny_z_image_control.TRANSFORMER
+    weights = z_image_weights() | {
+        "transformer": seeded_module(ZImageTransformer(ZImageConfig.from_dict(transformer)))
+    }
+    write_diffusers(folder, weights=weights)
+    write_json(
+        folder / "transformer" / "config.json", {"_class_name": "ZImageTransformer2DModel", **transformer}
+    )
+    return folder
+
+
+def z_image_controlnet(version: str) -> Arrays:
+    """Under diffusers' names."""
+    config = ZImageControlConfig.from_dict(
+        tiny_z_image_control.CONTROLNETS[version],
+        ZImageConfig.from_dict(tiny_z_image_control.TRANSFORMER),
+    )
+    return seeded_module(ZImageControlNet(config))
+
+
+def write_z_image_controlnet(folder: Path, version: str) -> Path:
+    config = {"_class_name": "ZImageControlNetModel", **tiny_z_image_control.CONTROLNETS[version]}
+    write_json(folder / "config.json", config)
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", z_image_controlnet(version))
+    return folder

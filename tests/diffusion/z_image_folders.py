@@ -17,7 +17,8 @@ from tests.model_files.files import write_json
 STEMS = {"text_encoder": "model"}
 
 
-def _seeded(module) -> Arrays:
+def seeded_module(module) -> Arrays:
+    """Seeded weights of a network of ours; kernels as files have them."""
     shapes = {name: tuple(value.shape) for name, value in tree_flatten(module.parameters())}
     return seeded_weights({n: (s[0], s[3], s[1], s[2]) if len(s) == 4 else s for n, s in shapes.items()})
 
@@ -48,9 +49,9 @@ def qwen_shapes() -> dict[str, tuple[int, ...]]:
 def z_image_weights() -> dict[str, Arrays]:
     """Weights by component under diffusers' and transformers' names."""
     return {
-        "transformer": _seeded(ZImageTransformer(ZImageConfig.from_dict(tiny_z_image.TRANSFORMER))),
+        "transformer": seeded_module(ZImageTransformer(ZImageConfig.from_dict(tiny_z_image.TRANSFORMER))),
         "text_encoder": seeded_weights(qwen_shapes()),
-        "vae": _seeded(Autoencoder(VAEConfig.from_dict(tiny_z_image.VAE))),
+        "vae": seeded_module(Autoencoder(VAEConfig.from_dict(tiny_z_image.VAE))),
     }
 
 

@@ -12,7 +12,13 @@ from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.providers.mlx import MLXImageProvider
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from tests.diffusion.control_folders import write_task_folder
+from tests.diffusion.control_folders import (
+    controlnet_weights,
+    write_controlnet,
+    write_task_folder,
+    write_z_image,
+    write_z_image_controlnet,
+)
 from tests.diffusion.parity import tiny_sd
 
 SETTINGS = {"steps": 2, "seed": 3}
@@ -90,3 +96,36 @@ def test_image_guidance_without_an_editing_model_is_noted(provider, folders):
     )
     notes = provider.plan("a cat", config).notes
     assert [note.partition(" ")[0] for note in notes] == ["image_guidance_scale", "mask_feather"]
+
+
+def test_a_controlnet_is_counted_in_the_memory_plan_and_steers(provider, folders, tmp_path):
+    net = write_controlnet(tmp_path / "net", "sd15_canny")
+    controls = [(str(net), png(tiny_sd.picture((64, 64))), 0.8)]
+    settings = {"width": 64, "height": 64}
+    model = folders["sd15_inpaint"]
+    plans = [
+        provider.plan("a cat", ImageGenerationConfig(model=str(model), controls=given, **settings))
+        for given in ([], controls, controls * 2)
+    ]
+    weights = sum(value.nbytes for value in controlnet_weights("sd15_canny").values())
+    sizes = [plan.memory_plan_bytes.weights_bytes.get("controlnet", 0) for plan in plans]
+    assert sizes[0] == 0
+    assert sizes[1] == sizes[2] == pytest.approx(weights, rel=0.02)
+    assert plans[0].memory_bytes < plans[1].memory_bytes
+    drawn = [draw(provider, model, controls=given, **settings).data for given in ([], controls, controls * 2)]
+    assert len(set(drawn)) == 3
+
+
+def test_z_image_follows_a_picture_by_its_own_controlnets_alone(provider, tmp_path):
+    model = write_z_image(tmp_path / "z")
+    union = write_z_image_controlnet(tmp_path / "union", "v2.1")
+    other = write_controlnet(tmp_path / "net", "sd15_canny")
+    picture = png(tiny_sd.picture((64, 64)))
+    plain, followed = (
+        draw(provider, model, width=64, height=64, controls=controls)
+        for controls in ([], [(f"canny@{union}", picture)])
+    )
+    assert plain.data != followed.data
+    assert followed.recipe.controls[0].source == f"canny@{union}"
+    with pytest.raises(InvalidInputError, match="does not fit Z-Image"):
+        draw(provider, model, controls=[(str(other), picture)])

@@ -7,7 +7,7 @@ diffusers' `ZImageTransformer2DModel`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -246,7 +246,13 @@ class ZImageTransformer(nn.Module):  # type: ignore[misc]
         return x
 
     def __call__(
-        self, latents: mx.array, *, captions: mx.array, timestep: mx.array, layout: ZImageLayout
+        self,
+        latents: mx.array,
+        *,
+        captions: mx.array,
+        timestep: mx.array,
+        layout: ZImageLayout,
+        controls: Sequence[Callable[..., Mapping[int, mx.array]]] = (),
     ) -> mx.array:
         """One network call.
 
@@ -255,28 +261,45 @@ class ZImageTransformer(nn.Module):  # type: ignore[misc]
             captions: [B, C, dim], from `refine_captions`.
             timestep: [B], 1 - sigma, in 0..1.
             layout: of this size and these captions.
+            controls: ControlNets with their pictures; what they add to the layers' outputs is summed.
 
         Returns:
             [B, h, w, in_channels].
         """
         batch, height, width, channels = latents.shape
         rows, columns = height // 2, width // 2
-        condition = self.t_embedder(timestep * self.config.t_scale, latents.dtype)
-        patches = latents.reshape(batch, rows, 2, columns, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-        x = self.all_x_embedder["2-1"](patches.reshape(batch, rows * columns, -1))
         count = rows * columns
-        filling = -count % TOKEN_MULTIPLE
-        if filling:
-            pads = mx.broadcast_to(self.x_pad_token.astype(x.dtype), (batch, filling, x.shape[-1]))
-            x = mx.concatenate([x, pads], axis=1)
+        condition = self.t_embedder(timestep * self.config.t_scale, latents.dtype)
+        x = fill_tokens(self.all_x_embedder["2-1"](to_patches(latents)), self.x_pad_token)
+        added: dict[int, mx.array] = {}
+        for control in controls:
+            for index, hint in control(self, x, condition, captions=captions, layout=layout).items():
+                added[index] = added[index] + hint if index in added else hint
         for block in self.noise_refiner:
             x = block(x, layout.image_rotary, None, condition)
         x = mx.concatenate([x, captions], axis=1)
-        for block in self.layers:
+        for index, block in enumerate(self.layers):
             x = block(x, layout.joint_rotary, layout.joint_mask, condition)
+            x = x + added[index] if index in added else x
         x = self.all_final_layer["2-1"](x, condition)[:, :count]
         out = x.reshape(batch, rows, columns, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
         return out.reshape(batch, height, width, channels)
+
+
+def to_patches(latents: mx.array) -> mx.array:
+    """[B, h, w, C] -> [B, h / 2 * w / 2, 4 C], patches of 2x2."""
+    batch, height, width, channels = latents.shape
+    patches = latents.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    return patches.reshape(batch, height // 2 * (width // 2), -1)
+
+
+def fill_tokens(x: mx.array, pad_token: mx.array) -> mx.array:
+    """Tokens [B, L, dim], filled up to a multiple of 32."""
+    filling = -x.shape[1] % TOKEN_MULTIPLE
+    if not filling:
+        return x
+    pads = mx.broadcast_to(pad_token.astype(x.dtype), (x.shape[0], filling, x.shape[-1]))
+    return mx.concatenate([x, pads], axis=1)
 
 
 def make_layout(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,50 +72,63 @@ def read_controls(controls: Iterable[Sequence[Any]], *, width: int, height: int)
     return result
 
 
-class ControlNets:
-    """The ControlNets of a model with a UNet; those of the last run stay loaded.
+class OpenedControls:
+    """The ControlNets of a pipeline; those of the last run stay loaded.
 
     Args:
-        unet: of the model.
-        vae_scale: pixels per latent.
-        dtype: compute dtype.
-        prefer_half: take 16-bit files where there is a choice.
+        open_one: the network at a path, checked from its headers.
     """
 
-    def __init__(self, unet: UNetConfig, *, vae_scale: int, dtype: mx.Dtype, prefer_half: bool) -> None:
-        self._unet, self._vae_scale, self._dtype, self._prefer_half = unet, vae_scale, dtype, prefer_half
-        self._opened: dict[tuple[Any, ...], Component[ControlNet]] = {}
+    def __init__(self, open_one: Callable[[Path], Component[Any]]) -> None:
+        self._open_one = open_one
+        self._opened: dict[tuple[Any, ...], Component[Any]] = {}
 
     @property
-    def size_bytes(self) -> int:
-        """Of the weights in memory."""
-        return sum(component.size_bytes for component in self._opened.values())
+    def components(self) -> dict[str, int]:
+        """Bytes in memory, under the name "controlnet"; empty where there are none."""
+        size_bytes = sum(component.size_bytes for component in self._opened.values())
+        return {"controlnet": size_bytes} if size_bytes else {}
 
     def release(self) -> None:
         """Drops the weights; the next run reads them again."""
         for component in self._opened.values():
             component.release()
 
-    def open(self, controls: Sequence[ControlInput]) -> list[Component[ControlNet]]:
+    def open(self, controls: Sequence[ControlInput]) -> list[Component[Any]]:
         """The networks of a run, checked from their headers; those of other runs are dropped.
 
         Raises:
             AIError: there is no such ControlNet, or it does not fit the model.
         """
         keys = [_file_key(user_path(control.source)) for control in controls]
-        opened = {key: self._opened.get(key) or self._open(key[0]) for key in keys}
+        opened = {key: self._opened.get(key) or self._open_one(key[0]) for key in keys}
         for key in self._opened.keys() - opened.keys():
             self._opened[key].release()
         self._opened = opened
         return [opened[key] for key in keys]
 
-    def _open(self, path: Path) -> Component[ControlNet]:
-        control = open_control(path, prefer_half=self._prefer_half)
-        if control.kind != UNET_CONTROL:
-            raise InvalidInputError(f"{path} is a {control.kind}", hint="use a ControlNet for this model")
-        config = ControlNetConfig.from_dict(control.config(self._unet.source))
-        _check_fit(config, self._unet, path=path, vae_scale=self._vae_scale)
-        return Component(control_source(control), lambda: ControlNet(config), dtype=self._dtype)
+
+def open_controlnet(
+    path: Path, unet: UNetConfig, *, vae_scale: int, dtype: mx.Dtype, prefer_half: bool
+) -> Component[ControlNet]:
+    """A ControlNet for a UNet.
+
+    Args:
+        path: its folder or file.
+        unet: of the model.
+        vae_scale: pixels per latent.
+        dtype: compute dtype.
+        prefer_half: take 16-bit files where there is a choice.
+
+    Raises:
+        AIError: there is no such ControlNet, or it does not fit the model.
+    """
+    control = open_control(path, prefer_half=prefer_half)
+    if control.kind != UNET_CONTROL:
+        raise InvalidInputError(f"{path} is a {control.kind}", hint="use a ControlNet for this model")
+    config = ControlNetConfig.from_dict(control.config(unet.source))
+    _check_fit(config, unet, path=path, vae_scale=vae_scale)
+    return Component(control_source(control), lambda: ControlNet(config), dtype=dtype)
 
 
 class ControlRun:

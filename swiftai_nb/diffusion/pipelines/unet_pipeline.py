@@ -14,7 +14,7 @@ from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.diffusion.models.layers import sinusoidal_embedding
 from swiftai_nb.diffusion.models.unet import UNet
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
-from swiftai_nb.diffusion.pipelines.controls import ControlNets, ControlRun
+from swiftai_nb.diffusion.pipelines.controls import ControlRun, OpenedControls, open_controlnet
 from swiftai_nb.diffusion.pipelines.denoising import (
     Conditioning,
     DenoiseRequest,
@@ -92,8 +92,14 @@ class UNetPipeline(DiffusionPipeline):
         self._task, self._references = model.task, model.references
         self._config, self._scheduler_config = config, dict(scheduler_config)
         self._text_stages = text_stages
-        self._controlnets = ControlNets(
-            config, vae_scale=image.config.scale, dtype=dtype, prefer_half=model.prefer_half
+        self._controlnets = OpenedControls(
+            lambda path: open_controlnet(
+                path,
+                config,
+                vae_scale=image.config.scale,
+                dtype=dtype,
+                prefer_half=model.prefer_half,
+            )
         )
         super().__init__(
             text_encoders=[stage.component for stage in text_stages],
@@ -115,8 +121,7 @@ class UNetPipeline(DiffusionPipeline):
     @property
     def components(self) -> dict[str, int]:
         """See `DiffusionPipeline.components`; with the ControlNets of the last run."""
-        size_bytes = self._controlnets.size_bytes
-        return super().components | ({"controlnet": size_bytes} if size_bytes else {})
+        return super().components | self._controlnets.components
 
     def release_denoiser(self) -> None:
         """See `DiffusionPipeline.release_denoiser`; ControlNets as well."""

@@ -7,21 +7,29 @@ reported to overflow (ComfyUI issue 12176).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.prompt_syntax import no_weights_notes
 from swiftai_nb.diffusion.models.vae import VAEConfig
 from swiftai_nb.diffusion.models.z_image import ZImageConfig, ZImageLayout, ZImageTransformer, make_layout
+from swiftai_nb.diffusion.models.z_image_control import ZImageControlConfig, ZImageControlNet
+from swiftai_nb.diffusion.pipelines.controls import ControlInput, OpenedControls
 from swiftai_nb.diffusion.pipelines.denoising import (
     FLOW_SAMPLER,
     Conditioning,
     DenoiseRequest,
     DenoiseStep,
     Predict,
+    find_start_index,
     flow_request,
     latent_shape,
     rescale_guidance,
@@ -42,17 +50,20 @@ from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import (
     Z_IMAGE_SCHEDULER,
     component_config,
+    control_source,
     tensor_source,
     vae_config_from_tensors,
     z_image_config_from_tensors,
 )
 from swiftai_nb.diffusion.weights.precision import flow_dtypes
+from swiftai_nb.diffusion.weights.z_image_tensors import convert_control, z_image_control_config
+from swiftai_nb.model_files.control_files import Z_IMAGE_CONTROL, open_control
 from swiftai_nb.model_files.families import Z_IMAGE
 from swiftai_nb.model_files.model_folder import ModelFolder
 
 MAX_SEQUENCE_LENGTH = 512
-# (latents [B, h, w, C], time [B]) -> velocity, the same shape, float32
-VelocityFunction = Callable[[mx.array, mx.array], mx.array]
+# (latents [B, h, w, C], time [B], ControlNets with their pictures) -> velocity, the same shape, float32
+VelocityFunction = Callable[[mx.array, mx.array, Sequence[Any]], mx.array]
 
 
 class ZImagePipeline(DiffusionPipeline):
@@ -86,6 +97,7 @@ class ZImagePipeline(DiffusionPipeline):
         )
         self.config = config
         self._scheduler_config = model.scheduler_config if model.scheduler_config else Z_IMAGE_SCHEDULER
+        self._controlnets = OpenedControls(self._open_control)
         super().__init__(
             text_encoders=(self._text.component,),
             denoiser=Component(
@@ -98,6 +110,30 @@ class ZImagePipeline(DiffusionPipeline):
             image=image,
             defaults=replace(model.defaults, scheduler=FLOW_SAMPLER),
         )
+
+    @property
+    def takes_controls(self) -> bool:
+        """See `DiffusionPipeline.takes_controls`."""
+        return True
+
+    @property
+    def components(self) -> dict[str, int]:
+        """See `DiffusionPipeline.components`; with the ControlNets of the last run."""
+        return super().components | self._controlnets.components
+
+    def release_denoiser(self) -> None:
+        """See `DiffusionPipeline.release_denoiser`; ControlNets as well."""
+        super().release_denoiser()
+        self._controlnets.release()
+
+    def _open_control(self, path: Path) -> Component[ZImageControlNet]:
+        control = open_control(path)
+        if control.kind != Z_IMAGE_CONTROL:
+            raise InvalidInputError(f"{path} is a {control.kind}", hint="use a ControlNet of Z-Image")
+        config = ZImageControlConfig.from_dict(z_image_control_config(control, self.config), self.config)
+        convert = partial(convert_control, without_refiner=config.refiner == "control_layers")
+        source = replace(control_source(control), convert=convert)
+        return Component(source, lambda: ZImageControlNet(config), dtype=self._denoiser.dtype)
 
     @property
     def size_multiple(self) -> int:
@@ -173,10 +209,12 @@ class ZImagePipeline(DiffusionPipeline):
         )
         tokens = shape[1] // 2 * (shape[2] // 2)
         scheduler = make_scheduler(self._scheduler_config, request.steps, sequence_length=tokens)
-        return sample(request, scheduler, self._make_predict(conditioning, request, shape), shape=shape)
+        calls = len(scheduler.timesteps) - find_start_index(request, scheduler)
+        predict = self._make_predict(conditioning, request, shape, calls=calls)
+        return sample(request, scheduler, predict, shape=shape)
 
     def _make_predict(
-        self, conditioning: Conditioning, request: DenoiseRequest, shape: tuple[int, ...]
+        self, conditioning: Conditioning, request: DenoiseRequest, shape: tuple[int, ...], *, calls: int
     ) -> Predict:
         """(latents [B, h, w, C], timestep in 0..1000) -> velocity, the same shape, float32."""
         batch, dtype, scale = shape[0], self._denoiser.dtype, conditioning.guidance_scale
@@ -185,21 +223,41 @@ class ZImagePipeline(DiffusionPipeline):
             prompts.append((conditioning.negative_prompt_embeds, conditioning.negative_prompt_lengths))
         captions = [self._captions(embeds, lengths, shape) for embeds, lengths in prompts]
         passes: list[VelocityFunction] = []  # made once for all steps, when the network has been read
+        if any(control.is_guess for control in request.controls):
+            raise InvalidInputError("guess mode is for ControlNets of Stable Diffusion", hint="leave it out")
+        networks = self._controlnets.open(request.controls)
+        pictures: list[mx.array] = []
+        numbers = itertools.count()
 
         def predict(latents: mx.array, timestep: float) -> mx.array:
+            number = next(numbers)
             if not passes:
+                pictures.extend(self._encode_pictures(request.controls))
                 network = self._denoiser.network
                 passes.extend(_velocity_function(network, c, layout) for c, layout in captions)
+            controls = [
+                partial(component.network, picture=picture, scale=control.scale)
+                for control, component, picture in zip(request.controls, networks, pictures, strict=True)
+                if control.acts_in(number, calls)
+            ]
             time = mx.full((batch,), (1000 - np.float32(timestep)) / 1000, dtype=mx.float32)
-            positive = passes[0](latents.astype(dtype), time)
+            positive = passes[0](latents.astype(dtype), time, controls)
             if len(passes) == 1:
                 return positive
             mx.eval(positive)  # one pass at a time: together they need twice the memory
-            negative = passes[1](latents.astype(dtype), time)
+            negative = passes[1](latents.astype(dtype), time, controls)
             combined = positive + scale * (positive - negative)
             return rescale_guidance(combined, positive, request.guidance_rescale)
 
         return predict
+
+    def _encode_pictures(self, controls: Sequence[ControlInput]) -> list[mx.array]:
+        """Latents of the controls' pictures; an autoencoder read for them alone is dropped again."""
+        was_loaded = self._image.component.is_loaded
+        pictures = [mx.array(self._image.encode_image(control.pixels)) for control in controls]
+        if pictures and not was_loaded:
+            self._image.component.release()
+        return pictures
 
     def _captions(
         self, embeds: mx.array, lengths: tuple[int, ...] | None, shape: tuple[int, ...]
@@ -228,8 +286,8 @@ def _velocity_function(
     refined = network.refine_captions(captions, layout)
     mx.eval(refined, *layout.image_rotary, *layout.joint_rotary)
 
-    def velocity(latents: mx.array, time: mx.array) -> mx.array:
-        output: mx.array = network(latents, captions=refined, timestep=time, layout=layout)
+    def velocity(latents: mx.array, time: mx.array, controls: Sequence[Any]) -> mx.array:
+        output: mx.array = network(latents, captions=refined, timestep=time, layout=layout, controls=controls)
         return -output.astype(mx.float32)  # the network predicts image minus noise
 
     return velocity
