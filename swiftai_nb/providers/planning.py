@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
-from swiftai_nb.core.control import KINDS, ControlReference, RecordedControl
+from swiftai_nb.core.control import ControlReference, RecordedControl
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
 from swiftai_nb.core.recipe import Recipe, join_prompt
@@ -25,15 +24,18 @@ from swiftai_nb.model_files.control_files import check_control, open_control
 from swiftai_nb.model_files.families import INSTRUCT_PIX2PIX
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.model_folder import ModelFolder
-from swiftai_nb.model_files.samplers import uses_eta
 from swiftai_nb.providers.adapters import embedding_files, with_distilled_lora
 from swiftai_nb.providers.enlargement import Enlargement, plan_enlargement
+from swiftai_nb.providers.plan_notes import (
+    count_run_steps,
+    sampling_notes,
+    strength_note,
+)
 from swiftai_nb.providers.sizes import picture_size, reference_sizes, rounded_up
 from swiftai_nb.registry.model_info import ResolvedModel
 from swiftai_nb.registry.upscalers import ChosenUpscaler
 
 DEFAULT_STRENGTH = 0.8
-STRENGTH_TOLERANCE = 0.1  # a larger difference is noted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +104,10 @@ class LocalPlan(GenerationPlan):
     @property
     def run_steps(self) -> int:
         """Denoising steps that are run: fewer than `steps` with a start picture."""
-        first, larger = _run_steps(self.steps or 0, self.strength), self.enlargement
-        return first + (_run_steps(larger.hires_steps, larger.hires_strength) if larger.hires_steps else 0)
+        first, larger = count_run_steps(self.steps or 0, self.strength), self.enlargement
+        return first + (
+            count_run_steps(larger.hires_steps, larger.hires_strength) if larger.hires_steps else 0
+        )
 
     @property
     def is_guided(self) -> bool:
@@ -208,8 +212,8 @@ def make_plan(
             for note in (
                 resolved.note,
                 *lora_notes,
-                _strength_note(steps, strength),
-                *_sampling_notes(config, scheduler, is_rescaled, model=model, dtype=dtype),
+                strength_note(steps, strength),
+                *sampling_notes(config, scheduler, is_rescaled, model=model, dtype=dtype),
                 *larger.notes,
             )
             if note is not None
@@ -240,26 +244,6 @@ def make_plan(
         enlargement=larger,
         drawn_size=drawn,
     )
-
-
-def _sampling_notes(
-    config: ImageGenerationConfig, scheduler: str, is_rescaled: bool, *, model: ModelFolder, dtype: str
-) -> Iterator[str]:
-    if config.guidance_rescale and not is_rescaled:
-        yield "guidance_rescale has no effect: this picture is made without classifier-free guidance"
-    if config.precision not in (None, "auto", dtype):
-        yield f"precision {config.precision} is not available on this processor: computed in {dtype}"
-    if config.extra_body:
-        yield "extra_body has no effect: it is for services in the cloud"
-    if config.eta and not uses_eta(scheduler):
-        yield f"eta has no effect with the sampler {scheduler}; ddim and tcd use it"
-    if config.image_guidance_scale is not None and model.task != INSTRUCT_PIX2PIX:
-        yield "image_guidance_scale has no effect: this model is no InstructPix2Pix"
-    for control in config.controls:
-        if control.kind is not None and not KINDS[control.kind].is_made_here:
-            yield f"the picture for {control.kind} is used as it is: none is made from a photo here"
-    if config.mask_feather and config.mask is None and config.outpaint is None:
-        yield "mask_feather has no effect without a mask"
 
 
 def make_command(plan: LocalPlan, index: int = 0) -> Generate:
@@ -363,26 +347,6 @@ def _strength(config: ImageGenerationConfig) -> float | None:
     if config.strength is not None:
         return config.strength
     return DEFAULT_STRENGTH if config.outpaint is None else 1.0  # beyond an edge is nothing to keep
-
-
-def _run_steps(steps: int, strength: float | None) -> int:
-    """As the pipelines count them: whole steps, at least one unless the strength is 0."""
-    if strength is None:
-        return steps
-    return 0 if strength == 0.0 else max(1, min(int(steps * strength), steps))
-
-
-def _strength_note(steps: int, strength: float | None) -> str | None:
-    """A note when so few steps can only approximate the strength."""
-    if strength is None:
-        return None
-    run_steps = _run_steps(steps, strength)
-    if abs(run_steps / steps - strength) <= STRENGTH_TOLERANCE:
-        return None
-    return (
-        f"strength {strength:g} with {steps} steps runs {run_steps} of them, "
-        f"as strength {run_steps / steps:g} would; more steps come closer"
-    )
 
 
 def _memory(model: ModelFolder, available: int | None, **need: Any) -> MemoryPlan:
