@@ -228,6 +228,11 @@ class GenerationPlan:
         return f"{' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}, to {self.destination}"
 
     @property
+    def model_facts(self) -> str:
+        """The model's size and license as text; "" where they are not known."""
+        return ""
+
+    @property
     def memory(self) -> str:
         """Needed and free memory as text; "" where it does not matter."""
         return ""

@@ -76,6 +76,11 @@ class LocalPlan(GenerationPlan):
         return self.resolved.folder
 
     @property
+    def model_facts(self) -> str:
+        """Such as "5.9 GB, license apache-2.0: free to use, also commercially"."""
+        return self.resolved.info.size_and_license
+
+    @property
     def memory_bytes(self) -> int:
         """The largest need at any moment, an estimate."""
         return self.memory_plan_bytes.peak_bytes

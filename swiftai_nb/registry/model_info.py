@@ -115,6 +115,13 @@ class DiffusionModelInfo:
         return format_bytes(self.size_bytes) if self.size_bytes else "size unknown"
 
     @property
+    def size_and_license(self) -> str:
+        """Such as "5.9 GB, license apache-2.0: free to use, also commercially"."""
+        terms = f": {self.license_summary}" if self.license_summary else ""
+        license_text = "" if self.license == "unknown" else f", license {self.license}{terms}"
+        return f"{self.formatted_size}{license_text}"
+
+    @property
     def default_resolution(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return self.default_width, self.default_height

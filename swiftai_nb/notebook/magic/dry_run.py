@@ -10,6 +10,7 @@ from swiftai_nb.core.format import format_duration
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.session import Session
+from swiftai_nb.registry.model_info import GB
 
 SHOWN_SEEDS = 8
 
@@ -29,8 +30,9 @@ class DryRun(Table[tuple[str, str]]):
         rows = (
             *_request_rows(plan),
             ("download", "none (already installed)" if is_installed else ""),
+            ("model files", plan.model_facts),
             *_plan_rows(plan, requests),
-            *_refusal_rows(refusal),
+            *_refusal_rows(refusal, session, plan.model),
         )
         return cls([(name, value) for name, value in rows if value], cells=lambda row: row)
 
@@ -73,12 +75,21 @@ def _plan_rows(plan: GenerationPlan, requests: Sequence[GenerationRequest]) -> l
     ]
 
 
-def _refusal_rows(error: AIError | None) -> list[tuple[str, str]]:
+def _refusal_rows(error: AIError | None, session: Session, model: str | None) -> list[tuple[str, str]]:
     if error is None:
         return []
     if isinstance(error, ModelNotDownloadedError):
-        return [("download", f"needed: {error.message}")]
+        return [("download", f"needed: {error.message}"), ("memory", _meant_for(session, model))]
     return [("refused", error.message), ("try", error.hint or "")]
+
+
+def _meant_for(session: Session, model: str | None) -> str:
+    """The machine that a model of the catalog is meant for; "" for others."""
+    try:
+        needs_bytes = session.registry.find(model or "").min_memory_bytes
+    except AIError:
+        return ""
+    return f"meant for machines with {round(needs_bytes / GB)} GB or more"
 
 
 def _filled_in(plan: GenerationPlan) -> str:

@@ -245,7 +245,18 @@ def test_dry_run_does_nothing(shell: Any) -> None:
     plan = imagine(shell, "a fox --dry-run -n 3 --seed 4 --engine local")
     assert plan["model"].startswith("emoji-mini")
     assert (plan["pictures"], plan["seeds"], plan["size"]) == ("3", "4, 5, 6", "128x128")
+    assert "license mit: free to use" in plan["model files"]
+    assert plan["memory"].startswith("about ")
     assert get_session().queue.jobs == ()
+
+
+def test_dry_run_of_a_model_that_is_not_here_says_size_license_and_memory(
+    shell: Any, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    plan = imagine(shell, "a fox --dry-run --model z-image --engine local")
+    assert plan["download"].startswith("needed: z-image is not downloaded (5.9 GB; license apache-2.0")
+    assert plan["memory"] == "meant for machines with 16 GB or more"
 
 
 def test_help_shows_every_option(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
