@@ -507,6 +507,11 @@ test("an error marks its field and offers values that mend it", async () => {
     model: "",
     asks: undefined,
   });
+  expect(card.find(".buttons").nextElementSibling).toBe(card.find(".error-note"));
+  card.find<HTMLDetailsElement>("details.more").open = true;
+  await card.host.push({});
+  card.host.emit("change:width");
+  await settled();
   expect(card.find(".width input").getAttribute("aria-invalid")).toBe("true");
   expect(card.find(".pixels").nextElementSibling).toBe(card.find(".error-note"));
   expect(caption(card)).toBe("a fox");
@@ -677,6 +682,24 @@ test("a dropped file is sent as it is, a file that is no picture is refused", as
   await vi.waitFor(() =>
     expect(card.host.sentOf("set_input")).toEqual([{ kind: "set_input", role: "image" }]),
   );
+});
+
+test("text that was copied with a picture of it is pasted as text", async () => {
+  const card = mount();
+  const paste = async (text: string) => {
+    const event = new Event("paste", { bubbles: true, cancelable: true });
+    const fox = Object.assign(new File(["x"], "fox.png", { type: "image/png" }), {
+      arrayBuffer: async () => new ArrayBuffer(2),
+    });
+    Object.assign(event, { clipboardData: { files: [fox], types: ["Files"], getData: () => text } });
+    card.find(".prompt textarea").dispatchEvent(event);
+    for (let turn = 0; turn < 20; turn += 1) await settled();
+    return event.defaultPrevented;
+  };
+  expect(await paste("a fox")).toBe(false);
+  expect(card.host.sentOf("set_input")).toEqual([]);
+  expect(await paste("")).toBe(true);
+  expect(card.host.sentOf("set_input")).toHaveLength(1);
 });
 
 test("a chain of edits is shown as versions, with before and after", async () => {

@@ -65,7 +65,7 @@ export function createFilmstrip(ctx: Context): Part & { shown(): string[] } {
     if (to !== undefined && at >= 0) buttons[Math.max(0, Math.min(buttons.length - 1, to))]?.focus();
     else if (picture !== undefined && event.key.toLowerCase() === "f" && !event.ctrlKey && !event.metaKey)
       ctx.actions.favorite(picture);
-    else if (picture !== undefined && event.key === "Delete") {
+    else if (picture !== undefined && ["Delete", "Backspace"].includes(event.key)) {
       ctx.actions.remove(picture);
       // Its tile is gone when it is deleted; the keyboard stays in the strip.
       if (ctx.view.deleting === null) (buttons[at + 1] ?? buttons[at - 1])?.focus();

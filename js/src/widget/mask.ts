@@ -77,6 +77,8 @@ export function createMask(ctx: Context): Part {
   let sentAt_ms = Number.NEGATIVE_INFINITY;
   let timer: ReturnType<typeof setTimeout> | undefined;
 
+  // A mask that was loaded is where undoing ends: it would be gone at once.
+  const canUndo = () => operations.length > 0 && operations.at(-1)?.kind !== "load";
   const radius = () => (Number(size.value) / 100) * Math.min(canvas.width, canvas.height);
 
   function choose(isEraser: boolean): void {
@@ -131,14 +133,15 @@ export function createMask(ctx: Context): Part {
   }
 
   function undo(): void {
-    if (operations.pop() === undefined) return;
+    if (!canUndo()) return;
+    operations.pop();
     redraw();
     changed();
   }
 
   function changed(): void {
     isChanged = true;
-    setAttribute(undoButton, "aria-disabled", operations.length === 0 ? "true" : null);
+    setAttribute(undoButton, "aria-disabled", canUndo() ? null : "true");
     clearTimeout(timer);
     timer = setTimeout(() => void send(), SEND_MS);
   }
@@ -296,7 +299,7 @@ export function createMask(ctx: Context): Part {
       canvas.width = Math.max(1, Math.round(input.width * scale));
       canvas.height = Math.max(1, Math.round(input.height * scale));
     }
-    setAttribute(undoButton, "aria-disabled", operations.length === 0 ? "true" : null);
+    setAttribute(undoButton, "aria-disabled", canUndo() ? null : "true");
     if (mask === null || mask.id === loaded || isChanged || sending !== null || stroke !== null) return;
     // What comes back soon is what was painted here.
     if (performance.now() - sentAt_ms < ECHO_MS) loaded = mask.id;

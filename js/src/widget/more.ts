@@ -43,7 +43,7 @@ export function createMore(ctx: Context): Part {
   const summary = h("span", { class: "summary-text" });
   const element = h(
     "details",
-    { class: "fold more" },
+    { class: "fold more", ontoggle: () => ctx.invalidate() },
     h("summary", {}, icon("chevron"), TEXT.more, summary),
     h(
       "div",

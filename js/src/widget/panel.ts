@@ -34,7 +34,8 @@ export function createPanel(ctx: Context): Part {
   };
   const place = () => {
     const field = failureOf(ctx.view)?.field ?? "";
-    const found = field === "" ? null : element.querySelector(fieldOf[field] ?? `.field.${field}`);
+    const named = field === "" ? null : element.querySelector(fieldOf[field] ?? `.field.${field}`);
+    const found = named?.closest("details:not([open])") ? null : named;
     const at = found?.closest(".pixels, .seed-row") ?? found ?? element.querySelector(".buttons");
     if (at !== null && at.nextElementSibling !== note.element) at.after(note.element);
   };

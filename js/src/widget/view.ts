@@ -152,7 +152,9 @@ export function createView(host: Host, element: HTMLElement): () => void {
 
   function onPaste(event: ClipboardEvent): void {
     const [picture] = picturesOf(event.clipboardData);
-    if (picture === undefined) return;
+    const isText = event.target instanceof HTMLTextAreaElement || event.target instanceof HTMLInputElement;
+    // Office programs copy text with a picture of it.
+    if (picture === undefined || (isText && event.clipboardData?.getData("text/plain"))) return;
     event.preventDefault();
     event.stopPropagation();
     const isReference =
