@@ -8,6 +8,7 @@ import contextlib
 import io
 from typing import TYPE_CHECKING, Any
 
+from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, GenerationFailedError
 from swiftai_nb.core.image_input import to_pil
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 MAX_PNG_PIXELS = 2_250_000  # a photograph of more pixels is sent as JPEG: less to upload and to encode
 PREVIEW_SIDE = 512
 OTHER_MODEL = "try again, or choose another provider or model"
+
+
+def pictures_of(config: ImageGenerationConfig) -> tuple[bytes, ...]:
+    """The pictures to send besides the mask: the start picture, then the references."""
+    start = () if config.image is None else (config.image,)
+    return (*start, *config.references)
 
 
 def decode_base64(text: Any, provider: str) -> bytes:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.providers.cloud.http import sendable
-from swiftai_nb.providers.cloud.pictures import upload
+from swiftai_nb.providers.cloud.pictures import pictures_of, upload
 from swiftai_nb.providers.huggingface.hub import IMAGE_TO_IMAGE, Route
 
 if TYPE_CHECKING:
@@ -52,12 +52,6 @@ PICTURE_FIELDS: dict[str, PictureFields] = {
 }
 # A provider that a newer library adds: one picture is all that is known.
 _UNKNOWN = PictureFields()
-
-
-def pictures_of(config: ImageGenerationConfig) -> tuple[bytes, ...]:
-    """The pictures to send besides the mask: the start picture, then the references."""
-    start = () if config.image is None else (config.image,)
-    return (*start, *config.references)
 
 
 def obstacle(provider: str, config: ImageGenerationConfig) -> str | None:

@@ -12,6 +12,7 @@ from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.request import FALLBACK_SIZE, GenerationPlan, GenerationRequest
 from swiftai_nb.providers.cloud.call import check_timeout, extra_notes, make_image
+from swiftai_nb.providers.cloud.pictures import pictures_of
 from swiftai_nb.providers.huggingface.call import HubCall, HubPlan, Service
 from swiftai_nb.providers.huggingface.hub import (
     DEFAULT_MODEL,
@@ -24,7 +25,7 @@ from swiftai_nb.providers.huggingface.hub import (
     is_hugging_face,
     token_help,
 )
-from swiftai_nb.providers.huggingface.payload import ENDPOINT, check_pictures, pictures_of
+from swiftai_nb.providers.huggingface.payload import ENDPOINT, check_pictures
 
 # Settings that providers accept or that do not change the picture; others are noted as not sent.
 _SENT = frozenset(

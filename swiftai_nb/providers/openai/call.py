@@ -15,9 +15,9 @@ from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.providers.cloud import http
 from swiftai_nb.providers.cloud.call import Backoff, CloudAnswer, CloudCall, CloudPlan
-from swiftai_nb.providers.cloud.pictures import decode_base64, decode_picture, to_jpeg_preview
+from swiftai_nb.providers.cloud.pictures import decode_base64, decode_picture, pictures_of, to_jpeg_preview
 from swiftai_nb.providers.openai.errors import AnswerError, translate
-from swiftai_nb.providers.openai.request import Body, edit_body, generation_body, is_edit
+from swiftai_nb.providers.openai.request import Body, edit_body, generation_body
 from swiftai_nb.providers.openai.server import Server, fetch_models
 
 EVENT_STREAM = "text/event-stream"
@@ -115,7 +115,7 @@ class OpenAICall(CloudCall):
             self._model = self._models[0]
 
     def _make_body(self) -> Body:
-        make = edit_body if is_edit(self._plan.request.config) else generation_body
+        make = edit_body if pictures_of(self._plan.request.config) else generation_body
         return make(self._plan, model=self._model, seed=self.seed, models=self._models)
 
     async def _ask(self, body: Body) -> tuple[bytes, Any, Any]:
@@ -198,9 +198,7 @@ def _event(block: bytes) -> dict[str, Any] | None:
 def _first(found: Mapping[str, Any]) -> Mapping[str, Any]:
     """The first picture's entry of an answer, or the event itself."""
     data = found.get("data")
-    if data is None and "b64_json" in found:
-        return found
-    item = data[0] if isinstance(data, list) else None
+    item = data[0] if isinstance(data, list) else found if data is None else None
     if not isinstance(item, dict) or not (item.get("b64_json") or item.get("url")):
         raise KeyError("no picture")
     return item

@@ -32,6 +32,7 @@ from swiftai_nb.providers.openai.server import Server, key_help
 
 # {model}, {models} and {key} are filled in as well.
 _OTHER = "choose another --model or --base-url"
+_CHECK_ADDRESS = "check --model, that --base-url ends as in /v1, and whether the server changes pictures"
 BAD_REQUEST = Rule(
     InvalidInputError,
     "{provider} rejected the request{reason}",
@@ -110,6 +111,8 @@ def translate(error: BaseException, *, server: Server, model: str | None, models
     """A foreign error as an AIError with a hint; the key is never shown."""
     if isinstance(error, AIError):
         return error
+    if isinstance(error, AnswerError) and model in models and _rule_of_answer(error) is NO_MODEL:
+        models = []  # it is not the name that is wrong
     rule = _rule_of_answer(error) if isinstance(error, AnswerError) else rule_of_class(error, BY_CLASS)
     if rule is None:
         rule = BROKEN_CONNECTION if isinstance(error, OSError) else with_advice(UNKNOWN, _OTHER)
@@ -120,7 +123,7 @@ def translate(error: BaseException, *, server: Server, model: str | None, models
         model="of that name" if model is None else model,
         provider=server.name,
         reason=server_message(error, (server.key,)),
-        models=f"use --model {listed}" if models else "check --model, and that --base-url ends as in /v1",
+        models=f"use --model {listed}" if models else _CHECK_ADDRESS,
         key=key_help(server.base_url),
     )
 

@@ -15,7 +15,7 @@ from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil
 from swiftai_nb.providers.cloud.http import sendable
-from swiftai_nb.providers.cloud.pictures import upload
+from swiftai_nb.providers.cloud.pictures import pictures_of, upload
 from swiftai_nb.providers.openai.server import SD_CPP_MODEL, Server, is_openai_model
 
 if TYPE_CHECKING:
@@ -37,11 +37,6 @@ class Body:
 
     route: str
     content: dict[str, Any]
-
-
-def is_edit(config: ImageGenerationConfig) -> bool:
-    """Whether pictures are sent."""
-    return config.image is not None or bool(config.references)
 
 
 def is_strict(server: Server, model: str | None) -> bool:
@@ -73,7 +68,7 @@ def generation_body(plan: OpenAIPlan, *, model: str | None, seed: int, models: l
 def edit_body(plan: OpenAIPlan, *, model: str | None, seed: int, models: list[str]) -> Body:
     """The form of `/images/edits`: the start picture first, then the references."""
     config = plan.request.config
-    pictures = (*(() if config.image is None else (config.image,)), *config.references)
+    pictures = pictures_of(config)
     # Several go by the name that OpenAI's own clients use; all servers know the name of a single one.
     name = "image" if len(pictures) == 1 else "image[]"
     files = [(name, _file(*upload(picture), stem=f"image{k}")) for k, picture in enumerate(pictures)]

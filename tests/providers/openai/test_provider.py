@@ -360,6 +360,19 @@ def test_an_unknown_model_names_those_of_the_server(server: ImagesServer) -> Non
     assert "tiny" in (caught.value.hint or "")
 
 
+def test_a_server_without_edits_is_not_told_from_its_model_list(server: ImagesServer) -> None:
+    server.default = Reply(404)
+    with pytest.raises(errors.ModelNotFoundError) as caught:
+        generate(provider(server), config=ImageGenerationConfig(references=[START]))
+    assert "whether the server changes pictures" in (caught.value.hint or "")
+
+
+def test_a_stream_may_end_with_an_address(server: ImagesServer) -> None:
+    final = {"type": "image_generation.completed", "url": f"{server.origin}/files/1.png"}
+    server.default = Reply(events=[final])
+    assert generate(provider(server, partial_images=1)).width == 64
+
+
 def test_redirects_are_not_followed(server: ImagesServer) -> None:
     server.default = Reply(308, headers={"Location": f"{server.origin}/elsewhere"})
     with pytest.raises(errors.ServerError):
