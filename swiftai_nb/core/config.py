@@ -15,6 +15,7 @@ from swiftai_nb.core.enlargement import MAX_FACTOR, MAX_HIRES
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.image_input import to_png_bytes
+from swiftai_nb.core.lora_blocks import block_scales
 from swiftai_nb.core.outpaint import Outpaint
 from swiftai_nb.core.prompt_syntax import SYNTAXES
 
@@ -37,15 +38,19 @@ class LoraReference:
     Args:
         source: path or `owner/name`.
         scale: weight of the LoRA; 1.0 is as trained, 0.0 is off. Finite, in [-10, 10].
+        blocks: scales by block of the UNet, such as "1,0,0,1,…" or "IN04=0.5,M00=0" (`core.lora_blocks`).
     """
 
     source: str
     scale: float = 1.0
+    blocks: str | None = None
 
     def __post_init__(self) -> None:
         if not self.source:
             raise InvalidInputError("lora has no source", hint="give a file or a Hub repository")
         _check_number("lora scale", self.scale, low=-10.0, high=10.0)
+        if self.blocks is not None:
+            block_scales(self.blocks)
 
 
 @dataclass(frozen=True)

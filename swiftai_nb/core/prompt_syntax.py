@@ -28,7 +28,9 @@ _PART_WEIGHT = re.compile(rf":\s{{0,9}}({_NUMBER})$")
 # A bracket with a number, such as "(red:1.3)", but not "(16:9)" or "(at 10:30)".
 _WEIGHT = re.compile(rf"\([^()]{{0,999}}[^()\d\s:]\s{{0,9}}:\s{{0,9}}{_NUMBER}\s{{0,9}}\)")
 _OTHER_SYNTAX = re.compile(r"\(\(|\[\[?[^\[\]]{1,999}\]|\bBREAK\b|\bAND\b")
-_LORA_TAG = re.compile(rf"<lora:([^<>:]{{1,300}})(?::\s{{0,9}}({_NUMBER})[^<>]{{0,300}})?>")
+_LORA_TAG = re.compile(
+    rf"<lora:([^<>:]{{1,300}})(?::\s{{0,9}}({_NUMBER})(?:[^<>=]{{0,99}}:lbw=([^<>:]{{1,300}}))?[^<>]{{0,300}})?>"
+)
 _SQUARE = re.compile(r"\[([^\[\]]+)\]")
 _EDIT_POINT = re.compile(r":\s{0,9}[\d.]+$")
 
@@ -155,9 +157,9 @@ def syntax_notes(prompts: Sequence[str], syntax: str | None) -> tuple[str, ...]:
     return (f"{found[0][:20]!r} is read as text; --prompt-syntax weighted reads weights, BREAK and AND",)
 
 
-def take_lora_tags(prompt: str) -> tuple[str, list[tuple[str, float]]]:
-    """A prompt without its tags such as "<lora:name:0.8>", and the (name, scale) of each."""
-    found = [(tag[1].strip(), float(tag[2] or 1.0)) for tag in _LORA_TAG.finditer(prompt)]
+def take_lora_tags(prompt: str) -> tuple[str, list[tuple[str, float, str | None]]]:
+    """A prompt without its tags such as "<lora:name:0.8>", and each tag's name, scale and blocks (`lbw=`)."""
+    found = [(tag[1].strip(), float(tag[2] or 1.0), tag[3]) for tag in _LORA_TAG.finditer(prompt)]
     return " ".join(_LORA_TAG.sub(" ", prompt).split()), found
 
 

@@ -139,11 +139,10 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; empty fields are omitted."""
         data = {k: v for k, v in asdict(self).items() if v not in (None, (), {})}
+        if self.loras:
+            data["loras"] = tuple(_given(lora) for lora in self.loras)
         if self.sources:
-            data["sources"] = [
-                {name: value for name, value in asdict(source).items() if value is not None}
-                for source in self.sources
-            ]
+            data["sources"] = [_given(source) for source in self.sources]
         return {"recipe_version": RECIPE_VERSION, **data}
 
     @classmethod
@@ -296,3 +295,8 @@ def join_prompt(prompt: str, filled_in: str | None) -> str:
 def _version_text(versions: dict[str, str]) -> str | None:
     own = versions.get("swiftai_nb")
     return None if own is None else f"swiftai_nb {own}"
+
+
+def _given(item: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not None."""
+    return {name: value for name, value in asdict(item).items() if value is not None}

@@ -87,7 +87,10 @@ def _lora(_: str, item: Any) -> LoraReference:
         return item
     if not isinstance(item, Mapping) or not isinstance(item.get("source"), str):
         raise _wrong_type("loras", item, "a list of objects with a source")
-    return LoraReference(source=item["source"], scale=item.get("scale", 1.0))
+    blocks = item.get("blocks")
+    if blocks is not None and not isinstance(blocks, str):
+        raise _wrong_type("loras", item, "a list of objects whose blocks are text")
+    return LoraReference(source=item["source"], scale=item.get("scale", 1.0), blocks=blocks)
 
 
 def _control(_: str, item: Any) -> RecordedControl:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -253,7 +252,7 @@ def picture_snapshot(entry: HistoryEntry, *, origins: Mapping[str, str] | None =
         "seed": None if recipe is None else recipe.seed,
         "scheduler": "" if recipe is None else recipe.scheduler or "",
         "strength": None if recipe is None else recipe.strength,
-        "loras": [] if recipe is None else [asdict(lora) for lora in recipe.loras],
+        "loras": [] if recipe is None else list(recipe.to_dict().get("loras", ())),
         "elapsed_s": _rounded(entry.image.elapsed_s),
         "notes": [] if recipe is None else list(recipe.notes),
         "cell": "" if recipe is None else cell_text(recipe),

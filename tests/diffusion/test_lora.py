@@ -157,6 +157,24 @@ def test_two_loras_add_up_and_either_can_go(folders, write):
     np.testing.assert_array_equal(weight(pipeline), before)
 
 
+def test_blocks_have_scales_of_their_own(folders, write):
+    arrays = pair(tiny_lora.PEFT) | pair(
+        tiny_lora.PEFT, "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    )
+    out = Q.replace("down_blocks.0", "up_blocks.2")
+    arrays |= pair(tiny_lora.PEFT, f"unet.{out}")
+    down, up, *_ = arrays.values()
+    text = "text_model.encoder.layers.0.self_attn.q_proj"
+    places = (("unet", Q), ("unet", out), ("text_encoder", text))
+    pipeline = load_pipeline(folders["sd15"])
+    before = [weight(pipeline, *place) for place in places]
+    apply_lora(pipeline, write(arrays), 0.5, blocks="IN01=0.5,BASE=0")
+    for place, plain, scale in zip(places, before, (0.5, 1.0, 0.0), strict=True):
+        np.testing.assert_allclose(weight(pipeline, *place), plain + 0.5 * scale * up @ down, atol=1e-5)
+    with pytest.raises(InvalidInputError, match="lora blocks are those of"):
+        apply_lora(load_pipeline(folders["flux"]), write(tiny_lora.CASES["flux_peft"][1]), blocks="M00=0")
+
+
 def test_a_lora_survives_release_and_reload(folders, write):
     pipeline = load_pipeline(folders["sd15"])
     apply_lora(pipeline, write(pair(tiny_lora.PEFT)))

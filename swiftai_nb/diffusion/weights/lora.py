@@ -19,6 +19,7 @@ import mlx.core as mx
 from mlx import nn
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
+from swiftai_nb.core.lora_blocks import block_scales
 from swiftai_nb.diffusion.models.layers import AdaptedQuantizedLinear, QuantizedLinear
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.lora_files import LoraWeights, load_lora, shown_names
@@ -29,7 +30,7 @@ from swiftai_nb.diffusion.weights.lora_modules import (
     LoraModule,
     OrthogonalModule,
 )
-from swiftai_nb.diffusion.weights.lora_targets import LoraTarget, lora_targets
+from swiftai_nb.diffusion.weights.lora_targets import LoraTarget, block_of, lora_targets
 from swiftai_nb.diffusion.weights.precision import assign, find_module
 from swiftai_nb.diffusion.weights.textual_inversion import TextualInversion
 
@@ -63,10 +64,11 @@ class HasNetworks(Protocol):
 
 @dataclass(frozen=True)
 class Update:
-    """The change of one module of a network: what the file says, and where it goes."""
+    """The change of one module of a network: what the file says, where it goes, and its block's scale."""
 
     module: AdapterModule
     target: LoraTarget
+    scale: float = 1.0
 
     def own_outputs(self, values: mx.array, axis: int) -> mx.array:
         """The part of a change, or of its outputs, that belongs to the target."""
@@ -97,25 +99,39 @@ class AppliedLora:
             self.pipeline.set_embeddings(kept)
 
 
-def apply_lora(pipeline: HasNetworks, lora: LoraWeights, scale: float = 1.0) -> AppliedLora:
+def apply_lora(
+    pipeline: HasNetworks, lora: LoraWeights, scale: float = 1.0, *, blocks: str | None = None
+) -> AppliedLora:
     """Puts a LoRA on a pipeline's networks, loaded or not.
 
     Args:
         pipeline: its denoiser and text encoders are looked at.
         lora: from `load_lora`.
         scale: 1.0 is as trained; any finite number.
+        blocks: scales by block of the UNet, in the forms of `core.lora_blocks`.
 
     Returns:
         a handle that can take it off again.
 
     Raises:
-        InvalidInputError: scale is not finite.
+        InvalidInputError: scale is not finite, blocks cannot be read, or the model has no UNet.
         InvalidModelFilesError: modules this model does not have, or of other sizes; counts and names them.
             The pipeline is then unchanged.
     """
     if not math.isfinite(scale):
         raise InvalidInputError(f"lora scale is {scale}, must be a finite number")
-    updates = match_lora(lora, {name: part.blank() for name, part in pipeline.networks.items()})
+    networks = {name: part.blank() for name, part in pipeline.networks.items()}
+    updates = match_lora(lora, networks)
+    if blocks is not None:
+        if "unet" not in networks:
+            raise InvalidInputError(
+                "lora blocks are those of Stable Diffusion and SDXL", hint="leave them out"
+            )
+        scales = block_scales(blocks)
+        updates = {
+            name: [replace(one, scale=scales.get(block_of(one.target, networks), 1.0)) for one in part]
+            for name, part in updates.items()
+        }
     changes: dict[str, Callable[[nn.Module], None]] = {
         name: partial(merge_updates, updates=tuple(part), scale=scale) for name, part in updates.items()
     }
@@ -239,7 +255,11 @@ def guess_family(lora: LoraWeights) -> str | None:
 
 def merge_updates(network: nn.Module, *, updates: tuple[Update, ...], scale: float) -> None:
     """Changes a loaded network's weights, one after the other."""
+    whole = scale
     for update in updates:
+        scale = whole * update.scale
+        if scale == 0.0:
+            continue
         layer, module = find_module(network, update.target.path), update.module
         if module.bias is not None:
             layer.bias = (layer.bias.astype(mx.float32) + scale * module.bias).astype(layer.bias.dtype)

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
+from swiftai_nb.core.lora_blocks import BASE
 from swiftai_nb.diffusion.models.layers import Conv2d, GroupNorm, LayerNorm, Linear, RMSNorm
 from swiftai_nb.diffusion.weights.flux2_tensors import FLUX2_BFL_RULES
 from swiftai_nb.diffusion.weights.flux_tensors import BFL_RULES, ModuleRule
@@ -130,6 +131,15 @@ def ldm_name(path: str, unet: nn.Module) -> str | None:
     side, block, kind, layer, rest = match.groups()
     blocks = unet.down_blocks if side == "down" else unet.up_blocks
     return _block_name(blocks, side, int(block), kind=kind, layer=int(layer), rest=rest)
+
+
+def block_of(target: LoraTarget, networks: Mapping[str, nn.Module]) -> str:
+    """The block of a module as `core.lora_blocks` names it: "IN04", "M00", "OUT11"; "BASE" for all else."""
+    name = ldm_name(target.path, networks["unet"]) if target.component == "unet" else None
+    match = re.match(r"(input|middle|output)_blocks?\.(\d+)", name or "")
+    if match is None:
+        return BASE
+    return "M00" if match[1] == "middle" else f"{'IN' if match[1] == 'input' else 'OUT'}{int(match[2]):02}"
 
 
 def _block_name(blocks: Sequence[Any], side: str, block: int, *, kind: str, layer: int, rest: str) -> str:

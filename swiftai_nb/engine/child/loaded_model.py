@@ -31,7 +31,7 @@ class LoadedModel:
     def __init__(self, files: ModelFiles, load_pipeline: PipelineLoader) -> None:
         self._base = replace(files, loras=(), embeddings=())
         self._fingerprint = fingerprint(Path(files.folder))
-        self._loras: dict[tuple[str, Any, float], Any] = {}
+        self._loras: dict[tuple[str, Any, float, str | None], Any] = {}
         self._embeddings: list[Any] = []
         is_file = bool(files.more_folders) and Path(files.folder).is_file()
         base = {"base": files.more_folders[0]} if is_file else {}
@@ -60,19 +60,23 @@ class LoadedModel:
             ModelNotFoundError: no such file.
             InvalidModelFilesError: not a LoRA, or one for another model.
         """
-        scales: dict[str, float] = {}
+        scales: dict[tuple[str, str | None], float] = {}
         for lora in loras:
-            source = str(user_path(lora.source).absolute())
-            scales[source] = scales.get(source, 0.0) + lora.scale
-        wanted = [(source, fingerprint(Path(source)), scale) for source, scale in scales.items()]
+            key = (str(user_path(lora.source).absolute()), lora.blocks)
+            scales[key] = scales.get(key, 0.0) + lora.scale
+        wanted = [
+            (source, fingerprint(Path(source)), scale, blocks) for (source, blocks), scale in scales.items()
+        ]
         if wanted == list(self._loras):
             return False
         from swiftai_nb.diffusion.weights.lora import apply_lora, load_lora
 
         self._remove_loras()
         try:
-            for source, files, scale in wanted:
-                self._loras[source, files, scale] = apply_lora(self.pipeline, load_lora(source), scale)
+            for source, files, scale, blocks in wanted:
+                lora_weights = load_lora(source)
+                applied = apply_lora(self.pipeline, lora_weights, scale, blocks=blocks)
+                self._loras[source, files, scale, blocks] = applied
         except BaseException:
             self._remove_loras()
             raise

@@ -134,7 +134,11 @@ def _setting(option: NamedOption, text: str) -> tuple[str, Any]:
         return name.strip(), unquoted(value.strip())
 
 
-def _lora(_: NamedOption, text: str) -> LoraReference:
+def _lora(option: NamedOption, text: str) -> LoraReference:
+    rest, _, blocks = text.rpartition(":")
+    if rest and ("," in blocks or "=" in blocks) and not set(blocks) & set("/\\"):
+        found = _lora(option, rest)
+        return LoraReference(found.source, found.scale, blocks)
     source, colon, scale = text.rpartition(":")
     try:
         return LoraReference(source, float(scale)) if colon else LoraReference(text)

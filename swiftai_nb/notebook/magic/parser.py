@@ -258,10 +258,8 @@ def _build(text: PromptText, values: dict[Option, list[str]]) -> ImagineArgument
     prompt, tags = (text.prompt, []) if result.get("raw") else take_lora_tags(text.prompt)
     if tags:
         is_pasted = text.settings is not None
-        name = "pasted_loras" if is_pasted else "loras"
-        references = (
-            LoraReference(source, _limited(scale) if is_pasted else scale) for source, scale in tags
-        )
+        name, limit = ("pasted_loras", _limited) if is_pasted else ("loras", float)
+        references = tuple(LoraReference(source, limit(scale), blocks) for source, scale, blocks in tags)
         result[name] = (*result.get(name, ()), *references)
     return ImagineArguments(prompt=prompt, settings=text.settings, given=given, **result)
 

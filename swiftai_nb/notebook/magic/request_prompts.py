@@ -85,7 +85,7 @@ def with_pasted_loras(
     loras = list(arguments.pasted_loras)
     if recipe is not None and recipe.engine is None and not arguments.prompt:
         prompt, tags = take_lora_tags(prompt)
-        loras += [LoraReference(source, min(max(scale, -10.0), 10.0)) for source, scale in tags]
+        loras += [LoraReference(source, min(max(scale, -10.0), 10.0)) for source, scale, _ in tags]
     notes = []
     for lora in loras:
         try:
