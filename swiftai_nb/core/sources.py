@@ -91,8 +91,11 @@ def source_pictures(
     """
     given = [picture for picture in (config.image, config.mask, *config.references) if picture is not None]
     names = {} if names is None else names
-    return tuple(
-        _source(content, _is_kept(content, config.embed_references), names)
+    # Those of controls are given again together with a ControlNet, so they are only described.
+    steering = {control.image for control in config.controls} - set(given)
+    described = tuple(_source(content, is_kept=False, names=names) for content in sorted(steering))
+    return described + tuple(
+        _source(content, is_kept=_is_kept(content, config.embed_references), names=names)
         for content in dict.fromkeys(given)
     )
 
@@ -101,7 +104,7 @@ def _is_kept(content: bytes, embeds: bool | None) -> bool:
     return len(content) <= SMALL_BYTES if embeds is None else embeds
 
 
-def _source(content: bytes, is_kept: bool, names: Mapping[str, str]) -> SourcePicture:
+def _source(content: bytes, *, is_kept: bool, names: Mapping[str, str]) -> SourcePicture:
     _, picture = open_image_file(content)
     with picture, readable(content):
         width, height = picture.size

@@ -306,9 +306,9 @@ def _check_start_picture(
         )
     if recipe is not None and recipe.controls and not config.controls:
         options = " ".join(f"--control {control.option}" for control in recipe.controls)
-        needed = ", ".join(control.image_sha256[:12] for control in recipe.controls)
+        needed = "; ".join(recipe.describe_source(control.image_sha256) for control in recipe.controls)
         raise InvalidInputError(
-            f"this recipe is steered by pictures that are not in it (SHA-256 {needed})",
+            f"this recipe is steered by pictures that are not in it ({needed})",
             hint=f"give {options}",
         )
     if config.strength is None or config.image is not None:

@@ -32,7 +32,7 @@ _SENT = frozenset(
     {"model", "width", "height", "steps", "guidance_scale", "seed", "scheduler", "extra_body"}
     | {"image", "mask", "references", "strength"}
 )
-_WITHOUT_EFFECT = frozenset({"steps_factor", "preview", "filled_in"})
+_WITHOUT_EFFECT = frozenset({"steps_factor", "preview", "filled_in", "embed_references"})
 
 
 class HuggingFaceProvider:

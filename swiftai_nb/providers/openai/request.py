@@ -148,7 +148,7 @@ def _sd_cpp(plan: OpenAIPlan, seed: int, negative_prompt: str | None) -> dict[st
 def ignored_settings(plan_config: ImageGenerationConfig, *, strict: bool) -> list[str]:
     """Names of the settings that are not sent."""
     sent = {"model", "width", "height", "seed", "image", "mask", "references", "extra_body"}
-    sent |= {"steps_factor", "preview", "filled_in"}  # without effect on the picture
+    sent |= {"steps_factor", "preview", "filled_in", "embed_references"}  # without effect on the picture
     if not strict:
         sent |= {"steps", "guidance_scale", "strength", "scheduler", "clip_skip"}
     return [name for name in plan_config.to_dict() if name not in sent]

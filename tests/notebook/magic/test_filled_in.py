@@ -92,3 +92,10 @@ def test_a_text_that_is_far_too_long_is_refused(shell: Any):
     shell.user_ns["odd"] = Recipe("a cat", filled_in="x" * 2001, seed=1)
     with pytest.raises(UsageError, match="filled_in must be a text of 2000 characters at most"):
         imagine(shell, "--from odd")
+
+
+def test_a_dry_run_fills_in_the_prompt_that_each_seed_draws(shell: Any):
+    plan = imagine(shell, "a {red cat|cat in the snow} --count 4 --seed 1 --dry-run")
+    made = imagine(shell, "a {red cat|cat in the snow} --count 4 --seed 1")
+    assert {recipe.prompt for recipe in made.recipes} == {"a red cat", "a cat in the snow"}
+    assert plan["filled in"] == "; ".join(recipe.filled_in or "nothing" for recipe in made.recipes)
