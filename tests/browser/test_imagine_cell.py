@@ -191,8 +191,9 @@ def test_grid_fills_in_and_ends_as_one_labelled_picture(
     page.wait_idle()
     page.until("document.querySelectorAll('.jp-OutputArea-output img').length === 1")
     page.screenshot(screenshots / "grid-done.png")
-    (output,) = page.save().cells[1].outputs
+    output, caption = page.save().cells[1].outputs
     assert output.data["text/plain"] == "3 x 2 grid of steps and seed: a red fox"
+    assert caption.data["text/plain"].startswith("fake · 64x64 · seeds 1–2 · ")
 
 
 def test_bundled_model_draws_and_is_cancelled_within_a_step(

@@ -1,7 +1,7 @@
 """Several pictures as HTML: small tiles side by side; a click, or Enter, opens one large and closes it.
 
-It is plain HTML, so that a saved notebook shows it without a kernel. A page that removes style sheets, as
-JupyterLab does for notebooks it does not trust, still shows the tiles and, for an open one, its settings.
+It is plain HTML with the styles that JupyterLab leaves in notebooks it does not trust, so that a saved
+notebook works without a kernel. Where a page removes all styles, an opened tile still shows its settings.
 """
 
 from __future__ import annotations
@@ -20,13 +20,9 @@ if TYPE_CHECKING:
 TILE_SIDE = 192  # CSS pixels
 LONGEST_ALT = 400
 _CLASS = "swiftai-pictures"
-_STYLE_SHEET = (
-    f".{_CLASS}>details>summary{{cursor:zoom-in;list-style:none}}"
-    f".{_CLASS}>details>summary::-webkit-details-marker{{display:none}}"
-    f".{_CLASS}>details[open]{{flex-basis:100%}}"
-    f".{_CLASS}>details[open]>summary{{cursor:zoom-out}}"
-    f".{_CLASS}>details[open]>summary>img{{width:var(--large)!important}}"
-)
+# A tile is as wide as it must be: closed by its own minimum, open by the line of settings in it.
+_LAYOUT = "display:flex;flex-wrap:wrap;gap:6px;align-items:flex-start"
+_SUMMARY = "width:0;min-width:100%;list-style:none;cursor:pointer"
 
 
 def tiles_html(images: Sequence[GeneratedImage]) -> str:
@@ -36,8 +32,7 @@ def tiles_html(images: Sequence[GeneratedImage]) -> str:
         images: in the order of their tiles.
     """
     tiles = "".join(_tile(image) for image in images)
-    layout = "display:flex;flex-wrap:wrap;gap:6px;align-items:flex-start"
-    return f'<div class="{_CLASS}" style="{layout}"><style>{_STYLE_SHEET}</style>{tiles}</div>'
+    return f'<div class="{_CLASS}" style="{_LAYOUT}">{tiles}</div>'
 
 
 def _tile(image: GeneratedImage) -> str:
@@ -47,9 +42,10 @@ def _tile(image: GeneratedImage) -> str:
     alt = shorten(image.prompt, LONGEST_ALT)
     if image.seed is not None:
         alt = f"{alt}, seed {image.seed}"
-    style = f"--large:{width}px;width:{tile_width}px;max-width:100%;height:auto;display:block"
     return (
-        f'<details><summary title="Click to enlarge" style="list-style:none">'
-        f'<img src="data:image/png;base64,{encoded}" alt="{html.escape(alt)}" style="{style}"></summary>'
-        f"{caption_html([image], has_time=False)}</details>"
+        f'<details style="min-width:{tile_width}px;max-width:100%">'
+        f'<summary title="Click to enlarge" style="{_SUMMARY}">'
+        f'<img src="data:image/png;base64,{encoded}" alt="{html.escape(alt)}" width="{tile_width}" '
+        'style="width:100%;height:auto;display:block"></summary>'
+        f'<div style="width:{width}px;max-width:100%">{caption_html([image], has_time=False)}</div></details>'
     )
