@@ -160,7 +160,7 @@ def syntax_notes(prompts: Sequence[str], syntax: str | None) -> tuple[str, ...]:
 def take_lora_tags(prompt: str) -> tuple[str, list[tuple[str, float, str | None]]]:
     """A prompt without its tags such as "<lora:name:0.8>", and each tag's name, scale and blocks (`lbw=`)."""
     found = [(tag[1].strip(), float(tag[2] or 1.0), tag[3]) for tag in _LORA_TAG.finditer(prompt)]
-    return " ".join(_LORA_TAG.sub(" ", prompt).split()), found
+    return (" ".join(_LORA_TAG.sub(" ", prompt).split()) if found else prompt), found
 
 
 def _is_editing(text: str) -> bool:

@@ -16,10 +16,13 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from swiftai_nb.core.prompt_choices import find_choices
+from swiftai_nb.core.prompt_syntax import take_lora_tags
 from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.model_files.json_file import parse_json, write_json_atomically
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.magic.prompt import STYLES, find_style
+from swiftai_nb.registry.user_config import state_dir
 
 if TYPE_CHECKING:
     from swiftai_nb.core.image import GeneratedImage
@@ -67,6 +70,7 @@ def request_of(
         InvalidInputError: no prompt, no such style, or a value outside its limits.
     """
     values = {name: settings.get(name) for name in wire.SETTINGS}
+    typed, tags = take_lora_tags(str(values["prompt"] or ""))
     ratio = values["aspect_ratio"]
     config = ImageGenerationConfig(
         width=None if ratio else values["width"],
@@ -76,13 +80,12 @@ def request_of(
         seed=values["seed"],
         scheduler=values["scheduler"] or None,
         model=values["model"] or None,
-        loras=_loras(values["loras"] or ()),
+        loras=(*_loras(values["loras"] or ()), *(LoraReference(*tag) for tag in tags)),
         image=None if image is None else image.data,
         strength=None if image is None else values["strength"],
         mask=None if image is None or mask is None else mask.data,
         references=tuple(one.data for one in references),
     )
-    typed = str(values["prompt"] or "")
     prompt, negative = typed, values["negative_prompt"] or None
     if values["style"] and typed.strip():
         prompt, negative = find_style(str(values["style"])).apply(prompt, negative)
@@ -94,7 +97,10 @@ def request_of(
         count=checked_int("count", count, low=1, high=MAX_COUNT),
         engine=values["engine"] or "local",
     )
-    return replace(request, display_prompt=typed, aspect_ratio=_aspect_ratio(ratio))
+    choices, notes = find_choices(prompt, negative, state_dir() / "wildcards")
+    return replace(
+        request, display_prompt=typed, aspect_ratio=_aspect_ratio(ratio), choices=choices, notes=notes
+    )
 
 
 def plan_report(plan: GenerationPlan, *, request_id: str) -> dict[str, Any]:

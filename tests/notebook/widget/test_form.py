@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.errors import AIError, InvalidInputError, ModelNotFoundError
 from swiftai_nb.core.request import GenerationPlan
 from swiftai_nb.notebook import wire
@@ -51,6 +52,17 @@ def test_style_wraps_the_prompt_and_the_typed_one_is_shown() -> None:
         request_of(form(style="inky"))
     with pytest.raises(InvalidInputError, match="prompt is empty"):
         request_of({"prompt": " ", "style": "ink"})
+
+
+def test_choices_are_drawn_and_lora_tags_are_loras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWIFTAI_HOME", str(tmp_path))
+    (tmp_path / "wildcards").mkdir()
+    (tmp_path / "wildcards" / "pet.txt").write_text("cat", encoding="utf-8")
+    request = request_of({"prompt": "a {red|blue} __pet__ <lora:style:0.5> __nope__", "seed": 3, "count": 8})
+    assert request.config.loras == (LoraReference("style", 0.5),)
+    prompts = {request.with_seeds((seed,)).prompt for seed in request.seeds}
+    assert prompts == {"a red cat __nope__", "a blue cat __nope__"}
+    assert request.notes[0].startswith("__nope__ is read as text")
 
 
 def test_aspect_ratio_replaces_the_size() -> None:
