@@ -188,6 +188,13 @@ def geglu(x: mx.array) -> mx.array:
     return value * gelu(gate)
 
 
+def geglu_linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+    """`geglu` of a dense layer: [..., in] -> [..., out / 2]; weight [out, in], bias [out]."""
+    if native.library() is not None and _use_cpu_math(x):
+        return native.linear(x, weight, bias, gated=True)
+    return geglu(linear(x, weight, bias))
+
+
 def gelu_tanh(x: mx.array) -> mx.array:
     """The tanh approximation of GELU (Hendrycks and Gimpel 2016), any shape."""
     return _fastest(cpu_math.gelu_tanh)(x) if _use_cpu_math(x) else _gelu_tanh(x)

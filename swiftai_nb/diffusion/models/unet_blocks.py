@@ -82,6 +82,8 @@ class GEGLU(nn.Module):  # type: ignore[misc]
         self.proj = Linear(width, 2 * inner)
 
     def __call__(self, x: mx.array) -> mx.array:
+        if isinstance(self.proj, Linear):
+            return ops.geglu_linear(x, self.proj.weight, self.proj.get("bias"))
         return ops.geglu(self.proj(x))
 
 
