@@ -141,18 +141,21 @@ def source_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def build(folder: Path | None = None, *, extra_options: tuple[str, ...] = ()) -> list[Path]:
+def build(
+    folder: Path | None = None, *, targets: tuple[Target, ...] = TARGETS, extra_options: tuple[str, ...] = ()
+) -> list[Path]:
     """Compiles the kernels for every target of this machine's kind that the compiler knows.
 
     Args:
         folder: for the libraries; None is where they are looked for.
+        targets: those of other machines are left out.
         extra_options: of the compiler.
 
     Raises:
         BuildError: no compiler, or no target could be compiled.
     """
-    targets = [target for target in TARGETS if target.machine == platform.machine()]
-    if not sys.platform.startswith("linux") or not targets:
+    own = [target for target in targets if target.machine == platform.machine()]
+    if not sys.platform.startswith("linux") or not own:
         raise BuildError(f"no kernels for {sys.platform} on {platform.machine()}")
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
@@ -160,7 +163,7 @@ def build(folder: Path | None = None, *, extra_options: tuple[str, ...] = ()) ->
     defined = f'-DSOURCE_DIGEST="{source_digest()}"'
     sources = [str(source) for source in sorted((FOLDER / "source").glob("*.c"))]
     built, complaints = [], []
-    for target in targets:
+    for target in own:
         path = target.path if folder is None else folder / target.path.name
         partial = path.with_suffix(f".{os.getpid()}")
         options = (*_OPTIONS, *target.options, defined, *extra_options)

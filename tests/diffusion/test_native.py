@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 import shutil
+import sys
 
 import mlx.core as mx
 import numpy as np
@@ -39,8 +41,18 @@ def libraries(tmp_path_factory):
         return folder
 
 
-@pytest.fixture(scope="module", params=RUNNABLE)
-def kernels(request, libraries):
+@pytest.fixture(scope="module")
+def generic(tmp_path_factory):
+    """Vectors of four, as NEON's, in the instructions that every processor of this kind has."""
+    if shutil.which("cc") is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C compiler")
+    target = cpu_kernels.Target("generic", platform.machine(), ())
+    return cpu_kernels.build(tmp_path_factory.mktemp("generic"), targets=(target,))[0].parent
+
+
+@pytest.fixture(scope="module", params=[*RUNNABLE, "kernels_generic.so"])
+def kernels(request):
+    libraries = request.getfixturevalue("generic" if "generic" in request.param else "libraries")
     if not (libraries / request.param).exists():
         pytest.skip("this compiler does not know the processor's instructions")
     opened = loader.open_library(libraries / request.param)
