@@ -1,4 +1,4 @@
-"""Reading recipes from the metadata of image files: ours, AUTOMATIC1111's, InvokeAI's and ComfyUI's.
+"""Reading recipes from the metadata of image files: ours, AUTOMATIC1111's, and those of other programs.
 
 The files are untrusted. Readers take bounded text, run in linear time, and return plain field values that
 `Recipe.from_dict` validates; for text that is not a recipe they return None.
@@ -7,13 +7,21 @@ The files are untrusted. Readers take bounded text, run in linear time, and retu
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from swiftai_nb.core.comfyui_recipes import parse_graph, parse_workflow
 from swiftai_nb.core.enlargement import LANCZOS, MAX_FACTOR, MAX_HIRES
+from swiftai_nb.core.foreign_recipes import (
+    parse_draw_things,
+    parse_dream,
+    parse_invokeai,
+    parse_json_parameters,
+    parse_novelai,
+)
 from swiftai_nb.core.image_input import DAMAGED_EXIF
+from swiftai_nb.core.metadata_values import Fields, number_of, scheduler_of, size_of, text_of, within_limits
 from swiftai_nb.core.prompt_syntax import SYNTAXES
 
 if TYPE_CHECKING:
@@ -25,25 +33,17 @@ MAX_TEXT_LENGTH = 1_000_000  # characters; ComfyUI writes whole graphs
 MAX_OWN_TEXT_LENGTH = 40_000_000  # our recipes may hold the pictures that they were made from
 PARAMETERS_VERSION = 2  # of the text that we write; 1 counted "Clip skip" from 0
 
-Fields = dict[str, Any]
-"""Values by the names of `Recipe`'s fields; not yet validated."""
-
 _NEGATIVE = "\nNegative prompt:"
 _PARAMETER_NAME = re.compile(r"[A-Za-z][\w \-/]{0,60}")
-_MAX_NUMBER_LENGTH = 30
 _HIRES_KEYS = ("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler")
-_NORMAL_SCHEDULES = ("", "automatic", "normal", "uniform")
-_SCHEDULES = (
-    "karras",
-    "exponential",
-    "polyexponential",
-    "beta",
-    "sgm uniform",
-    "simple",
-    "align your steps",
-)
-# AUTOMATIC1111 gives these samplers no schedule, whatever is chosen.
-_UNSCHEDULED = ("ddim", "plms", "unipc", "lcm", "pndm", "tcd")
+# Settings that are read, and facts that change nothing.
+_KNOWN = (
+    "Steps", "Sampler", "Schedule type", "CFG scale", "Distilled CFG Scale", "Seed", "Size", "Model",
+    "Clip skip", "Denoising strength", "Hires", "Postprocess", "CFG Rescale", "Eta", "Version", "User", "App",
+    "Parameters version", "VAE hash", "Lora hashes", "TI hashes", "Hashes", "Civitai", "Created", "Batch",
+    "Time taken", "Init image hash", "Template", "Negative Template", "Diffusion in Low Bits",
+)  # fmt: skip
+_SHOWN = 8
 _ETA_SAMPLERS = ("ddim", "tcd")
 
 
@@ -51,14 +51,28 @@ def metadata_candidates(picture: Image) -> list[Fields]:
     """The recipes in a PIL image's metadata, the most exact one first; usually one or none."""
     readers: tuple[tuple[str, Callable[[str], Fields | None]], ...] = (
         ("swiftai", _parse_json),
-        ("parameters", parse_parameters),
-        ("invokeai_metadata", _parse_invokeai),
-        ("prompt", _parse_comfyui),
+        ("parameters", _parse_any_parameters),
+        ("invokeai_metadata", parse_invokeai),
+        ("sd-metadata", parse_invokeai),
+        ("Dream", parse_dream),
+        ("prompt", parse_graph),
+        ("workflow", parse_workflow),
+        ("Comment", lambda text: parse_novelai(text, texts["Description"], texts["Source"])),
+        ("XML:com.adobe.xmp", parse_draw_things),
     )
+    texts = {key: text_of(picture.info.get(key)) for key in ("Description", "Source")}
     found = [_attempt(reader, picture.info.get(key)) for key, reader in readers]
     if not any(found):
-        found.append(_attempt(parse_parameters, _user_comment(picture)))
+        comment = _user_comment(picture)
+        found += [_attempt(reader, comment) for reader in (_parse_any_parameters, parse_draw_things)]
     return [fields for fields in found if fields]
+
+
+def _parse_any_parameters(text: str) -> Fields | None:
+    """The text of AUTOMATIC1111, or the JSON that SwarmUI and Fooocus write in its place."""
+    return (
+        parse_json_parameters(json.loads(text)) if text.lstrip().startswith("{") else parse_parameters(text)
+    )
 
 
 def parse_parameters(text: str) -> Fields | None:
@@ -72,40 +86,58 @@ def parse_parameters(text: str) -> Fields | None:
     positive, _, negative = f"\n{body}".partition(_NEGATIVE)
     if not values and not negative:
         return None
-    width, height = _size(values.get("Size", ""))
-    scheduler, notes = _scheduler(values.get("Sampler"), values.get("Schedule type", ""))
-    strength = _number(float, values.get("Denoising strength"))
+    width, height = size_of(values.get("Size", ""))
+    scheduler, notes = scheduler_of(values.get("Sampler"), values.get("Schedule type", ""))
+    strength = number_of(float, values.get("Denoising strength"))
     if any(key in values for key in _HIRES_KEYS):
         hires = _hires(values, width, height, strength, notes)
         strength = None  # of the second pass, not of an initial image
     else:
         hires = _postprocessing(values, notes)
-    return {
-        **hires,
-        "prompt": positive.strip(),
-        "negative_prompt": negative.strip() or None,
-        "model": values.get("Model"),
-        "width": width,
-        "height": height,
-        "steps": _number(int, values.get("Steps")),
-        "guidance_scale": _number(float, values.get("CFG scale")),
-        "seed": _number(int, values.get("Seed")),
-        "scheduler": scheduler,
-        "guidance_rescale": _number(float, values.get("CFG Rescale", values.get("CFG Rescale φ"))),
-        "eta": _eta(values, notes),
-        "clip_skip": _clip_skip(values),
-        "prompt_syntax": next((one for one in SYNTAXES if one == values.get("Prompt syntax")), None),
-        "strength": strength,
-        "notes": notes,
-    }
+    return within_limits(
+        {
+            **hires,
+            "prompt": positive.strip(),
+            "negative_prompt": negative.strip() or None,
+            "model": values.get("Model"),
+            "width": width,
+            "height": height,
+            "steps": number_of(int, values.get("Steps")),
+            "guidance_scale": _guidance(values),
+            "seed": number_of(int, values.get("Seed")),
+            "scheduler": scheduler,
+            "guidance_rescale": number_of(float, values.get("CFG Rescale", values.get("CFG Rescale φ"))),
+            "eta": _eta(values, notes),
+            "clip_skip": _clip_skip(values),
+            "prompt_syntax": next((one for one in SYNTAXES if one == values.get("Prompt syntax")), None),
+            "strength": strength,
+            "notes": [*notes, *_not_honored(values)],
+        }
+    )
+
+
+def _not_honored(values: Mapping[str, str]) -> list[str]:
+    """A note that names the settings which have no counterpart here; empty when there are none."""
+    unknown = [key for key in values if len(key) > 2 and not key.startswith(_KNOWN)]
+    if not unknown or values.get("Version", "").startswith("swiftai_nb"):
+        return []
+    more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+    return [f"not supported, and left out: {', '.join(unknown[:_SHOWN])}{more}"]
+
+
+def _guidance(values: Mapping[str, str]) -> float | None:
+    """Forge writes the guidance of FLUX.1 as "Distilled CFG Scale", beside a "CFG scale" of 1."""
+    guidance: float | None = number_of(float, values.get("CFG scale"))
+    distilled: float | None = number_of(float, values.get("Distilled CFG Scale"))
+    return distilled if distilled is not None and guidance in (None, 1.0) else guidance
 
 
 def _hires(
     values: Mapping[str, str], width: int | None, height: int | None, strength: float | None, notes: list[str]
 ) -> Fields:
     """The second pass: by a factor, or to a size."""
-    factor = _number(float, values.get("Hires upscale"))
-    across, down = _size(values.get("Hires resize", ""))
+    factor = number_of(float, values.get("Hires upscale"))
+    across, down = size_of(values.get("Hires resize", ""))
     if factor is None and across and down and width and height:
         factor = round(max(across / width, down / height), 4)
     if factor is None or not 1.0 < factor <= MAX_HIRES:
@@ -120,7 +152,7 @@ def _hires(
     ):
         if values.get(key, "").lower() not in ("", "use same sampler", "use same checkpoint"):
             notes.append(f"{key} is not supported; the second pass has the first one's")
-    steps: int | None = _number(int, values.get("Hires steps"))
+    steps: int | None = number_of(int, values.get("Hires steps"))
     return {
         "hires": factor,
         "hires_strength": strength if strength is not None and 0.0 <= strength <= 1.0 else None,
@@ -132,7 +164,7 @@ def _hires(
 
 def _postprocessing(values: Mapping[str, str], notes: list[str]) -> Fields:
     """The enlargement of the finished picture, by a factor."""
-    factor = _number(float, values.get("Postprocess upscale by"))
+    factor = number_of(float, values.get("Postprocess upscale by"))
     if factor is None or factor == 1.0:
         return {}
     if not 1.0 < factor <= MAX_FACTOR:
@@ -157,7 +189,7 @@ def _attempt(reader: Callable[[str], Fields | None], text: object) -> Fields | N
         return None
     try:
         return reader(text)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
         return None
 
 
@@ -192,21 +224,9 @@ def _parse_values(line: str) -> dict[str, str]:
     return values
 
 
-def _scheduler(sampler: str | None, schedule: str) -> tuple[str | None, list[str]]:
-    """Sampler and "Schedule type" as one name ("DPM++ 2M Karras"), and notes."""
-    if sampler is None or schedule.lower() in _NORMAL_SCHEDULES:
-        return sampler, []
-    if sampler.lower() in _UNSCHEDULED:
-        return sampler, []
-    kind = schedule.lower().replace("_", " ")
-    if kind in _SCHEDULES:
-        return (sampler if sampler.lower().endswith(kind) else f"{sampler} {schedule}"), []
-    return sampler, [f"schedule type {schedule[:40]} is not supported; the sampler's own is used"]
-
-
 def _eta(values: Mapping[str, str], notes: list[str]) -> float | None:
     """Of DDIM and TCD; the "Eta" of AUTOMATIC1111's ancestral samplers is another, whose usual value is 1."""
-    eta: float | None = _number(float, values.get("Eta", values.get("Eta DDIM")))
+    eta: float | None = number_of(float, values.get("Eta", values.get("Eta DDIM")))
     if eta is None or values.get("Sampler", "").lower() in _ETA_SAMPLERS:
         return eta
     if eta != 1.0:
@@ -216,86 +236,11 @@ def _eta(values: Mapping[str, str], notes: list[str]) -> float | None:
 
 def _clip_skip(values: Mapping[str, str]) -> int | None:
     """AUTOMATIC1111 counts the last layer as 1, we count the layers that are skipped."""
-    layers: int | None = _number(int, values.get("Clip skip"))
+    layers: int | None = number_of(int, values.get("Clip skip"))
     is_ours = values.get("Version", "").startswith("swiftai_nb")
     if layers is None or (is_ours and values.get("Parameters version") != str(PARAMETERS_VERSION)):
         return layers
     return max(0, layers - 1)
-
-
-def _parse_invokeai(text: str) -> Fields | None:
-    data = json.loads(text)
-    model = data.get("model")
-    if isinstance(model, dict):
-        model = model.get("name") or model.get("model_name")
-    return {
-        "prompt": data["positive_prompt"],
-        "negative_prompt": data.get("negative_prompt") or None,
-        "model": model,
-        "width": _number(int, data.get("width")),
-        "height": _number(int, data.get("height")),
-        "steps": _number(int, data.get("steps")),
-        "guidance_scale": _number(float, data.get("cfg_scale")),
-        "seed": _number(int, data.get("seed")),
-        "scheduler": data.get("scheduler"),
-        "strength": _number(float, data.get("strength")),
-    }
-
-
-def _parse_comfyui(text: str) -> Fields | None:
-    nodes = json.loads(text)
-    sampler = next((n for n in nodes.values() if "KSampler" in str(n.get("class_type"))), None)
-    if sampler is None:
-        return None
-    inputs = sampler["inputs"]
-    latent = _linked_inputs(nodes, inputs.get("latent_image"))
-    sampler = inputs.get("sampler_name")
-    scheduler, notes = _scheduler(
-        sampler if isinstance(sampler, str) else None, str(inputs.get("scheduler", ""))
-    )
-    strength = _number(float, inputs.get("denoise"))
-    return {
-        "prompt": _conditioning_text(nodes, inputs.get("positive")) or "",
-        "negative_prompt": _conditioning_text(nodes, inputs.get("negative")) or None,
-        "model": _checkpoint(nodes, inputs.get("model")),
-        "width": _number(int, latent.get("width")),
-        "height": _number(int, latent.get("height")),
-        "steps": _number(int, inputs.get("steps")),
-        "guidance_scale": _number(float, inputs.get("cfg")),
-        "seed": _number(int, inputs.get("seed", inputs.get("noise_seed"))),
-        "scheduler": scheduler,
-        "strength": None if strength == 1.0 else strength,
-        "notes": notes,
-    }
-
-
-def _linked_inputs(nodes: Mapping[str, Any], link: Any) -> Mapping[str, Any]:
-    """The inputs of the node that a link [node id, output index] comes from."""
-    node = nodes.get(str(link[0])) if isinstance(link, list) and link else None
-    inputs = node.get("inputs") if isinstance(node, dict) else None
-    return inputs if isinstance(inputs, dict) else {}
-
-
-def _conditioning_text(nodes: Mapping[str, Any], link: Any) -> str | None:
-    for _ in range(len(nodes)):  # a graph may contain circles
-        inputs = _linked_inputs(nodes, link)
-        text = inputs.get("text", inputs.get("text_g"))
-        if isinstance(text, str):
-            return text
-        link = text if isinstance(text, list) else inputs.get("conditioning", inputs.get("string"))
-        if isinstance(link, str):
-            return link
-    return None
-
-
-def _checkpoint(nodes: Mapping[str, Any], link: Any) -> str | None:
-    for _ in range(len(nodes)):
-        inputs = _linked_inputs(nodes, link)
-        name = inputs.get("ckpt_name", inputs.get("unet_name"))
-        if isinstance(name, str):
-            return name
-        link = inputs.get("model")
-    return None
 
 
 def _user_comment(picture: Image) -> str | None:
@@ -307,23 +252,3 @@ def _user_comment(picture: Image) -> str | None:
         encoding = "utf-16-be" if comment.startswith(b"UNICODE\0") else "utf-8"
         return comment[8:].decode(encoding, "replace")
     return comment if isinstance(comment, str) else None
-
-
-def _size(text: str) -> tuple[int | None, int | None]:
-    found = re.fullmatch(r"(\d{1,9})\s*[x×]\s*(\d{1,9})", text[:_MAX_NUMBER_LENGTH])
-    return (int(found[1]), int(found[2])) if found else (None, None)
-
-
-def _number(kind: type[int] | type[float], value: Any) -> Any:
-    """`value` as a finite number, or None."""
-    if (
-        value is None
-        or isinstance(value, bool)
-        or (isinstance(value, str) and len(value) > _MAX_NUMBER_LENGTH)
-    ):
-        return None
-    try:
-        number = kind(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None

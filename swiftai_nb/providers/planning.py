@@ -197,6 +197,8 @@ def make_plan(
     is_rescaled = not model.is_flow and guidance_scale > 1.0
     steps, strength = config.resolved_steps(defaults.steps), _strength(config)
     larger = plan_enlargement(config, model, size=(width, height), steps=steps, upscaler=upscaler)
+    # Shown, not stored: the recipe names the filter, and making it again must give the same file.
+    request = replace(request, notes=(*request.notes, *larger.notes))
     return LocalPlan(
         request=request,
         engine="mlx",
@@ -219,7 +221,6 @@ def make_plan(
                 *lora_notes,
                 strength_note(steps, strength),
                 *sampling_notes(config, scheduler, is_rescaled, model=model, dtype=dtype),
-                *larger.notes,
             )
             if note is not None
         ),

@@ -66,7 +66,9 @@ def test_without_an_upscaler_it_is_lanczos_and_a_note_says_so(provider):
     expected = plain.pil.resize((plain.width * 3 // 2,) * 2, Image.Resampling.LANCZOS)
     assert np.array_equal(pixels(large), np.asarray(expected))
     assert large.recipe.upscaler == "lanczos"
-    assert any("Lanczos" in note and "realesrgan-x4plus" in note for note in large.recipe.notes)
+    shown = provider.plan("a red apple", QUICK.replace(upscale=1.5)).request.notes
+    assert any("Lanczos" in note and "realesrgan-x4plus" in note for note in shown)
+    assert make(provider, large.recipe.to_config()).data == large.data
     named = make(provider, QUICK.replace(upscale=1.5, upscaler="Lanczos"))
     assert named.recipe.notes == plain.recipe.notes
 

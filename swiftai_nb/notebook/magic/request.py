@@ -86,8 +86,8 @@ def build_request(
     model, notes = _model(arguments, recipe, defaults, engine=engine, session=session)
     if engine_name == "auto" and provider is None and (cloud_note := session.cloud_note(engine)) is not None:
         notes += (cloud_note,)
-    recipe, upscaler_notes = _upscaler(recipe, session)
-    notes += upscaler_notes
+    recipe, adapted = _adapted(recipe, arguments, model=model, session=session)
+    notes += adapted
     size = _size(arguments, recipe, defaults)
     pictures, names = _pictures(arguments, variables)
     sources = () if recipe is None else recipe.sources
@@ -227,14 +227,23 @@ def _is_folder(name: str) -> bool:
         return False
 
 
-def _upscaler(recipe: Recipe | None, session: Session) -> tuple[Recipe | None, tuple[str, ...]]:
-    """A recipe's upscaler that is not known here gives way to the default one, and a note says so."""
+def _adapted(
+    recipe: Recipe | None, arguments: ImagineArguments, *, model: str | None, session: Session
+) -> tuple[Recipe | None, tuple[str, ...]]:
+    """The recipe without what cannot be done here, and notes that say so, the recipe's own ones first."""
+    if recipe is None:
+        return None, ()
+    from swiftai_nb.notebook.magic.foreign_recipe import adapt_recipe
     from swiftai_nb.registry.upscalers import is_known
 
-    if recipe is None or recipe.upscaler is None or is_known(session.registry, recipe.upscaler):
-        return recipe, ()
-    note = f"the recipe's upscaler {recipe.upscaler} is not known; another is used"
-    return replace(recipe, upscaler=None), (note,)
+    has_image = arguments.image is not None
+    adapted, notes = adapt_recipe(recipe, session.registry, model=model, has_image=has_image)
+    if recipe.engine is None:
+        notes = (*recipe.notes, *notes)
+    if adapted.upscaler is None or is_known(session.registry, adapted.upscaler):
+        return adapted, notes
+    note = f"the recipe's upscaler {adapted.upscaler[:60]} is not known; another is used"
+    return replace(adapted, upscaler=None), (*notes, note)
 
 
 def _config(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults) -> ImageGenerationConfig:
