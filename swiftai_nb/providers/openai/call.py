@@ -167,29 +167,31 @@ class OpenAICall(CloudCall):
 
 async def _events(response: Any, provider: str) -> AsyncIterator[dict[str, Any]]:
     """The JSON objects of a server-sent event stream, which is bounded like any answer."""
-    buffer, size_bytes = b"", 0
+    data: list[bytes] = []  # of the event that is arriving
+    line, size_bytes = bytearray(), 0
     async for chunk in response.aiter_bytes():
         size_bytes += len(chunk)
         if size_bytes > http.MAX_ANSWER_BYTES:
             raise GenerationFailedError(f"{provider} sent too much", hint="ask for a smaller picture")
-        *blocks, buffer = _blocks(buffer + chunk)
-        for block in blocks:
-            event = _event(block)
-            if event is not None:
-                yield event
-    event = _event(buffer)
+        for piece in chunk.splitlines(keepends=True):
+            line += piece
+            if not piece.endswith(b"\n"):
+                continue
+            if line.startswith(b"data:"):
+                data.append(bytes(line[5:]).strip())
+            elif not line.strip():  # an empty line ends an event
+                event, data = _event(data), []
+                if event is not None:
+                    yield event
+            line.clear()
+    event = _event([*data, bytes(line[5:])])
     if event is not None:
         yield event
 
 
-def _blocks(data: bytes) -> list[bytes]:
-    return data.replace(b"\r\n", b"\n").split(b"\n\n")
-
-
-def _event(block: bytes) -> dict[str, Any] | None:
-    lines = [line[5:].strip() for line in block.split(b"\n") if line.startswith(b"data:")]
+def _event(data: list[bytes]) -> dict[str, Any] | None:
     try:
-        found = json.loads(b"".join(lines))
+        found = json.loads(b"\n".join(data))
     except (ValueError, RecursionError):  # an incomplete one, a comment, or "[DONE]"
         return None
     return found if isinstance(found, dict) else None

@@ -154,6 +154,17 @@ def test_events_that_arrive_in_pieces(server: ImagesServer) -> None:
     assert generate(provider(server, partial_images=1)).width == 400
 
 
+@pytest.mark.parametrize("end", ["\r\n\r\n", "\n\n", "\n", ""])
+def test_events_of_every_spelling(server: ImagesServer, end: str) -> None:
+    first = json.dumps(partial(0), indent=1).replace("\n", "\r\ndata: ")
+    last = json.dumps(completed())
+    raw = f": a comment\r\n\r\nid: 1\r\nevent: x\r\ndata: {first}\r\n\r\nretry: 5\ndata:{last}{end}"
+    server.default = Reply(body=raw.encode(), content_type="text/event-stream")
+    seen: list[ImageGenerationProgress] = []
+    assert generate(provider(server, partial_images=1), on_progress=seen.append).width == 64
+    assert any(progress.preview for progress in seen)
+
+
 def test_an_answer_with_an_address(server: ImagesServer) -> None:
     server.key = KEY
     body = {"data": [{"url": f"{server.origin}/files/1.png", "revised_prompt": "a red fox"}]}
