@@ -25,6 +25,7 @@ class Family:
         components: folders of the networks it needs.
         is_flow: trained by flow matching; else it predicts noise or velocity.
         guidance_above: classifier-free guidance is on for larger scales; None for families without it.
+        rescales_guidance: whether `guidance_rescale` has an effect where that guidance is on.
         sensitive_layers: pieces of the names of layers that are not quantized on load: small ones, whose
             errors every token and every step has.
         is_supported: whether the local engine runs it.
@@ -42,6 +43,7 @@ class Family:
     components: tuple[str, ...] = ()
     is_flow: bool = False
     guidance_above: float | None = 1.0
+    rescales_guidance: bool = True
     sensitive_layers: tuple[str, ...] = ()
     is_supported: bool = False
     text_layers: tuple[int, ...] = ()
@@ -133,6 +135,7 @@ FLUX_2_KLEIN = Family(
     is_supported=True,
     text_layers=(9, 18, 27),
     bytes_per_token=680_000,
+    rescales_guidance=False,
     references=ReferenceLimits(),
 )
 # The same transformer with guidance as an input.

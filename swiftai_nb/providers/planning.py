@@ -194,7 +194,7 @@ def make_plan(
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
     dtype = compute_dtype(device, config.precision, is_flow=model.is_flow)
     scheduler = defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler)
-    is_rescaled = not model.is_flow and guidance_scale > 1.0
+    is_rescaled = model.family.is_guided(guidance_scale) and model.family.rescales_guidance
     steps, strength = config.resolved_steps(defaults.steps), _strength(config)
     larger = plan_enlargement(config, model, size=(width, height), steps=steps, upscaler=upscaler)
     # Shown, not stored: the recipe names the filter, and making it again must give the same file.

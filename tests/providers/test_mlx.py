@@ -39,6 +39,8 @@ from swiftai_nb.jobs.job import JobState
 from swiftai_nb.jobs.queue import JobQueue
 from swiftai_nb.providers.mlx import MLXImageProvider
 from swiftai_nb.registry.registry import DiffusionModelRegistry
+from tests.diffusion.flux2_folders import write_klein
+from tests.diffusion.z_image_folders import write_diffusers as write_z_image
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +147,15 @@ def test_guidance_rescale_without_guidance_is_noted(provider):
     plan = provider.plan("a cat", ImageGenerationConfig(guidance_rescale=0.7, guidance_scale=1.0))
     assert any("guidance_rescale has no effect" in note for note in plan.notes)
     assert not provider.plan("a cat", ImageGenerationConfig(guidance_rescale=0.7, guidance_scale=5.0)).notes
+
+
+def test_guidance_rescale_has_an_effect_on_z_image_and_none_on_klein(provider, tmp_path):
+    for write, has_note in ((write_z_image, False), (write_klein, True)):
+        config = ImageGenerationConfig(
+            model=str(write(tmp_path / write.__name__)), guidance_rescale=0.7, guidance_scale=5.0
+        )
+        notes = provider.plan("a cat", config).notes
+        assert any("guidance_rescale has no effect" in note for note in notes) is has_note
 
 
 def test_sampling_settings_reach_the_engine_and_the_recipe(provider):
