@@ -327,10 +327,10 @@ def _checked_unet(path: Path, files: ComponentFiles) -> tuple[Family, dict[str, 
     elif is_xl and unet["cross_attention_dim"] == SD_2_CONTEXT:
         what = "Stable unCLIP"
     if what is not None:
-        raise UnsupportedModelError(
-            f"{path} holds {what}, which the local engine cannot run",
-            hint="use the text-to-image model of this family; images and masks work with it",
-        )
+        hint = "use the text-to-image model of this family; images and masks work with it"
+        if what.endswith("refiner"):
+            hint = "it only finishes pictures of the base model: use that one, and --hires 1.5 for detail"
+        raise UnsupportedModelError(f"{path} holds {what}, which the local engine cannot run", hint=hint)
     return STABLE_DIFFUSION_XL if is_xl else STABLE_DIFFUSION, unet
 
 

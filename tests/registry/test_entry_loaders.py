@@ -18,7 +18,7 @@ from swiftai_nb.model_files.folder import open_model  # noqa: E402
 from swiftai_nb.registry.catalog import CATALOG  # noqa: E402
 from swiftai_nb.registry.model_info import DiffusionModelInfo  # noqa: E402
 from swiftai_nb.registry.registry import DiffusionModelRegistry  # noqa: E402
-from tests.diffusion import flux2_folders, flux_folders, sd_folders, z_image_folders  # noqa: E402
+from tests.diffusion import control_folders, flux2_folders, flux_folders, sd_folders, z_image_folders  # noqa: E402
 from tests.downloads.conftest import make_downloader  # noqa: E402
 from tests.downloads.fake_hub import FakeHub  # noqa: E402
 from tests.model_files.files import write_json  # noqa: E402
@@ -36,6 +36,11 @@ TINY = {
     "sd-turbo": ("sd21_v", {**_TRAILING, "_class_name": "EulerDiscreteScheduler"}),
     "lcm-dreamshaper": ("lcm", None),
 }
+TASKS = {
+    "sd-1.5-inpainting": "sd15_inpaint",
+    "sdxl-inpainting": "sdxl_inpaint",
+    "instruct-pix2pix": "sd15_edit",
+}
 TAESD_CHANNELS = {"taesd": 4, "taesdxl": 4, "taef1": 16, "taef2": 32}
 # DiffusionKit's are run by DiffusionKit: tests/guests/diffusionkit
 ENTRIES = [info for info in CATALOG if info.is_downloadable and info.engine == "mlx"]
@@ -48,6 +53,9 @@ def write_tiny(info: DiffusionModelInfo, folder: Path) -> None:
     elif info.id in TINY:
         model, scheduler = TINY[info.id]
         sd_folders.write_folder(folder, model, scheduler=scheduler)
+        rename_weights(info, folder)
+    elif info.id in TASKS:
+        control_folders.write_task_folder(folder, TASKS[info.id])
         rename_weights(info, folder)
     elif info.id == "z-image-base":
         z_image_folders.write_diffusers(folder)
@@ -122,7 +130,9 @@ def test_entry_downloads_loads_and_draws(info, tmp_path):
     folder = fetch(info, tmp_path)
     pipeline = load_pipeline(folder, quantization_bits=info.quantization_bits)
     conditioning = pipeline.encode_prompt("a photo of a cat", guidance_scale=info.default_guidance_scale)
-    steps = list(pipeline.denoise(conditioning, width=64, height=64, steps=2, seed=1))
+    picture = np.zeros((64, 64, 3), np.uint8)
+    given = {"reference_latents": [pipeline.encode_image(picture)]} if info.id == "instruct-pix2pix" else {}
+    steps = list(pipeline.denoise(conditioning, width=64, height=64, steps=2, seed=1, **given))
     pixels = np.asarray(pipeline.decode(steps[-1].latents))
     assert pixels.shape == (1, 64, 64, 3)
     assert pixels.dtype == np.uint8

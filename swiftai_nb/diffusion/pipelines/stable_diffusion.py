@@ -194,6 +194,6 @@ def _refuse_refiner(index: Mapping[str, Any]) -> None:
         entry = index.get(name)
         if not entry or entry[0] is None:
             raise UnsupportedModelError(
-                f"this Stable Diffusion XL has no {name}: refiners are not supported",
-                hint="use the base model",
+                f"this Stable Diffusion XL has no {name}: it is the refiner, which only finishes pictures",
+                hint="use the base model; a hires pass (--hires 1.5) adds detail",
             )

@@ -168,3 +168,27 @@ def test_a_depth_map_that_is_brought_is_used_and_said(
     shell.user_ns["near"] = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1)))
     made = shell.run_line_magic("imagine", f"a cat --control depth@{folders[1]}=near {local}")
     assert any("used as it is" in note for note in made.recipe.notes)
+
+
+def test_a_grid_compares_strengths(shell: Any, local: str, folders: tuple[Path, Path]) -> None:
+    net = folders[1]
+    grid = shell.run_line_magic("imagine", f"a cat --grid control={net}=fox:0.2,{net}=fox:0.9 {local}")
+    assert [picture.recipe.controls[0].scale for picture in grid] == [0.2, 0.9]
+    assert grid[0].data != grid[1].data
+
+
+def test_download_names_what_the_catalog_has_for_the_model(shell: Any, local: str) -> None:
+    from swiftai_nb.model_files.variants import DiffusionVariant
+    from swiftai_nb.notebook.session import get_session
+    from swiftai_nb.registry.controls import missing_controls
+
+    registry = get_session().registry
+    controls = [ControlReference(kind, b"x") for kind in ("canny", "lineart", "edges", "pose")]
+    assert missing_controls(registry, controls, DiffusionVariant.SDXL_TURBO) == (
+        "sdxl-canny",
+        "sdxl-scribble",
+        "sdxl-pose",
+    )
+    assert missing_controls(registry, controls[:2], DiffusionVariant.Z_IMAGE) == ("z-image-control",)
+    with pytest.raises(InvalidInputError, match="has no ControlNet for canny of Stable Diffusion 2"):
+        missing_controls(registry, controls[:1], DiffusionVariant.SD_21)
