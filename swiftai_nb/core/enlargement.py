@@ -13,12 +13,33 @@ from swiftai_nb.core.errors import InvalidInputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from swiftai_nb.core.config import ImageGenerationConfig
     from swiftai_nb.core.recipe import Recipe
 
 LANCZOS = "lanczos"
 MAX_FACTOR = 8.0
 MAX_HIRES = 4.0
 MAX_PIXELS = 8192 * 8192  # Pillow warns of files that hold a third more
+
+
+def refuse_enlargement(config: ImageGenerationConfig, *, who: str) -> None:
+    """Refuses a hires pass, an upscaler and outpainting for a provider that has none of them.
+
+    Args:
+        config: the settings.
+        who: the provider, as the subject of the message.
+
+    Raises:
+        InvalidInputError: one of them is set.
+    """
+    if config.outpaint is not None:
+        raise InvalidInputError(
+            f"{who} does not continue pictures beyond their edges", hint="use a local model: --engine local"
+        )
+    if config.hires is not None or config.upscale is not None:
+        raise InvalidInputError(
+            f"{who} does not enlarge pictures", hint="enlarge the result: picture.upscale(2)"
+        )
 
 
 def enlarged_size(size: tuple[int, int], factor: float) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.control import refuse_controls
+from swiftai_nb.core.enlargement import refuse_enlargement
 from swiftai_nb.core.errors import AuthenticationError, InvalidInputError
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.image import GeneratedImage
@@ -112,14 +113,7 @@ class HuggingFaceProvider:
             base_url=base_url,
             bill_to=self.bill_to if request.bill_to is None else request.bill_to,
         )
-        if config.outpaint is not None:
-            raise InvalidInputError(
-                "the cloud provider does not continue pictures", hint="use a local model: --engine local"
-            )
-        if config.hires is not None or config.upscale is not None:
-            raise InvalidInputError(
-                "the cloud provider does not enlarge pictures", hint="enlarge the result: picture.upscale(2)"
-            )
+        refuse_enlargement(config, who="the cloud provider")
         self._check(config, service, task)
         token = self._token_for(base_url)
         if token is None and base_url is None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from swiftai_nb.core.config import ImageGenerationConfig, checked_int
 from swiftai_nb.core.control import refuse_controls
+from swiftai_nb.core.enlargement import refuse_enlargement
 from swiftai_nb.core.errors import AIError, AuthenticationError, InvalidInputError
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.image import GeneratedImage
@@ -134,6 +135,7 @@ class OpenAIImagesProvider:
         config = self._with_own_settings(request.config)
         check_extra(config.extra_body)
         refuse_controls(config.controls, who="this service")
+        refuse_enlargement(config, who="this service")
         if config.strength is not None and config.image is None:
             raise InvalidInputError("strength without image", hint="give the picture to start from as image")
         partial_images = self._partial_images(config, model)
