@@ -212,8 +212,8 @@ def test_bundled_model_draws_and_is_cancelled_within_a_step(
         ".querySelector('.swiftai-cell:has(img:not(.entering))')?.dataset.step) >= 5"
     )
     page.screenshot(screenshots / "bundled-running.png")
+    step = step_of(page)  # before the click: the card is gone as soon as the cell has ended
     page.page.locator(".swiftai-cell__cancel").click()
-    step = step_of(page)
     page.wait_idle()
     cancelled = re.search(r"Cancelled at step (\d+) of 1000", "\n".join(page.outputs(2)))
     assert cancelled is not None, page.outputs(2)
