@@ -145,6 +145,8 @@ def test_a_bias_of_low_rank_adapters_is_scaled_with_them(sd15_folder, write):
         ({f"{Q}.lokr_w1": (4, 4)}, "lokr_w2"),
         ({f"{Q}.lokr_w1_a": (30_000, 1), f"{Q}.lokr_w1_b": (1, 30_000), f"{Q}.lokr_w2": (8, 8)}, "lokr_w1"),
         ({**LORA, f"{Q}.lora_mid.weight": (4, 5, 3, 3)}, "lora_mid"),
+        ({**LORA, f"{Q}.lora_mid.weight": (4, 4, 3, 3), f"{Q}.lora_down.weight": (4, 32, 3, 3)}, "lora_down"),
+        ({f"{Q}.diff": (4, 8, 8)}, "changes 4 x 8 x 8 channels, the model's is 32 -> 32"),
         ({**LORA, f"{Q}.alpha": np.float32("nan")}, "alpha"),
     ],
 )

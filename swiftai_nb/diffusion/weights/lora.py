@@ -222,8 +222,8 @@ def _magnitude_sizes(module: AdapterModule, size: tuple[int, ...]) -> tuple[int,
 
 
 def _size_text(size: tuple[int, ...]) -> str:
-    if len(size) < 2:
-        return f"{size[0] if size else 0} channels"
+    if len(size) not in (2, 4):
+        return f"{' x '.join(str(side) for side in size) or 0} channels"
     kernel = "" if size[2:] in ((), (1, 1)) else f" by a {size[2]}x{size[3]} kernel"
     return f"{size[1]} -> {size[0]}{kernel}"
 

@@ -293,6 +293,8 @@ def _lora_module(name: str, parts: Parts, options: _AlphaOptions, file: Path) ->
 
 def _with_core(name: str, down: mx.array, core: mx.array, file: Path) -> mx.array:
     """The downward kernel [rank, in, kh, kw] of a LoCon in Tucker's form."""
+    if down.ndim not in (2, 4) or any(side != 1 for side in down.shape[2:]):
+        raise _unreadable(name, "lora_down", file)
     down = down.reshape(*down.shape[:2])
     if core.ndim != 4 or core.shape[1] != down.shape[0] or core.shape[0] > _LARGEST_RANK:
         raise _unreadable(name, "lora_mid", file)
