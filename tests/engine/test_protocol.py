@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swiftai_nb.core.config import LoraReference
+from swiftai_nb.core.control import ControlReference
 from swiftai_nb.core.errors import error_from_dict
 from swiftai_nb.engine import protocol
 from swiftai_nb.engine.channel import ChannelClosed, StreamChannel, memory_channel_pair
@@ -27,12 +28,14 @@ from swiftai_nb.engine.protocol import (
     encode,
 )
 
+CONTROL = ControlReference("canny@/nets/x", b"", 0.5, 0.0, 0.75, True)
 MODEL = ModelFiles("/models/Kätzchen", "float16", 8, (LoraReference("style.safetensors", 0.5),))
 EXAMPLES = [
     Generate("1", MODEL, 'a "cat"\n😺', "blurry", 512, 768, 20, 7.5, 7, "ddim", 2, 0.8, b"\x89PNG", b""),
     Generate("1", ModelFiles(""), "", preview=False),
     Generate("1", MODEL, "a scarf", image=b"start", references=(b"one", b"", b"three")),
     Generate("1", MODEL, "a scarf", references=(b"one",)),
+    Generate("1", MODEL, "a fox", controls=(CONTROL, CONTROL), control_images=(b"", b"edges")),
     Cancel("1"),
     Step("1", 3, 20, 1.5, bytes(range(256))),
     Step("1", 3, 20, 2, None),

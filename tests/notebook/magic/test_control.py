@@ -192,3 +192,21 @@ def test_download_names_what_the_catalog_has_for_the_model(shell: Any, local: st
     assert missing_controls(registry, controls[:2], DiffusionVariant.Z_IMAGE) == ("z-image-control",)
     with pytest.raises(InvalidInputError, match="has no ControlNet for canny of Stable Diffusion 2"):
         missing_controls(registry, controls[:1], DiffusionVariant.SD_21)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "canny",
+        {"source": "canny"},
+        {"image_sha256": "ab"},
+        {"source": 5, "image_sha256": "ab"},
+        {"source": "canny", "image_sha256": "ab", "scale": "much"},
+        {"source": "canny", "image_sha256": "ab", "scale": 1e9},
+        {"source": "canny", "image_sha256": "ab", "start": 0.9, "end": 0.1},
+        {"source": "canny", "image_sha256": "ab", "is_guess": "yes"},
+    ],
+)
+def test_a_strangers_recipe_with_other_controls_is_no_recipe(item: Any) -> None:
+    with pytest.raises(InvalidInputError):
+        Recipe.from_dict({"prompt": "a cat", "controls": [item]})
