@@ -88,8 +88,10 @@ def peers(
 
 
 def table(title: str, contestants: list[Contestant], *, gflop: float | None = None) -> list[str]:
-    """Rows with median, best, ratio to diffusers fp32, ratio to the sgemm limit, and peak memory."""
-    reference = next((c for c in contestants if c.name == "diffusers fp32"), None)
+    """Rows with median, best, ratios to diffusers and to the sgemm limit, and peak memory."""
+    references = [
+        next((c for c in contestants if c.name == f"diffusers {mode}"), None) for mode in ("fp32", "bf16")
+    ]
     limits = [run["sgemm"] for c in contestants if c.name == "swiftai_nb" for run in c.timed]
     limit_s = gflop / statistics.median(limits) if gflop is not None and any(limits) else None
     lines = ["", f"### {title}", ""]
@@ -99,15 +101,15 @@ def table(title: str, contestants: list[Contestant], *, gflop: float | None = No
             "",
         ]
     lines += [
-        "| | median s | best s | CPU s | x diffusers fp32 | x fp32 limit | peak memory |",
-        "|---|---|---|---|---|---|---|",
+        "| | median s | best s | CPU s | x diffusers fp32 | x diffusers bf16 | x fp32 limit | peak memory |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for c in contestants:
-        ratio = "" if reference is None else f"{c.median_s / reference.median_s:.2f}"
+        ratios = ["" if r is None else f"{c.median_s / r.median_s:.2f}" for r in references]
         bound = "" if limit_s is None else f"{c.median_s / limit_s:.2f}"
         best = min(c.seconds())
         memory = f"{c.peak_bytes / 1e6:.0f} MB"
-        cells = (c.name, f"{c.median_s:.2f}", f"{best:.2f}", f"{c.cpu_s:.2f}", ratio, bound, memory)
+        cells = (c.name, f"{c.median_s:.2f}", f"{best:.2f}", f"{c.cpu_s:.2f}", *ratios, bound, memory)
         lines.append(f"| {' | '.join(cells)} |")
     deaf = [run["longest_deaf_s"] for c in contestants[:1] for run in c.timed if "longest_deaf_s" in run]
     if deaf:
