@@ -30,6 +30,8 @@ def sampling_notes(
     for control in config.controls:
         if control.kind is not None and not KINDS[control.kind].is_made_here:
             yield f"the picture for {control.kind} is used as it is: none is made from a photo here"
+    if config.upscaler and config.hires is None and config.upscale is None:
+        yield "upscaler has no effect without upscale or hires"
     if config.mask_feather and config.mask is None and config.outpaint is None:
         yield "mask_feather has no effect without a mask"
 

@@ -272,6 +272,7 @@ class DiffusionModelRegistry:
             kinds = {
                 "part": "is a part of other models",
                 "lora": "is a LoRA, which is added to a model (--lora)",
+                "upscaler": "is an upscaler, which enlarges pictures (--upscaler)",
                 "controlnet": "is a ControlNet, which steers a model (--control)",
             }
             what = kinds.get(info.kind, "only decodes previews")
@@ -388,8 +389,9 @@ def _not_installed(
     time = f", {estimated_time} at the speed of your last download" if estimated_time else ""
     gate = "" if info.gated is None else f"; {info.gated}"
     more = "".join(f" + {p.formatted_size} of {p.id}" for p in parts)
+    option = f"--upscaler {info.id}" if info.kind == "upscaler" else f"--model {info.id} --download"
     return ModelNotDownloadedError(
         f"{info.id} is not downloaded ({info.formatted_size}{more}{part}{time}; "
         f"license {info.license}{gate})",
-        hint=f"%imagine_models download {info.id}   or   %%imagine --model {info.id} --download",
+        hint=f"%imagine_models download {info.id}   or   %%imagine {option}",
     )

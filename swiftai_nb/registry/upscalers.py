@@ -76,12 +76,11 @@ def choose_upscaler(registry: DiffusionModelRegistry, name: str | None) -> Chose
     path = user_path(name)
     if path.exists():
         return ChosenUpscaler(str(path), read_upscaler(path.absolute()))
-    info = _entry(registry, name)
+    info, known = _entry(registry, name), ", ".join(upscaler_names(registry))
     if info is None:
-        known = ", ".join(upscaler_names(registry))
         raise ModelNotFoundError(f"there is no upscaler {name!r}", hint=f"give a file or one of: {known}")
     if info.kind != KIND:
-        raise InvalidInputError(f"{info.id} is no upscaler", hint=f"use one of {upscaler_names(registry)}")
+        raise InvalidInputError(f"{info.id} is no upscaler", hint=f"use one of: {known}")
     return _of_entry(registry, info)
 
 

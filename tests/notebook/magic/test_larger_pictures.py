@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook.session import get_session
 from tests.diffusion import upscaler_files as files
+from tests.downloads.fake_hub import FakeHub
 
 LOCAL = "--engine local --model emoji-mini --steps 2 --seed 1 --quiet"
 
@@ -81,3 +83,25 @@ def test_a_factor_outside_the_limits_is_refused_before_any_work(shell: Any, twic
     for options in ({}, {"upscaler": twice}):
         with pytest.raises(InvalidInputError, match="upscale must be"):
             picture.upscale(9, **options)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    weights = files.write_upscaler(tmp_path / "x.safetensors", files.compact_tensors(scale=2)).read_bytes()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    repositories = {"Phips/2xNomosUni_compact_multijpg": {"2xNomosUni_compact_multijpg.safetensors": weights}}
+    with FakeHub(repositories) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def test_an_upscaler_of_the_catalog_is_fetched_when_it_is_named(shell: Any, hub: FakeHub) -> None:
+    plain = shell.run_line_magic("imagine", f"a red apple --upscale 2 {LOCAL}")
+    assert plain.recipe.upscaler == "lanczos"
+    named = shell.run_line_magic("imagine", f"a red apple --upscale 2 --upscaler nomosuni-compact-x2 {LOCAL}")
+    assert named.recipe.upscaler == "nomosuni-compact-x2"
+    assert shell.run_line_magic("imagine", f"a red apple --upscale 2 {LOCAL}").data == named.data
+    with pytest.raises(UsageError, match="is an upscaler, which enlarges pictures"):
+        shell.run_line_magic("imagine", "a fox --engine local --model nomosuni-compact-x2")
