@@ -21,7 +21,7 @@ from swiftai_nb.jobs.timings import TimingKey
 from swiftai_nb.model_files.attributes import Attribute, choose_phrases, read_attributes
 from swiftai_nb.model_files.content_hash import content_hash
 from swiftai_nb.model_files.control_files import check_control, open_control
-from swiftai_nb.model_files.families import INSTRUCT_PIX2PIX
+from swiftai_nb.model_files.families import INPAINTING, INSTRUCT_PIX2PIX
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.providers.adapters import embedding_files, with_distilled_lora
@@ -195,7 +195,7 @@ def make_plan(
     dtype = compute_dtype(device, config.precision, is_flow=model.is_flow)
     scheduler = defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler)
     is_rescaled = model.family.is_guided(guidance_scale) and model.family.rescales_guidance
-    steps, strength = config.resolved_steps(defaults.steps), _strength(config)
+    steps, strength = config.resolved_steps(defaults.steps), _strength(config, model)
     larger = plan_enlargement(config, model, size=(width, height), steps=steps, upscaler=upscaler)
     # Shown, not stored: the recipe names the filter, and making it again must give the same file.
     request = replace(request, notes=(*request.notes, *larger.notes))
@@ -345,14 +345,16 @@ def _sha256(data: bytes | None) -> str | None:
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
-def _strength(config: ImageGenerationConfig) -> float | None:
+def _strength(config: ImageGenerationConfig, model: ModelFolder) -> float | None:
     if config.image is None:
         if config.strength is not None:
             raise InvalidInputError("strength without image", hint="give the picture to start from as image")
         return None
     if config.strength is not None:
         return config.strength
-    return DEFAULT_STRENGTH if config.outpaint is None else 1.0  # beyond an edge is nothing to keep
+    # Beyond an edge is nothing to keep, and inpainting models see what the mask leaves at every step.
+    is_full = config.outpaint is not None or (config.mask is not None and model.task == INPAINTING)
+    return 1.0 if is_full else DEFAULT_STRENGTH
 
 
 def _memory(model: ModelFolder, available: int | None, **need: Any) -> MemoryPlan:

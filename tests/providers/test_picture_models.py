@@ -60,6 +60,9 @@ def test_inpainting_returns_what_the_mask_leaves_out_exactly(provider, folders):
     assert soft.recipe.mask_feather == 8
     assert hard.recipe.mask_feather is None
     assert hard.data != soft.data
+    assert hard.recipe.strength == 1.0
+    weaker = draw(provider, folders["sd15_inpaint"], **settings, strength=0.5)
+    assert (weaker.recipe.strength, weaker.data == hard.data) == (0.5, False)
 
 
 def test_an_inpainting_model_draws_from_text_alone(provider, folders):
