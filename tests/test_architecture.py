@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,14 @@ def test_load_ext_is_light() -> None:
 def test_local_provider_keeps_mlx_out_of_the_kernel() -> None:
     loaded = loaded_after("import swiftai_nb; swiftai_nb.MLXImageProvider().is_available")
     assert not {name for name in loaded if name.split(".")[0] in {"mlx", "torch"}}
+
+
+def test_no_modules_import_each_other() -> None:
+    # graphlib finds cycles; what stands in functions and under TYPE_CHECKING counts.
+    names = {path: ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in modules()}
+    known = set(names.values())
+    graph = {name: {n for n in imports(path) if n in known and n != name} for path, name in names.items()}
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_files_and_names_stay_small() -> None:

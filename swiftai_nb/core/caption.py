@@ -5,12 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from swiftai_nb.core.format import format_elapsed, shorten
 
 if TYPE_CHECKING:
-    from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.core.recipe import Recipe
 
 SEPARATOR = " · "
@@ -18,7 +17,21 @@ LONGEST_PART = 60  # characters
 _STYLE = "opacity:.75;font-size:85%;line-height:1.6;overflow-wrap:anywhere"
 
 
-def caption_text(images: Sequence[GeneratedImage], *, has_time: bool = True) -> str:
+class Captioned(Protocol):
+    """A picture with a recipe."""
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What made it."""
+        ...
+
+    @property
+    def elapsed_s(self) -> float | None:
+        """Seconds it took."""
+        ...
+
+
+def caption_text(images: Sequence[Captioned], *, has_time: bool = True) -> str:
     """One line such as "emoji-mini · 128x128 · 10 steps · seeds 7–10 · 2.1 s"; "" without recipes.
 
     What differs between the pictures is left out, except for seeds and what was filled in.
@@ -39,7 +52,7 @@ def caption_text(images: Sequence[GeneratedImage], *, has_time: bool = True) -> 
     return SEPARATOR.join(shorten(part, LONGEST_PART) for part in parts if part)
 
 
-def caption_html(images: Sequence[GeneratedImage], *, has_time: bool = True) -> str:
+def caption_html(images: Sequence[Captioned], *, has_time: bool = True) -> str:
     """The line as HTML in the page's own colors; "" where there is nothing to say."""
     text = caption_text(images, has_time=has_time)
     return f'<div style="{_STYLE}">{html.escape(text)}</div>' if text else ""
@@ -93,6 +106,6 @@ def _filled_in(recipes: Sequence[Recipe]) -> str:
     return f"added by seed: {', '.join(dict.fromkeys(text or 'nothing' for text in texts))}"
 
 
-def _time(images: Iterable[GeneratedImage]) -> str:
+def _time(images: Iterable[Captioned]) -> str:
     times_s = [image.elapsed_s for image in images if image.elapsed_s is not None]
     return format_elapsed(sum(times_s)) if times_s else ""

@@ -1,45 +1,21 @@
-"""Larger pictures: sizes and their limits, Lanczos, and the recipe of an enlarged picture.
+"""Larger pictures: sizes and their limits, and Lanczos.
 
 Enlarging by a network is the engine's work (`diffusion/upscaling.py`); this needs Pillow alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swiftai_nb.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from swiftai_nb.core.config import ImageGenerationConfig
-    from swiftai_nb.core.recipe import Recipe
-
 LANCZOS = "lanczos"
 MAX_FACTOR = 8.0
 MAX_HIRES = 4.0
 MAX_PIXELS = 8192 * 8192  # Pillow warns of files that hold a third more
-
-
-def refuse_enlargement(config: ImageGenerationConfig, *, who: str) -> None:
-    """Refuses a hires pass, an upscaler and outpainting for a provider that has none of them.
-
-    Args:
-        config: the settings.
-        who: the provider, as the subject of the message.
-
-    Raises:
-        InvalidInputError: one of them is set.
-    """
-    if config.outpaint is not None:
-        raise InvalidInputError(
-            f"{who} does not continue pictures beyond their edges", hint="use a local model: --engine local"
-        )
-    if config.hires is not None or config.upscale is not None:
-        raise InvalidInputError(
-            f"{who} does not enlarge pictures", hint="enlarge the result: picture.upscale(2)"
-        )
 
 
 def enlarged_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
@@ -72,21 +48,3 @@ def lanczos(picture: Image, size: tuple[int, int]) -> Image:
     from PIL import Image as PILImage
 
     return picture if picture.size == size else picture.resize(size, PILImage.Resampling.LANCZOS)
-
-
-def upscaled_recipe(recipe: Recipe | None, factor: float, upscaler: str, **changes: Any) -> Recipe | None:
-    """The recipe of an enlarged picture: what made it, and the enlargement.
-
-    Args:
-        recipe: of the picture before; None for a picture without one.
-        factor: how many times larger.
-        upscaler: "lanczos", or the name that finds the upscaler again.
-        changes: further fields.
-    """
-    if recipe is None:
-        return None
-    if recipe.upscale is not None:
-        note = f"enlarged by {factor:g} with {upscaler} after it was enlarged with {recipe.upscaler}"
-        changes["notes"] = (*recipe.notes, note)
-        factor *= recipe.upscale
-    return replace(recipe, **{"upscale": min(float(factor), MAX_FACTOR), "upscaler": upscaler, **changes})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.caption import caption_html
-from swiftai_nb.core.enlargement import LANCZOS, enlarged_size, lanczos, upscaled_recipe
+from swiftai_nb.core.enlargement import LANCZOS, enlarged_size, lanczos
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.core.image_input import open_image_file, readable, to_pil
@@ -203,7 +203,7 @@ class GeneratedImage:
             InvalidInputError: a factor outside 1 to 8, or too many pixels.
         """
         size = enlarged_size((self.width, self.height), factor)
-        recipe = upscaled_recipe(self.recipe, factor, LANCZOS)
+        recipe = None if self.recipe is None else self.recipe.upscaled(factor, LANCZOS)
         return GeneratedImage.from_pil(lanczos(self.pil, size), recipe=recipe)
 
     def _encoded(self, target: Path) -> bytes:

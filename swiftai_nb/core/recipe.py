@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from swiftai_nb.core import recipe_metadata
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.control import RecordedControl
 from swiftai_nb.core.cpu_kernels import PRECISIONS
+from swiftai_nb.core.enlargement import MAX_FACTOR
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image_input import open_image_file
 from swiftai_nb.core.outpaint import Outpaint
@@ -135,6 +136,19 @@ class Recipe:
         set_fields = ((f.name, getattr(self, f.name)) for f in fields(self))
         lines = [f"    {name}={value!r},\n" for name, value in set_fields if value not in (None, (), {})]
         return f"Recipe(\n{''.join(lines)})"
+
+    def upscaled(self, factor: float, upscaler: str) -> Recipe:
+        """The recipe of the picture enlarged `factor` times; one that was enlarged already is noted.
+
+        Args:
+            factor: how many times larger.
+            upscaler: "lanczos", or the name that finds the upscaler again.
+        """
+        notes = self.notes
+        if self.upscale is not None:
+            note = f"enlarged by {factor:g} with {upscaler} after it was enlarged with {self.upscaler}"
+            notes, factor = (*notes, note), factor * self.upscale
+        return replace(self, upscale=min(float(factor), MAX_FACTOR), upscaler=upscaler, notes=notes)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; empty fields are omitted."""

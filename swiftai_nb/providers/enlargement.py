@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
-from swiftai_nb.core.enlargement import enlarged_size, hires_size, upscaled_recipe
+from swiftai_nb.core.enlargement import enlarged_size, hires_size
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.recipe import Recipe
@@ -228,7 +228,7 @@ def enlarged_image(plan: UpscalePlan, done: Done, *, index: int, elapsed_s: floa
     import numpy as np
 
     before: Recipe | None = plan.pictures[index].recipe
-    recipe = upscaled_recipe(before, plan.factor, plan.upscaler.name)
+    recipe = None if before is None else before.upscaled(plan.factor, plan.upscaler.name)
     pixels = np.frombuffer(done.pixels, np.uint8).reshape(done.height, done.width, 3)
     return GeneratedImage.from_pixels(pixels, recipe=recipe, elapsed_s=elapsed_s)
 

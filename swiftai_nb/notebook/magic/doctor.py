@@ -54,8 +54,12 @@ def _cells(finding: Finding) -> tuple[str, str]:
     return finding.topic, finding.text + remedy
 
 
-def imagine_doctor(line: str = "") -> Table[Finding]:
+def imagine_doctor(line: str = "", *, defaults: Defaults | None = None) -> Table[Finding]:
     """Checks packages, engines, memory, models, cache, cloud and kernel; a failed check is a finding.
+
+    Args:
+        line: nothing.
+        defaults: the user's `%config Imagine`; None where there is none.
 
     Raises:
         InvalidInputError: there is something on the line.
@@ -63,8 +67,12 @@ def imagine_doctor(line: str = "") -> Table[Finding]:
     if line.strip():
         raise InvalidInputError(f"%imagine_doctor takes no options, not {line.strip()!r}")
     session = get_session()
+
+    def cloud(session: Session) -> Iterator[Finding]:
+        return _cloud(session, Defaults() if defaults is None else defaults)
+
     checks: tuple[Callable[[Session], Iterator[Finding]], ...] = (
-        _software, _local_engine, _other_engines, _memory, _models, _cache, _cloud, _kernel,
+        _software, _local_engine, _other_engines, _memory, _models, _cache, cloud, _kernel,
     )  # fmt: skip
     findings = [finding for check in checks for finding in _guarded(check, session)]
     return Table(findings, cells=_cells)
@@ -161,8 +169,7 @@ def _cache(session: Session) -> Iterator[Finding]:
     yield Finding("model cache", f"{folder}: {used} of models, {format_bytes(free_bytes)} free", remedy)
 
 
-def _cloud(session: Session) -> Iterator[Finding]:
-    defaults = _defaults()
+def _cloud(session: Session, defaults: Defaults) -> Iterator[Finding]:
     if session.generator("huggingface").is_available:
         payer = "" if defaults.bill_to is None else f"; billed to {defaults.bill_to}"
         yield Finding("cloud", f"a Hugging Face token was found (it is never shown){payer}")
@@ -182,16 +189,6 @@ def _openai(session: Session, base_url: str | None) -> Iterator[Finding]:
         return
     key = "without a key" if plan.server.key is None else "with a key (it is never shown)"
     yield Finding("openai", f"{plan.server.name}, {key}")
-
-
-def _defaults() -> Defaults:
-    """The user's `%config Imagine`."""
-    from IPython.core.getipython import get_ipython
-
-    from swiftai_nb.notebook.magic.magics import Imagine
-
-    configurables = getattr(get_ipython(), "configurables", ())
-    return next((one.defaults() for one in configurables if isinstance(one, Imagine)), Defaults())
 
 
 def _kernel(_: Session) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -136,7 +137,7 @@ class Imagine(Magics):  # type: ignore[misc]
         """Checks what this machine and kernel can do, and what is missing."""
         from swiftai_nb.notebook.magic import doctor
 
-        return self._lazily(doctor.imagine_doctor, line)
+        return self._lazily(partial(doctor.imagine_doctor, defaults=self.defaults()), line)
 
     def settings(self) -> Settings:
         """The traits as the settings of one run."""

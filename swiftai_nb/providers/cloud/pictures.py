@@ -99,3 +99,23 @@ def upload(data: bytes, *, is_mask: bool = False) -> tuple[bytes, str]:
         return buffer.getvalue(), "image/png"
     picture.save(buffer, "JPEG", quality=95)
     return buffer.getvalue(), "image/jpeg"
+
+
+def refuse_enlargement(config: ImageGenerationConfig, *, who: str) -> None:
+    """Refuses a hires pass, an upscaler and outpainting for a provider that has none of them.
+
+    Args:
+        config: the settings.
+        who: the provider, as the subject of the message.
+
+    Raises:
+        InvalidInputError: one of them is set.
+    """
+    if config.outpaint is not None:
+        raise InvalidInputError(
+            f"{who} does not continue pictures beyond their edges", hint="use a local model: --engine local"
+        )
+    if config.hires is not None or config.upscale is not None:
+        raise InvalidInputError(
+            f"{who} does not enlarge pictures", hint="enlarge the result: picture.upscale(2)"
+        )

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
 
 from swiftai_nb.core.errors import AIError
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.progress import GenerationStage
-from swiftai_nb.providers.cloud.call import Backoff, CloudAnswer, CloudCall, CloudPlan
+from swiftai_nb.providers.cloud.call import Backoff, CloudAnswer, CloudCall
 from swiftai_nb.providers.cloud.errors import status_of
 from swiftai_nb.providers.cloud.http import http_client, price, raise_for_status, request_id, send
 from swiftai_nb.providers.cloud.pictures import decode_picture
@@ -22,6 +21,7 @@ from swiftai_nb.providers.huggingface.errors import translate
 from swiftai_nb.providers.huggingface.hub import IMAGE_TO_IMAGE, Route, RouteFinder
 from swiftai_nb.providers.huggingface.payload import (
     ENDPOINT,
+    HubPlan,
     build_request,
     check_pictures,
     ignored_settings,
@@ -30,32 +30,6 @@ from swiftai_nb.providers.huggingface.payload import (
 
 # The provider did no work: no credits there, does not serve the model (any more), overloaded.
 FALL_BACK_STATUS = (402, 404, 410, 503)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """The service to call; see `HuggingFaceProvider`."""
-
-    provider: str
-    base_url: str | None
-    bill_to: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubPlan(CloudPlan):
-    """A plan for Inference Providers or an endpoint.
-
-    Attributes:
-        model: Hub id, or the name of an endpoint's model.
-        task: "text-to-image" or "image-to-image".
-        service: the service to call.
-        token: access token; None for an endpoint that needs none.
-    """
-
-    model: str
-    task: str
-    service: Service
-    token: str | None = field(repr=False)
 
 
 class HubCall(CloudCall):

@@ -10,19 +10,43 @@ from __future__ import annotations
 import base64
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.providers.cloud.call import CloudPlan
 from swiftai_nb.providers.cloud.http import sendable
 from swiftai_nb.providers.cloud.pictures import pictures_of, upload
 from swiftai_nb.providers.huggingface.hub import IMAGE_TO_IMAGE, Route
 
-if TYPE_CHECKING:
-    from swiftai_nb.providers.huggingface.call import HubPlan
-
 ENDPOINT = "endpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """The service to call; see `HuggingFaceProvider`."""
+
+    provider: str
+    base_url: str | None
+    bill_to: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubPlan(CloudPlan):
+    """A plan for Inference Providers or an endpoint.
+
+    Attributes:
+        model: Hub id, or the name of an endpoint's model.
+        task: "text-to-image" or "image-to-image".
+        service: the service to call.
+        token: access token; None for an endpoint that needs none.
+    """
+
+    model: str
+    task: str
+    service: Service
+    token: str | None = field(repr=False)
 
 
 @dataclass(frozen=True)

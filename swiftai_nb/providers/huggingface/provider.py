@@ -7,14 +7,13 @@ from urllib.parse import urlsplit
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.control import refuse_controls
-from swiftai_nb.core.enlargement import refuse_enlargement
 from swiftai_nb.core.errors import AuthenticationError, InvalidInputError
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.request import FALLBACK_SIZE, GenerationPlan, GenerationRequest
 from swiftai_nb.providers.cloud.call import check_timeout, extra_notes, make_image
-from swiftai_nb.providers.cloud.pictures import pictures_of
-from swiftai_nb.providers.huggingface.call import HubCall, HubPlan, Service
+from swiftai_nb.providers.cloud.pictures import pictures_of, refuse_enlargement
+from swiftai_nb.providers.huggingface.call import HubCall
 from swiftai_nb.providers.huggingface.hub import (
     DEFAULT_MODEL,
     IMAGE_TO_IMAGE,
@@ -26,7 +25,7 @@ from swiftai_nb.providers.huggingface.hub import (
     is_hugging_face,
     token_help,
 )
-from swiftai_nb.providers.huggingface.payload import ENDPOINT, check_pictures
+from swiftai_nb.providers.huggingface.payload import ENDPOINT, HubPlan, Service, check_pictures
 
 # Settings that providers accept or that do not change the picture; others are noted as not sent.
 _SENT = frozenset(

@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from swiftai_nb.core.errors import AIError, GenerationFailedError, InvalidInputError, NetworkError
@@ -14,26 +13,13 @@ from swiftai_nb.core.format import shorten
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.providers.cloud import http
-from swiftai_nb.providers.cloud.call import Backoff, CloudAnswer, CloudCall, CloudPlan
+from swiftai_nb.providers.cloud.call import Backoff, CloudAnswer, CloudCall
 from swiftai_nb.providers.cloud.pictures import decode_base64, decode_picture, pictures_of, to_jpeg_preview
 from swiftai_nb.providers.openai.errors import AnswerError, translate
-from swiftai_nb.providers.openai.request import Body, edit_body, generation_body
-from swiftai_nb.providers.openai.server import Server, fetch_models
+from swiftai_nb.providers.openai.request import Body, OpenAIPlan, edit_body, generation_body
+from swiftai_nb.providers.openai.server import fetch_models
 
 EVENT_STREAM = "text/event-stream"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenAIPlan(CloudPlan):
-    """A plan for a server.
-
-    Attributes:
-        server: the server.
-        partial_images: previews to ask for; 0 asks for none.
-    """
-
-    server: Server
-    partial_images: int
 
 
 class OpenAICall(CloudCall):

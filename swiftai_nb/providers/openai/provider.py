@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from swiftai_nb.core.config import ImageGenerationConfig, checked_int
 from swiftai_nb.core.control import refuse_controls
-from swiftai_nb.core.enlargement import refuse_enlargement
 from swiftai_nb.core.errors import AIError, AuthenticationError, InvalidInputError
 from swiftai_nb.core.generator import ProgressCallback
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.request import FALLBACK_SIZE, GenerationPlan, GenerationRequest
 from swiftai_nb.providers.cloud.call import check_timeout, extra_notes, make_image
-from swiftai_nb.providers.openai.call import OpenAICall, OpenAIPlan
+from swiftai_nb.providers.cloud.pictures import refuse_enlargement
+from swiftai_nb.providers.openai.call import OpenAICall
 from swiftai_nb.providers.openai.errors import translate
-from swiftai_nb.providers.openai.request import check_extra, ignored_settings, is_strict
+from swiftai_nb.providers.openai.request import OpenAIPlan, check_extra, ignored_settings, is_strict
 from swiftai_nb.providers.openai.server import (
     DEFAULT_MODEL,
     Server,

@@ -9,21 +9,32 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil
+from swiftai_nb.providers.cloud.call import CloudPlan
 from swiftai_nb.providers.cloud.http import sendable
 from swiftai_nb.providers.cloud.pictures import pictures_of, upload
 from swiftai_nb.providers.openai.server import SD_CPP_MODEL, Server, is_openai_model
 
-if TYPE_CHECKING:
-    from swiftai_nb.providers.openai.call import OpenAIPlan
-
 # What the plan itself decides; a stranger's recipe or a typing error must not change it.
 RESERVED = frozenset({"prompt", "model", "n", "stream", "partial_images", "image", "images", "mask"})
 _SAMPLERS = {"euler-a": "euler_a", "dpm++2m": "dpm++2m", "dpm++2m-sde": "dpm++2m_sde"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAIPlan(CloudPlan):
+    """A plan for a server.
+
+    Attributes:
+        server: the server.
+        partial_images: previews to ask for; 0 asks for none.
+    """
+
+    server: Server
+    partial_images: int
 
 
 @dataclass(frozen=True)
