@@ -688,7 +688,8 @@ def test_switches_of_the_environment_reach_the_engine(home, monkeypatch):
 @pytest.mark.parametrize(
     ("system", "machine", "words"),
     [
-        ("win32", "AMD64", "does not exist for"),
+        ("win32", "AMD64", "MLX is not installed"),
+        ("win32", "x86", "does not exist for"),
         ("darwin", "x86_64", "does not exist for"),
         ("linux", "x86_64", "MLX is not installed"),
     ],

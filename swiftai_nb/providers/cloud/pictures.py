@@ -9,7 +9,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
-from swiftai_nb.core.errors import AIError, GenerationFailedError
+from swiftai_nb.core.errors import AIError, GenerationFailedError, InvalidInputError
 from swiftai_nb.core.image_input import to_pil
 
 if TYPE_CHECKING:
