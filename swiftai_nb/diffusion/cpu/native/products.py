@@ -155,6 +155,11 @@ def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int,
     return _direct(x, weight, bias, stride=stride, padding=padding)
 
 
+def _rounds(kernels: Kernels, channels: int, outputs: int) -> bool:
+    """Whether a convolution is one of bfloat16; those from and to latents or pixels stay float32."""
+    return half_products.get() and kernels.half and min(channels, outputs) > _FEW_CHANNELS
+
+
 def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int, padding: int) -> mx.array:
     batch, height, width, channels = x.shape
     outputs, kernel = weight.shape[:2]
@@ -162,7 +167,7 @@ def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int
     if min(down, across) < 1:
         raise ValueError(f"a picture of {height}x{width} is smaller than the kernel")
     kernels, stored = _loaded(), _stored(weight)
-    half = half_products.get() and kernels.half and min(channels, outputs) >= _FEW_CHANNELS
+    half = _rounds(kernels, channels, outputs)
     result, out = new_array((batch, down, across, outputs))
     values, offset = np.ascontiguousarray(view(x)), None if bias is None else float32_view(bias)
     length = _length(channels, half)
@@ -187,9 +192,9 @@ def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int
 
 def _winograd(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
     kernels, stored = _loaded(), _stored(weight)
-    half = half_products.get() and kernels.half
     batch, height, width, channels = x.shape
     outputs = weight.shape[0]
+    half = _rounds(kernels, channels, outputs)
     m = 4 if height * width >= _LARGE_TILE_PIXELS and not half else 2
     result, out = new_array((batch, height, width, outputs))
     values, offset = np.ascontiguousarray(view(x)), None if bias is None else float32_view(bias)
