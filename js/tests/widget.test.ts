@@ -861,3 +861,26 @@ test("a failed download is told where its button is", async () => {
   expect(card.find(".offer .failed").textContent).toBe("The connection failed. Check your connection");
   expect(card.find(".error-note").hidden).toBe(true);
 });
+
+test("a kernel that was restarted from elsewhere is noticed when it does not know the widget", async () => {
+  let tell = (_sender: unknown, _status: string) => {};
+  const statusChanged = {
+    connect: (callback: typeof tell) => {
+      tell = callback;
+    },
+    disconnect: () => {},
+  };
+  const { host } = mount();
+  host.widget_manager = { kernel: { interrupt: async () => {}, statusChanged } };
+  const card = mount({}, host);
+  await host.report({ kind: "ready" });
+  tell(null, "starting");
+  await host.report({ kind: "ready" });
+  vi.advanceTimersByTime(5000);
+  await settled();
+  expect(card.find(".notice").hidden).toBe(true);
+  tell(null, "starting");
+  vi.advanceTimersByTime(5000);
+  await settled();
+  expect(card.find(".notice").hidden).toBe(false);
+});

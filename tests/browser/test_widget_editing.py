@@ -313,3 +313,18 @@ def test_two_hundred_random_clicks_and_keys_leave_it_alive(open_notebook: OpenNo
     fresh.imagine("a sunflower")
     fresh.root.get_by_role("button", name=re.compile("^a sunflower, seed")).first.wait_for()
     assert errors == [], done
+
+
+def test_kernel_restarted_in_mid_job_is_no_failure_of_the_engine(open_notebook: OpenNotebook) -> None:
+    notebook, card = open_card(open_notebook)
+    card.root.locator("details.more > summary").click()
+    card.root.get_by_label("Steps").fill("900")
+    card.imagine("a whale")
+    card.confirm()
+    card.wait_step(2)
+    kernel = notebook.page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.id")
+    notebook.server.request(f"/api/kernels/{kernel}/restart", method="POST")
+    card.root.locator(".notice").wait_for()
+    assert "busy or restarted" in card.root.locator(".notice").inner_text()
+    assert not card.root.locator(".failure").is_visible()
+    assert not card.root.locator(".error-note").is_visible()

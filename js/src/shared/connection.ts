@@ -31,6 +31,8 @@ export class Connection<R> {
   private check = () => this.init(REPLY_AFTER_RESTART_MS);
   private onStatus = (_sender: unknown, status: string) => {
     if (LOST_STATUSES.has(status)) this.lost();
+    // A kernel that another page or the server restarted tells no more than this.
+    else if (status === "starting") this.check();
   };
 
   /**
