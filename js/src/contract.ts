@@ -150,6 +150,8 @@ export interface InputPicture {
 
 /** What the lists of the form offer. */
 export interface Choices {
+  /** By the kind of model. */
+  samplers: Record<string, string[]>;
   styles: string[];
   loras: string[];
   presets: Record<string, Partial<Settings>>;
@@ -197,7 +199,8 @@ export interface Model {
   uses_negative_prompt: boolean;
   takes_image: boolean;
   max_references: number;
-  schedulers: string[];
+  /** Its samplers are those of this kind in `Choices`; empty without any. */
+  sampler_kind: string;
   can_delete: boolean;
   free_disk_bytes: number;
   done_bytes: number;

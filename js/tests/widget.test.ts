@@ -829,7 +829,13 @@ test("a format replaces the size; Custom opens width and height", async () => {
 });
 
 test("sampler, style, LoRAs and presets are chosen in More", async () => {
-  const choices = { styles: ["ink"], loras: ["owner/pixel"], presets: { mine: { style: "ink", steps: 3 } } };
+  const samplers = { noise: ["euler"] };
+  const choices = {
+    samplers,
+    styles: ["ink"],
+    loras: ["owner/pixel"],
+    presets: { mine: { style: "ink", steps: 3 } },
+  };
   const card = mount({ choices });
   const select = async (selector: string, value: string) => {
     card.find<HTMLSelectElement>(selector).value = value;

@@ -105,8 +105,9 @@ class InputPicture(TypedDict):
 
 
 class Choices(TypedDict):
-    """What the lists of the form offer; presets are settings by name."""
+    """What the lists of the form offer: samplers by the kind of model, presets (settings) by name."""
 
+    samplers: dict[str, list[str]]
     styles: list[str]
     loras: list[str]
     presets: dict[str, dict[str, Any]]
@@ -159,7 +160,7 @@ class ModelEntry(TypedDict):
     uses_negative_prompt: bool
     takes_image: bool
     max_references: int
-    schedulers: list[str]
+    sampler_kind: str
     can_delete: bool
     free_disk_bytes: int
     done_bytes: int

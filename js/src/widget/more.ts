@@ -27,7 +27,7 @@ export function createMore(ctx: Context): Part {
   const seed = createSeed(ctx);
   const sampler = createSelect(ctx, "scheduler", TEXT.sampler, {
     empty: TEXT.modelsOwn,
-    values: () => ctx.model?.schedulers ?? [],
+    values: () => ctx.host.get("choices").samplers[ctx.model?.sampler_kind ?? ""] ?? [],
   });
   const style = createSelect(ctx, "style", TEXT.style, {
     empty: TEXT.none,

@@ -20,6 +20,7 @@ from swiftai_nb.core.prompt_choices import find_choices
 from swiftai_nb.core.prompt_syntax import take_lora_tags
 from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.model_files.json_file import parse_json, write_json_atomically
+from swiftai_nb.model_files.samplers import fitting_samplers
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.magic.prompt import STYLES, find_style
 from swiftai_nb.registry.user_config import state_dir
@@ -162,7 +163,15 @@ def choices(session: Session) -> Choices:
     """What the lists of the form offer now."""
     models = session.registry.available_models
     loras = [one.id for one in models if one.kind == "lora" and session.registry.is_downloaded(one.id)]
-    return {"styles": list(STYLES), "loras": loras, "presets": Presets(session.registry.home).read()}
+    return {
+        "samplers": {
+            "noise": list(fitting_samplers(kind="noise")),
+            "flow": list(fitting_samplers(kind="flow")),
+        },
+        "styles": list(STYLES),
+        "loras": loras,
+        "presets": Presets(session.registry.home).read(),
+    }
 
 
 class Presets:

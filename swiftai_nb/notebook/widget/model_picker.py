@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from swiftai_nb.core.errors import AIError, DownloadCancelledError
 from swiftai_nb.core.machine import installed_memory_bytes
 from swiftai_nb.model_files.families import FLUX_1, FLUX_2_KLEIN, STABLE_DIFFUSION, Z_IMAGE
-from swiftai_nb.model_files.samplers import fitting_samplers
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.model_info import GB
 
@@ -220,7 +219,7 @@ class ModelPicker:
 class _Abilities(TypedDict):
     takes_image: bool
     max_references: int
-    schedulers: list[str]
+    sampler_kind: str
 
 
 def _abilities(info: DiffusionModelInfo) -> _Abilities:
@@ -229,7 +228,7 @@ def _abilities(info: DiffusionModelInfo) -> _Abilities:
     return {
         "takes_image": family.is_supported,
         "max_references": 0 if family.references is None else family.references.max_count,
-        "schedulers": list(fitting_samplers(kind="flow" if family.is_flow else "noise")),
+        "sampler_kind": "flow" if family.is_flow else "noise",
     }
 
 
@@ -267,7 +266,7 @@ def _cloud_entry(model: CloudModel, *, has_token: bool) -> ModelEntry:
         "uses_negative_prompt": model.guidance_scale > 1,
         "takes_image": model.max_references > 0,
         "max_references": model.max_references,
-        "schedulers": [],
+        "sampler_kind": "",
         "can_delete": False,
         "free_disk_bytes": 0,
         "done_bytes": 0,
