@@ -52,6 +52,7 @@ class LocalPlan(GenerationPlan):
         load_dtype: what the networks compute in; None is the device's and the family's usual.
         memory_plan_bytes: the estimated need, by component and stage.
         available_bytes: memory that is free now; None where the system does not report it.
+        is_guided: whether the network runs twice per step.
         attributes: what the model fills in by the seed where the prompt leaves it open.
         enlargement: the hires pass and the upscaler.
         drawn_size: (width, height) that the model draws, where that is not the picture's.
@@ -66,6 +67,7 @@ class LocalPlan(GenerationPlan):
     load_dtype: str | None = None
     memory_plan_bytes: MemoryPlan
     available_bytes: int | None
+    is_guided: bool
     attributes: tuple[Attribute, ...] = ()
     enlargement: Enlargement = field(default_factory=Enlargement)
     drawn_size: tuple[int, int] | None = None
@@ -113,11 +115,6 @@ class LocalPlan(GenerationPlan):
         return first + (
             count_run_steps(larger.hires_steps, larger.hires_strength) if larger.hires_steps else 0
         )
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether the network sees two pictures at a time."""
-        return self.guidance_scale is not None and self.guidance_scale > 1.0
 
     @property
     def timing_key(self) -> TimingKey:
@@ -194,7 +191,8 @@ def make_plan(
     bits = info.quantization_bits if config.quantization_bits is None else config.quantization_bits
     dtype = compute_dtype(device, config.precision, is_flow=model.is_flow)
     scheduler = defaults.scheduler if config.scheduler is None else model.check_scheduler(config.scheduler)
-    is_rescaled = model.family.is_guided(guidance_scale) and model.family.rescales_guidance
+    is_guided = model.family.is_guided(guidance_scale)
+    is_rescaled = is_guided and model.family.rescales_guidance
     steps, strength = config.resolved_steps(defaults.steps), _strength(config, model)
     larger = plan_enlargement(config, model, size=(width, height), steps=steps, upscaler=upscaler)
     # Shown, not stored: the recipe names the filter, and making it again must give the same file.
@@ -237,7 +235,7 @@ def make_plan(
             width=max(drawn[0], larger.drawn_size[0]),
             height=max(drawn[1], larger.drawn_size[1]),
             upscaling_bytes=larger.memory_bytes(bytes_per_weight=4 if device == "cpu" else 2),
-            guided=model.family.is_guided(guidance_scale),
+            guided=is_guided,
             controls=control_files,
             reference_pixels=0 if model.task == INSTRUCT_PIX2PIX else sum(a * b for a, b in references),
             bytes_per_weight=4 if device == "cpu" else 2,
@@ -245,6 +243,7 @@ def make_plan(
             policy=memory_policy(device),
         ),
         available_bytes=available_bytes,
+        is_guided=is_guided,
         # A given picture has all that a prompt leaves open.
         attributes=() if config.image is not None or references else read_attributes(model.folder),
         enlargement=larger,

@@ -90,6 +90,32 @@ def test_a_lora_changes_the_maps_it_names(folder, tmp_path, module, path):
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "targets"),
+    [
+        (
+            "lycoris_single_transformer_blocks_0_attn_to_qkv_mlp_proj",
+            ["single_transformer_blocks.0.attn.to_qkv_mlp_proj"],
+        ),
+        (
+            "diffusion_model.double_blocks.1.img_attn.qkv",
+            [f"transformer_blocks.1.attn.to_{x}" for x in "qkv"],
+        ),
+    ],
+)
+def test_a_lokr_adds_the_kronecker_product(folder, tmp_path, module, targets):
+    pipeline = load_pipeline(folder, dtype="float32")
+    before = [np.array(weight_of(pipeline, target)) for target in targets]
+    rng, rows = np.random.default_rng(2), sum(len(b) for b in before)
+    w1 = rng.standard_normal((4, 8), dtype=np.float32)
+    w2 = rng.standard_normal((rows // 4, before[0].shape[1] // 8), dtype=np.float32)
+    file = tmp_path / "lokr.safetensors"
+    save(file, {f"{module}.lokr_w1": w1, f"{module}.lokr_w2": w2, f"{module}.alpha": np.float32(1)})
+    apply_lora(pipeline, load_lora(file), 0.5)
+    after = np.concatenate([np.array(weight_of(pipeline, target)) for target in targets])
+    np.testing.assert_allclose(after, np.concatenate(before) + 0.5 * np.kron(w1, w2), rtol=1e-4, atol=1e-4)
+
+
 def weight_of(pipeline, path):
     from swiftai_nb.diffusion.weights.precision import find_module
 

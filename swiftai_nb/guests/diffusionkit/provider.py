@@ -193,6 +193,7 @@ def make_plan(
         resolved=resolved,
         memory_plan_bytes=memory,
         available_bytes=available_bytes,
+        is_guided=guided and guidance_scale > 1.0,
     )
 
 
