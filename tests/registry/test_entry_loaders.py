@@ -16,7 +16,7 @@ from swiftai_nb.diffusion.pipelines.families import load_pipeline  # noqa: E402
 from swiftai_nb.diffusion.preview_decoder import TinyDecoder, load_preview_decoder  # noqa: E402
 from swiftai_nb.model_files.folder import open_model  # noqa: E402
 from swiftai_nb.registry.catalog import CATALOG  # noqa: E402
-from swiftai_nb.registry.model_info import DiffusionModelInfo  # noqa: E402
+from swiftai_nb.registry.model_info import DiffusionModelInfo, DiffusionVariant  # noqa: E402
 from swiftai_nb.registry.registry import DiffusionModelRegistry  # noqa: E402
 from tests.diffusion import control_folders, flux2_folders, flux_folders, sd_folders, z_image_folders  # noqa: E402
 from tests.downloads.conftest import make_downloader  # noqa: E402
@@ -61,9 +61,9 @@ def write_tiny(info: DiffusionModelInfo, folder: Path) -> None:
         z_image_folders.write_diffusers(folder)
         reshard(info, folder)
     else:
-        own = {"z-image": z_image_folders, "flux.2-klein-4bit": flux2_folders}
-        layouts = own.get(info.id, flux_folders)
-        layouts.write_mflux(folder, bits=4)
+        own = {DiffusionVariant.Z_IMAGE: z_image_folders, DiffusionVariant.FLUX_2_KLEIN: flux2_folders}
+        layouts = own.get(info.variant, flux_folders)
+        layouts.write_mflux(folder, bits=8 if info.id.endswith("8bit") else 4)
         reshard(info, folder)
 
 
