@@ -1,8 +1,8 @@
 """Enlarging pictures by a network of the Real-ESRGAN family, in tiles that overlap.
 
 A tile is enlarged with a margin of its surroundings, and its core is kept. What lies beyond the margin
-changes a pixel by no more than one step of 8 bits: measured with the published weights, whose convolutions
-reach further. RRDBNet's last convolutions, at the size of the result, run in smaller parts, exactly.
+changes a pixel by about one step of 8 bits at most (docs/models.md has the figures), although RRDBNet's
+convolutions reach further. RRDBNet's last convolutions, at the size of the result, run in smaller parts, exactly.
 """
 
 from __future__ import annotations
