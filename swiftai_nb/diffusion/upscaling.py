@@ -2,7 +2,7 @@
 
 A tile is enlarged with a margin of its surroundings, and its core is kept. What lies beyond the margin
 changes a pixel by about one step of 8 bits at most (docs/models.md has the figures), although RRDBNet's
-convolutions reach further. RRDBNet's last convolutions, at the size of the result, run in smaller parts, exactly.
+convolutions reach further. Its last convolutions, at the size of the result, run in smaller parts, exactly.
 """
 
 from __future__ import annotations
