@@ -40,6 +40,7 @@ export const REQUESTS = [
   "plan",
   "cancel",
   "retry",
+  "upscale",
   "picture",
   "load_more",
   "save",
@@ -55,7 +56,7 @@ export const REQUESTS = [
 ] as const;
 
 /** Messages from `ImagineWidget` to the page (`kind`). */
-export const REPORTS = ["ready", "preview", "picture", "saved", "plan", "error"] as const;
+export const REPORTS = ["ready", "preview", "picture", "saved", "upscaled", "plan", "error"] as const;
 
 /** Traits of a running cell's widget; only the kernel writes them. */
 export const CELL_TRAITS = ["job_id", "prompt", "width", "height", "blocking", "status"] as const;
@@ -252,7 +253,7 @@ export type Request =
   | { kind: "cancel"; job_id: string; request_id: string }
   | { kind: "retry"; job_id: string }
   | { kind: "picture"; picture_id: string; size: "full" | "thumbnail" }
-  | { kind: "save" | "delete_picture"; picture_id: string }
+  | { kind: "save" | "delete_picture" | "upscale"; picture_id: string }
   | { kind: "favorite"; picture_id: string; favorite: boolean }
   /** From the history by `picture_id`, else from the message's buffer, or from base64 in `data`. */
   | { kind: "set_input"; role: InputRole; picture_id?: string; data?: string }
@@ -289,6 +290,8 @@ export type Report =
   | Preview
   | { kind: "picture"; picture_id: string; size: "full" | "thumbnail"; media_type: string; data?: string }
   | { kind: "saved"; picture_id: string; path: string }
+  /** A picture that was enlarged without a job, by the filter that `note` names. */
+  | { kind: "upscaled"; picture_id: string; note: string }
   | ({ kind: "plan"; request_id: string } & (Plan | Failure))
   | ({ kind: "error"; request_id: string } & Failure);
 

@@ -768,6 +768,16 @@ test("favorites are marked, filtered and searched; Delete asks once more", async
   expect(card.host.sentOf("delete_picture")).toEqual([{ kind: "delete_picture", picture_id: "3" }]);
 });
 
+test("Enlarge asks for a larger picture, and shows one that was made without a job", async () => {
+  const card = mount({ pictures: [picture({ id: "1" }), picture({ id: "2" })] });
+  await card.click("Enlarge");
+  expect(card.host.sentOf("upscale")).toEqual([{ kind: "upscale", picture_id: "2" }]);
+  await card.host.report({ kind: "upscaled", picture_id: "1", note: "enlarged by Lanczos' filter" });
+  expect(card.find(".toast").textContent).toBe("enlarged by Lanczos' filter");
+  await card.click("Enlarge");
+  expect(card.host.sentOf("upscale")[1]).toEqual({ kind: "upscale", picture_id: "1" });
+});
+
 test("a question about deleting is taken back after some seconds", async () => {
   const card = mount({ pictures: [picture()] });
   await card.click("Delete");

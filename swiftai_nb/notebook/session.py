@@ -23,6 +23,7 @@ from swiftai_nb.core.task import CallbackList
 if TYPE_CHECKING:
     from swiftai_nb.core.config import ImageGenerationConfig
     from swiftai_nb.core.generator import ImageGenerator
+    from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.core.request import GenerationPlan, GenerationRequest
     from swiftai_nb.downloads.downloader import DiffusionModelDownloader
     from swiftai_nb.jobs.history import History
@@ -289,6 +290,22 @@ class Session:
         job.subscribe(keeper)
         self._listeners.notify(job)
         return job
+
+    def plan_upscale(
+        self, pictures: Sequence[GeneratedImage], factor: float, *, upscaler: str | None = None
+    ) -> tuple[GenerationPlan | None, str | None]:
+        """The plan of the job that enlarges pictures, None where Lanczos' filter does it; and a note.
+
+        Raises:
+            AIError: no such upscaler, no memory, or a factor outside the limits.
+        """
+        from swiftai_nb.registry.upscalers import choose_upscaler
+
+        chosen = choose_upscaler(self.registry, upscaler)
+        if chosen.file is None:  # no engine is needed
+            return None, chosen.note
+        generator: Any = self.generator("mlx")
+        return generator.plan_upscale(pictures, factor, upscaler=upscaler), None
 
     def history_ids(self, job: GenerationJob) -> list[str]:
         """The ids of a job's finished pictures in the history, in order; "" for one that is not there."""

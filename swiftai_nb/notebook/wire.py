@@ -51,6 +51,7 @@ REQUESTS = (
     "plan",
     "cancel",
     "retry",
+    "upscale",
     "picture",
     "load_more",
     "save",
@@ -64,7 +65,7 @@ REQUESTS = (
     "cancel_download",
     "delete_model",
 )
-REPORTS = ("ready", "preview", "picture", "saved", "plan", "error")
+REPORTS = ("ready", "preview", "picture", "saved", "upscaled", "plan", "error")
 
 CELL_TRAITS = ("job_id", "prompt", "width", "height", "blocking", "status")
 CELL_REQUESTS = ("init", "cancel")

@@ -85,6 +85,10 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
       stage({ following: true });
       connection.send({ kind: "retry", job_id: job.id });
     },
+    upscale(picture) {
+      stage({ following: true });
+      connection.send({ kind: "upscale", picture_id: picture.id });
+    },
     follow: () => stage({ following: true }),
     show(picture) {
       if (ctx.scene.kind === "compare") {

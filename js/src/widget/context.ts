@@ -36,6 +36,8 @@ export interface Actions {
   cancelCurrent(): void;
   /** Makes the pictures that a cancelled or failed job has not made. */
   retry(job: Job): void;
+  /** Makes a picture twice as large. */
+  upscale(picture: Picture): void;
   follow(): void;
   show(picture: Picture): void;
   /** Opens the large view, or closes it. */

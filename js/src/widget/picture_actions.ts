@@ -32,6 +32,7 @@ export function createPictureActions(ctx: Context): Part {
     edit,
     vary,
     act(TEXT.remix, "remix", TEXT.remixHint, (picture) => ctx.actions.remix(picture)),
+    act(TEXT.upscale, "large", TEXT.upscaleHint, (picture) => ctx.actions.upscale(picture)),
     act(TEXT.reuse, "reuse", TEXT.reuseHint, (picture) => ctx.actions.reuse(picture)),
     compare,
     save,

@@ -124,6 +124,8 @@ export const TEXT = {
   editHint: "Change this picture by words",
   vary: "Variations",
   varyHint: "Four pictures near this one",
+  upscale: "Enlarge",
+  upscaleHint: "Twice as large, by an installed upscaler or by Lanczos' filter",
   reuse: "Reuse",
   reuseHint: "Fill the form with these settings",
   remix: "Remix",

@@ -176,6 +176,11 @@ export function createView(host: Host, element: HTMLElement): () => void {
       case "saved":
         ctx.toast(TEXT.savedAs(report.path));
         break;
+      case "upscaled":
+        Object.assign(view, { following: false, selected: report.picture_id });
+        if (report.note !== "") ctx.toast(report.note);
+        ctx.invalidate();
+        break;
       case "plan": {
         const refused = view.pending.find((one) => one.request_id === report.request_id);
         if (refused !== undefined) {

@@ -31,18 +31,15 @@ def upscale_pictures(
     from swiftai_nb.notebook.magic.parser import ImagineArguments
     from swiftai_nb.notebook.magic.runner import Runner, show_notes
     from swiftai_nb.notebook.session import get_session
-    from swiftai_nb.registry.upscalers import choose_upscaler
 
     if not pictures:
         raise InvalidInputError("there are no pictures to enlarge")
     session, prompt = get_session(), pictures[0].prompt
-    chosen = choose_upscaler(session.registry, upscaler)
-    if chosen.file is None:  # no engine is needed
+    plan, note = session.plan_upscale(pictures, factor, upscaler=upscaler)
+    if plan is None:
         enlarged = Pictures([picture.enlarged(factor) for picture in pictures], prompt=prompt)
-        show_notes([] if chosen.note is None else [chosen.note])
+        show_notes([] if note is None else [note])
         return enlarged
     shell, settings = shell_and_settings()
-    generator: Any = session.generator("mlx")
-    plan = generator.plan_upscale(pictures, factor, upscaler=upscaler)
     runner = Runner(shell, session, ImagineArguments(prompt=prompt), settings=settings, variables={})
     return runner.submit(plan)

@@ -37,6 +37,8 @@ SHOWN_JOBS = 100
 MODELS_INTERVAL_S = 0.4
 THUMBNAIL_SIDE = 128
 PICTURES_IN = ("image", "mask", "references")
+UPSCALE_FACTOR = 2.0
+Handler = Callable[[dict[str, Any]], None]
 
 
 class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
@@ -114,37 +116,35 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
             on_preview=self._send_preview,
             on_images=self._on_images,
         )
-        presets = Presets(session.registry.home)
-        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+        presets, history = Presets(session.registry.home), session.history
+        self._handlers: dict[str, Handler] = {
             "init": self._on_init,
             "generate": self._on_generate,
             "plan": self._on_plan,
             "cancel": self._on_cancel,
             "retry": self._on_retry,
+            "upscale": self._on_upscale,
             "picture": self._on_picture,
             "load_more": self._on_load_more,
             "save": self._on_save,
-            "favorite": self._changes_history(
-                lambda content: session.history.mark_favorite(
-                    content["picture_id"], bool(content["favorite"])
-                )
+            "favorite": self._then(
+                self._publish_pictures, lambda c: history.mark_favorite(c["picture_id"], bool(c["favorite"]))
             ),
-            "delete_picture": self._changes_history(
-                lambda content: session.history.delete(content["picture_id"])
-            ),
+            "delete_picture": self._then(self._publish_pictures, lambda c: history.delete(c["picture_id"])),
             "set_input": self._on_set_input,
             "remove_input": lambda content: self.remove_input(str(content["input_id"])),
-            "save_preset": self._changes_choices(
-                lambda content: presets.save(content["name"], content["settings"])
+            "save_preset": self._then(
+                self._publish_choices, lambda c: presets.save(c["name"], c["settings"])
             ),
-            "delete_preset": self._changes_choices(lambda content: presets.delete(content["name"])),
+            "delete_preset": self._then(self._publish_choices, lambda c: presets.delete(c["name"])),
             "download": lambda content: self._picker.download(content["model"]),
             "cancel_download": lambda content: self._picker.cancel_download(content["model"]),
             "delete_model": lambda content: self._picker.delete(content["model"]),
         }
         self.models = self._picker.entries()
         self.choices = choices(session)
-        self._choose_engine()
+        if not self.model:
+            self.model, self.engine = self._picker.first_choice(self.models, engine=self.engine)
         self.observe(lambda _change: self._publish_inputs(), PICTURES_IN)
         self._publish_inputs()
         self._tracker.start()
@@ -211,14 +211,6 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
         self._on_images(job)
         return job
 
-    def _choose_engine(self) -> None:
-        default = self._session.registry.default_model
-        if not self.model and default is not None and self._session.registry.is_downloaded(default):
-            self.model = default
-        states = {(row["engine"], row["state"]) for row in self.models}
-        if not self.model and ("local", "ready") not in states and ("cloud", "cloud") in states:
-            self.engine = "cloud"
-
     # Messages from the page
 
     def _on_message(self, _widget: Any, content: dict[str, Any], buffers: Any) -> None:
@@ -272,6 +264,16 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
         self._session.ask_before_sending(job.plan)
         self._submit(job.plan.with_seeds(job.request.seeds[len(job.images) :]), request_id="")
 
+    def _on_upscale(self, content: dict[str, Any]) -> None:
+        image = self._session.history.find(content["picture_id"]).image
+        plan, note = self._session.plan_upscale([image], UPSCALE_FACTOR)
+        if plan is not None:
+            self._submit(plan, request_id="")
+            return
+        entry = self._session.history.append(image.enlarged(UPSCALE_FACTOR))
+        self._publish_pictures()
+        self.send({"kind": "upscaled", "picture_id": entry.id, "note": note or ""})
+
     def _on_set_input(self, content: dict[str, Any]) -> None:
         role, picture_id = str(content.get("role")), content.get("picture_id")
         if picture_id:
@@ -285,19 +287,15 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
         self._session.picture_origins[sha256(picture)] = picture_id
         return picture
 
-    def _changes_history(self, handler: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    def _then(self, publish: Callable[[], None], handler: Handler) -> Handler:
         def handle(content: dict[str, Any]) -> None:
             handler(content)
-            self._publish_pictures()
+            publish()
 
         return handle
 
-    def _changes_choices(self, handler: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-        def handle(content: dict[str, Any]) -> None:
-            handler(content)
-            self.choices = choices(self._session)
-
-        return handle
+    def _publish_choices(self) -> None:
+        self.choices = choices(self._session)
 
     def _on_cancel(self, content: dict[str, Any]) -> None:
         job = self._tracker.find(job_id=content.get("job_id", ""), request_id=content.get("request_id", ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -103,6 +103,20 @@ class ModelPicker:
             is_stale, self._is_stale = self._is_stale, False
         self._rows = self._read() if is_stale else self._refreshed()
         return self._rows
+
+    def first_choice(self, entries: Sequence[Mapping[str, Any]], *, engine: str) -> tuple[str, str]:
+        """(model, engine) to begin with: the default model if it is on this disk, else what can draw.
+
+        Args:
+            entries: from `entries`.
+            engine: unless only the cloud can draw.
+        """
+        default = self._session.registry.default_model
+        if default is not None and self._session.registry.is_downloaded(default):
+            return default, engine
+        states = {(row["engine"], row["state"]) for row in entries}
+        only_cloud = ("local", "ready") not in states and ("cloud", "cloud") in states
+        return "", "cloud" if only_cloud else engine
 
     def download(self, model_id: str) -> None:
         """Starts a download or joins the running one; returns at once."""

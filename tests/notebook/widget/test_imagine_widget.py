@@ -390,6 +390,20 @@ def test_a_cancelled_batch_is_resumed_with_the_pictures_it_lacks(widget: Imagine
     assert [report["message"] for report, _ in page.of("error")] == ["this job cannot be resumed"] * 2
 
 
+def test_a_picture_is_enlarged_by_lanczos_where_no_upscaler_is_installed(
+    widget: ImagineWidget, page: Page
+) -> None:
+    widget.generate(prompt="a fox", steps=1).result(PATIENCE_S)
+    wait_until(lambda: len(widget.pictures) == 1)
+    page.request("upscale", picture_id=widget.pictures[0]["id"])
+    wait_until(lambda: len(widget.pictures) == 2)
+    ((report, _),) = page.of("upscaled")
+    assert report["picture_id"] == widget.pictures[1]["id"]
+    assert "Lanczos" in report["note"]
+    small, large = widget.pictures
+    assert (large["width"], large["height"]) == (2 * small["width"], 2 * small["height"])
+
+
 def test_a_variation_starts_from_its_picture_and_is_its_child(
     session: Session, widget: ImagineWidget, page: Page
 ) -> None:
