@@ -10,6 +10,7 @@ import pytest
 from swiftai_nb.diffusion.pipelines.families import load_pipeline
 from swiftai_nb.diffusion.preview_decoder import TinyDecoder, load_preview_decoder
 from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
+from tests.conftest import IS_GPU_SIMULATED
 from tests.diffusion.flux_folders import _seeded, save, write_diffusers
 from tests.diffusion.parity import tiny_flux
 
@@ -66,7 +67,8 @@ class TestRun:
 
     def test_text_embeddings(self, run, pipeline, expected, paths):
         conditioning = self.encode(pipeline, run)
-        atol = 1e-5 if paths == "fast" else 3e-5  # MLX's own tanh on a CPU is coarser
+        # MLX's own tanh on a CPU is coarser.
+        atol = 1e-5 if paths == "fast" and not IS_GPU_SIMULATED else 3e-5
         np.testing.assert_allclose(np.array(conditioning.prompt_embeds), expected["prompt_embeds"], atol=atol)
         np.testing.assert_allclose(np.array(conditioning.pooled_prompt_embeds), expected["pooled"], atol=atol)
 
