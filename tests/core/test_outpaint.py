@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from swiftai_nb.core.config import ImageGenerationConfig
-from swiftai_nb.core.enlargement import refuse_enlargement
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.outpaint import Outpaint
 from swiftai_nb.core.recipe import Recipe
@@ -69,17 +68,3 @@ def test_a_recipe_keeps_the_margins() -> None:
     assert (config.outpaint, config.width) == (Outpaint(left=32), None)
     with pytest.raises(InvalidInputError):
         Recipe.from_dict({"prompt": "a fox", "outpaint": {"left": "x"}})
-
-
-@pytest.mark.parametrize(
-    ("settings", "match"),
-    [
-        ({"upscale": 2.0}, "the service does not enlarge pictures"),
-        ({"hires": 1.5}, "the service does not enlarge pictures"),
-        ({"image": b"x", "outpaint": "64"}, "the service does not continue pictures"),
-    ],
-)
-def test_services_without_these_refuse_them(settings: dict[str, Any], match: str) -> None:
-    refuse_enlargement(ImageGenerationConfig(), who="the service")
-    with pytest.raises(InvalidInputError, match=match):
-        refuse_enlargement(ImageGenerationConfig(**settings), who="the service")

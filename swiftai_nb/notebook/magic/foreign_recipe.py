@@ -10,7 +10,7 @@ from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.samplers import find_sampler
-from swiftai_nb.registry.loras import find_lora
+from swiftai_nb.registry.loras import find_lora, parse_hub_lora
 
 if TYPE_CHECKING:
     from swiftai_nb.model_files.model_folder import ModelFolder
@@ -50,6 +50,10 @@ def adapt_recipe(
 
 
 def _is_found(registry: DiffusionModelRegistry, source: str) -> bool:
+    """Whether it is on this disk, or a name of the Hub: that one is asked for and needs --download."""
+    named = parse_hub_lora(source)
+    if named is not None and not named.repository.casefold().endswith(".safetensors"):
+        return True
     with contextlib.suppress(AIError, OSError, ValueError):  # a recipe of others may name anything
         return find_lora(registry, source) is not None
     return False

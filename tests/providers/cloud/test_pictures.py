@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError
-from swiftai_nb.providers.cloud.pictures import decode_base64, decode_picture, to_jpeg_preview, upload
+from swiftai_nb.providers.cloud.pictures import (
+    decode_base64,
+    decode_picture,
+    refuse_enlargement,
+    to_jpeg_preview,
+    upload,
+)
 
 
 def encoded(picture: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
@@ -70,3 +78,17 @@ def test_a_partial_picture_is_a_small_jpeg_or_nothing() -> None:
     assert Image.open(io.BytesIO(preview)).size == (512, 256)
     assert to_jpeg_preview(text[:80], "acme") is None
     assert to_jpeg_preview(None, "acme") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"upscale": 2.0}, "the service does not enlarge pictures"),
+        ({"hires": 1.5}, "the service does not enlarge pictures"),
+        ({"image": b"x", "outpaint": "64"}, "the service does not continue pictures"),
+    ],
+)
+def test_services_without_these_refuse_them(settings: dict[str, Any], match: str) -> None:
+    refuse_enlargement(ImageGenerationConfig(), who="the service")
+    with pytest.raises(InvalidInputError, match=match):
+        refuse_enlargement(ImageGenerationConfig(**settings), who="the service")
