@@ -28,9 +28,12 @@ from swiftai_nb.model_files.families import (
     FLUX_1,
     FLUX_2_DEV,
     FLUX_2_KLEIN,
+    SDXL_FAMILIES,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
+    STABLE_DIFFUSION_XL_REFINER,
     TEXT_TO_IMAGE,
+    UNET_FAMILIES,
     Z_IMAGE,
     Family,
     family_of_tensors,
@@ -80,6 +83,7 @@ _PARTS: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "text_encoder_2": (
         ("conditioner.embedders.1.model.", "ln_final.weight", "OpenCLIP"),
+        ("conditioner.embedders.0.model.", "ln_final.weight", "OpenCLIP"),
         ("text_encoders.t5xxl.transformer.", "encoder.final_layer_norm.weight", "transformers"),
         ("text_encoders.t5xxl.", "encoder.final_layer_norm.weight", "transformers"),
     ),
@@ -166,9 +170,9 @@ def open_checkpoint(path: Path, base: Path | None = None, *, prefer_half: bool =
         return _open_flux(path, own, base, prefer_half=prefer_half)
     if family in (Z_IMAGE, FLUX_2_KLEIN):
         return _open_parts(path, family, base, metadata=metadata, prefer_half=prefer_half)
-    if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL) and "unet" in own:
-        return _open_unet(path, own, base, metadata=metadata, prefer_half=prefer_half)
-    if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
+    if family in UNET_FAMILIES and "unet" in own:
+        return _open_unet(path, family, own, base, metadata=metadata, prefer_half=prefer_half)
+    if family in UNET_FAMILIES:
         raise InvalidModelFilesError(f"{path} has no whole UNet", hint="download the model again")
     raise single_file_error(path)
 
@@ -258,14 +262,15 @@ def _with_base_parts(
 
 def _open_unet(
     path: Path,
+    named: Family,
     own: Mapping[str, ComponentFiles],
     base: Path | None,
     *,
     metadata: Mapping[str, str],
     prefer_half: bool,
 ) -> Checkpoint:
-    family, unet = _checked_unet(path, own["unet"])
-    is_xl = family is STABLE_DIFFUSION_XL
+    family, unet = _checked_unet(path, own["unet"], named)
+    is_xl = family in SDXL_FAMILIES
     is_2 = unet["cross_attention_dim"] == SD_2_CONTEXT
     variant = DiffusionVariant.SDXL if is_xl else DiffusionVariant.SD_21 if is_2 else DiffusionVariant.SD_15
     scheduler = {} if base is None else _base_scheduler(base)
@@ -299,7 +304,9 @@ def _open_unet(
         scheduler_config={**scheduler, **facts},
         native_side=side,
         is_consistency=is_lcm,
-        zeros_empty_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
+        # An SDXL base wants zeros, the refiner does not.
+        zeros_empty_negative=family is not STABLE_DIFFUSION_XL_REFINER
+        and bool(index.get("force_zeros_for_empty_prompt", True)),
         task=unet_task(unet["in_channels"], unet["out_channels"], family=family, path=path),
     )
 
@@ -313,7 +320,7 @@ def _base_scheduler(base: Path) -> dict[str, Any]:
     return read_json_object(base / "scheduler" / "scheduler_config.json")
 
 
-def _checked_unet(path: Path, files: ComponentFiles) -> tuple[Family, dict[str, Any]]:
+def _checked_unet(path: Path, files: ComponentFiles, named: Family) -> tuple[Family, dict[str, Any]]:
     """The family by the UNet's own shapes, and its configuration, as far as shapes tell it.
 
     Raises:
@@ -321,17 +328,15 @@ def _checked_unet(path: Path, files: ComponentFiles) -> tuple[Family, dict[str, 
     """
     unet = unet_config(_shapes(files), layout=files.layout, path=path)
     is_xl = unet["addition_embed_type"] is not None
-    what = None
-    if unet["block_out_channels"][0] == _REFINER_WIDTH:
-        what = f"the {STABLE_DIFFUSION_XL.name} refiner"
-    elif is_xl and unet["cross_attention_dim"] == SD_2_CONTEXT:
-        what = "Stable unCLIP"
-    if what is not None:
-        hint = "use the text-to-image model of this family; images and masks work with it"
-        if what.endswith("refiner"):
-            hint = "it only finishes pictures of the base model: use that one, and --hires 1.5 for detail"
-        raise UnsupportedModelError(f"{path} holds {what}, which the local engine cannot run", hint=hint)
-    return STABLE_DIFFUSION_XL if is_xl else STABLE_DIFFUSION, unet
+    if is_xl and unet["cross_attention_dim"] == SD_2_CONTEXT:
+        raise UnsupportedModelError(
+            f"{path} holds Stable unCLIP, which the local engine cannot run",
+            hint="use the text-to-image model of this family; images and masks work with it",
+        )
+    if not is_xl:
+        return STABLE_DIFFUSION, unet
+    is_refiner = named is STABLE_DIFFUSION_XL_REFINER or unet["block_out_channels"][0] == _REFINER_WIDTH
+    return STABLE_DIFFUSION_XL_REFINER if is_refiner else STABLE_DIFFUSION_XL, unet
 
 
 def _shapes(files: ComponentFiles) -> dict[str, tuple[int, ...]]:
@@ -345,7 +350,7 @@ def _with_config(name: str, files: ComponentFiles, base: Path | None, family: Fa
     known = {} if base is None else read_json_object(base / name / "config.json")
     if name == "vae":
         config = with_base(
-            vae_config(shapes, path, is_xl=family is STABLE_DIFFUSION_XL), known, key="block_out_channels"
+            vae_config(shapes, path, is_xl=family in SDXL_FAMILIES), known, key="block_out_channels"
         )
     else:
         own = open_clip_config(shapes, path) if files.layout == "OpenCLIP" else clip_config(shapes, path)

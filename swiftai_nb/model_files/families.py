@@ -33,6 +33,8 @@ class Family:
             above are not loaded. Empty: all layers are.
         bytes_per_token: memory of a flow model's step for each token in float32, measured on the CPU.
         references: the pictures that it can change or take up by the prompt; None for text to image alone.
+        refining_strength: of families that only refine a given picture, how much of it they change where that
+            is left open; None for those that begin from noise as well.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Family:
     text_layers: tuple[int, ...] = ()
     bytes_per_token: int = 400_000
     references: ReferenceLimits | None = None
+    refining_strength: float | None = None
 
     def is_guided(self, guidance_scale: float) -> bool:
         """Whether classifier-free guidance is on: the network sees two images at a time."""
@@ -92,6 +95,17 @@ STABLE_DIFFUSION_XL = Family(
     components=("text_encoder", "text_encoder_2", "unet", "vae"),
     is_supported=True,
 )
+# Its UNet was trained on the last fifth of the noise levels alone.
+STABLE_DIFFUSION_XL_REFINER = Family(
+    "Stable Diffusion XL refiner",
+    ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+    marks=(("conditioner.embedders.0.model.",),),
+    components=("text_encoder_2", "unet", "vae"),
+    is_supported=True,
+    refining_strength=0.3,
+)
+SDXL_FAMILIES = (STABLE_DIFFUSION_XL, STABLE_DIFFUSION_XL_REFINER)
+UNET_FAMILIES = (STABLE_DIFFUSION, *SDXL_FAMILIES)
 FLUX_1 = Family(
     "FLUX.1",
     ("FluxPipeline", "FluxImg2ImgPipeline"),
@@ -203,8 +217,8 @@ FAMILIES: tuple[Family, ...] = (
     _other("Stable Video Diffusion", "StableVideoDiffusion", "UNetSpatioTemporal"),
     _other("Stable unCLIP", "StableUnCLIP"),
     _other("Playground v2.5", marks=(("edm_mean",),)),
+    STABLE_DIFFUSION_XL_REFINER,
     STABLE_DIFFUSION_XL,
-    _other("the Stable Diffusion XL refiner", marks=(("conditioner.embedders.0.model.",),)),
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_3,
     FLUX_1,

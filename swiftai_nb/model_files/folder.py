@@ -12,8 +12,8 @@ from swiftai_nb.model_files.configs import FolderConfigs
 from swiftai_nb.model_files.families import (
     FLUX_1,
     FLUX_2_KLEIN,
+    SDXL_FAMILIES,
     STABLE_DIFFUSION,
-    STABLE_DIFFUSION_XL,
     Z_IMAGE,
     Family,
 )
@@ -147,7 +147,7 @@ def _channels(unet: Mapping[str, Any], name: str) -> int:
 
 
 def _unet_variant(unet: Mapping[str, Any], family: Family, *, is_turbo: bool) -> DiffusionVariant:
-    if family is STABLE_DIFFUSION_XL:
+    if family in SDXL_FAMILIES:
         return DiffusionVariant.SDXL_TURBO if is_turbo else DiffusionVariant.SDXL
     return DiffusionVariant.SD_21 if unet.get("cross_attention_dim") == 1024 else DiffusionVariant.SD_15
 

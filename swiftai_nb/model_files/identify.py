@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.model_files.components import find_part, holds_transformer
@@ -14,6 +15,7 @@ from swiftai_nb.model_files.families import (
     FLUX_2_KLEIN,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
+    STABLE_DIFFUSION_XL_REFINER,
     Z_IMAGE,
     Family,
     family_of_class,
@@ -66,8 +68,9 @@ def _identify(configs: FolderConfigs) -> Family:
         raise unsupported_class(configs.pipeline_class, folder)
     if configs.unet:
         _refuse_other_unet(configs)
-        is_xl = configs.unet.get("addition_embed_type") == "text_time"
-        return STABLE_DIFFUSION_XL if is_xl else STABLE_DIFFUSION
+        if configs.unet.get("addition_embed_type") != "text_time":
+            return STABLE_DIFFUSION
+        return STABLE_DIFFUSION_XL_REFINER if _lacks_first_encoder(configs.index) else STABLE_DIFFUSION_XL
     denoiser = configs.denoiser_class
     family = family_of_class(denoiser)
     if denoiser and (family is None or not family.is_supported or denoiser not in family.denoiser_classes):
@@ -90,6 +93,12 @@ def _identify(configs: FolderConfigs) -> Family:
         "safetensors weights",
         hint="give the folder that holds unet/ (or transformer/), text_encoder/ and vae/",
     )
+
+
+def _lacks_first_encoder(index: Mapping[str, Any]) -> bool:
+    """Whether `model_index.json` says that there is no text_encoder, as that of the SDXL refiner does."""
+    entry = index.get("text_encoder", () if index.get("requires_aesthetics_score") is True else ("",))
+    return not isinstance(entry, (list, tuple)) or not entry or entry[0] is None
 
 
 def _refuse_other_unet(configs: FolderConfigs) -> None:

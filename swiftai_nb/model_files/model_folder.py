@@ -95,6 +95,14 @@ class ModelFolder:
         """The pictures that it changes by the prompt; None if it does not."""
         return PIX2PIX_REFERENCES if self.task == INSTRUCT_PIX2PIX else self.family.references
 
+    def check_image(self, *, is_given: bool) -> None:
+        """Raises InvalidInputError when there is no picture to start from, and the model only refines one."""
+        if self.family.refining_strength is not None and not is_given:
+            raise InvalidInputError(
+                f"the {self.family.name} only refines a given picture, and there is none",
+                hint="give the picture with --image",
+            )
+
     def check_references(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Refuses reference pictures that the model does not take; sizes are (width, height) in pixels.
 

@@ -16,9 +16,8 @@ from swiftai_nb.model_files.families import (
     FLUX_1,
     INPAINTING,
     INSTRUCT_PIX2PIX,
-    STABLE_DIFFUSION,
-    STABLE_DIFFUSION_XL,
     TEXT_TO_IMAGE,
+    UNET_FAMILIES,
     Family,
     family_of_class,
     family_of_tensors,
@@ -131,7 +130,7 @@ def _describe(path: Path, names: tuple[str, ...], family: Family | None) -> tupl
         part = next((label for label, mark in _PART_MARKS if has_pieces(names, mark)), None)
         what = "holds no model that is known" if part is None else f"is {part}, not a whole model"
         return f"{path} {what}", CHOOSE_SUPPORTED
-    if family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
+    if family in UNET_FAMILIES:
         return (
             f"{path} is a {family.name} checkpoint in a single file",
             "give the file itself as the model",

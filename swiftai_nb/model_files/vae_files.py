@@ -15,8 +15,10 @@ from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError, U
 from swiftai_nb.model_files.components import ComponentFiles
 from swiftai_nb.model_files.families import (
     FLUX_1,
+    SDXL_FAMILIES,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
+    STABLE_DIFFUSION_XL_REFINER,
     Z_IMAGE,
     Family,
 )
@@ -30,6 +32,7 @@ TINY = "AutoencoderTiny"
 _LATENTS: Mapping[Family, tuple[int, float]] = {
     STABLE_DIFFUSION: (4, 0.18215),
     STABLE_DIFFUSION_XL: (4, 0.13025),
+    STABLE_DIFFUSION_XL_REFINER: (4, 0.13025),
     FLUX_1: (16, 0.3611),
     Z_IMAGE: (16, 0.3611),
 }
@@ -87,7 +90,7 @@ def open_vae(path: Path, family: Family, replaced: ComponentFiles | None = None)
         values = {"_class_name": TINY, "latent_channels": channels}
     else:
         if layout == "BFL":
-            inferred = vae_config(own, path, is_xl=family is STABLE_DIFFUSION_XL)
+            inferred = vae_config(own, path, is_xl=family in SDXL_FAMILIES)
         else:
             inferred = _diffusers_config(own, path)
         values = {**inferred, "scaling_factor": scaling, "norm_num_groups": known.get("norm_num_groups", 32)}

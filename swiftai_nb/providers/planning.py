@@ -345,6 +345,7 @@ def _sha256(data: bytes | None) -> str | None:
 
 
 def _strength(config: ImageGenerationConfig, model: ModelFolder) -> float | None:
+    model.check_image(is_given=config.image is not None)
     if config.image is None:
         if config.strength is not None:
             raise InvalidInputError("strength without image", hint="give the picture to start from as image")
@@ -353,7 +354,8 @@ def _strength(config: ImageGenerationConfig, model: ModelFolder) -> float | None
         return config.strength
     # Beyond an edge is nothing to keep, and inpainting models see what the mask leaves at every step.
     is_full = config.outpaint is not None or (config.mask is not None and model.task == INPAINTING)
-    return 1.0 if is_full else DEFAULT_STRENGTH
+    own = model.family.refining_strength
+    return 1.0 if is_full else DEFAULT_STRENGTH if own is None else own
 
 
 def _memory(model: ModelFolder, available: int | None, **need: Any) -> MemoryPlan:

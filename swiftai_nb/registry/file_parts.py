@@ -126,7 +126,9 @@ def _completes(path: Path, base: Path) -> bool:
 
 def _has_vocabulary(model: ModelFolder) -> bool:
     """Whether the tokenizer is that of the file's text encoder: small models have their own."""
-    encoder, tokenizer = model.components["text_encoder"], model.tokenizers["tokenizer"]
+    name = next(name for name in model.family.components if name.startswith("text_encoder"))
+    encoder = model.components[name]
+    tokenizer = model.tokenizers[name.replace("text_encoder", "tokenizer")]
     vocabulary = read_json_object(tokenizer / "vocab.json")
     size = None if encoder.values is None else encoder.values.get("vocab_size")
     return size is None or not vocabulary or size == len(vocabulary)

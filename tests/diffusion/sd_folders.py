@@ -90,8 +90,10 @@ def write_configs(folder: Path, model: str, *, scheduler: dict | None = None) ->
         folder / "vae" / "config.json", {"_class_name": "AutoencoderKL", **tiny_sd.VAE, **spec.get("vae", {})}
     )
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler or spec["scheduler"])
-    write_json(folder / "model_index.json", index)
+    write_json(folder / "model_index.json", {**index, **spec.get("index", {})})
     for suffix, pad in zip(("", "_2"), spec["pad"], strict=False):
+        if pad is None:
+            continue
         path = folder / f"tokenizer{suffix}"
         write_clip_tokenizer(path)
         config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))

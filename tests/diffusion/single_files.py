@@ -108,7 +108,7 @@ def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
 
 
 def checkpoint_tensors(model: str, *, ema: bool = False) -> Arrays:
-    """All tensors of "sd15", "sd21_v", "sdxl" or "lcm" as a published checkpoint names them."""
+    """All tensors of "sd15", "sd21_v", "sdxl", "sdxl_refiner" or "lcm" as a published checkpoint names them."""
     weights = sd_weights(model)
     unet = ldm_unet(weights["unet"], model)
     out = _prefixed("model.diffusion_model.", unet)
@@ -116,8 +116,10 @@ def checkpoint_tensors(model: str, *, ema: bool = False) -> Arrays:
         out |= {f"model_ema.diffusion_model{n.replace('.', '')}": v * 0 for n, v in unet.items()}
         out["model_ema.decay"] = np.ones((), np.float32)
     out |= _prefixed("first_stage_model.", ldm_vae(weights["vae"]))
-    text = weights["text_encoder"]
-    if model == "sdxl":
+    text = weights.get("text_encoder", {})
+    if model == "sdxl_refiner":
+        out |= _prefixed("conditioner.embedders.0.model.", open_clip(weights["text_encoder_2"]))
+    elif model == "sdxl":
         out |= _prefixed("conditioner.embedders.0.transformer.", text)
         out |= _prefixed("conditioner.embedders.1.model.", open_clip(weights["text_encoder_2"]))
     elif model == "sd21_v":

@@ -195,18 +195,12 @@ def _with_input(channels):
     return change
 
 
-def _refiner(arrays):
-    name = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
-    arrays[name] = np.zeros((384, 32, 3, 3), np.float32)
-
-
 @pytest.mark.parametrize(
     ("model", "change", "what"),
     [
         ("sd21_v", _with_input(5), "a depth model of Stable Diffusion"),
         ("sd15", _with_input(7), "an upscaler of Stable Diffusion"),
         ("sdxl", _with_input(6), "a model with 6 input channels of Stable Diffusion XL"),
-        ("sdxl", _refiner, "the Stable Diffusion XL refiner"),
     ],
 )
 def test_other_purposes_are_refused_by_name(folders, tmp_path, model, change, what):

@@ -20,6 +20,8 @@ from swiftai_nb.model_files.families import (
     FLUX_2_KLEIN,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
+    STABLE_DIFFUSION_XL_REFINER,
+    UNET_FAMILIES,
     Z_IMAGE,
 )
 from swiftai_nb.model_files.folder import open_model
@@ -30,6 +32,7 @@ from swiftai_nb.model_files.refusals import CHOOSE_SUPPORTED
 _PIPELINES = {
     STABLE_DIFFUSION: ("stable_diffusion", "StableDiffusionPipeline"),
     STABLE_DIFFUSION_XL: ("stable_diffusion", "StableDiffusionXLPipeline"),
+    STABLE_DIFFUSION_XL_REFINER: ("stable_diffusion", "StableDiffusionXLPipeline"),
     FLUX_1: ("flux", "FluxPipeline"),
     FLUX_2_KLEIN: ("flux2", "Flux2Pipeline"),
     Z_IMAGE: ("z_image", "ZImagePipeline"),
@@ -79,7 +82,7 @@ def load_pipeline(
     model = open_model(path, base=base, prefer_half=compute != mx.float32, vae=other_vae)
     if model.checkpoint is not None:
         refuse_missing_parts(model)
-    elif model.family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL):
+    elif model.family in UNET_FAMILIES:
         read_config(path / "model_index.json")  # required: SDXL's prompt encoding depends on it
     module, name = _PIPELINES[model.family]
     pipeline = getattr(import_module(f"swiftai_nb.diffusion.pipelines.{module}"), name)

@@ -171,7 +171,8 @@ class DiffusionPipeline(ABC):
             noise: (draw index, shape) -> fresh noise, asked once per draw, instead of the seed's.
             scheduler: a sampler's short name or diffusers class name; None is the model's own.
             image_latents: [1 or B, h, w, C] from `encode_image`: start from a picture.
-            strength: how much that picture may change, 0 (not at all) to 1; None is 0.8, with a mask 1.
+            strength: how much that picture may change, 0 (not at all) to 1; None is 0.8, with a mask 1; of
+                the SDXL refiner, which needs that picture, 0.3.
             mask: [h, w, 1] or [B, h, w, 1] in 0..1: 1 where to paint, 0 where to keep the picture.
             guidance_rescale: 0..1, against over-exposure by strong guidance (Lin et al. 2024); without
                 effect where guidance is an input of the network.

@@ -1,15 +1,16 @@
-"""Stable Diffusion 1.x and 2.x, LCM-distilled models of their shape, and XL, base and Turbo."""
+"""Stable Diffusion 1.x and 2.x, LCM-distilled models of their shape, and XL: base, Turbo and refiner."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
-from swiftai_nb.core.errors import UnsupportedModelError
+from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.models.clip import CLIPOutput
-from swiftai_nb.diffusion.pipelines.denoising import Conditioning, DenoiseRequest
+from swiftai_nb.diffusion.pipelines.denoising import Conditioning, DenoiseRequest, DenoiseStep
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.text_stage import (
     CLIPTextStage,
@@ -91,8 +92,12 @@ class StableDiffusionPipeline(UNetPipeline):
         return read.encode(self._text_stages, prompts, state)
 
 
+# What the refiner is told that the pictures it learned from were rated, as in diffusers.
+_AESTHETIC_SCORE, _NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
+
+
 class StableDiffusionXLPipeline(UNetPipeline):
-    """See `DiffusionPipeline`.
+    """See `DiffusionPipeline`. The refiner has the second text encoder alone, and needs `image_latents`.
 
     Args:
         model: its folder.
@@ -101,12 +106,13 @@ class StableDiffusionXLPipeline(UNetPipeline):
     """
 
     def __init__(self, model: ModelFolder, *, dtype: mx.Dtype, quantization_bits: int | None = None) -> None:
-        if model.checkpoint is None:
-            _refuse_refiner(read_config(model.folder / "model_index.json"))
-        self._zero_empty_negatives = model.zeros_empty_negative
+        self._model = model
         stages = [
-            CLIPTextStage.of(model, suffix, dtype=dtype, quantization_bits=quantization_bits)
-            for suffix in ("", "_2")
+            CLIPTextStage.of(
+                model, name.removeprefix("text_encoder"), dtype=dtype, quantization_bits=quantization_bits
+            )
+            for name in model.family.components
+            if name.startswith("text_encoder")
         ]
         config = scheduler_config(model)
         super().__init__(
@@ -117,6 +123,26 @@ class StableDiffusionXLPipeline(UNetPipeline):
             dtype=dtype,
             quantization_bits=quantization_bits,
         )
+        self._is_scored = self._reads_score()
+
+    def _reads_score(self) -> bool:
+        """Whether the UNet reads five numbers about a picture, the last one its score, instead of six.
+
+        Raises:
+            InvalidModelFilesError: it reads texts of another width, or other numbers.
+        """
+        unet, texts = self._config, [stage.config for stage in self._text_stages]
+        pooled = texts[-1].hidden_size if texts[-1].projection_dim is None else texts[-1].projection_dim
+        given = (sum(text.hidden_size for text in texts), pooled)
+        count, rest = divmod(
+            unet.projection_class_embeddings_input_dim - pooled, unet.addition_time_embed_dim
+        )
+        if rest or count not in (5, 6) or set(unet.cross_attention_dims) != {given[0]}:
+            raise InvalidModelFilesError(
+                f"the UNet does not fit the text encoders, which give {given[0]} features, {given[1]} pooled",
+                hint="check that unet/ and the text encoders belong together",
+            )
+        return count == 5
 
     def encode_prompt(
         self,
@@ -128,7 +154,7 @@ class StableDiffusionXLPipeline(UNetPipeline):
         *,
         prompt_syntax: str | None = None,
     ) -> Conditioning:
-        """Encodes prompts with both encoders.
+        """Encodes prompts with both encoders; the refiner has one.
 
         Args:
             prompt: one or several texts; what exceeds the encoders' length is cut, with a note.
@@ -146,7 +172,7 @@ class StableDiffusionXLPipeline(UNetPipeline):
         read = self._read_prompts(prompt, negative_prompt, guidance_scale, prompt_syntax)
         embeds, pooled = self._encode(read, read.prompts, 0 if clip_skip is None else clip_skip)
         negative = negative_pooled = None
-        if read.is_guided and negative_prompt is None and self._zero_empty_negatives:
+        if read.is_guided and negative_prompt is None and self._model.zeros_empty_negative:
             pictures = 1 if read.and_weights else len(embeds)
             negative, negative_pooled = mx.zeros_like(embeds[:pictures]), mx.zeros_like(pooled[:pictures])
         elif read.is_guided:
@@ -162,10 +188,16 @@ class StableDiffusionXLPipeline(UNetPipeline):
         ).evaluated()
 
     def _encode(self, read: ReadPrompts, prompts: list[str], skip: int) -> tuple[mx.array, mx.array]:
-        """Hidden states of both encoders side by side [B, L, D1 + D2], and the second's pooled text."""
+        """Hidden states of the encoders side by side [B, L, D1 + D2], and the last one's pooled text."""
         return read.encode(
             self._text_stages, prompts, lambda stage, output: stage.hidden_state(output, skip + 2)
         )
+
+    def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
+        self._model.check_image(is_given=request.image_latents is not None)
+        if request.strength is None:
+            request = replace(request, strength=self._model.family.refining_strength)
+        return super()._denoise(conditioning, request)
 
     def _added_inputs(
         self, conditioning: Conditioning, request: DenoiseRequest
@@ -173,12 +205,13 @@ class StableDiffusionXLPipeline(UNetPipeline):
         pooled, negative = conditioning.pooled_prompt_embeds, conditioning.negative_pooled_prompt_embeds
         if pooled is None:
             raise ValueError("this conditioning was encoded by another pipeline: it has no pooled text")
-        # Original size, crop corner, target size.
-        sizes = [request.height, request.width, 0, 0, request.height, request.width]
-        time_ids = mx.array([sizes] * len(pooled), dtype=mx.float32)
+        # Original size, crop corner, and the target size or a score.
+        size = [request.height, request.width]
+        last = ([_NEGATIVE_AESTHETIC_SCORE], [_AESTHETIC_SCORE]) if self._is_scored else (size, size)
+        without, time_ids = (mx.array([[*size, 0, 0, *end]] * len(pooled), dtype=mx.float32) for end in last)
         return {
             "text_embeds": (pooled if negative is None else negative, pooled),
-            "time_ids": (time_ids[: conditioning.batch_size], time_ids),
+            "time_ids": (without[: conditioning.batch_size], time_ids),
         }
 
 
@@ -187,13 +220,3 @@ def scheduler_config(model: ModelFolder) -> dict[str, Any]:
     if model.checkpoint is not None:
         return dict(model.scheduler_config)
     return read_config(model.folder / "scheduler" / "scheduler_config.json")
-
-
-def _refuse_refiner(index: Mapping[str, Any]) -> None:
-    for name in ("text_encoder", "text_encoder_2"):
-        entry = index.get(name)
-        if not entry or entry[0] is None:
-            raise UnsupportedModelError(
-                f"this Stable Diffusion XL has no {name}: it is the refiner, which only finishes pictures",
-                hint="use the base model; a hires pass (--hires 1.5) adds detail",
-            )

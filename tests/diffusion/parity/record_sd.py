@@ -74,14 +74,19 @@ def pipeline_class(run):
     name = tiny_sd.MODELS[run["model"]]["class"]
     if run["mask"]:
         return diffusers.StableDiffusionInpaintPipeline
-    return getattr(diffusers, name.replace("Pipeline", "Img2ImgPipeline") if run["strength"] else name)
+    if run["strength"] and "Img2Img" not in name:
+        name = name.replace("Pipeline", "Img2ImgPipeline")
+    return getattr(diffusers, name)
 
 
 def make_pipeline(run, made):
     model = tiny_sd.MODELS[run["model"]]
     parts = {**made, "scheduler": make_scheduler(run)}
     for suffix, pad in zip(("", "_2"), model["pad"], strict=False):
-        parts[f"tokenizer{suffix}"] = make_tokenizer(pad)
+        parts[f"tokenizer{suffix}"] = None if pad is None else make_tokenizer(pad)
+    parts |= {
+        name: None if value == [None, None] else value for name, value in model.get("index", {}).items()
+    }
     cls = pipeline_class(run)
     extra = {} if "sdxl" in run["model"] else {"safety_checker": None, "feature_extractor": None,
                                                "requires_safety_checker": False}  # fmt: skip
