@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from swiftai_nb.core.format import format_elapsed, shorten
 
 if TYPE_CHECKING:
     from swiftai_nb.core.recipe import Recipe
 
+T = TypeVar("T")
 SEPARATOR = " · "
 LONGEST_PART = 60  # characters
 _STYLE = "opacity:.75;font-size:85%;line-height:1.6;overflow-wrap:anywhere"
@@ -23,6 +24,16 @@ class Captioned(Protocol):
     @property
     def recipe(self) -> Recipe | None:
         """What made it."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
         ...
 
     @property
@@ -40,11 +51,16 @@ def caption_text(images: Sequence[Captioned], *, has_time: bool = True) -> str:
         images: of one cell.
         has_time: with the seconds they took, which differ from run to run.
     """
-    recipes = [image.recipe for image in images if image.recipe is not None]
+    made = [image for image in images if image.recipe is not None]
+    recipes = [image.recipe for image in made if image.recipe is not None]
     if not recipes:
         return ""
     parts = [
-        *(text for text in (_common(recipes, describe) for describe in _SETTINGS) if text),
+        _common(recipes, _model),
+        _common(recipes, _quantization),
+        _common(made, _size),
+        _common(recipes, _steps),
+        _common(recipes, _strength),
         _seeds([recipe.seed for recipe in recipes if recipe.seed is not None]),
         _filled_in(recipes),
         _time(images) if has_time else "",
@@ -68,8 +84,10 @@ def _quantization(recipe: Recipe) -> str:
     return "" if recipe.quantization_bits is None else f"{recipe.quantization_bits} bits"
 
 
-def _size(recipe: Recipe) -> str:
-    return "" if None in (recipe.width, recipe.height) else f"{recipe.width}x{recipe.height}"
+def _size(image: Captioned) -> str:
+    """Of the picture itself, which a hires pass or an upscaler made larger than its recipe's size."""
+    is_known = image.recipe is not None and None not in (image.recipe.width, image.recipe.height)
+    return f"{image.width}x{image.height}" if is_known else ""
 
 
 def _steps(recipe: Recipe) -> str:
@@ -80,11 +98,8 @@ def _strength(recipe: Recipe) -> str:
     return "" if recipe.strength is None else f"strength {recipe.strength:g}"
 
 
-_SETTINGS: tuple[Callable[[Recipe], str], ...] = (_model, _quantization, _size, _steps, _strength)
-
-
-def _common(recipes: Iterable[Recipe], describe: Callable[[Recipe], str]) -> str:
-    texts = {describe(recipe) for recipe in recipes}
+def _common(items: Iterable[T], describe: Callable[[T], str]) -> str:
+    texts = {describe(item) for item in items}
     return texts.pop() if len(texts) == 1 else ""
 
 

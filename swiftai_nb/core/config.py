@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -13,8 +14,8 @@ from swiftai_nb.core.control import control_references
 from swiftai_nb.core.cpu_kernels import PRECISIONS
 from swiftai_nb.core.enlargement import MAX_FACTOR, MAX_HIRES
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.format import format_bytes
-from swiftai_nb.core.image_input import to_png_bytes
+from swiftai_nb.core.format import format_bytes, short_repr
+from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
 from swiftai_nb.core.lora_blocks import block_scales
 from swiftai_nb.core.outpaint import Outpaint
 from swiftai_nb.core.prompt_syntax import SYNTAXES
@@ -79,9 +80,9 @@ class ImageGenerationConfig:
         embed_references: whether the recipe keeps the pictures themselves (initial image, mask, references):
             None keeps those up to 64 kB, True all, False none.
         clip_skip: how many of the text encoder's last layers to skip, 0..12.
-        image: an initial image (encoded PNG, JPEG or WebP bytes).
+        image: an initial image: encoded PNG, JPEG or WebP bytes, kept as they are; or as in `references`.
         strength: how much to change the initial image, 0..1.
-        mask: where to paint (white) and what to keep (black), encoded; needs `image`.
+        mask: where to paint (white) and what to keep (black), as `image`, which it needs.
         mask_feather: 0..256 pixels inside the mask's edge over which the painting fades in; what the mask
             leaves out is kept exactly. None is 0.
         image_guidance_scale: 0..100: how closely InstructPix2Pix keeps to its picture; None is 1.5.
@@ -114,9 +115,9 @@ class ImageGenerationConfig:
     scheduler: str | None = None
     model: str | None = None
     clip_skip: int | None = None
-    image: bytes | None = field(default=None, repr=False)
+    image: Any = field(default=None, repr=False)
     strength: float | None = None
-    mask: bytes | None = field(default=None, repr=False)
+    mask: Any = field(default=None, repr=False)
     references: Sequence[Any] = field(default=(), repr=False)
     loras: tuple[LoraReference, ...] = ()
     embeddings: tuple[str, ...] = ()
@@ -161,12 +162,11 @@ class ImageGenerationConfig:
         self._check_choice("preview", ("rgb", "taesd", "off"))
         self._check_choice("prompt_syntax", SYNTAXES)
         self._check_choice("precision", PRECISIONS)
-        if self.filled_in is not None:
-            object.__setattr__(self, "filled_in", _check_line("filled_in", self.filled_in))
-        object.__setattr__(self, "references", _encoded_pictures(self.references))
-        object.__setattr__(self, "controls", control_references(self.controls))
-        if self.extra_body is not None:
-            object.__setattr__(self, "extra_body", _json_object("extra_body", self.extra_body))
+        for name in ("scheduler", "model", "vae", "upscaler"):
+            self._check_name(name)
+        self._check_items("loras", LoraReference, 'loras=(LoraReference("style.safetensors", 0.8),)')
+        self._check_items("embeddings", str, 'embeddings=("style.safetensors",)')
+        self._convert()
         if self.embed_references:
             self._check_embedded()
         if self.mask is not None and self.image is None:
@@ -228,6 +228,19 @@ class ImageGenerationConfig:
         """The fields that differ from their defaults; bytes stay bytes."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
+    def _convert(self) -> None:
+        """Pictures, lists and objects as this class keeps them."""
+        for name, encode in (("image", to_png_bytes), ("mask", mask_to_png_bytes)):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, bytes):
+                object.__setattr__(self, name, encode(given))
+        if self.filled_in is not None:
+            object.__setattr__(self, "filled_in", _check_line("filled_in", self.filled_in))
+        object.__setattr__(self, "references", _encoded_pictures(self.references))
+        object.__setattr__(self, "controls", control_references(self.controls))
+        if self.extra_body is not None:
+            object.__setattr__(self, "extra_body", _json_object("extra_body", self.extra_body))
+
     def _check_embedded(self) -> None:
         given = (picture for picture in (self.image, self.mask, *self.references) if picture is not None)
         size_bytes = sum(map(len, given))
@@ -250,9 +263,30 @@ class ImageGenerationConfig:
 
     def _check_choice(self, name: str, choices: tuple[Any, ...]) -> None:
         value = getattr(self, name)
-        if value is not None and value not in choices:
+        # Arrays, which are compared element by element, are not hashable.
+        if value is not None and not (isinstance(value, Hashable) and value in choices):
             listed = ", ".join(str(c) for c in choices)
-            raise InvalidInputError(f"{name} must be one of {listed} (got {value!r})")
+            raise InvalidInputError(f"{name} must be one of {listed} (got {short_repr(value)})")
+
+    def _check_name(self, name: str) -> None:
+        """A text, or a path as one."""
+        value = getattr(self, name)
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+            object.__setattr__(self, name, value)
+        if value is not None and not isinstance(value, str):
+            raise InvalidInputError(f"{name} must be a text (got {short_repr(value)})")
+
+    def _check_items(self, name: str, kind: type, example: str) -> None:
+        """A tuple of one type, from any list of it."""
+        value = getattr(self, name)
+        items = tuple(value) if isinstance(value, (list, tuple)) else (None,)
+        if not all(isinstance(item, kind) for item in items):
+            what = "texts" if kind is str else f"{kind.__name__}s"
+            raise InvalidInputError(
+                f"{name} must be a list of {what} (got {short_repr(value)})", hint=example
+            )
+        object.__setattr__(self, name, items)
 
 
 def _encoded_pictures(pictures: Sequence[Any]) -> tuple[bytes, ...]:
@@ -290,16 +324,16 @@ def checked_int(name: str, value: Any, *, low: int, high: int, unit: str = "") -
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise InvalidInputError(f"{name} must be a whole number {limits} (got {value!r})") from None
+        raise InvalidInputError(f"{name} must be a whole number {limits} (got {short_repr(value)})") from None
     if not low <= number <= high:
-        raise InvalidInputError(f"{name} must be {limits} (got {number})")
+        raise InvalidInputError(f"{name} must be {limits} (got {short_repr(number)})")
     return number
 
 
 def _check_line(name: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_FILLED_IN_LENGTH:
         raise InvalidInputError(
-            f"{name} must be a text of {MAX_FILLED_IN_LENGTH} characters at most (got {value!r:.40})"
+            f"{name} must be a text of {MAX_FILLED_IN_LENGTH} characters at most (got {short_repr(value)})"
         )
     return " ".join(value.split())
 
@@ -309,9 +343,9 @@ def _check_number(name: str, value: Any, *, low: float, high: float) -> float:
         if isinstance(value, (bool, str)):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidInputError(
-            f"{name} must be a number between {low:g} and {high:g} (got {value!r})"
+            f"{name} must be a number between {low:g} and {high:g} (got {short_repr(value)})"
         ) from None
     if not math.isfinite(number) or not low <= number <= high:
         raise InvalidInputError(f"{name} must be between {low:g} and {high:g} (got {number:g})")

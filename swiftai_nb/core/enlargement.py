@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import short_repr
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,7 +26,7 @@ def enlarged_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
         InvalidInputError: a factor outside 1..8, or more pixels than `MAX_PIXELS`; names the largest factor.
     """
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1.0 <= factor <= MAX_FACTOR:
-        raise InvalidInputError(f"upscale must be between 1 and {MAX_FACTOR:g} (got {factor!r})")
+        raise InvalidInputError(f"upscale must be between 1 and {MAX_FACTOR:g} (got {short_repr(factor)})")
     width, height = (round(side * factor) for side in size)
     if width * height > MAX_PIXELS:
         largest = int((MAX_PIXELS / (size[0] * size[1])) ** 0.5 * 10) / 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import reprlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,11 +14,22 @@ if TYPE_CHECKING:
 
 SHORT_TEXT_LENGTH = 80
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+
 
 def shorten(text: str, max_length: int = SHORT_TEXT_LENGTH) -> str:
     """`text` on one line of at most `max_length` characters, ending in "…" when cut."""
     line = " ".join(text.split())
     return line if len(line) <= max_length else line[: max_length - 1].rstrip() + "…"
+
+
+def short_repr(value: object) -> str:
+    """`repr(value)` on one short line, whatever the value; large ones are not formatted whole."""
+    try:
+        return shorten(_REPR.repr(value), 60)
+    except ValueError:  # an int of thousands of digits
+        return f"a large {type(value).__name__}"
 
 
 def format_bytes(size_bytes: float) -> str:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.paths import user_path
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from PIL.Image import Image
+
+MAX_FILE_BYTES = 1_000_000_000  # of a picture's file
 
 # What Pillow raises, or warns of, for an EXIF block that makes no sense.
 DAMAGED_EXIF = (
@@ -120,9 +125,24 @@ def open_image_file(source: bytes | str | os.PathLike[str]) -> tuple[bytes, Imag
     from PIL import Image as PILImage
 
     path = source if isinstance(source, bytes) else user_path(source)
+    if not isinstance(path, bytes):
+        _check_file(path)
     with readable(source):
         data = path if isinstance(path, bytes) else path.read_bytes()
         return data, PILImage.open(io.BytesIO(data))
+
+
+def _check_file(path: Path) -> None:
+    """Refuses what is no regular file: reading a device or a pipe may never end."""
+    with readable(path):
+        found = path.stat()
+    reason = ""
+    if not stat.S_ISREG(found.st_mode):
+        reason = "it is a folder" if stat.S_ISDIR(found.st_mode) else "it is not a file"
+    elif found.st_size > MAX_FILE_BYTES:
+        reason = f"it has {format_bytes(found.st_size)}, and {format_bytes(MAX_FILE_BYTES)} is the limit"
+    if reason:
+        raise InvalidInputError(f"cannot read a picture from {str(path)!r}: {reason}", hint=_HINT)
 
 
 @contextlib.contextmanager

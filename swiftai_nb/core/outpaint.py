@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import short_repr
 
 MAX_MARGIN = 4096
 _EXAMPLE = "outpaint='left=128,top=64', or '64' for all four sides"
@@ -37,7 +38,8 @@ class Outpaint:
                 margin = -1
             if not 0 <= margin <= MAX_MARGIN:
                 raise InvalidInputError(
-                    f"outpaint {name} must be a whole number of pixels, 0 to {MAX_MARGIN} (got {value!r})",
+                    f"outpaint {name} must be a whole number of pixels, 0 to {MAX_MARGIN} "
+                    f"(got {short_repr(value)})",
                     hint=_EXAMPLE,
                 )
             object.__setattr__(self, name, margin)
@@ -61,7 +63,7 @@ class Outpaint:
         if isinstance(value, int) and not isinstance(value, bool):
             value = dict.fromkeys(_NAMES, value)
         if not isinstance(value, Mapping):
-            raise InvalidInputError(f"outpaint {value!r:.60} is not understood", hint=_EXAMPLE)
+            raise InvalidInputError(f"outpaint {short_repr(value)} is not understood", hint=_EXAMPLE)
         unknown = [name for name in value if name not in _NAMES]
         if unknown:
             raise InvalidInputError(f"outpaint has no side {unknown[0]!r:.40}", hint=_EXAMPLE)

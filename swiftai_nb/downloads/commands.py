@@ -291,7 +291,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         raise InvalidInputError(
             f"unknown command {command!r}. Available: {', '.join(COMMANDS)}",
-            hint=f"did you mean {close[0]!r}?" if close else "help",
+            hint=f"did you mean {close[0]!r}?" if close else "%imagine_models help",
         )
     return _parser().parse_args([command, *arguments[1:]])
 

@@ -389,7 +389,8 @@ def _not_installed(
     time = f", {estimated_time} at the speed of your last download" if estimated_time else ""
     gate = "" if info.gated is None else f"; {info.gated}"
     more = "".join(f" + {p.formatted_size} of {p.id}" for p in parts)
-    option = f"--upscaler {info.id}" if info.kind == "upscaler" else f"--model {info.id} --download"
+    options = {"upscaler": f"--upscaler {info.id}", "controlnet": "--control … --download"}
+    option = options.get(info.kind, f"--model {info.id} --download")
     return ModelNotDownloadedError(
         f"{info.id} is not downloaded ({info.formatted_size}{more}{part}{time}; "
         f"license {info.license}{gate})",
