@@ -112,6 +112,7 @@ def copies(monkeypatch):
     return fresh
 
 
+@pytest.mark.cpu
 def test_a_dense_weight_is_brought_into_order_once_and_its_copy_dies_with_it(copies):
     x, weight = random(4, 48), random(32, 48, seed=1)
     mx.eval(ops.linear(x, weight))
@@ -124,6 +125,7 @@ def test_a_dense_weight_is_brought_into_order_once_and_its_copy_dies_with_it(cop
     assert (len(copies), copies.size_bytes) == (0, 0)
 
 
+@pytest.mark.cpu
 def test_ordered_copies_keep_to_their_limit(copies):
     x, weights = random(4, 48), [random(32, 48, seed=seed) for seed in range(3)]
     for weight in weights * 2:
@@ -187,6 +189,7 @@ def test_for_each_raises_an_error_of_any_item():
         workers.for_each(fail, range(20))
 
 
+@pytest.mark.cpu
 def test_the_callback_stops_a_long_operation_between_its_pieces():
     x, weight = random(1, 200, 200, 16), random(16, 3, 3, 16, seed=1)
     mx.eval(x, weight)

@@ -148,6 +148,7 @@ def test_latents_are_patches_of_16_pixels(pipeline):
     assert pipeline.decode(latents).shape == (1, 64, 96, 3)
 
 
+@pytest.mark.cpu
 def test_large_pictures_are_decoded_in_tiles(folder):
     pipeline = load_pipeline(folder, dtype="float32")
     latents = pipeline.encode_image(tiny_flux2.picture((512, 256)))

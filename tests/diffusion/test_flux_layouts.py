@@ -9,9 +9,9 @@ import pytest
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.diffusion.models.layers import QuantizedEmbedding, QuantizedLinear
-from swiftai_nb.diffusion.pipelines.families import load_pipeline
 from swiftai_nb.diffusion.weights.precision import find_module
 from tests.diffusion import flux_folders as folders
+from tests.diffusion.loading import load_pipeline
 from tests.diffusion.parity import tiny_flux
 
 PROMPT = "Café 日本, a cat"

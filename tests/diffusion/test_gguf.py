@@ -6,13 +6,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from swiftai_nb.diffusion import load_pipeline
 from swiftai_nb.diffusion.weights.gguf_blocks import repack_blocks, widen_blocks
 from swiftai_nb.diffusion.weights.stored import load_tensors
 from swiftai_nb.engine.kernel.memory_plan import plan_memory
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.gguf import QUANTIZED
 from tests.diffusion import flux_folders
+from tests.diffusion.loading import load_pipeline
 from tests.diffusion.parity.tiny_flux import REFERENCES
 from tests.diffusion.sd_folders import sd_weights, write_folder
 from tests.diffusion.single_files import ldm_unet

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
-from swiftai_nb.diffusion import load_pipeline
 from swiftai_nb.engine.kernel.memory_plan import plan_memory
 from swiftai_nb.model_files.folder import open_model
+from tests.conftest import IS_GPU_SIMULATED
 from tests.diffusion import flux2_folders, flux_folders, z_image_folders
 from tests.diffusion.flux_folders import save
+from tests.diffusion.loading import load_pipeline
 from tests.diffusion.test_gguf import picture, q8_0, quantize
 from tests.model_files.files import write_gguf, write_json
 
@@ -76,6 +77,8 @@ def test_a_z_image_transformer_draws_what_its_numbers_draw(tmp_path, place):
             (base / "transformer" / "config.json").rename(tmp_path / "config.json")
         pipeline = load_pipeline(base)
     assert np.abs(picture(pipeline) - expected).max() <= 1
+    if IS_GPU_SIMULATED:
+        return  # a GPU computes in halves, of which its plan is made
     held = pipeline.networks["transformer"].size_bytes
     model = open_model(path[place], base=base) if place == "alone" else open_model(base)
     plan = plan_memory(model, width=64, height=64, guided=False, bytes_per_weight=4)

@@ -104,6 +104,7 @@ class _Clock:
         return self._evaluated
 
 
+@pytest.mark.cpu
 @pytest.mark.skipif(shutil.which("c++") is None, reason="compiling for a CPU takes a C++ compiler")
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 def test_fused_operations_give_the_same_numbers_at_every_shape(on_gpu, monkeypatch, dtype):
@@ -135,6 +136,7 @@ def test_half_precision_models_decode_in_float32(on_gpu, tmp_path, name):
     assert set(dtypes.values()) == {mx.float16}
 
 
+@pytest.mark.cpu
 def test_weights_are_read_together_on_a_gpu_and_one_by_one_on_a_cpu(on_gpu, monkeypatch):
     assert gpu.loaded_together_bytes() == 256 * MIB
     monkeypatch.undo()

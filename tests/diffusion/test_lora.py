@@ -8,11 +8,11 @@ import pytest
 
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, ModelNotFoundError
 from swiftai_nb.diffusion.models.layers import AdaptedQuantizedLinear
-from swiftai_nb.diffusion.pipelines.families import load_pipeline
 from swiftai_nb.diffusion.weights.lora import apply_lora, guess_family, load_lora, match_lora
 from swiftai_nb.diffusion.weights.lora_targets import lora_targets
 from swiftai_nb.diffusion.weights.precision import find_module
 from tests.diffusion.flux_folders import save, write_diffusers, write_mflux
+from tests.diffusion.loading import load_pipeline
 from tests.diffusion.parity import tiny_lora
 from tests.diffusion.sd_folders import write_folder
 

@@ -6,10 +6,10 @@ import pytest
 
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.models.layers import QuantizedLinear
-from swiftai_nb.diffusion.pipelines.families import load_pipeline
 from swiftai_nb.diffusion.weights.lora import apply_lora, load_lora
 from swiftai_nb.diffusion.weights.precision import find_module
 from tests.diffusion.flux_folders import save, write_diffusers
+from tests.diffusion.loading import load_pipeline
 from tests.diffusion.parity import tiny_lora_kinds as kinds
 
 RNG = np.random.default_rng(7)

@@ -284,6 +284,7 @@ class TestChoice:
         x = random(40, 33)
         assert_close(ops.silu(x), np.array(cpu.silu(x)))
 
+    @pytest.mark.cpu
     def test_a_library_that_computes_wrongly_is_not_used(self, libraries, monkeypatch):
         monkeypatch.setattr(cpu_kernels, "FOLDER", libraries)
         monkeypatch.setattr(self_test, "_activation", lambda _: math.nan)

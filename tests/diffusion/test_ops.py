@@ -88,6 +88,7 @@ def test_grouped_query_attention_agrees(length, masked):
     assert_agree(*both(ops.attention, q, k, v, scale=0.2, mask=mask))
 
 
+@pytest.mark.cpu
 def test_grouped_query_attention_of_mlx_is_not_called_on_the_cpu(monkeypatch):
     q, k, v = (random(1, heads, 40, 32) for heads in (8, 2, 2))
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", None)
@@ -241,6 +242,7 @@ def test_group_norm_agrees(shape, affine):
     assert_agree(fast, np.array(ops.silu(ops.group_norm(x, weight, bias, groups=32, eps=1e-5))))
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_group_norm_of_a_large_picture_is_nearer_to_float64_than_plain_mlx(offset):
     x = random(1, 256, 128, 64) + offset
@@ -316,6 +318,7 @@ def test_quantized_linear_agrees(bits, rows):
         )
 
 
+@pytest.mark.cpu
 def test_fast_paths_can_be_toggled(monkeypatch):
     calls = []
     monkeypatch.setattr(ops.native, "library", lambda: None)
@@ -339,6 +342,7 @@ def test_other_dtypes_stay_with_mlx(dtype):
     assert ops.group_norm(x, None, None, groups=8, eps=1e-5).dtype == dtype
 
 
+@pytest.mark.cpu
 def test_block_boundary_evaluates_and_may_cancel():
     calls = []
     ops.set_block_callback(lambda: calls.append(1))

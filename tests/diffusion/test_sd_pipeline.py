@@ -94,6 +94,7 @@ class TestSteps:
         next(steps)
         assert pipeline.components["unet"] > 0
 
+    @pytest.mark.cpu
     def test_a_block_callback_stops_it_in_the_middle_and_the_next_run_works(self, pipeline, conditioning):
         class StopError(Exception):
             pass

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from swiftai_nb.diffusion.models.flux_transformer import rotary_embedding, token_positions
-from swiftai_nb.diffusion.pipelines.families import load_pipeline
 from swiftai_nb.diffusion.weights.lora import apply_lora, load_lora
 from tests.diffusion.flux_folders import save, write_diffusers
+from tests.diffusion.loading import load_pipeline
 from tests.diffusion.parity import tiny_flux, tiny_lora
 from tests.diffusion.sd_folders import write_folder
 

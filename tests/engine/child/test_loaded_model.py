@@ -19,7 +19,9 @@ PATH = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
 @pytest.fixture
 def model(tmp_path):
-    return LoadedModel(ModelFiles(str(write_folder(tmp_path / "model", "sd15"))), load_pipeline)
+    return LoadedModel(
+        ModelFiles(str(write_folder(tmp_path / "model", "sd15")), dtype="float32"), load_pipeline
+    )
 
 
 @pytest.fixture
