@@ -900,3 +900,19 @@ test("a kernel that was restarted from elsewhere is noticed when it does not kno
   await settled();
   expect(card.find(".notice").hidden).toBe(false);
 });
+
+test("a kernel of which nothing is heard while it has work is asked for a sign of life", async () => {
+  const card = mount({ jobs: [job()] });
+  await card.host.report({ kind: "ready" });
+  vi.advanceTimersByTime(9_000);
+  await card.host.push({ jobs: [job({ step: 3 })] });
+  vi.advanceTimersByTime(9_000);
+  expect(card.host.sentOf("init")).toHaveLength(1);
+  vi.advanceTimersByTime(2_000);
+  expect(card.host.sentOf("init")).toHaveLength(2);
+  vi.advanceTimersByTime(7_000);
+  await settled();
+  expect(card.find(".notice").hidden).toBe(false);
+  await card.host.report({ kind: "ready" });
+  expect(card.find(".notice").hidden).toBe(true);
+});

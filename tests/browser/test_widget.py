@@ -177,7 +177,7 @@ def test_queue_history_compare_seed_and_reuse(open_notebook: OpenNotebook, scree
     card.wait_scene("picture")
     assert f"seed {seed[1]}" not in card.root.locator(".caption .second").inner_text()
     card.button("Save").click()
-    card.root.locator(".toast").wait_for()
+    card.root.locator(".toast", has_text="Saved as").wait_for()
     name = card.root.locator(".toast").inner_text().removeprefix("Saved as ")
     assert (notebook.server.root / name).read_bytes().startswith(b"\x89PNG")
     card.imagine("much too large")

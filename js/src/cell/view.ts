@@ -64,6 +64,8 @@ export function createCellView(model: CellHost, element: HTMLElement): () => voi
       disconnected = !connected;
       update();
     },
+    // A kernel that executes the cell itself cannot reply.
+    () => !model.get("blocking"),
   );
 
   function tick(): void {

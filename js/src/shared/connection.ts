@@ -2,6 +2,7 @@ import type { AnyModel } from "../contract";
 
 const REPLY_MS = 6000;
 const REPLY_AFTER_RESTART_MS = 1500;
+const SILENCE_MS = 10_000;
 const LOST_STATUSES = new Set(["restarting", "autorestarting", "dead"]);
 
 /** The parts of JupyterLab's kernel connection that are used here. */
@@ -23,7 +24,8 @@ type Channel<R> = Pick<AnyModel<never, never, R>, "on" | "off" | "send" | "widge
 
 /**
  * Detects whether the kernel that created the widget is still there. `init` is sent when the host reports a
- * change of the comm; no reply within seconds, a comm that throws, or a restart mean that it is gone.
+ * change of the comm, and when work is going on and nothing was heard for a while; no reply within seconds, a comm
+ * that throws, or a restart mean that it is gone.
  */
 export class Connection<R> {
   private timer: ReturnType<typeof setTimeout> | undefined;
@@ -31,7 +33,8 @@ export class Connection<R> {
   private check = () => this.init(REPLY_AFTER_RESTART_MS);
   private onStatus = (_sender: unknown, status: string) => {
     if (LOST_STATUSES.has(status)) this.lost();
-    // A kernel that another page or the server restarted tells no more than this.
+    // A kernel that another page or the server restarted tells no more than this, and often not even this: the
+    // message is sent before the server listens to the new kernel.
     else if (status === "starting") this.check();
   };
 
@@ -39,11 +42,13 @@ export class Connection<R> {
    * @param model the widget's model
    * @param initRequest the message that the kernel answers with `ready`
    * @param onChange called with whether the kernel is there
+   * @param isWorking whether the kernel has work for this widget, and so should be heard of
    */
   constructor(
     private model: Channel<R>,
     private initRequest: R,
     private onChange: (connected: boolean) => void,
+    private isWorking: () => boolean,
   ) {
     model.on("comm_live_update", this.check);
     this.kernel = kernelOf(model);
@@ -68,6 +73,9 @@ export class Connection<R> {
   /** Anything that came from the kernel. */
   received(): void {
     this.stopWaiting();
+    this.timer = setTimeout(() => {
+      if (this.isWorking()) this.init();
+    }, SILENCE_MS);
     this.onChange(true);
   }
 

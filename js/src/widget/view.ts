@@ -14,7 +14,7 @@ import { createPanel } from "./panel";
 import { PictureCache } from "./pictures";
 import { followRoom } from "./room";
 import { createStage } from "./stage";
-import { chosenModel, isFinal, newViewState, sceneOf } from "./state";
+import { chosenModel, isBusy, isFinal, newViewState, sceneOf } from "./state";
 import { hideStaticOutput } from "./static_output";
 import { TEXT } from "./strings";
 
@@ -83,13 +83,18 @@ export function createView(host: Host, element: HTMLElement): () => void {
     void ctx.settle();
     if (saving !== undefined) flush();
   };
-  const connection = new Connection<Request>(host, { kind: "init" }, (connected) => {
-    if (view.disconnected === !connected) return;
-    view.disconnected = !connected;
-    if (connected) ctx.pictures.retryPending();
-    else view.pending = [];
-    ctx.invalidate();
-  });
+  const connection = new Connection<Request>(
+    host,
+    { kind: "init" },
+    (connected) => {
+      if (view.disconnected === !connected) return;
+      view.disconnected = !connected;
+      if (connected) ctx.pictures.retryPending();
+      else view.pending = [];
+      ctx.invalidate();
+    },
+    () => isBusy(host.get("jobs"), view),
+  );
   ctx.actions = createActions(ctx, connection, flush);
 
   const stage = createStage(ctx);
