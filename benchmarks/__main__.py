@@ -40,6 +40,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--torch-python", type=Path, help="an interpreter with torch and diffusers")
     parser.add_argument("--no-torch", action="store_true", help="measure ours alone")
     parser.add_argument("--plain", action="store_true", help="also MLX without our fast paths (slow)")
+    parser.add_argument(
+        "--leave-out",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="contestants, where memory is too small for all",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sdxl-size", type=int, default=512, help="512 is SDXL Turbo's size")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
@@ -84,7 +91,7 @@ def peers(
         found += [diffusers(python, task, folder, size, mode) for mode in ("fp32", "bf16")]
     if options.plain:
         found.append(ours("MLX, no fast paths", task, folder, size, "plain"))
-    return found
+    return [one for one in found if one.name not in options.leave_out]
 
 
 def table(title: str, contestants: list[Contestant], *, gflop: float | None = None) -> list[str]:

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-
-def quiet() -> None:
-    """Raised priority where that is permitted; the parent gave us a session of our own."""
-    try:
-        Path("/proc/self/autogroup").write_text("-15")
-        os.nice(-5)
-    except OSError:
-        pass
+from benchmarks.child import peak_bytes, quiet
 
 
 def sgemm_gflops() -> float:
@@ -135,8 +127,9 @@ def main() -> None:
         cpu_before = time.process_time()
         seconds = _seconds(lambda extra=extra: extra.update(run() or {}))
         extra["cpu_s"] = time.process_time() - cpu_before
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(json.dumps({"seconds": seconds, "sgemm": limit, "peak_bytes": peak, **extra}), flush=True)
+        print(
+            json.dumps({"seconds": seconds, "sgemm": limit, "peak_bytes": peak_bytes(), **extra}), flush=True
+        )
 
 
 if __name__ == "__main__":
