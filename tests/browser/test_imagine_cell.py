@@ -180,7 +180,7 @@ def test_page_interrupts_the_kernel_when_nothing_else_hears_the_click(open_noteb
     assert page.outputs(2) == []
 
 
-def test_grid_fills_in_and_ends_as_one_labelled_picture(
+def test_grid_fills_in_and_ends_as_a_table_whose_tiles_open_large(
     open_notebook: OpenNotebook, screenshots: Path
 ) -> None:
     page = open_notebook([SETUP, "%%imagine --grid steps=1,2,4 seed=1,2\na red fox"])
@@ -189,11 +189,24 @@ def test_grid_fills_in_and_ends_as_one_labelled_picture(
     page.until("window.previews.size >= 2")
     page.screenshot(screenshots / "grid-running.png")
     page.wait_idle()
-    page.until("document.querySelectorAll('.jp-OutputArea-output img').length === 1")
+    page.until("document.querySelectorAll('.swiftai-pictures td img').length === 6")
     page.screenshot(screenshots / "grid-done.png")
     output, caption = page.save().cells[1].outputs
     assert output.data["text/plain"] == "3 x 2 grid of steps and seed: a red fox"
+    assert "image/png" in output.data, "the labeled sheet, for PDF"
     assert caption.data["text/plain"].startswith("fake · 64x64 · seeds 1–2 · ")
+    again = open_notebook(page.path, starts_kernel=False)
+    again.until("document.querySelectorAll('.swiftai-pictures td img').length === 6")
+    assert again.page.locator(".swiftai-pictures th").all_inner_texts() == [
+        "steps 1", "steps 2", "steps 4", "seed 1", "seed 2",
+    ]  # fmt: skip
+    tile = again.page.locator(".swiftai-pictures summary").nth(4)
+    closed = tile.locator("img").evaluate("i => i.clientWidth")
+    tile.focus()
+    again.page.keyboard.press("Enter")
+    assert again.page.get_by_text("fake · 64x64 · 2 steps · seed 2").is_visible()
+    assert tile.locator("img").evaluate("i => i.clientWidth") == closed == 192, "64 pixels, three times"
+    again.screenshot(screenshots / "grid-open.png")
 
 
 def test_bundled_model_draws_and_is_cancelled_within_a_step(

@@ -15,9 +15,14 @@ from typing import TYPE_CHECKING, Any, overload
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import encode_jpeg, shorten
 from swiftai_nb.core.plugins import Editor
-from swiftai_nb.notebook.output.contact_sheet import LARGEST_PREVIEW, contact_sheet, expected_size
+from swiftai_nb.notebook.output.contact_sheet import (
+    LARGEST_PREVIEW,
+    LARGEST_SHEET,
+    contact_sheet,
+    expected_size,
+)
 from swiftai_nb.notebook.output.host import cell_number, is_cell_value, is_notebook_page
-from swiftai_nb.notebook.output.tiles import LONGEST_ALT, tiles_html
+from swiftai_nb.notebook.output.tiles import LONGEST_ALT, grid_html, tiles_html
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -208,21 +213,26 @@ class Pictures(Sequence["GeneratedImage"]):
         if not self._images:
             return {"text/plain": repr(self)}, {}
         html = self._tiles() if has_tiles else {}
-        if len(self._images) == 1:
-            picture = self._images[0]
-        elif html:
-            picture = contact_sheet(self._images, largest=LARGEST_PREVIEW)
-        else:
-            picture = self.grid()
-        data, metadata = picture._repr_mimebundle_()
-        metadata["image/png"]["alt"] = shorten(self.prompt, LONGEST_ALT)
+        data, metadata = self._picture(largest=LARGEST_PREVIEW if html else LARGEST_SHEET)._repr_mimebundle_()
+        metadata["image/png"]["alt"] = self._alt
         return {**html, **data, "text/plain": repr(self)}, metadata
 
     def _tiles(self) -> dict[str, Any]:
         size_bytes = sum(len(image.data) for image in self._images)
         if len(self._images) < 2 or size_bytes > LARGEST_TILES_BYTES:
             return {}
-        return {"text/html": tiles_html(self._images)}
+        return {"text/html": self._tiles_html()}
+
+    @property
+    def _alt(self) -> str:
+        return shorten(self.prompt, LONGEST_ALT)
+
+    def _tiles_html(self) -> str:
+        return tiles_html(self._images)
+
+    def _picture(self, *, largest: int) -> GeneratedImage:
+        """What stands for all of them: the only picture, or a sheet of at most so many pixels a side."""
+        return self._images[0] if len(self._images) == 1 else contact_sheet(self._images, largest=largest)
 
 
 class GridPictures(Pictures):
@@ -265,13 +275,15 @@ class GridPictures(Pictures):
         """The labeled sheet."""
         return contact_sheet(self.cells, columns=columns, labels=axis_labels(self.axes))
 
-    def bundle(self, *, has_tiles: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(data, metadata) of an output: the labeled sheet, everywhere."""
-        if not len(self):
-            return {"text/plain": repr(self)}, {}
-        data, metadata = self.grid()._repr_mimebundle_()
-        metadata["image/png"]["alt"] = repr(self)
-        return {**data, "text/plain": repr(self)}, metadata
+    @property
+    def _alt(self) -> str:
+        return shorten(repr(self), LONGEST_ALT)
+
+    def _tiles_html(self) -> str:
+        return grid_html(self.cells, axis_labels(self.axes))
+
+    def _picture(self, *, largest: int) -> GeneratedImage:
+        return contact_sheet(self.cells, labels=axis_labels(self.axes), largest=largest)
 
     def __repr__(self) -> str:
         return describe_grid(self.prompt, self.axes)

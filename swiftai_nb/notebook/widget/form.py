@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.prompt_choices import find_choices
 from swiftai_nb.core.prompt_syntax import take_lora_tags
 from swiftai_nb.core.request import GenerationRequest
@@ -23,6 +25,7 @@ from swiftai_nb.model_files.json_file import parse_json, write_json_atomically
 from swiftai_nb.model_files.samplers import fitting_samplers
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.magic.prompt import STYLES, find_style
+from swiftai_nb.notebook.magic.request import Defaults
 from swiftai_nb.registry.user_config import state_dir
 
 if TYPE_CHECKING:
@@ -52,12 +55,22 @@ _FILE_NAME = "widget_presets.json"
 _MAX_FILE_BYTES = 2**20
 
 
+def configured_defaults() -> Defaults:
+    """`%config Imagine.…` of this notebook; the built-in ones where the magics are not loaded."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    magics = None if shell is None else shell.magics_manager.registry.get("Imagine")
+    defaults: Defaults = Defaults() if magics is None else magics.defaults()
+    return defaults
+
+
 def request_of(
     settings: Mapping[str, Any],
     *,
     image: GeneratedImage | None = None,
     mask: GeneratedImage | None = None,
     references: Sequence[GeneratedImage] = (),
+    defaults: Defaults | None = None,
 ) -> GenerationRequest:
     """The request that a form stands for.
 
@@ -66,10 +79,13 @@ def request_of(
         image: the picture to start from.
         mask: where to paint it anew.
         references: pictures that the prompt refers to.
+        defaults: for what the form does not have: `plain`, `styles`, `wildcards`, `embed_references`,
+            `provider` and `bill_to`; None is `configured_defaults()`.
 
     Raises:
         InvalidInputError: no prompt, no such style, or a value outside its limits.
     """
+    defaults = configured_defaults() if defaults is None else defaults
     values = {name: settings.get(name) for name in wire.SETTINGS}
     typed, tags = take_lora_tags(str(values["prompt"] or ""))
     ratio = values["aspect_ratio"]
@@ -86,10 +102,12 @@ def request_of(
         strength=None if image is None else values["strength"],
         mask=None if image is None or mask is None else mask.data,
         references=tuple(one.data for one in references),
+        filled_in="" if defaults.plain else None,
+        embed_references=defaults.embed_references,
     )
     prompt, negative = typed, values["negative_prompt"] or None
     if values["style"] and typed.strip():
-        prompt, negative = find_style(str(values["style"])).apply(prompt, negative)
+        prompt, negative = find_style(str(values["style"]), defaults.styles).apply(prompt, negative)
     count = 1 if values["count"] is None else values["count"]
     request = GenerationRequest.of(
         prompt,
@@ -98,9 +116,17 @@ def request_of(
         count=checked_int("count", count, low=1, high=MAX_COUNT),
         engine=values["engine"] or "local",
     )
-    choices, notes = find_choices(prompt, negative, state_dir() / "wildcards")
+    folder = state_dir() / "wildcards" if defaults.wildcards is None else user_path(defaults.wildcards)
+    choices, notes = find_choices(prompt, negative, folder)
+    is_cloud = request.engine == "cloud"
     return replace(
-        request, display_prompt=typed, aspect_ratio=_aspect_ratio(ratio), choices=choices, notes=notes
+        request,
+        display_prompt=typed,
+        aspect_ratio=_aspect_ratio(ratio),
+        choices=choices,
+        notes=notes,
+        provider=defaults.provider if is_cloud else None,
+        bill_to=defaults.bill_to if is_cloud else None,
     )
 
 
@@ -168,7 +194,7 @@ def choices(session: Session) -> Choices:
             "noise": list(fitting_samplers(kind="noise")),
             "flow": list(fitting_samplers(kind="flow")),
         },
-        "styles": list(STYLES),
+        "styles": list({**STYLES, **configured_defaults().styles}),
         "loras": loras,
         "presets": Presets(session.registry.home).read(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -12,9 +13,10 @@ from swiftai_nb.core.caption import caption_text
 from swiftai_nb.core.config import LoraReference
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.notebook.magic.options import Axis
 from swiftai_nb.notebook.output.caption import caption_bundle
-from swiftai_nb.notebook.output.pictures import LARGEST_TILES_BYTES, Pictures, embed
-from swiftai_nb.notebook.output.tiles import tiles_html
+from swiftai_nb.notebook.output.pictures import LARGEST_TILES_BYTES, GridPictures, Pictures, embed
+from swiftai_nb.notebook.output.tiles import grid_html, tiles_html
 
 SETTINGS: dict[str, Any] = {"model": "emoji-mini", "width": 64, "height": 64, "steps": 10}
 
@@ -79,6 +81,32 @@ def test_several_pictures_are_tiles_in_a_page_and_a_sheet_elsewhere(monkeypatch:
     assert sorted(embed(pictures, largest_bytes=smaller)[0]) == ["image/png", "text/plain"], (
         "no room for tiles"
     )
+
+
+def parsed(page: str) -> ElementTree.Element:
+    return ElementTree.fromstring(re.sub("(<img[^>]*)>", r"\1/>", page))
+
+
+def test_a_grid_is_a_labeled_table_of_tiles_in_a_page_and_a_labeled_sheet_elsewhere() -> None:
+    axes = Axis("steps", (1, 2), ("1", "2")), Axis("prompt", ("<b>", "b"), ("<b>", "b"))
+    grid = GridPictures([picture(), picture(), picture(), None], axes=axes, prompt="a cat")
+    data, metadata = grid.bundle(has_tiles=True)
+    assert sorted(data) == ["image/png", "text/html", "text/plain"]
+    page = parsed(data["text/html"])
+    rows = [[(cell.tag, "".join(cell.itertext())) for cell in row] for row in page.iter("tr")]
+    assert [[tag for tag, _ in row] for row in rows] == [["td", "th", "th"], *[["th", "td", "td"]] * 2]
+    assert [row[0][1] for row in rows] == ["", "<b>", "b"]
+    assert [text for _, text in rows[0]] == ["", "steps 1", "steps 2"]
+    assert [len(list(row.iter("details"))) for row in page.iter("tr")] == [0, 2, 1]
+    assert metadata["image/png"]["alt"] == repr(grid)
+    assert sorted(grid.bundle(has_tiles=False)[0]) == ["image/png", "text/plain"]
+
+
+def test_tiles_of_a_wide_grid_are_smaller_and_a_row_needs_no_labels() -> None:
+    images = [picture()] * 12
+    page = parsed(grid_html(images, ([f"seed {n}" for n in range(12)], [])))
+    assert {image.get("width") for image in page.iter("img")} == {"80"}
+    assert [cell.tag for cell in next(page.iter("tr"))] == ["th"] * 12
 
 
 def test_marimo_shows_a_picture_with_its_caption() -> None:

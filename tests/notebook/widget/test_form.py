@@ -65,6 +65,23 @@ def test_choices_are_drawn_and_lora_tags_are_loras(tmp_path: Path, monkeypatch: 
     assert request.notes[0].startswith("__nope__ is read as text")
 
 
+def test_what_the_form_does_not_have_comes_from_config(shell: Any, tmp_path: Path) -> None:
+    (tmp_path / "pet.txt").write_text("cat", encoding="utf-8")
+    assert request_of(form()).config.filled_in is None
+    shell.run_line_magic("config", "Imagine.plain = True")
+    shell.run_line_magic("config", "Imagine.styles = {'mine': 'a map of {prompt}'}")
+    shell.run_line_magic("config", f"Imagine.wildcards = {str(tmp_path)!r}")
+    shell.run_line_magic("config", "Imagine.embed_references = 'none'")
+    shell.run_line_magic("config", "Imagine.bill_to = 'team'")
+    shell.run_line_magic("config", "Imagine.provider = 'fal-ai'")
+    request = request_of(form(prompt="a __pet__", style="mine", seed=1))
+    assert request.with_seeds((1,)).prompt == "a map of a cat"
+    assert (request.config.filled_in, request.config.embed_references) == ("", False)
+    assert (request.provider, request.bill_to) == (None, None), "nothing is sent"
+    request = request_of(form(engine="cloud"))
+    assert (request.provider, request.bill_to) == ("fal-ai", "team")
+
+
 def test_aspect_ratio_replaces_the_size() -> None:
     request = request_of(form(aspect_ratio="3:4", width=100, height=100))
     assert (request.aspect_ratio, request.config.width) == ((3, 4), None)
