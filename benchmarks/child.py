@@ -1,4 +1,4 @@
-"""What every measured process does, ours and diffusers' alike. A script that runs without the package imports it as `child`."""
+"""What every measured process does, ours and diffusers' alike; `import child` for scripts without the package."""
 
 from __future__ import annotations
 
