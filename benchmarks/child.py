@@ -1,4 +1,4 @@
-"""What every measured process does, ours and diffusers' alike; `import child` for scripts without the package."""
+"""What every measured process does, ours and diffusers' alike; scripts without the package `import child`."""
 
 from __future__ import annotations
 
