@@ -112,12 +112,16 @@ class NotebookPage:
         width: int = 1100,
         height: int = 900,
         starts_kernel: bool = True,
+        **emulated: Any,
     ) -> None:
+        """`emulated` are Playwright's options of a context, such as `forced_colors` and `has_touch`."""
         self.path = path
         self.server = server
         self.console: list[str] = []
         self._context: BrowserContext = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            **emulated,
         )
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(PATIENCE_S * 1000)

@@ -86,7 +86,7 @@ def tiles(stage: Stage) -> None:
     stage.open_more()
     stage.card.root.get_by_label("Pictures", exact=True).fill("4")
     stage.card.root.get_by_label("Seed", exact=True).fill("")
-    stage.card.imagine("a castle at sunset")
+    stage.card.imagine("a castle")  # no place is named: the seeds choose different ones
     stage.card.wait_scene("tiles")
     stage.card.root.get_by_label("Pictures", exact=True).fill("")
     stage.card.root.locator("details.more summary").click()

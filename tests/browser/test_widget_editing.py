@@ -150,6 +150,66 @@ def test_reload_in_mid_job_keeps_tray_mask_and_job(open_notebook: OpenNotebook) 
     again.wait_scene("cancelled")
 
 
+def test_keyboard_alone_from_the_empty_card_to_a_saved_picture(open_notebook: OpenNotebook) -> None:
+    """Keys only: nothing is clicked or given the focus by the test once the cell has run."""
+    notebook = open_notebook(
+        [SETUP, "print([one.name for one in __import__('pathlib').Path().glob('*.png')])"]
+    )
+    keys = notebook.page.keyboard
+    run_cell(notebook, 0)
+    card = Card(notebook.page)
+    notebook.wait_idle()
+    notebook.page.evaluate("document.activeElement?.blur()")
+    card.root.evaluate("e => e.scrollIntoView()")
+
+    def walk(name: str, *, key: str = "Tab", most: int = 150) -> None:
+        """Presses `key` until what has the focus is called `name`."""
+        for _ in range(most):
+            if name in (seen := focused()):  # one of its names, as a whole
+                return
+            keys.press(key)
+        raise AssertionError(f"{key} does not reach {name!r}; it ends at {seen!r}")
+
+    def focused() -> list[str]:
+        names: list[str] = notebook.page.evaluate(
+            """() => { const e = document.activeElement;
+              if (!e?.closest('.swiftai-nb')) return [];
+              const names = [e.getAttribute('aria-label'), e.closest('label')?.innerText, e.innerText];
+              return names.map(text => (text ?? '').trim().split('\\n')[0]); }"""
+        )
+        return names
+
+    walk("a sunflower")
+    keys.press("Enter")  # an example becomes the prompt
+    walk("Prompt")
+    keys.press("End")
+    keys.type(" at night")
+    walk("Model")
+    keys.press("Enter")
+    walk("Emoji mini")
+    keys.press("ArrowDown")
+    keys.press("ArrowUp")
+    keys.press("Escape")  # closes the list, and the focus is on its button again
+    walk("Model", most=1)
+    walk("More")
+    keys.press("Enter")
+    walk("Steps")
+    keys.type("4")
+    walk("Imagine", key="Shift+Tab")
+    keys.press("Enter")
+    card.wait_pictures(1)
+    card.wait_scene("picture")
+    assert "4 steps" in card.root.locator(".caption .second").inner_text()
+    walk("Save")
+    keys.press("Enter")
+    card.root.locator(".toast", has_text="Saved as").wait_for()
+    walk("a sunflower at night, seed 11")  # the strip
+    keys.press("f")
+    card.button("a sunflower at night, seed 11, favorite").wait_for()
+    run_cell(notebook, 1)
+    wait_output(notebook, 1, "['a-sunflower-at-night-11.png']")
+
+
 def test_keyboard_alone_from_empty_to_a_masked_and_saved_picture(open_notebook: OpenNotebook) -> None:
     notebook, card = open_card(
         open_notebook, "print('mask:', widget.mask and widget.mask.pil.getextrema()[0])"
@@ -209,10 +269,11 @@ def test_keyboard_alone_from_empty_to_a_masked_and_saved_picture(open_notebook: 
     card.wait_pictures(0)
 
 
-@pytest.mark.parametrize("look", list(SIZES))
+@pytest.mark.parametrize("look", [*SIZES, "contrast"])
 def test_no_state_has_a_finding_of_axe(open_notebook: OpenNotebook, look: str) -> None:
-    width, height, is_dark = SIZES[look]
-    notebook, card = open_card(open_notebook, width=width, height=height, dark=is_dark)
+    width, height, is_dark = SIZES["dark" if look == "contrast" else look]
+    emulated = {"forced_colors": "active"} if look == "contrast" else {}
+    notebook, card = open_card(open_notebook, width=width, height=height, dark=is_dark, **emulated)
     notebook.command("application:toggle-left-area")
     findings = {state: found for state in visit(Stage(notebook, card)) if (found := card.violations())}
     assert findings == {}
@@ -248,6 +309,52 @@ def test_touch_targets_are_large_enough(open_notebook: OpenNotebook) -> None:
           .filter(([, box]) => box.width < 24 || box.height < 24).map(([name]) => name)"""
     )
     assert small == [], "WCAG 2.2 asks for 24 pixels, for a mouse too"
+
+
+def test_a_finger_finds_everything_and_the_mask_has_the_whole_picture(
+    open_notebook: OpenNotebook, screenshots: Path
+) -> None:
+    notebook, card = open_card(open_notebook, width=360, height=740, app="notebook", has_touch=True)
+    notebook.until("matchMedia('(pointer: coarse)').matches")
+    card.root.locator(".chip").first.tap()
+    card.button("Imagine Ctrl ↵").or_(card.button("Imagine")).tap()
+    card.wait_pictures(1)
+    card.wait_scene("picture")
+    card.button("Edit this").tap()
+    card.wait_scene("start")
+    card.root.locator("canvas.mask").scroll_into_view_if_needed()
+    small, overlap, wide = card.root.evaluate(
+        """root => { const box = selector => root.querySelector(selector).getBoundingClientRect();
+          const small = [...root.querySelectorAll('button, select, summary')].filter(e => e.checkVisibility())
+            .filter(e => e.getBoundingClientRect().height < 44 && !e.closest('.tray'))
+            .map(e => e.innerText || e.ariaLabel);
+          return [small, box('.stage').bottom - box('.mask-tools').top, root.scrollWidth - root.clientWidth]; }"""
+    )
+    assert small == []
+    assert overlap <= 0, "no part of the picture is under the tools"
+    assert wide == 0
+    notebook.screenshot(screenshots / "mask-touch.png")
+    card.root.locator("canvas.mask").tap()
+    card.button("Undo").tap()
+    card.button("Done").tap()
+    card.wait_scene("picture")
+
+
+def test_high_contrast_shows_what_is_chosen_and_what_has_the_focus(
+    open_notebook: OpenNotebook, screenshots: Path
+) -> None:
+    _, card = open_card(open_notebook, dark=True, forced_colors="active")
+    card.imagine("a fox")
+    card.wait_pictures(1)
+    card.wait_scene("picture")
+    card.root.locator("details.more > summary").click()
+    outline = "e => getComputedStyle(e).outlineStyle"
+    assert card.root.locator(".tile[aria-current]").evaluate(outline) == "solid"
+    assert card.button("Auto").evaluate(outline) == "solid"
+    assert card.button("1:1").evaluate(outline) == "none"
+    card.root.get_by_label("Prompt", exact=True).focus()
+    assert card.root.get_by_label("Prompt", exact=True).evaluate(outline) == "solid"
+    card.screenshot(screenshots, "high-contrast")
 
 
 def test_right_to_left_prompts_stand_right(open_notebook: OpenNotebook) -> None:

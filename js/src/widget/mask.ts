@@ -19,7 +19,7 @@ type Operation =
  * Paints a mask over the start picture. What is painted is kept as operations in units of the canvas, so that
  * undo is a repetition without the last one; the kernel gets a PNG, white where it was painted.
  */
-export function createMask(ctx: Context): Part {
+export function createMask(ctx: Context): Part & { tools: HTMLElement } {
   const canvas = h("canvas", {
     class: "mask",
     tabindex: 0,
@@ -55,7 +55,7 @@ export function createMask(ctx: Context): Part {
   const clear = tool("trash", TEXT.clear, () => apply({ kind: "clear" }));
   const tools = h(
     "div",
-    { class: "mask-tools", role: "toolbar", "aria-label": TEXT.mask },
+    { class: "mask-tools", role: "toolbar", "aria-label": TEXT.mask, hidden: true },
     brush,
     eraser,
     size,
@@ -64,7 +64,7 @@ export function createMask(ctx: Context): Part {
     clear,
     h("button", { type: "button", class: "secondary", onclick: () => ctx.actions.follow() }, TEXT.done),
   );
-  const element = h("div", { class: "mask-layer", hidden: true }, canvas, ring, tools);
+  const element = h("div", { class: "mask-layer", hidden: true }, canvas, ring);
   let operations: Operation[] = [];
   let stroke: Extract<Operation, { kind: "stroke" }> | null = null;
   let erases = false;
@@ -284,7 +284,7 @@ export function createMask(ctx: Context): Part {
   };
   const update = () => {
     const { scene } = ctx;
-    element.hidden = scene.kind !== "start";
+    element.hidden = tools.hidden = scene.kind !== "start";
     if (scene.kind !== "start") {
       endStroke();
       void send();
@@ -307,6 +307,7 @@ export function createMask(ctx: Context): Part {
   };
   return {
     element,
+    tools,
     update,
     dispose() {
       void send();

@@ -39,6 +39,7 @@ export function createPicker(ctx: Context): Part {
   function toggle(open = list.hidden): void {
     setHidden(list, !open);
     setAttribute(button, "aria-expanded", open ? "true" : "false");
+    if (open) list.scrollIntoView?.({ block: "nearest" });
   }
   function choose(model: Model): void {
     ctx.actions.chooseModel(model);

@@ -14,7 +14,7 @@ const MAX_ENLARGEMENT = 3;
 const LARGEST_SMALL_SIDE = 512;
 
 /** The large picture, or a message in its place; its size does not change. */
-export function createStage(ctx: Context): Part {
+export function createStage(ctx: Context): Part & { tools: HTMLElement } {
   const layers = createLayers("layers");
   const compare = createCompare(ctx);
   const mask = createMask(ctx);
@@ -123,7 +123,7 @@ export function createStage(ctx: Context): Part {
       }
     }
   };
-  return { element, update, dispose: () => mask.dispose?.() };
+  return { element, tools: mask.tools, update, dispose: () => mask.dispose?.() };
 }
 
 function createMessages(ctx: Context) {

@@ -115,7 +115,12 @@ export function createView(host: Host, element: HTMLElement): () => void {
       onpaste: onPaste,
     },
     notice,
-    h("div", { class: "work" }, h("div", { class: "left" }, stage.element, caption.element), panel.element),
+    h(
+      "div",
+      { class: "work" },
+      h("div", { class: "left" }, stage.element, stage.tools, caption.element),
+      panel.element,
+    ),
     filmstrip.element,
     status,
     large.element,
