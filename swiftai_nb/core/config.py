@@ -68,7 +68,8 @@ class ImageGenerationConfig:
         model: catalog id, alias, Hub id or folder.
         guidance_rescale: 0..1: pulls strong guidance back to the contrast of the prompt alone, against
             over-exposed pictures; 0.7 suits models that predict velocity.
-        prompt_syntax: "plain" or "weighted": whether brackets such as "(red:1.3)" are text or weights; None
+        prompt_syntax: "plain", "weighted" or "compel": whether brackets such as "(red:1.3)" are text or
+            weights, or compel's "red++" is a weight; None
             reads weights where there is a bracket with a number.
         precision: "auto", "float32" or "bfloat16": what products on the CPU, or a GPU, are computed in; None
             is "auto", the faster one of a CPU and the usual one of a GPU.

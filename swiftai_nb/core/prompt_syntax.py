@@ -1,8 +1,10 @@
-"""Reads the prompt syntax of AUTOMATIC1111's web UI: weights, BREAK and AND.
+"""Reads the prompt syntax of AUTOMATIC1111's web UI: weights, BREAK and AND; and the weights of compel.
 
 `(x)` weighs 1.1, `((x))` 1.21, `[x]` 1 / 1.1 and `(x:1.3)` 1.3; a backslash makes a bracket plain text.
 BREAK begins a new chunk of tokens, and AND joins prompts that the model follows at the same time (composable
-diffusion, Liu et al. 2022).
+diffusion, Liu et al. 2022). What changes during a run, such as `[a:b:0.5]`, is read by `prompt_editing`.
+
+compel writes `x+` for 1.1, `x++` for 1.21, `x-` for 0.9 and `(some words)1.3`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 
 from swiftai_nb.core.errors import InvalidInputError
 
-SYNTAXES = ("plain", "weighted")
+SYNTAXES = ("plain", "weighted", "compel")
 MAX_WEIGHT = 100.0
 _MAX_OPEN = 200
 _AS_TEXT = "--prompt-syntax plain reads brackets as text"
@@ -31,8 +33,16 @@ _OTHER_SYNTAX = re.compile(r"\(\(|\[\[?[^\[\]]{1,999}\]|\bBREAK\b|\bAND\b")
 _LORA_TAG = re.compile(
     rf"<lora:([^<>:]{{1,300}})(?::\s{{0,9}}({_NUMBER})(?:[^<>=]{{0,99}}:lbw=([^<>:]{{1,300}}))?[^<>]{{0,300}})?>"
 )
-_SQUARE = re.compile(r"\[([^\[\]]+)\]")
-_EDIT_POINT = re.compile(r":\s{0,9}[\d.]+$")
+# A change with a number, such as "[cat:dog:0.5]", but not "[10:30:45]".
+_EDIT = re.compile(
+    rf"\[(?![\d\s:.]{{0,99}}\])[^\[\]:|]{{0,999}}:[^\[\]:|]{{0,999}}:\s{{0,9}}{_NUMBER}\s{{0,9}}\]"
+)
+_COMPEL = re.compile(
+    r"\\.|(?<!\w)(?P<word>\w[\w'’-]{0,99}?)(?P<sign>\++|-+)(?=[\s,.;:!?)]|$)"
+    r"|\)(?P<weight>\++|-+|\d*\.?\d+)?|[(\[\]]",
+    re.DOTALL,
+)
+_COMPEL_CALL = re.compile(r"[)\"']\.(?:and|blend|swap)\(")
 
 
 @dataclass(frozen=True)
@@ -120,9 +130,42 @@ def split_and(prompt: str) -> list[tuple[str, float]]:
     return found
 
 
+def from_compel(prompt: str) -> str:
+    """A prompt of compel in AUTOMATIC1111's syntax: "a cat++ (on a mat)-" is "a (cat:1.21) (on a mat:0.9)".
+
+    Square brackets, and brackets without a partner, are text. compel's own arithmetic, which mixes in prompts
+    without the words that weigh less than 1, is not used.
+    """
+    parts: list[str] = []
+    opened: list[int] = []
+    end = 0
+    for found in _COMPEL.finditer(prompt):
+        parts.append(prompt[end : found.start()])
+        end = found.end()
+        if found["word"] is not None:
+            parts.append(f"({found['word']}:{_compel_weight(found['sign'])})")
+        elif found[0] == "(":
+            opened.append(len(parts))
+            parts.append(r"\(")
+        elif found[0].startswith(")") and opened:
+            weight = found["weight"]
+            parts[opened.pop()] = "" if weight is None else "("
+            parts.append("" if weight is None else f":{_compel_weight(weight)})")
+        elif found[0].startswith("\\"):
+            parts.append(found[0])
+        else:
+            parts.append(f"\\{found[0]}")
+    return "".join([*parts, prompt[end:]])
+
+
+def _compel_weight(text: str) -> str:
+    factor = {"+": 1.1, "-": 0.9}.get(text[0])
+    return f"{min(float(text), 1e6) if factor is None else factor ** min(len(text), 99):.6f}"
+
+
 def has_weights(prompt: str) -> bool:
-    """Whether a prompt holds a bracket with a number, such as "(red:1.3)"."""
-    return _WEIGHT.search(prompt) is not None
+    """Whether a prompt holds a bracket with a number, such as "(red:1.3)" or "[cat:dog:0.5]"."""
+    return _WEIGHT.search(prompt) is not None or _EDIT.search(prompt) is not None
 
 
 def reads_weights(prompts: Sequence[str], syntax: str | None) -> bool:
@@ -133,7 +176,7 @@ def reads_weights(prompts: Sequence[str], syntax: str | None) -> bool:
     """
     if syntax is not None and syntax not in SYNTAXES:
         raise InvalidInputError(f"prompt_syntax must be one of {', '.join(SYNTAXES)} (got {syntax!r})")
-    return syntax == "weighted" if syntax is not None else any(has_weights(prompt) for prompt in prompts)
+    return syntax != "plain" if syntax is not None else any(has_weights(prompt) for prompt in prompts)
 
 
 def syntax_notes(prompts: Sequence[str], syntax: str | None) -> tuple[str, ...]:
@@ -145,8 +188,8 @@ def syntax_notes(prompts: Sequence[str], syntax: str | None) -> tuple[str, ...]:
                 "prompt weights such as (x:1.3) are read as AUTOMATIC1111 does; "
                 "--prompt-syntax plain takes them as text"
             )
-        if any(_is_editing(found[1]) for prompt in prompts for found in _SQUARE.finditer(prompt)):
-            notes.append("prompt editing ([a:b:0.5], [a|b]) is not supported; it is read as text")
+        if syntax == "compel" and any(_COMPEL_CALL.search(prompt) for prompt in prompts):
+            notes.append("compel's .and(), .blend() and .swap() are read as text; AND joins prompts")
         return tuple(notes)
     if syntax is not None:
         return ()
@@ -161,11 +204,6 @@ def take_lora_tags(prompt: str) -> tuple[str, list[tuple[str, float, str | None]
     """A prompt without its tags such as "<lora:name:0.8>", and each tag's name, scale and blocks (`lbw=`)."""
     found = [(tag[1].strip(), float(tag[2] or 1.0), tag[3]) for tag in _LORA_TAG.finditer(prompt)]
     return (" ".join(_LORA_TAG.sub(" ", prompt).split()) if found else prompt), found
-
-
-def _is_editing(text: str) -> bool:
-    """Whether a square bracket's text is "from:to:when" or "this|that"."""
-    return "|" in text or _EDIT_POINT.search(text) is not None
 
 
 def no_weights_notes(prompts: Sequence[str], syntax: str | None, *, family: str) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class Recipe:
         mask_feather: pixels over which the painting fades in at the mask's edge, or None.
         image_guidance_scale: how closely InstructPix2Pix kept to its picture, or None for its own value.
         clip_skip: text encoder layers skipped, or None.
-        prompt_syntax: "plain", "weighted", or None for the default.
+        prompt_syntax: "plain", "weighted", "compel", or None for the default.
         outpaint: how far the initial image was continued beyond its edges, or None.
         hires: how many times larger the second pass was drawn, or None.
         hires_strength: how much it could change.

@@ -64,7 +64,7 @@ class Generate(Message):
         preview: whether steps carry previews.
         preview_decoder: folder of a small decoder for them; None uses the linear map.
         is_staged: drop each network as soon as this picture no longer needs it.
-        prompt_syntax: "plain", "weighted", or None.
+        prompt_syntax: "plain", "weighted", "compel", or None.
         mask_feather: pixels inside the mask's edge over which the painting fades in; None is 0.
         image_guidance_scale: of InstructPix2Pix; None is 1.5.
         controls: what steers the picture; the source is a path, behind the kind of picture to make, if any:

@@ -7,8 +7,10 @@ import contextlib
 import pytest
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.prompt_editing import edited_prompts
 from swiftai_nb.core.prompt_syntax import (
     Span,
+    from_compel,
     has_weights,
     no_weights_notes,
     parse_weights,
@@ -88,10 +90,48 @@ def test_a_prompt_in_capitals_has_no_key_words() -> None:
     assert syntax_notes(["SALT AND PEPPER"], None) == ()
 
 
-@pytest.mark.parametrize("prompt", ["[cat:dog:0.5]", "[cat|dog]", "[in snow:10]"])
-def test_prompt_editing_is_noted(prompt: str) -> None:
-    (note,) = syntax_notes([prompt], "weighted")
-    assert "prompt editing" in note
+@pytest.mark.parametrize("prompt", ["[cat|dog] fox", "a [in snow:10] fox"])
+def test_prompt_editing_that_may_be_text_is_noted(prompt: str) -> None:
+    (note,) = syntax_notes([prompt], None)
+    assert "--prompt-syntax weighted" in note
+    assert syntax_notes([prompt], "weighted") == ()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_read"),
+    [("[cat:dog:0.5]", True), ("[: a fox : 3 ]", True), ("[10:30:45]", False), ("[a::b]", False)],
+)
+def test_an_edit_with_a_number_turns_the_syntax_on(prompt: str, is_read: bool) -> None:
+    assert has_weights(prompt) is is_read
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a cat++ on (a red mat)-", [("a ", 1.0), ("cat", 1.21), (" on ", 1.0), ("a red mat", 0.9)]),
+        ("(a (big)+ fox)1.5, x", [("a ", 1.5), ("big", 1.65), (" fox", 1.5), (", x", 1.0)]),
+        ("sci-fi - style, well-lit (plain)", [("sci-fi - style, well-lit plain", 1.0)]),
+        ("C++ and 1+1 = 2", [("C", 1.21), (" and 1+1 = 2", 1.0)]),
+        ("sci-fi+, [x] (a:1.2", [("sci-fi", 1.1), (", [x] (a:1.2", 1.0)]),
+        (r"a)++ \(b\)+ ---", [("a)++ (b)+ ---", 1.0)]),
+        ("(x)0 (y:2)-", [("x", 0.0), (" ", 1.0), ("y:2", 0.9)]),
+        ("", [("", 1.0)]),
+    ],
+)
+def test_compels_weights_are_read(prompt: str, expected: list[tuple[str, float]]) -> None:
+    assert pairs(from_compel(prompt)) == expected
+
+
+@pytest.mark.parametrize("prompt", ["x" + "+" * 5000, "(x)" + "9" * 400])
+def test_a_weight_of_compel_has_the_same_limit(prompt: str) -> None:
+    with pytest.raises(InvalidInputError, match="a prompt weight is"):
+        parse_weights(from_compel(prompt))
+
+
+def test_what_compel_joins_is_noted() -> None:
+    (note,) = syntax_notes(['("a cat", "a dog").blend(0.5, 0.5)'], "compel")
+    assert "read as text" in note
+    assert syntax_notes(["a cat+"], "compel") == ()
 
 
 def test_families_without_weights_say_so() -> None:
@@ -100,14 +140,18 @@ def test_families_without_weights_say_so() -> None:
     assert note.startswith("FLUX.1 has no prompt weights")
 
 
-@pytest.mark.parametrize("text", ["(", "[", "(a:", ":1", "\\", "(a" * 3, "[a|", " BREAK "])
+@pytest.mark.parametrize(
+    "text", ["(", "[", "(a:", ":1", "\\", "(a" * 3, "[a|", " BREAK ", "a-", "[:a", "a+", ")9"]
+)
 def test_long_input_is_read_in_linear_time(text: str) -> None:
     # Quadratic time would be minutes here.
     prompt = "x" + text * (50_000 // len(text))
     syntax_notes([prompt], None)
     has_weights(prompt)
-    with contextlib.suppress(InvalidInputError):
-        parse_weights(prompt)
+    for read in (lambda: parse_weights(prompt), lambda: edited_prompts([prompt], 20)):
+        with contextlib.suppress(InvalidInputError):
+            read()
+    from_compel(prompt)
 
 
 def test_very_many_open_brackets_are_one_error() -> None:

@@ -104,8 +104,48 @@ def test_what_cannot_be_followed_is_refused(prompt, options, message, sd15):
 
 
 def test_another_syntax_is_refused(sd15):
-    with pytest.raises(InvalidInputError, match="prompt_syntax must be one of plain, weighted"):
-        sd15.encode_prompt("a cat", prompt_syntax="compel")
+    with pytest.raises(InvalidInputError, match="prompt_syntax must be one of plain, weighted, compel"):
+        sd15.encode_prompt("a cat", prompt_syntax="sdnext")
+
+
+def test_compels_weights_are_computed_as_weights(sd15):
+    np.testing.assert_array_equal(
+        embeds(sd15, "a red++ fox (on snow)0.5", "compel"),
+        embeds(sd15, "a (red:1.21) fox (on snow:0.5)", "weighted"),
+    )
+    np.testing.assert_array_equal(embeds(sd15, "a red+ fox"), embeds(sd15, "a red+ fox", "plain"))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "pndm"])
+def test_an_edited_prompt_is_each_of_its_texts_in_turn(sampler, sd15, sdxl):
+    for pipeline in (sd15, sdxl):
+        edited = pipeline.encode_prompt(
+            "[a cat:a dog AND a hat:2]", "[x::1]", prompt_syntax="weighted", steps=3
+        )
+        assert [first for first, _ in edited.changes] == [1, 2]
+        run = {"width": 32, "height": 32, "steps": 3, "scheduler": sampler}
+        drawn = [step.latents for step in pipeline.denoise(edited, **run)]
+        alone = pipeline.encode_prompt("a cat", "x", prompt_syntax="weighted")
+        first = [step.latents for step in pipeline.denoise(alone, **run)]
+        calls = 2 if sampler == "heun" else 1
+        np.testing.assert_allclose(drawn[calls - 1], first[calls - 1], atol=1e-5)
+        last = pipeline.encode_prompt("a dog AND a hat", "", prompt_syntax="weighted")
+        np.testing.assert_array_equal(edited.final.prompt_embeds, last.prompt_embeds)
+        assert np.abs(drawn[-1] - first[-1]).max() > 1e-3
+
+
+def test_alternating_a_prompt_with_itself_changes_nothing(sd15):
+    texts = ("[a fox|a fox] in snow", "a fox in snow")
+    runs = [sd15.encode_prompt(text, prompt_syntax="weighted", steps=4) for text in texts]
+    assert runs[0].changes == ()
+    alternating = sd15.encode_prompt("[a fox|a cat]", prompt_syntax="weighted", steps=4)
+    assert [first for first, _ in alternating.changes] == [1, 2, 3]
+    assert alternating.changes[0][1] is alternating.changes[2][1]
+
+
+def test_a_long_prompts_note_names_the_switch(sd15):
+    (note,) = sd15.encode_prompt("a red fox, " * 40).notes
+    assert note.endswith("--prompt-syntax weighted reads it all, in chunks")
 
 
 def test_flux_has_no_weights_and_says_so(tmp_path):

@@ -38,6 +38,8 @@ class Conditioning:
         negative_prompt_lengths: as prompt_lengths.
         and_weights: of n prompts that are followed at the same time (composable diffusion, Liu et al. 2022):
             prompt_embeds and pooled_prompt_embeds then have n rows, of one picture. Empty for one prompt.
+        changes: of a prompt that is edited during the run: (first step, 0-based, counted from the first one
+            that runs; the conditioning from there on), in order. Empty for other prompts.
         notes: for the user, e.g. which part of the prompt was cut.
     """
 
@@ -49,7 +51,13 @@ class Conditioning:
     prompt_lengths: tuple[int, ...] | None = None
     negative_prompt_lengths: tuple[int, ...] | None = None
     and_weights: tuple[float, ...] = ()
+    changes: tuple[tuple[int, Conditioning], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def final(self) -> Conditioning:
+        """What the prompt is in the last step."""
+        return self.changes[-1][1] if self.changes else self
 
     @property
     def batch_size(self) -> int:

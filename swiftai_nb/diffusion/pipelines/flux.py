@@ -126,6 +126,7 @@ class FluxPipeline(DiffusionPipeline):
         max_sequence_length: int | None = None,
         *,
         prompt_syntax: str | None = None,
+        steps: int | None = None,
     ) -> Conditioning:
         """Encodes prompts with T5 (every token) and CLIP (one pooled vector).
 
@@ -136,6 +137,7 @@ class FluxPipeline(DiffusionPipeline):
             clip_skip: must be None or 0: only CLIP's pooled vector is used.
             max_sequence_length: T5 tokens, 1..512; None is 256 for schnell and 512 for dev.
             prompt_syntax: has no effect but a note: these encoders know no weights.
+            steps: not used.
 
         Raises:
             InvalidInputError: a length outside 1..512, or a clip_skip.

@@ -124,6 +124,7 @@ class Flux2Pipeline(DiffusionPipeline):
         max_sequence_length: int | None = None,
         *,
         prompt_syntax: str | None = None,
+        steps: int | None = None,
     ) -> Conditioning:
         """Encodes prompts with Qwen3, padded to a fixed length; the transformer attends the padding too.
 
@@ -135,6 +136,7 @@ class Flux2Pipeline(DiffusionPipeline):
             clip_skip: must be None or 0.
             max_sequence_length: tokens with those of the chat template, 1..512; None is 512.
             prompt_syntax: has no effect but a note: these encoders know no weights.
+            steps: not used.
 
         Raises:
             InvalidInputError: a length outside 1..512, or a clip_skip.

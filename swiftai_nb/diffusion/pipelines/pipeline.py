@@ -124,6 +124,7 @@ class DiffusionPipeline(ABC):
         max_sequence_length: int | None = None,
         *,
         prompt_syntax: str | None = None,
+        steps: int | None = None,
     ) -> Conditioning:
         """Encodes one prompt or several; the conditioning's notes name what was cut or left out.
 
@@ -134,8 +135,10 @@ class DiffusionPipeline(ABC):
             clip_skip: how many last layers of CLIP to leave out.
             max_sequence_length: tokens of T5 and Qwen.
             prompt_syntax: for CLIP: "plain" takes brackets as text and cuts what exceeds the encoder's
-                length; "weighted" reads weights, BREAK and AND as AUTOMATIC1111 does, and long prompts in
-                chunks; None is "weighted" where a prompt has a bracket with a number, such as "(red:1.3)".
+                length; "weighted" reads weights, BREAK, AND and `[from:to:when]` as AUTOMATIC1111 does, and
+                long prompts in chunks; "compel" the weights of compel; None is "weighted" where a prompt has
+                a bracket with a number, such as "(red:1.3)".
+            steps: of the run, for prompts that are edited during it; None is the model's own.
         """
 
     def denoise(

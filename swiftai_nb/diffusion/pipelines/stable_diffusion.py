@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,32 +46,9 @@ class StableDiffusionPipeline(UNetPipeline):
             quantization_bits=quantization_bits,
         )
 
-    def encode_prompt(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None = None,
-        guidance_scale: float = 7.5,
-        clip_skip: int | None = None,
-        max_sequence_length: int | None = None,
-        *,
-        prompt_syntax: str | None = None,
+    def _encode_texts(
+        self, read: ReadPrompts, *, guidance_scale: float, clip_skip: int | None, has_negative: bool
     ) -> Conditioning:
-        """Encodes prompts.
-
-        Args:
-            prompt: one or several texts; what exceeds the encoder's length is cut, with a note. Words that
-                a small model was not trained on are noted, too.
-            negative_prompt: None is "".
-            guidance_scale: above 1 turns guidance on.
-            clip_skip: how many last layers to leave out, for the prompt only (as in diffusers).
-            max_sequence_length: not used.
-            prompt_syntax: see `DiffusionPipeline.encode_prompt`.
-
-        Raises:
-            InvalidInputError: clip_skip beyond the encoder's layers, a weight out of range, or AND without
-                guidance.
-        """
-        read = self._read_prompts(prompt, negative_prompt, guidance_scale, prompt_syntax)
         embeds, _ = self._encode(read, read.prompts, clip_skip)
         notes = read.notes
         if self._vocabulary is not None:
@@ -81,7 +58,7 @@ class StableDiffusionPipeline(UNetPipeline):
             negative, _ = self._encode(read, read.negatives, None)
         return Conditioning(
             embeds, negative, guidance_scale=guidance_scale, and_weights=read.and_weights, notes=notes
-        ).evaluated()
+        )
 
     def _encode(
         self, read: ReadPrompts, prompts: list[str], clip_skip: int | None
@@ -144,35 +121,12 @@ class StableDiffusionXLPipeline(UNetPipeline):
             )
         return count == 5
 
-    def encode_prompt(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None = None,
-        guidance_scale: float = 5.0,
-        clip_skip: int | None = None,
-        max_sequence_length: int | None = None,
-        *,
-        prompt_syntax: str | None = None,
+    def _encode_texts(
+        self, read: ReadPrompts, *, guidance_scale: float, clip_skip: int | None, has_negative: bool
     ) -> Conditioning:
-        """Encodes prompts with both encoders; the refiner has one.
-
-        Args:
-            prompt: one or several texts; what exceeds the encoders' length is cut, with a note.
-            negative_prompt: None is all zeros where the model asks for it (SDXL does), else "".
-            guidance_scale: above 1 turns guidance on.
-            clip_skip: how many layers to leave out beyond the one SDXL always leaves out; for the
-                prompt only (as in diffusers).
-            max_sequence_length: not used.
-            prompt_syntax: see `DiffusionPipeline.encode_prompt`.
-
-        Raises:
-            InvalidInputError: clip_skip beyond the encoders' layers, a weight out of range, or AND without
-                guidance.
-        """
-        read = self._read_prompts(prompt, negative_prompt, guidance_scale, prompt_syntax)
         embeds, pooled = self._encode(read, read.prompts, 0 if clip_skip is None else clip_skip)
         negative = negative_pooled = None
-        if read.is_guided and negative_prompt is None and self._model.zeros_empty_negative:
+        if read.is_guided and not has_negative and self._model.zeros_empty_negative:
             pictures = 1 if read.and_weights else len(embeds)
             negative, negative_pooled = mx.zeros_like(embeds[:pictures]), mx.zeros_like(pooled[:pictures])
         elif read.is_guided:
@@ -185,7 +139,7 @@ class StableDiffusionXLPipeline(UNetPipeline):
             guidance_scale=guidance_scale,
             and_weights=read.and_weights,
             notes=read.notes,
-        ).evaluated()
+        )
 
     def _encode(self, read: ReadPrompts, prompts: list[str], skip: int) -> tuple[mx.array, mx.array]:
         """Hidden states of the encoders side by side [B, L, D1 + D2], and the last one's pooled text."""

@@ -151,7 +151,8 @@ class CLIPTextStage:
         limit = self.tokenizer.max_length - 2
         tokenized = (self.tokenizer(prompt) for prompt in prompts)
         return tuple(
-            _truncation_note(label, t.cut_text, limit=limit, count=t.token_count)
+            f"{_truncation_note(label, t.cut_text, limit=limit, count=t.token_count)}; "
+            "--prompt-syntax weighted reads it all, in chunks"
             for t in tokenized
             if t.cut_text
         )

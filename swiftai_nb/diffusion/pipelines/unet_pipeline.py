@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,7 @@ from swiftai_nb.diffusion.pipelines.denoising import (
 from swiftai_nb.diffusion.pipelines.image_stage import ImageStage
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
-from swiftai_nb.diffusion.pipelines.weighted_prompts import ReadPrompts
+from swiftai_nb.diffusion.pipelines.weighted_prompts import ReadPrompts, read_prompts
 from swiftai_nb.diffusion.schedulers.samplers import make_scheduler
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import component_config, tensor_source
@@ -151,22 +152,61 @@ class UNetPipeline(DiffusionPipeline):
             stage.set_embeddings({names: vectors[index] for names, vectors in fitted.items()})
         self.embeddings = tuple(embeddings)
 
-    def _read_prompts(
+    def encode_prompt(
         self,
         prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None,
-        guidance_scale: float,
-        syntax: str | None,
-    ) -> ReadPrompts:
+        negative_prompt: str | Sequence[str] | None = None,
+        guidance_scale: float = 7.5,
+        clip_skip: int | None = None,
+        max_sequence_length: int | None = None,
+        *,
+        prompt_syntax: str | None = None,
+        steps: int | None = None,
+    ) -> Conditioning:
+        """Encodes prompts.
+
+        Args:
+            prompt: one or several texts; what exceeds the encoders' length is cut, with a note. Words that
+                a small model was not trained on are noted, too.
+            negative_prompt: None is ""; with SDXL it is all zeros where the model asks for that.
+            guidance_scale: above 1 turns guidance on.
+            clip_skip: how many last layers to leave out, for the prompt only (as in diffusers); SDXL leaves
+                out one more.
+            max_sequence_length: not used.
+            prompt_syntax: see `DiffusionPipeline.encode_prompt`.
+            steps: the same.
+
+        Raises:
+            InvalidInputError: clip_skip beyond the encoders' layers, a weight out of range, or AND without
+                guidance.
+        """
         takes_negative = not self._has_guidance_embedding
-        return ReadPrompts.of(
+        changes = read_prompts(
             prompt,
             negative_prompt,
             stage=self._text_stages[0],
-            syntax=syntax,
+            syntax=prompt_syntax,
+            steps=self.defaults.steps if steps is None else steps,
             is_guided=guidance_scale > 1 and takes_negative,
             takes_negative=takes_negative,
         )
+        encoded = {
+            read: self._encode_texts(
+                read,
+                guidance_scale=guidance_scale,
+                clip_skip=clip_skip,
+                has_negative=negative_prompt is not None,
+            ).evaluated()
+            for read in dict.fromkeys(read for _, read in changes)
+        }
+        later = tuple((first, encoded[read]) for first, read in changes[1:])
+        return replace(encoded[changes[0][1]], changes=later)
+
+    @abstractmethod
+    def _encode_texts(
+        self, read: ReadPrompts, *, guidance_scale: float, clip_skip: int | None, has_negative: bool
+    ) -> Conditioning:
+        """Encodes the prompts of a step."""
 
     def _denoise(self, conditioning: Conditioning, request: DenoiseRequest) -> Iterator[DenoiseStep]:
         name = self._sampler_name(request.scheduler)
@@ -181,7 +221,8 @@ class UNetPipeline(DiffusionPipeline):
         self._check_pictures(request, shape)
         started = _without_blending(request) if self._task == INPAINTING else request
         calls = len(scheduler.timesteps) - find_start_index(started, scheduler)
-        predict = self._make_predict(conditioning, request, shape, calls=calls)
+        stages = [(first * scheduler.calls_per_step, own) for first, own in conditioning.changes]
+        predict = self._make_predict([(0, conditioning), *stages], request, shape, calls=calls)
         return sample(started, scheduler, predict, shape=shape)
 
     def _check_pictures(self, request: DenoiseRequest, shape: tuple[int, ...]) -> None:
@@ -232,24 +273,34 @@ class UNetPipeline(DiffusionPipeline):
         return {}
 
     def _make_predict(
-        self, conditioning: Conditioning, request: DenoiseRequest, shape: tuple[int, ...], *, calls: int
+        self,
+        stages: list[tuple[int, Conditioning]],
+        request: DenoiseRequest,
+        shape: tuple[int, ...],
+        *,
+        calls: int,
     ) -> Predict:
-        scale, weights = conditioning.guidance_scale, conditioning.and_weights
+        """What the sampler calls; `stages` are (first call, the conditioning from there on)."""
+        scale = stages[0][1].guidance_scale
         image_scale = 1.5 if request.image_guidance_scale is None else request.image_guidance_scale
         is_edit = self._task == INSTRUCT_PIX2PIX
         # The branches of guidance: no prompt; for edits no prompt, but the picture; the prompts.
-        is_guided = conditioning.negative_prompt_embeds is not None and not (is_edit and image_scale < 1.0)
+        is_guided = stages[0][1].negative_prompt_embeds is not None and not (is_edit and image_scale < 1.0)
         unprompted = 0 if not is_guided else 2 if is_edit else 1
-        parts = self._parts(conditioning, request, unprompted=unprompted, batch=shape[0])
+        known = {
+            id(own): (self._parts(own, request, unprompted=unprompted, batch=shape[0]), own.and_weights)
+            for _, own in stages
+        }
         controls = ControlRun(request.controls, self._controlnets.open(request.controls), calls=calls)
-        pictures: list[mx.array] = []  # made once for all steps, when the networks have been read
+        pictures: dict[int, mx.array] = {}  # made once for all steps, when the networks have been read
         numbers = itertools.count()
 
         def predict(latents: mx.array, timestep: float) -> mx.array:
-            if not pictures and self._task != TEXT_TO_IMAGE:
-                rows = sum(len(part.context) for part in parts)
-                pictures.append(self._picture_channels(request, shape, rows, unprompted=unprompted))
             number, outputs, row = next(numbers), [], 0
+            parts, weights = known[next(id(own) for first, own in reversed(stages) if first <= number)]
+            total = sum(len(part.context) for part in parts)
+            if total not in pictures and self._task != TEXT_TO_IMAGE:
+                pictures[total] = self._picture_channels(request, shape, total, unprompted=unprompted)
             for part in parts:
                 rows = len(part.context)
                 sample = mx.concatenate([latents] * (rows // shape[0]))
@@ -257,7 +308,7 @@ class UNetPipeline(DiffusionPipeline):
                 residuals = controls.residuals(
                     number, sample, times, part.context, added=part.added, first=part.unprompted
                 )
-                own = [picture[row : row + rows] for picture in pictures]
+                own = [pictures[total][row : row + rows]] if pictures else []
                 output: mx.array = self._denoiser.network(
                     mx.concatenate([sample, *own], axis=-1) if own else sample,
                     times,

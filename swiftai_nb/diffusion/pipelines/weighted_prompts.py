@@ -7,13 +7,20 @@ by the tokens' weights and brought back to their mean, and the chunks are put be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.prompt_syntax import parse_weights, reads_weights, split_and, syntax_notes
+from swiftai_nb.core.prompt_editing import edited_prompts
+from swiftai_nb.core.prompt_syntax import (
+    from_compel,
+    parse_weights,
+    reads_weights,
+    split_and,
+    syntax_notes,
+)
 from swiftai_nb.diffusion.models.clip import CLIPOutput
 from swiftai_nb.diffusion.pipelines.text_stage import (
     CLIPTextStage,
@@ -90,7 +97,59 @@ def _filled(chunk: _Chunk, tokenizer: CLIPTokenizer) -> PromptChunk:
     return PromptChunk(tuple(ids), (*weights, *[1.0] * (len(ids) - len(weights))))
 
 
-@dataclass(frozen=True)
+def read_prompts(
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str] | None,
+    *,
+    stage: CLIPTextStage,
+    syntax: str | None,
+    steps: int,
+    is_guided: bool,
+    takes_negative: bool,
+) -> list[tuple[int, ReadPrompts]]:
+    """Reads the arguments of `encode_prompt`; a prompt that is edited during the run is several.
+
+    Args:
+        prompt: as there.
+        negative_prompt: as there.
+        stage: the encoder whose length counts.
+        syntax: one of `SYNTAXES`, or None.
+        steps: of the run.
+        is_guided: whether guidance is on.
+        takes_negative: whether guidance, though it is off, could be turned on.
+
+    Returns:
+        (first step, prompts), the first one from step 0 on; its notes tell of the syntax, too.
+
+    Raises:
+        InvalidInputError: no text, another syntax, or prompts that cannot be followed.
+    """
+    prompts = prompt_list(prompt, "prompt")
+    count = len(prompts)
+    texts = prompts + (negative_prompt_list(negative_prompt, count) if is_guided else [])
+    is_weighted = reads_weights(texts, syntax)
+    notes = syntax_notes(texts, syntax)
+    if not is_guided:
+        notes += unused_negative_notes(negative_prompt, takes_one=takes_negative)
+    if syntax == "compel":
+        texts = [from_compel(text) for text in texts]
+    changes = edited_prompts(texts, steps) if is_weighted else [(0, tuple(texts))]
+    known: dict[tuple[str, ...], ReadPrompts] = {}
+    for _, own in changes:
+        if own not in known:
+            known[own] = ReadPrompts.of(
+                list(own[:count]),
+                list(own[count:]),
+                stage=stage,
+                is_weighted=is_weighted,
+                is_guided=is_guided,
+            )
+    all_notes = tuple(dict.fromkeys([*notes, *(note for one in known.values() for note in one.notes)]))
+    known[changes[0][1]] = replace(known[changes[0][1]], notes=all_notes)
+    return [(first, known[own]) for first, own in changes]
+
+
+@dataclass(frozen=True, eq=False)
 class ReadPrompts:
     """Prompts and how they are to be encoded.
 
@@ -113,38 +172,29 @@ class ReadPrompts:
     @classmethod
     def of(
         cls,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None,
+        prompts: list[str],
+        negatives: list[str],
         *,
         stage: CLIPTextStage,
-        syntax: str | None,
+        is_weighted: bool,
         is_guided: bool,
-        takes_negative: bool,
     ) -> ReadPrompts:
-        """Reads the arguments of `encode_prompt`.
+        """Reads the prompts of a step.
 
         Args:
-            prompt: as there.
-            negative_prompt: as there.
+            prompts: B texts.
+            negatives: B texts; empty without guidance.
             stage: the encoder whose length counts.
-            syntax: "plain", "weighted" or None.
+            is_weighted: whether brackets are weights.
             is_guided: whether guidance is on.
-            takes_negative: whether guidance, though it is off, could be turned on.
 
         Raises:
-            InvalidInputError: no text, another syntax, or a prompt with AND that cannot be followed.
+            InvalidInputError: a prompt with AND that cannot be followed.
         """
-        prompts = prompt_list(prompt, "prompt")
-        negatives = negative_prompt_list(negative_prompt, len(prompts)) if is_guided else []
-        is_weighted = reads_weights([*prompts, *negatives], syntax)
-        notes = syntax_notes([*prompts, *negatives], syntax) + stage.unknown_word_notes(
-            [*prompts, *negatives]
-        )
+        notes = stage.unknown_word_notes([*prompts, *negatives])
         prompts, and_weights = joined_prompts(prompts, is_weighted=is_weighted, is_guided=is_guided)
         notes += chunk_notes(stage, prompts, "prompt", is_weighted=is_weighted)
         notes += chunk_notes(stage, negatives, "negative prompt", is_weighted=is_weighted)
-        if not is_guided:
-            notes += unused_negative_notes(negative_prompt, takes_one=takes_negative)
         return cls(prompts, negatives, and_weights, is_weighted, is_guided, notes)
 
     def encode(

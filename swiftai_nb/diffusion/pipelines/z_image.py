@@ -149,6 +149,7 @@ class ZImagePipeline(DiffusionPipeline):
         max_sequence_length: int | None = None,
         *,
         prompt_syntax: str | None = None,
+        steps: int | None = None,
     ) -> Conditioning:
         """Encodes prompts with Qwen3, as the only message of a conversation.
 
@@ -160,6 +161,7 @@ class ZImagePipeline(DiffusionPipeline):
             clip_skip: must be None or 0: there is no CLIP.
             max_sequence_length: tokens with those of the chat template, 1..512; None is 512.
             prompt_syntax: has no effect but a note: these encoders know no weights.
+            steps: not used.
 
         Raises:
             InvalidInputError: a length outside 1..512, or a clip_skip.

@@ -140,7 +140,7 @@ class ModelHost:
                 size = (second.width, second.height)
                 pixels = self._enlarger.enlarge(pixels, size, file=command.upscaler, run=run)
                 run.next_pass()
-                pixels = self._draw(pipeline, conditioning, InitImage(pixels), second, run)
+                pixels = self._draw(pipeline, conditioning.final, InitImage(pixels), second, run)
             if command.final_width:
                 size = (command.final_width, command.final_height)
                 pixels = self._enlarger.enlarge(pixels, size, file=command.upscaler, run=run)
@@ -252,12 +252,15 @@ class ModelHost:
         return self._preview_decoder[1]
 
     def _conditioning(self, pipeline: DiffusionPipeline, command: Generate) -> Conditioning:
+        is_edited = "[" in command.prompt or "[" in (command.negative_prompt or "")
+        steps = _run_steps(command) if is_edited else None
         key = (
             command.prompt,
             command.negative_prompt,
             command.guidance_scale,
             command.clip_skip,
             command.prompt_syntax,
+            steps,
             self._rounds_products(command.model),
         )
         if key in self._prompts:
@@ -269,6 +272,7 @@ class ModelHost:
             guidance_scale=command.guidance_scale,
             clip_skip=command.clip_skip,
             prompt_syntax=command.prompt_syntax,
+            steps=steps,
         )
         self._prompts[key] = conditioning
         while len(self._prompts) > _KEPT_PROMPTS:
@@ -298,6 +302,13 @@ def half_products(half: bool) -> Iterator[None]:
         yield
     finally:
         ops.set_half_products(False)
+
+
+def _run_steps(command: Generate) -> int:
+    """The steps that are run: fewer than asked for where a picture is started from."""
+    if command.image is None or command.strength is None:
+        return command.steps
+    return max(1, int(command.steps * command.strength))
 
 
 def _default_loader() -> PipelineLoader:

@@ -214,7 +214,7 @@ def _check_options(request: GenerationRequest) -> None:
         "hires": config.hires is not None,
         "upscale": config.upscale is not None,
         "clip_skip": config.clip_skip is not None,
-        "prompt_syntax='weighted'": config.prompt_syntax == "weighted",
+        f"prompt_syntax={config.prompt_syntax!r}": config.prompt_syntax not in (None, "plain"),
         "quantization_bits": config.quantization_bits is not None,
         "preview='taesd'": config.preview == "taesd",
     }

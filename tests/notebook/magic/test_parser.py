@@ -305,7 +305,7 @@ BAD: list[tuple[str, str, str]] = [
     ("fox --executor c --download", "", "use --executor or --download, not both"),
     ("fox --grid executor=a,b", "", "--grid cannot vary 'executor'; it can vary prompt, negative, style, image, strength, mask, feather, with, control, prompt-syntax, model, engine, provider, steps, guidance, image-guidance, size, scheduler, guidance-rescale, eta, lora, vae, embedding, clip-skip, quantize, precision, hires, hires-strength, hires-steps, upscale, upscaler, seed"),
     ("fox --cluster c", "", "unknown option --cluster: did you mean --executor?"),
-    ("fox --prompt-syntax compel", "", "--prompt-syntax 'compel' is not one of plain, weighted"),
+    ("fox --prompt-syntax invoke", "", "--prompt-syntax 'invoke' is not one of plain, weighted, compel"),
     ("fox --bg -w", "", "use --bg or --widget, not both"),
     ("fox --grid steps=1 seed=1 size=64", "", "--grid has 3 axes; it takes one or two"),
     ("fox --grid steps=1,x", "", f"--steps 'x' {WHOLE}"),
