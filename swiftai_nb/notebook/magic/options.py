@@ -99,7 +99,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                excludes=("widget",)),
         Option("from", "text", "the recipe of an earlier picture", metavar="VAR|PATH", field="recipe_from",
                values="pictures"),
-        Option("prompt-syntax", "choice", "whether (x:1.3), [x], BREAK and AND are text or weights, or x++ is",
+        Option("prompt-syntax", "choice", "whether (x:1.3), [x], BREAK, AND are text or weights, or x++ is",
                metavar="KIND", choices=SYNTAXES, setting="prompt_syntax", is_axis=True),
         Option("plain", "flag", "add nothing to the prompt: the bundled model chooses a place by the seed",
                excludes=("widget",)),
