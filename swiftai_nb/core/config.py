@@ -69,7 +69,7 @@ class ImageGenerationConfig:
         guidance_rescale: 0..1: pulls strong guidance back to the contrast of the prompt alone, against
             over-exposed pictures; 0.7 suits models that predict velocity.
         prompt_syntax: "plain", "weighted" or "compel": whether brackets such as "(red:1.3)" are text or
-            weights, or compel's "red++" is a weight; None reads weights where there is a bracket with a number.
+            weights, or compel's "red++" is one; None reads weights where there is a bracket with a number.
         precision: "auto", "float32" or "bfloat16": what products on the CPU, or a GPU, are computed in; None
             is "auto", the faster one of a CPU and the usual one of a GPU.
         eta: 0..1: fresh noise in the samplers ddim (0 is its own value) and tcd (0.3).
