@@ -7,6 +7,7 @@ within 1e-5 relative either way.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
@@ -40,15 +41,17 @@ def fast_paths_enabled() -> bool:
     return _fast
 
 
-def set_block_callback(callback: Callable[[], None] | None) -> None:
+def set_block_callback(callback: Callable[[], None] | None, *, stop_flag: ctypes.c_int | None = None) -> None:
     """Registers what `checkpoint` calls, for the calling context only.
 
     The CPU's fast paths also call it between the pieces of long operations.
 
     Args:
         callback: takes nothing; may raise to stop the computation. None removes it.
+        stop_flag: 1, set by another thread, ends compiled loops at once; the callback is to raise then.
     """
     workers.checkpoint.set(callback)
+    workers.stop_flag.set(stop_flag)
     work_pace.restart()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import platform
 import shutil
@@ -270,6 +271,50 @@ def test_a_cancel_is_heard_between_parts_of_one_operation(kernels):
             native.linear(random(2000, 512), random(512, 512), None)
     finally:
         workers.checkpoint.reset(token)
+
+
+STOPPED = {
+    "linear": lambda: native.linear(random(100, 30), random(90, 30), None),
+    "conv": lambda: native.conv2d(
+        random(1, 20, 20, 20), random(20, 3, 3, 20), None, stride=2, padding=1
+    ),
+    "winograd_product": lambda: native.conv2d(
+        random(1, 20, 20, 20), random(20, 3, 3, 20), None, stride=1, padding=1
+    ),
+    "attend": lambda: native.attention(
+        random(1, 2, 200, 40), random(1, 2, 200, 40), random(1, 2, 200, 40), scale=1.0, mask=None
+    ),
+    "attend at once": lambda: native.attention(
+        random(1, 1, 9, 8), random(1, 1, 9, 8), random(1, 1, 9, 8), scale=1.0, mask=None
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_a_cancel_ends_a_compiled_loop_and_its_result_is_not_used(half, name):
+    flag = ctypes.c_int(0)
+    token = workers.stop_flag.set(flag)
+    try:
+        whole = np.array(STOPPED[name]())
+        flag.value = 1
+        with pytest.raises(GenerationCancelledError):
+            STOPPED[name]()
+        flag.value = 0
+        np.testing.assert_array_equal(np.array(STOPPED[name]()), whole)
+    finally:
+        workers.stop_flag.reset(token)
+
+
+def test_a_compiled_loop_stops_at_its_next_tile(kernels):
+    rows, inner, outputs = 60, 8, 2 * kernels.width
+    x, weight = np.ones((rows, inner), np.float32), np.ones((outputs, inner), np.float32)
+    out, flag = np.zeros((rows, outputs), np.float32), ctypes.c_int(1)
+    space = loader.aligned_scratch("product", 4 * inner * (kernels.width + rows))
+    fixed = (x.ctypes.data, weight.ctypes.data, 0, None, None, out.ctypes.data, inner, outputs, 0, rows, 0, 2)
+    kernels.functions.linear(*fixed, False, False, space, ctypes.addressof(flag))
+    assert not out.any()
+    kernels.functions.linear(*fixed, False, False, space, None)
+    assert (out == inner).all()
 
 
 class TestChoice:

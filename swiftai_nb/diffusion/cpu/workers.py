@@ -22,12 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core import machine
+from swiftai_nb.core.errors import GenerationCancelledError
 
 Item = TypeVar("Item")
 Float32 = NDArray[np.float32]
 
 _local = threading.local()
 checkpoint: ContextVar[Callable[[], None] | None] = ContextVar("checkpoint", default=None)
+# Set to 1 by the thread that cancels; compiled loops read it. See `raise_if_stopped`.
+stop_flag: ContextVar[ctypes.c_int | None] = ContextVar("stop_flag", default=None)
 
 
 @cache
@@ -109,6 +112,7 @@ def for_each(function: Callable[[Item], None], items: Sequence[Item]) -> None:
         for item in items:
             run_checkpoint()
             function(item)
+        raise_if_stopped()
         return
     counter = itertools.count()  # next() on it is atomic
     stopped = threading.Event()
@@ -131,6 +135,7 @@ def for_each(function: Callable[[Item], None], items: Sequence[Item]) -> None:
     for error in errors:
         if error is not None:
             raise error
+    raise_if_stopped()
 
 
 def _work_alone(work: Callable[[Callable[[], None]], None]) -> None:
@@ -143,6 +148,24 @@ def run_checkpoint() -> None:
     callback = checkpoint.get()
     if callback is not None:
         callback()
+
+
+def stop_address() -> int | None:
+    """The address of the calling context's stop flag, for compiled loops; None without one."""
+    flag = stop_flag.get()
+    return None if flag is None else ctypes.addressof(flag)
+
+
+def raise_if_stopped() -> None:
+    """To be called after compiled loops that were given `stop_address`: with the flag set they end early.
+
+    Raises:
+        GenerationCancelledError: the flag is set, so their results are incomplete.
+    """
+    flag = stop_flag.get()
+    if flag is not None and flag.value:
+        run_checkpoint()  # its error says more
+        raise GenerationCancelledError
 
 
 def spans(length: int, step: int) -> list[slice]:

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError, UnsupportedModelError
 from swiftai_nb.core.paths import user_path
+from swiftai_nb.diffusion.cpu.workers import run_checkpoint
 from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.weights.precision import check_bits, resolve_dtype
 from swiftai_nb.diffusion.weights.tensors import read_config
@@ -86,6 +87,7 @@ def load_pipeline(
         read_config(path / "model_index.json")  # required: SDXL's prompt encoding depends on it
     module, name = _PIPELINES[model.family]
     pipeline = getattr(import_module(f"swiftai_nb.diffusion.pipelines.{module}"), name)
+    run_checkpoint()  # opening takes a moment: a cancel is heard between the parts
     words = [load_embedding(file) for file in embeddings]
     try:
         made = cast(DiffusionPipeline, pipeline(model, dtype=compute, quantization_bits=quantization_bits))

@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 from swiftai_nb.core.errors import AIError, InvalidModelFilesError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.diffusion import gpu, memory
-from swiftai_nb.diffusion.cpu.workers import run_checkpoint
+from swiftai_nb.diffusion.cpu.workers import run_checkpoint, spans
 from swiftai_nb.diffusion.models.layers import Conv2d, Linear
 from swiftai_nb.diffusion.weights.precision import (
     DEFAULT_GROUP_SIZE,
@@ -33,6 +33,7 @@ from swiftai_nb.diffusion.weights.tensors import Tensors, TensorSource
 
 Network = TypeVar("Network", bound=nn.Module)
 _SHOWN = 6
+_PIECE_ELEMENTS = 1 << 22  # of a tensor, converted between two checks for a cancel: some 10 ms
 
 
 class Component(Generic[Network]):
@@ -64,6 +65,7 @@ class Component(Generic[Network]):
         self._build = build
         self._network: Network | None = None
         self._after_load: list[Callable[[Network], None]] = []
+        run_checkpoint()
         check_tensors(_build_blank(build, source.name), source.open(), component=source.name)
 
     @property
@@ -183,7 +185,7 @@ def load_network(
         keeps_dtype = is_map and not quantizes
         kept = storage_dtype(value.dtype, dtype, size=value.size) if keeps_dtype else dtype
         label = f"{source.name}: tensor {path}"
-        value = mx.contiguous(value if value.dtype == mx.uint32 else value.astype(kept))
+        value = _converted(value, value.dtype if value.dtype == mx.uint32 else kept, label)
         if quantizes and quantization_bits is not None:
             _evaluate({label: value})
             quantize_weight(network, path, value, bits=quantization_bits)
@@ -196,6 +198,21 @@ def load_network(
             pending, pending_bytes = {}, 0
     _evaluate(pending)
     return network
+
+
+def _converted(value: mx.array, dtype: mx.Dtype, label: str) -> mx.array:
+    """A stored tensor in another dtype and in the order of its axes; on a CPU a large one piece by piece.
+
+    MLX converts on one thread, and the largest tensor of a text encoder takes it 0.2 s.
+    """
+    if value.size <= _PIECE_ELEMENTS or not gpu.on_cpu():
+        return mx.contiguous(value.astype(dtype))
+    pieces = []
+    for rows in spans(len(value), max(1, _PIECE_ELEMENTS * len(value) // value.size)):
+        run_checkpoint()
+        pieces.append(mx.contiguous(value[rows].astype(dtype)))
+        _evaluate({label: pieces[-1]})
+    return mx.concatenate(pieces)
 
 
 def _evaluate(values: Mapping[str, mx.array]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
 from collections import OrderedDict
@@ -65,7 +66,7 @@ class ModelHost:
         from swiftai_nb.diffusion.cpu.workers import single_threaded_numpy
 
         started_s = time.monotonic()
-        with single_threaded_numpy(), cancel_between_blocks(token.raise_if_cancelled):
+        with single_threaded_numpy(), cancel_between_blocks(token.raise_if_cancelled, token):
             pipeline = self._pipeline_of(command.model, report, command.job_id)
             for component in pipeline.networks.values():
                 token.raise_if_cancelled()
@@ -121,7 +122,8 @@ class ModelHost:
         mx.reset_peak_memory()
         run = GenerationRun(command, report, token)
         rounds = self._rounds_products(command.model)
-        with single_threaded_numpy(), cancel_between_blocks(run.raise_if_cancelled), half_products(rounds):
+        hearing = cancel_between_blocks(run.raise_if_cancelled, token)
+        with single_threaded_numpy(), hearing, half_products(rounds):
             pipeline = self._pipeline_of(command.model, report, command.job_id)
             run.model_loaded()
             run.enter_stage(GenerationStage.ENCODING_PROMPT)
@@ -162,7 +164,7 @@ class ModelHost:
 
         mx.reset_peak_memory()
         run, picture = GenerationRun(command, report, token), read_picture(command.image)
-        with single_threaded_numpy(), cancel_between_blocks(run.raise_if_cancelled):
+        with single_threaded_numpy(), cancel_between_blocks(run.raise_if_cancelled, token):
             size = (command.width, command.height)
             pixels = self._enlarger.enlarge(picture, size, file=command.upscaler, run=run)
         return run.done(pixels, scheduler="", dtype=_dtype(None), peak_memory_bytes=mx.get_peak_memory())
@@ -281,11 +283,13 @@ class ModelHost:
 
 
 @contextmanager
-def cancel_between_blocks(raise_if_cancelled: Callable[[], None]) -> Iterator[None]:
-    """Checks for a cancel between two blocks of a network, not only between two steps."""
+def cancel_between_blocks(raise_if_cancelled: Callable[[], None], token: CancellationToken) -> Iterator[None]:
+    """Checks for a cancel between two blocks of a network, not only two steps, and in compiled loops."""
     from swiftai_nb.diffusion import ops
 
-    ops.set_block_callback(raise_if_cancelled)
+    stop_flag = ctypes.c_int(0)
+    token.on_cancel(lambda: setattr(stop_flag, "value", 1))
+    ops.set_block_callback(raise_if_cancelled, stop_flag=stop_flag)
     try:
         yield
     finally:

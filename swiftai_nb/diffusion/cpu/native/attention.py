@@ -11,7 +11,14 @@ from swiftai_nb.diffusion.cpu.arrays import new_array, view
 from swiftai_nb.diffusion.cpu.attention import additive_mask
 from swiftai_nb.diffusion.cpu.native.loader import aligned_scratch, library
 from swiftai_nb.diffusion.cpu.native.products import half_products
-from swiftai_nb.diffusion.cpu.workers import Float32, for_each, spans, worker_count
+from swiftai_nb.diffusion.cpu.workers import (
+    Float32,
+    for_each,
+    raise_if_stopped,
+    spans,
+    stop_address,
+    worker_count,
+)
 
 _QUERIES, _KEYS = 96, 512  # of a block: attention.c
 _TOGETHER_PRODUCTS = 1 << 19
@@ -67,7 +74,7 @@ def _attend(
     key_bytes = size * all_keys * (width + width % 2)
     head_bytes = key_bytes + size * all_keys * wide
     packed = aligned_scratch("packed heads", batch * shared * head_bytes)
-    scratch_bytes = 4 * _QUERIES * (2 * _KEYS + wide + width + width % 2)
+    scratch_bytes, stop = 4 * _QUERIES * (2 * _KEYS + wide + width + width % 2), stop_address()
 
     def pack(head: tuple[int, int]) -> None:
         target = packed + (head[0] * shared + head[1]) * head_bytes
@@ -85,7 +92,7 @@ def _attend(
             q.ctypes.data, source, source + key_bytes, None if bias is None else bias.ctypes.data,
             target.ctypes.data, q.strides[0] // 4, 0 if bias is None else bias.strides[0] // 4,
             target.strides[0] // 4, rows.start, rows.stop, count, width, value_width, scale, half,
-            aligned_scratch("attention", scratch_bytes),
+            aligned_scratch("attention", scratch_bytes), stop,
         )  # fmt: skip
 
     heads_to_pack = [(b, h) for b in range(batch) for h in range(shared)]
@@ -94,6 +101,7 @@ def _attend(
             pack(head)
         for b, h in np.ndindex(batch, heads):
             attend((b, h, slice(0, length)))
+        raise_if_stopped()
         return
     for_each(pack, heads_to_pack)
     step = _QUERIES * max(1, round(length / _QUERIES * batch * heads / (16 * worker_count())))

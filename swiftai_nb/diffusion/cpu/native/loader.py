@@ -17,14 +17,14 @@ from swiftai_nb.diffusion.cpu.workers import Float32, scratch
 
 _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
 _SIGNATURES = {
-    "linear": [_P, _P, _I, _P, _P, _P, *[_L] * 6, _I, _I, _P],
+    "linear": [_P, _P, _I, _P, _P, _P, *[_L] * 6, _I, _I, _P, _P],
     "linear_few": [_P, _P, _I, _P, _P, *[_L] * 5],
-    "conv": [_P, _P, _I, _P, _P, _P, _P, *[_L] * 12, _I, _P],
+    "conv": [_P, _P, _I, _P, _P, _P, _P, *[_L] * 12, _I, _P, _P],
     "winograd_input": [_P, _P, *[_L] * 5, _I, _I],
     "winograd_kernel": [_P, _I, _P, *[_L] * 4, _I, _I],
-    "winograd_product": [*[_P] * 6, *[_L] * 8, _I, _I, _P],
+    "winograd_product": [*[_P] * 6, *[_L] * 8, _I, _I, _P, _P],
     "attention_pack": [_P, _P, *[_L] * 5, _P, _P, _I],
-    "attend": [*[_P] * 5, *[_L] * 8, _F, _I, _P],
+    "attend": [*[_P] * 5, *[_L] * 8, _F, _I, _P, _P],
     "activation": [_P, _P, _L, _I],
     "geglu": [_P, _P, _L, _L],
     "layer_norm": [*[_P] * 4, _L, _L, _F, _I],

@@ -13,7 +13,7 @@ from swiftai_nb.diffusion.cpu import convolution
 from swiftai_nb.diffusion.cpu.arrays import float32_view, new_array, view
 from swiftai_nb.diffusion.cpu.native.loader import Kernels, address, aligned_scratch, library
 from swiftai_nb.diffusion.cpu.weights import bit_view
-from swiftai_nb.diffusion.cpu.workers import Float32, for_each, shares, spans, worker_count
+from swiftai_nb.diffusion.cpu.workers import Float32, for_each, shares, spans, stop_address, worker_count
 
 # Whether products round their inputs to bfloat16, for the calling context.
 half_products: ContextVar[bool] = ContextVar("half_products", default=False)
@@ -101,7 +101,7 @@ def _multiply(
     half = half_products.get() and kernels.half
     panels = math.ceil(outputs / kernels.width)
     row_parts, panel_parts = _parts(rows, panels, size)
-    length = _length(inner, half)
+    length, stop = _length(inner, half), stop_address()
 
     def run(part: tuple[slice, slice]) -> None:
         some, columns = part
@@ -109,6 +109,7 @@ def _multiply(
             address(inputs), stored.address, stored.kind, address(offset), address(addend), address(out),
             inner, outputs, some.start, some.stop, columns.start, columns.stop, half, gated,
             aligned_scratch("product", length * (kernels.width + (some.stop - some.start if half else 0))),
+            stop,
         )  # fmt: skip
 
     for_each(run, [(some, columns) for some in row_parts for columns in panel_parts])
@@ -170,7 +171,7 @@ def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int
     half = _rounds(kernels, channels, outputs)
     result, out = new_array((batch, down, across, outputs))
     values, offset = np.ascontiguousarray(view(x)), None if bias is None else float32_view(bias)
-    length = _length(channels, half)
+    length, stop = _length(channels, half), stop_address()
     row_parts, panel_parts = _parts(
         down * across, math.ceil(outputs / kernels.width), out.size * kernel**2 * channels
     )
@@ -183,7 +184,7 @@ def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int
             address(values[picture]), stored.address, stored.kind, address(offset), None, None,
             address(out[picture]), height, width, channels, outputs, kernel, stride, padding, across,
             rows.start, rows.stop, columns.start, columns.stop, half,
-            aligned_scratch("product", length * (kernel**2 * kernels.width + strip)),
+            aligned_scratch("product", length * (kernel**2 * kernels.width + strip)), stop,
         )  # fmt: skip
 
     for_each(run, [(b, rows, columns) for b in range(batch) for rows in strips for columns in panel_parts])
@@ -202,7 +203,7 @@ def _winograd(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
     blocks, panels = spans(tiles, _TILES[m]), math.ceil(outputs / kernels.width)
     length = _length(channels, half) * (m + 2) ** 2
     block_bytes, panel_bytes = length * _TILES[m], length * kernels.width
-    products = 4 * (m + 2) ** 2 * _TILES[m] * kernels.width
+    products, stop = 4 * (m + 2) ** 2 * _TILES[m] * kernels.width, stop_address()
 
     def transform_input(part: slice, target: int) -> None:
         kernels.functions.winograd_input(
@@ -217,7 +218,7 @@ def _winograd(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
     def multiply(tiles: slice, block: int, part: slice, kernel: int) -> None:
         kernels.functions.winograd_product(
             block, kernel, address(offset), None, None, address(out), height, width, channels, outputs,
-            tiles.start, tiles.stop, part.start, part.stop, m, half, aligned_scratch("tiles", products),
+            tiles.start, tiles.stop, part.start, part.stop, m, half, aligned_scratch("tiles", products), stop,
         )  # fmt: skip
 
     if len(blocks) >= 4 * worker_count() and panels * panel_bytes <= _KERNEL_BYTES:

@@ -71,7 +71,7 @@ def _linear(functions: Any, width: int, half: bool) -> float:
     out = np.empty((rows, outputs), np.float32)
     functions.linear(
         inputs.at(x), inputs.at(stored), 1, inputs.at(bias), None, inputs.at(out), inner, outputs,
-        0, rows, 0, 2, half, False, inputs.blank((width + rows) * (inner + 1)),
+        0, rows, 0, 2, half, False, inputs.blank((width + rows) * (inner + 1)), None,
     )  # fmt: skip
     return _error(out, x @ stored.astype(np.float32).T + bias)
 
@@ -90,7 +90,7 @@ def _winograd(functions: Any, width: int, half: bool) -> float:
     )
     functions.winograd_product(
         block, panel, None, None, None, inputs.at(out), height, height, channels, outputs, 0, tiles,
-        0, -(-outputs // width), m, half, products,
+        0, -(-outputs // width), m, half, products, None,
     )  # fmt: skip
     padded = np.pad(x[0], [(1, 1), (1, 1), (0, 0)])
     taps = [(i, j) for i in range(3) for j in range(3)]
@@ -108,7 +108,7 @@ def _attention(functions: Any, width: int, half: bool) -> float:
     )
     functions.attend(
         inputs.at(q), packed_keys, packed_values, None, inputs.at(out), size, 0, size, 0, rows, keys,
-        size, size, 0.5, half, inputs.blank(96 * (1024 + 2 * width)),
+        size, size, 0.5, half, inputs.blank(96 * (1024 + 2 * width)), None,
     )  # fmt: skip
     weights = np.exp(0.5 * (q @ k.T))
     return _error(out, weights @ v / weights.sum(axis=1, keepdims=True))

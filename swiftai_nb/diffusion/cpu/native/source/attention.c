@@ -109,7 +109,7 @@ INLINE void exponentiate(float *scores, bf16 *weights, const float *mask, long c
 // scratch: QUERIES * (2 KEYS + value_width and width, each rounded up to WIDTH) floats.
 INLINE void attend_part(const float *q, const void *keys, const void *values, const float *mask, float *out,
                         long q_stride, long mask_stride, long out_stride, long row_from, long row_to, long key_count,
-                        long width, long value_width, float scale, int half, float *scratch) {
+                        long width, long value_width, float scale, int half, float *scratch, const int *stop) {
     long size = element_size(half), length = padded(width, half), all = panels_of(key_count) * WIDTH;
     long total_width = panels_of(value_width) * WIDTH;
     float *scores = scratch, *total = scores + QUERIES * KEYS;
@@ -125,6 +125,7 @@ INLINE void attend_part(const float *q, const void *keys, const void *values, co
         }
         for (long from = 0; from < key_count; from += KEYS) {
             long here = least(KEYS, all - from), used = least(KEYS, key_count - from);
+            if (stopped(stop)) return;
             for (long n = 0; n < here; n += WIDTH)
                 for (long i = 0; i < count; i += ROWS) {
                     const void *rows[ROWS];
@@ -158,10 +159,10 @@ INLINE void attend_part(const float *q, const void *keys, const void *values, co
 }
 EXPORT void attend(const float *q, const void *keys, const void *values, const float *mask, float *out, long q_stride,
                    long mask_stride, long out_stride, long row_from, long row_to, long key_count, long width,
-                   long value_width, float scale, int half, float *scratch) {
+                   long value_width, float scale, int half, float *scratch, const int *stop) {
 #define PART(h) \
     attend_part(q, keys, values, mask, out, q_stride, mask_stride, out_stride, row_from, row_to, key_count, width, \
-                value_width, scale, h, scratch)
+                value_width, scale, h, scratch, stop)
     if (half && HALF_PRODUCTS) PART(1);
     else PART(0);
 #undef PART

@@ -2,7 +2,8 @@
 // float32, or, where the compiler was told of AVX512_BF16, of inputs rounded to bfloat16 with float32 sums.
 //
 // All functions are reentrant, allocate nothing and start no threads: the caller shares the work among its
-// own threads and gives each a scratch buffer aligned to 64 bytes.
+// own threads and gives each a scratch buffer aligned to 64 bytes. Those with a flag `stop` return within a tile of
+// its being set; what they were to write is then undefined.
 #ifndef KERNELS_H
 #define KERNELS_H
 
@@ -94,6 +95,8 @@ INLINE float top_lane(vec v) {
     return top;
 }
 INLINE long least(long a, long b) { return a < b ? a : b; }
+// Whether the caller wants no result any more. Another thread sets the flag; NULL is never set.
+INLINE int stopped(const int *stop) { return stop && __atomic_load_n(stop, __ATOMIC_RELAXED); }
 
 // 2^x within 2e-7 relative, for x from -126 to 127; what lies outside is taken as the nearest of these.
 INLINE vec exp2_vec(vec x) {

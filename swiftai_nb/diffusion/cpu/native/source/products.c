@@ -62,7 +62,7 @@ static void panel_bias(float bias_of_panel[WIDTH], const float *bias, const floa
 // scratch: (WIDTH + rows) * padded inner elements.
 INLINE void linear_part(const float *x, const void *weight, int kind, const float *bias, const float *addend,
                         float *out, long inner, long outputs, long row_from, long row_to, long panel_from,
-                        long panel_to, int half, int gated, void *scratch) {
+                        long panel_to, int half, int gated, void *scratch, const int *stop) {
     long length = padded(inner, half), size = element_size(half);
     long width = gated ? outputs / 2 : outputs, step = gated ? WIDTH / 2 : WIDTH;
     char *panel = scratch, *inputs = panel + size * length * WIDTH;
@@ -76,6 +76,7 @@ INLINE void linear_part(const float *x, const void *weight, int kind, const floa
         panel_bias(bias_of_panel, bias, NULL, first, outputs, gated);
         pack_panel(weight, kind, panel, first, outputs, 1, inner, half, gated);
         for (long i = row_from; i < row_to; i += ROWS) {
+            if (stopped(stop)) return;
             const void *rows[ROWS];
             long count = least(ROWS, row_to - i);
             for (int r = 0; r < ROWS; r++) rows[r] = inputs + (i - row_from + (r < count ? r : 0)) * length * size;
@@ -89,9 +90,10 @@ INLINE void linear_part(const float *x, const void *weight, int kind, const floa
 }
 EXPORT void linear(const float *x, const void *weight, int kind, const float *bias, const float *addend, float *out,
                    long inner, long outputs, long row_from, long row_to, long panel_from, long panel_to, int half,
-                   int gated, void *scratch) {
+                   int gated, void *scratch, const int *stop) {
 #define PART(h, g) \
-    linear_part(x, weight, kind, bias, addend, out, inner, outputs, row_from, row_to, panel_from, panel_to, h, g, scratch)
+    linear_part(x, weight, kind, bias, addend, out, inner, outputs, row_from, row_to, panel_from, panel_to, h, g, \
+                scratch, stop)
     if (half && HALF_PRODUCTS) gated ? PART(1, 1) : PART(1, 0);
     else gated ? PART(0, 1) : PART(0, 0);
 #undef PART
@@ -120,7 +122,7 @@ EXPORT void linear_few(const float *x, const void *weight, int kind, const float
 INLINE void conv_part(const float *x, const void *weight, int kind, const float *bias, const float *more,
                       const float *addend, float *out, long height, long width, long channels, long outputs,
                       long kernel, long stride, long padding, long out_width, long y_from, long y_to,
-                      long panel_from, long panel_to, int half, void *scratch) {
+                      long panel_from, long panel_to, int half, void *scratch, const int *stop) {
     long length = padded(channels, half), size = element_size(half), taps = kernel * kernel;
     long strip_height = (y_to - y_from - 1) * stride + kernel, strip_width = width + 2 * padding;
     char *panel = scratch, *strip = panel + size * length * taps * WIDTH;
@@ -142,6 +144,7 @@ INLINE void conv_part(const float *x, const void *weight, int kind, const float 
         panel_bias(bias_of_panel, bias, more, first, outputs, 0);
         pack_panel(weight, kind, panel, first, outputs, taps, channels, half, 0);
         for (long i = 0; i < pixels; i += ROWS) {
+            if (stopped(stop)) return;
             const char *corners[ROWS];
             long count = least(ROWS, pixels - i);
             for (int r = 0; r < ROWS; r++) {
@@ -164,10 +167,10 @@ INLINE void conv_part(const float *x, const void *weight, int kind, const float 
 EXPORT void conv(const float *x, const void *weight, int kind, const float *bias, const float *more,
                  const float *addend, float *out, long height, long width, long channels, long outputs, long kernel,
                  long stride, long padding, long out_width, long y_from, long y_to, long panel_from, long panel_to,
-                 int half, void *scratch) {
+                 int half, void *scratch, const int *stop) {
 #define PART(h) \
     conv_part(x, weight, kind, bias, more, addend, out, height, width, channels, outputs, kernel, stride, padding, \
-              out_width, y_from, y_to, panel_from, panel_to, h, scratch)
+              out_width, y_from, y_to, panel_from, panel_to, h, scratch, stop)
     if (half && HALF_PRODUCTS) PART(1);
     else PART(0);
 #undef PART

@@ -147,7 +147,8 @@ EXPORT void winograd_kernel(const void *weight, int kind, void *panels, long cha
 // bias: [outputs]; more: [batch, outputs]; addend: like out. scratch: (m + 2)^2 * tile_count * WIDTH floats.
 INLINE void product_part(const void *block, const void *panels, const float *bias, const float *more,
                          const float *addend, float *out, long height, long width, long channels, long outputs,
-                         long tile_from, long tile_to, long panel_from, long panel_to, int m, int half, float *scratch) {
+                         long tile_from, long tile_to, long panel_from, long panel_to, int m, int half, float *scratch,
+                         const int *stop) {
     int n = m + 2, positions = n * n;
     long across = (width + m - 1) / m, down = (height + m - 1) / m, length = padded(channels, half);
     long size = element_size(half), count = tile_to - tile_from;
@@ -155,6 +156,7 @@ INLINE void product_part(const void *block, const void *panels, const float *bia
         const char *kernels = (const char *)panels + (panel - panel_from) * positions * length * size * WIDTH;
         for (int e = 0; e < positions; e++)
             for (long i = 0; i < count; i += ROWS) {
+                if (stopped(stop)) return;
                 const void *rows[ROWS];
                 for (int r = 0; r < ROWS; r++)
                     rows[r] = (const char *)block + (e * tile_count(m) + (i + r < count ? i + r : i)) * length * size;
@@ -194,10 +196,10 @@ INLINE void product_part(const void *block, const void *panels, const float *bia
 EXPORT void winograd_product(const void *block, const void *panels, const float *bias, const float *more,
                              const float *addend, float *out, long height, long width, long channels, long outputs,
                              long tile_from, long tile_to, long panel_from, long panel_to, int m, int half,
-                             float *scratch) {
+                             float *scratch, const int *stop) {
 #define PART(m_, h) \
     product_part(block, panels, bias, more, addend, out, height, width, channels, outputs, tile_from, tile_to, \
-                 panel_from, panel_to, m_, h, scratch)
+                 panel_from, panel_to, m_, h, scratch, stop)
     if (m == 4) PART(4, 0);
     else if (half && HALF_PRODUCTS) PART(2, 1);
     else PART(2, 0);
