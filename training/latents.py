@@ -13,7 +13,7 @@ from tokenizer import encode, load
 
 
 def moments(vae, x):
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad(), torch.autocast(x.device.type, dtype=torch.bfloat16):
         return vae.encode(x).latent_dist.mean.float()
 
 

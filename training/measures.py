@@ -85,3 +85,32 @@ def likeness(picture, originals):
     """PSNR in dB to the nearest of some pictures."""
     errors = [np.square(picture.astype(np.float32) - o).mean() for o in originals]
     return float(-10 * np.log10(max(min(errors), 1.0) / 255**2))
+
+
+def steepness(x):
+    """`[B, H - 2, W - 2]`: the gradient of luminance by central differences; `x: [B, 3, H, W]` in -1..1."""
+    gray = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1)
+    dx, dy = gray[:, 1:-1, 2:] - gray[:, 1:-1, :-2], gray[:, 2:, 1:-1] - gray[:, :-2, 1:-1]
+    return (dx.square() + dy.square()).sqrt() / 2
+
+
+def edges(y, x, *, share=0.05):
+    """PSNR of `y` against `x`, and how steep it is where `x` has its strongest gradients: 1 is as steep.
+
+    `edges` at the same pixel, `edges_near` best within 2 px, `edges_own` of the strongest gradients of `y`.
+    """
+    from torch.nn.functional import max_pool2d
+
+    wanted, got = steepness(x), steepness(y)
+    n = int(share * wanted[0].numel())
+    strongest, at = wanted.flatten(1).topk(n, 1)
+    near = max_pool2d(got[:, None], 5, 1, 2)[:, 0]
+    psnr = (-10 * ((y - x).square().mean((1, 2, 3)) / 4).clamp_min(1e-10).log10()).mean()
+    means = {
+        "edges": got.flatten(1).gather(1, at), "edges_near": near.flatten(1).gather(1, at),
+        "edges_own": got.flatten(1).topk(n, 1)[0],
+    }  # fmt: skip
+    total = strongest.mean()
+    return {"psnr": round(psnr.item(), 2)} | {
+        k: round((v.mean() / total).item(), 3) for k, v in means.items()
+    }

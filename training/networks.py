@@ -1,4 +1,6 @@
-"""The three networks: plain Stable Diffusion 1.5 building blocks, small."""
+"""The networks of both models: plain Stable Diffusion 1.5 building blocks, small."""
+
+from dataclasses import dataclass
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -13,12 +15,29 @@ MAX_TOKENS = 24
 SCALING_FACTOR = 0.18215
 
 
-def autoencoder(channels=(16, 32, 64, 128), size=CODED_SIZE):
-    """One block per factor of two, 16 latent channels: the 1024 numbers of an 8x8 grid."""
+@dataclass(frozen=True)
+class Latents:
+    """A grid of latents of 256 px pictures, and the widths of the networks around it."""
+
+    side: int
+    channels: int
+    autoencoder: tuple
+    unet: tuple
+
+
+SIZE_256 = 256
+LATENTS_256 = {
+    "8x8x32": Latents(8, 32, (16, 16, 32, 32, 64, 128), (128, 192)),
+    "16x16x8": Latents(16, 8, (16, 32, 32, 64, 128), (64, 128, 192)),
+}
+
+
+def autoencoder(channels=(16, 32, 64, 128), size=CODED_SIZE, latent_channels=LATENT_CHANNELS):
+    """One block per factor of two, by default 16 latent channels: the 1024 numbers of an 8x8 grid."""
     return AutoencoderKL(
         in_channels=3, out_channels=3, down_block_types=["DownEncoderBlock2D"] * len(channels),
         up_block_types=["UpDecoderBlock2D"] * len(channels), block_out_channels=channels, layers_per_block=1,
-        latent_channels=LATENT_CHANNELS, norm_num_groups=8, sample_size=size, mid_block_add_attention=False,
+        latent_channels=latent_channels, norm_num_groups=8, sample_size=size, mid_block_add_attention=False,
         scaling_factor=SCALING_FACTOR,
     )  # fmt: skip
 
@@ -26,6 +45,11 @@ def autoencoder(channels=(16, 32, 64, 128), size=CODED_SIZE):
 def shipped_autoencoder():
     """Factor 16, of the same latents: pictures of twice the side for a decoder that costs little more."""
     return autoencoder((16, 32, 32, 64, 128), SIZE)
+
+
+def autoencoder_256(name):
+    latents = LATENTS_256[name]
+    return autoencoder(latents.autoencoder, SIZE_256, latents.channels)
 
 
 def text_encoder(vocab_size):
@@ -39,15 +63,22 @@ def text_encoder(vocab_size):
     )  # fmt: skip
 
 
-def unet(channels=(128, 192)):
+def unet(channels=(128, 192), side=LATENT_SIZE, latent_channels=LATENT_CHANNELS):
+    attended = len(channels) - 1
     net = UNet2DConditionModel(
-        sample_size=LATENT_SIZE, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        sample_size=side, in_channels=latent_channels, out_channels=latent_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * attended + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * attended,
         block_out_channels=channels, layers_per_block=1, cross_attention_dim=TEXT_WIDTH, attention_head_dim=4,
         norm_num_groups=16,
     )  # fmt: skip
     net.set_attn_processor(AttnProcessor())  # faster than the fused kernel at this size on a CPU
     return net
+
+
+def unet_256(name):
+    latents = LATENTS_256[name]
+    return unet(latents.unet, latents.side, latents.channels)
 
 
 def scheduler():

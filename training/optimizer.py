@@ -10,15 +10,16 @@ import torch
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalized(matrix, *, steps=5):
+def orthogonalized(matrices, *, steps=5):
+    """`[..., rows, columns]`: each matrix with its singular values near 1."""
     a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        s = x @ x.T
+        s = x @ x.mT
         x = a * x + (b * s + c * s @ s) @ x
-    return (x.T if tall else x).float()
+    return (x.mT if tall else x).float()
 
 
 class Muon:
@@ -34,6 +35,9 @@ class Muon:
         slow = {id(p) for p in slow}
         self.rates = {id(p): slow_rate if id(p) in slow else 1.0 for p in self.params}
         self.matrices = [p for p in self.params if p.ndim >= 2]
+        self.alike = {}  # indices of the matrices of each shape: a GPU takes them in one product
+        for k, p in enumerate(self.matrices):
+            self.alike.setdefault(p.flatten(1).shape, []).append(k)
         self.momentum, self.weight_decay = momentum, weight_decay
         self.velocity = [torch.zeros_like(p) for p in self.matrices]
         vectors = [p for p in self.params if p.ndim < 2]
@@ -51,11 +55,14 @@ class Muon:
         self.adam.step()
         grads = [p.grad for p in self.matrices]
         torch._foreach_lerp_(self.velocity, grads, 1 - self.momentum)
-        updates = []
-        for p, grad, velocity in zip(self.matrices, grads, self.velocity, strict=True):
-            flat = torch.lerp(grad, velocity, self.momentum).flatten(1)
-            size = 0.2 * max(flat.shape) ** 0.5 * self.rates[id(p)]
-            updates.append((orthogonalized(flat) * size).view_as(p))
+        towards = torch._foreach_lerp(grads, self.velocity, self.momentum)
+        updates = [None] * len(towards)
+        for shape, members in self.alike.items():
+            size = 0.2 * max(shape) ** 0.5
+            turned = orthogonalized(torch.stack([towards[k].flatten(1) for k in members]))
+            for k, update in zip(members, turned, strict=True):
+                p = self.matrices[k]
+                updates[k] = (update * (size * self.rates[id(p)])).view_as(p)
         torch._foreach_mul_(self.matrices, 1 - self.lr * self.weight_decay)
         torch._foreach_add_(self.matrices, updates, alpha=-self.lr)
 

@@ -35,6 +35,11 @@ def start_ranks():
     return 0, 1
 
 
+def device():
+    """The first CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def to_model(pictures):
     """`[B, H, W, 3] uint8` to `[B, 3, H, W] float32` in -1..1."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -46,7 +51,7 @@ class Trainee:
     def __init__(self, params, optimizer, *, path, ema=0.998):
         self.params = list(params)
         self.optimizer, self.path, self.decay = optimizer, path, ema
-        self.step, self.elapsed_s = 0, 0.0
+        self.step, self.elapsed_s, self.pictures = 0, 0.0, 0
         if dist.is_initialized():
             for p in self.params:
                 dist.broadcast(p.data, 0)
@@ -83,7 +88,7 @@ class Trainee:
     def save(self):
         state = {
             "params": [p.detach() for p in self.params], "ema": self.ema, "optimizer": self.optimizer.state_dict(),
-            "step": self.step, "elapsed_s": self.elapsed_s,
+            "step": self.step, "elapsed_s": self.elapsed_s, "pictures": self.pictures,
         }  # fmt: skip
         partial = self.path.with_suffix(".partial")
         torch.save(state, partial)
@@ -92,12 +97,13 @@ class Trainee:
     def resume(self):
         if not self.path.exists():
             return False
-        state = torch.load(self.path, weights_only=True)
+        state = torch.load(self.path, weights_only=True, map_location="cpu")
         for target, saved in ((self.params, state["params"]), (self.ema, state["ema"])):
             for p, q in zip(target, saved, strict=True):
                 p.data.copy_(q)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        self.pictures = state.get("pictures", 0)
         return True
 
 
@@ -151,3 +157,47 @@ class Clock:
         warm = min(1.0, (self.trainee.step - self.first_step + 1) / self.warmup)
         late = max(0.0, self.share() - self.decay_from) / (1 - self.decay_from)
         return self.peak * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, late))))
+
+
+class Pace:
+    """Learning rate by pictures seen, so that a checkpoint goes on the same on any machine; stop by wall time.
+
+    While a file `PAUSE` lies in the work folder the training waits, between two steps; waiting is not counted.
+    """
+
+    def __init__(self, trainee, *, pictures, minutes=math.inf, peak_lr=2e-3, decay_from=0.7, warmup_steps=50):
+        self.trainee, self.pictures, self.peak, self.decay_from = trainee, pictures, peak_lr, decay_from
+        self.warmup, self.first_step = warmup_steps, trainee.step
+        self.stop, self.saved, self.reported = (time.monotonic() + s for s in (minutes * 60, 0, 0))
+        self.reported_pictures = trainee.pictures
+
+    def share(self):
+        return self.trainee.pictures / self.pictures
+
+    def finished(self):
+        return self.share() >= 1
+
+    def running(self):
+        pause = work_dir() / "PAUSE"
+        while pause.exists():
+            time.sleep(1)
+            self.stop, self.saved, self.reported = (t + 1 for t in (self.stop, self.saved, self.reported))
+        return not self.finished() and time.monotonic() < self.stop
+
+    def lr(self):
+        warm = min(1.0, (self.trainee.step - self.first_step + 1) / self.warmup)
+        late = (self.share() - self.decay_from) / (1 - self.decay_from)
+        return self.peak * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, late)))))
+
+    def save_due(self, every_s=180):
+        due = time.monotonic() - self.saved > every_s
+        self.saved = time.monotonic() if due else self.saved
+        return due
+
+    def report_due(self, every_s=30):
+        """Whether to print, and pictures a second since the last time."""
+        spent_s, done = time.monotonic() - self.reported, self.trainee.pictures - self.reported_pictures
+        if spent_s < every_s:
+            return None
+        self.reported, self.reported_pictures = time.monotonic(), self.trainee.pictures
+        return done / spent_s

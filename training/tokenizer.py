@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, CLIPTokenizer
 
 from compose import ONE_ABOVE, PREFIXES, SIDE_BY_SIDE, plural, with_article
+from layouts import wordlist
 from networks import MAX_TOKENS, TEXT_WIDTH
 from runtime import work_dir
 from scenes import COLORS, SCENE_PHRASES
@@ -38,6 +39,7 @@ def caption_words():
         *ONE_ABOVE,
     ]
     texts += [p for phrases in SCENE_PHRASES.values() for p in phrases]
+    texts += wordlist()
     texts += ["on a background ,", "two 2 three 3 four 4 a pair of", "the my some 1 one"]
     return sorted({w for t in texts for w in WORD.findall(t.replace("{a}", "").replace("{b}", ""))})
 

@@ -36,10 +36,9 @@ def fresh_encoder():
 class LatentGuess(nn.Module):
     """The expected latent, read from the state at the end token."""
 
-    def __init__(self, encoder):
+    def __init__(self, encoder, *, size=networks.LATENT_CHANNELS * networks.LATENT_SIZE**2):
         super().__init__()
         self.encoder = encoder
-        size = networks.LATENT_CHANNELS * networks.LATENT_SIZE**2
         self.head = nn.Sequential(nn.Linear(networks.TEXT_WIDTH, 512), nn.GELU(), nn.Linear(512, size))
         self.end = encoder.config.eos_token_id
 

@@ -35,14 +35,16 @@ GUESS_WEIGHT = 0.2
 class Noising:
     """v-prediction targets; the prediction and the network's input at timestep t."""
 
-    def __init__(self):
-        self.alphas = networks.scheduler().alphas_cumprod
+    def __init__(self, device="cpu"):
+        self.alphas = networks.scheduler().alphas_cumprod.to(device)
         self.angles = torch.acos(self.alphas.clamp(0, 1).sqrt())
 
     def timesteps(self, n):
         """Half uniform over the noisier steps, half uniform in the angle between picture and noise."""
-        by_angle = torch.searchsorted(self.angles, torch.rand(n) * math.pi / 2).clamp(0, 999)
-        return torch.where(torch.rand(n) < 0.5, torch.randint(450, 1000, (n,)), by_angle)
+        place = self.angles.device
+        by_angle = torch.searchsorted(self.angles, torch.rand(n, device=place) * math.pi / 2).clamp(0, 999)
+        noisier = torch.randint(450, 1000, (n,), device=place)
+        return torch.where(torch.rand(n, device=place) < 0.5, noisier, by_angle)
 
     def __call__(self, z, t):
         a = self.alphas[t].view(-1, 1, 1, 1)
@@ -55,9 +57,9 @@ def conditional_gap(net, noising, z, hidden, empty):
     parts = []
     for step in (999, 600):
         torch.manual_seed(step)
-        t = torch.full((len(z),), step)
+        t = torch.full((len(z),), step, device=z.device)
         x, v = noising(z, t)
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad(), torch.autocast(z.device.type, dtype=torch.bfloat16):
             losses = [
                 (net(x, t, h).sample.float() - v).square().mean().item()
                 for h in (hidden, hidden.roll(1, 0), empty)

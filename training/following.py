@@ -1,0 +1,61 @@
+"""Do pictures follow the words of attributes? The gate of the 256 px diffusion model before it learns all subjects.
+
+A drawn picture is compared with the training pictures of its subject in all combinations of style, side and size;
+the nearest one says what was drawn. Where a drawing is nearly symmetric, both sides are right.
+"""
+
+import itertools
+
+import numpy as np
+import torch.nn.functional as F
+
+from art import STYLES
+from layouts import SIDES, SIZES, held_out
+from pipeline import draw
+from runtime import to_model
+
+JUDGED_SIZE = 64
+TIE = 1.02  # errors this near to the least are a tie
+GATE = 0.9
+COMBINATIONS = tuple(itertools.product(range(len(STYLES)), SIDES.values(), SIZES.values()))
+NAMES = ("style", "mirror", "share")
+
+
+def asked_for(subjects, *, n, held, seed=77):
+    """`n` pairs of a subject's index and a combination, trained (`held=False`) or never trained."""
+    every = [(k, c) for k, s in enumerate(subjects) for c in COMBINATIONS if held_out(s.label, *c) == held]
+    rng = np.random.default_rng(seed)
+    return [every[k] for k in rng.choice(len(every), min(n, len(every)), replace=False)]
+
+
+def reduced(x):
+    return F.interpolate(x, size=(JUDGED_SIZE, JUDGED_SIZE), mode="area")
+
+
+def marks(picture, subject, combination, *, layouts, render):
+    """`{attribute: 0 or 1}` of one picture `[3, S, S]`."""
+    references = reduced(render([layouts.one(subject, *c) for c in COMBINATIONS]))
+    errors = (references - reduced(picture[None].to(references))).square().mean((1, 2, 3))
+    nearest = [
+        c for c, e in zip(COMBINATIONS, errors.tolist(), strict=True) if e <= TIE * errors.min().item()
+    ]
+    return {name: float(any(c[k] == combination[k] for c in nearest)) for k, name in enumerate(NAMES)}
+
+
+def followed(pictures, asked, *, layouts, render):
+    """Shares of right attributes over pictures `[N, 3, S, S]` of `asked`."""
+    every = [
+        marks(x, k, c, layouts=layouts, render=render) for x, (k, c) in zip(pictures, asked, strict=True)
+    ]
+    return {name: round(float(np.mean([m[name] for m in every])), 3) for name in NAMES}
+
+
+def score(pipe, *, layouts, render, few, n=96):
+    """Attributes followed by `pipe` for the first `few` subjects: trained and never trained combinations."""
+    figures = {}
+    for title, held in (("trained", False), ("never trained", True)):
+        asked = asked_for(layouts.subjects[:few], n=n, held=held)
+        prompts = [layouts.one(k, *c).caption for k, c in asked]
+        drawn = draw(pipe, prompts, steps=8, guidance_scale=1.7, seeds=range(len(prompts)))
+        figures[title] = followed(to_model(drawn), asked, layouts=layouts, render=render)
+    return figures | {"passed": all(v >= GATE for v in figures["trained"].values())}

@@ -1,0 +1,224 @@
+"""The stages on tiny networks and art, whole: checkpoints, resuming, pausing, the folder that comes out."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import art
+import measures
+import networks
+import runtime
+import train_256
+import train_autoencoder_256
+import train_unet_256
+from networks import Latents
+from optimizer import Muon, orthogonalized
+from runtime import Pace, Trainee
+from train_autoencoder_256 import Adversary, sharpness_loss
+
+TINY = {
+    "4x4x8": Latents(4, 8, (8, 8, 16, 16), (16, 32)),
+    "8x8x4": Latents(8, 4, (8, 8, 16), (16, 16, 32)),
+}
+
+
+def trainee(path, **options):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 4), nn.Linear(4, 3))
+    return net, Trainee(net.parameters(), Muon(net.parameters(), lr=0.01), path=path, **options)
+
+
+def learn(net, trainee, steps):
+    for _ in range(steps):
+        trainee.pictures += 8
+        trainee.update(net(torch.ones(2, 4)).square().mean(), lr=0.01)
+
+
+def test_matrices_in_a_batch_are_orthogonalized_as_alone():
+    torch.manual_seed(1)
+    matrices = torch.randn(3, 5, 8)
+    together = orthogonalized(matrices)
+    for alone, one in zip(together, matrices, strict=True):
+        assert torch.allclose(alone, orthogonalized(one), atol=2e-2)
+    assert torch.linalg.svdvals(together).sub(1).abs().max() < 0.4
+
+
+def test_training_resumed_from_a_checkpoint_goes_on_the_same(tmp_path):
+    net, whole = trainee(tmp_path / "a.pt")
+    learn(net, whole, 3)
+    whole.save()
+    learn(net, whole, 2)
+    other, resumed = trainee(tmp_path / "a.pt")
+    assert resumed.resume()
+    assert (resumed.step, resumed.pictures) == (3, 24)
+    learn(other, resumed, 2)
+    for a, b in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_checkpoints_of_before_pictures_were_counted_still_load(tmp_path):
+    net, old = trainee(tmp_path / "a.pt")
+    learn(net, old, 1)
+    old.save()
+    state = torch.load(tmp_path / "a.pt")
+    del state["pictures"]
+    torch.save(state, tmp_path / "a.pt")
+    assert old.resume()
+    assert old.pictures == 0
+
+
+def test_training_ends_with_its_pictures_or_minutes(work):
+    _, one = trainee(work / "a.pt")
+    assert Pace(one, pictures=100).running()
+    one.pictures = 100
+    assert not Pace(one, pictures=100).running()
+    one.pictures = 0
+    assert not Pace(one, pictures=100, minutes=0).running()
+
+
+def test_the_learning_rate_falls_by_pictures(work):
+    _, one = trainee(work / "a.pt")
+    pace, rates = Pace(one, pictures=100, peak_lr=1.0, warmup_steps=1), []
+    for one.pictures in (0, 70, 85, 100):
+        rates.append(round(pace.lr(), 2))
+    assert rates == [1.0, 1.0, 0.5, 0.01]
+
+
+def test_training_waits_while_the_pause_file_is_there(work, monkeypatch):
+    _, one = trainee(work / "a.pt")
+    pace, slept = Pace(one, pictures=100, minutes=0.01), []
+    (work / "PAUSE").touch()
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 40:
+            (work / "PAUSE").unlink()
+
+    monkeypatch.setattr(runtime.time, "sleep", sleep)
+    assert pace.running()  # the pause of 40 s is not counted against its half second
+    assert len(slept) == 40
+
+
+def test_sharpness_is_about_strength_and_not_place():
+    x = torch.zeros(1, 3, 16, 16)
+    x[..., 5:] = 1
+    moved, soft = torch.roll(x, 1, -1), x.clone()
+    moved[..., 0] = 0
+    soft[..., 4:7] = torch.tensor([0.25, 0.5, 0.75])
+    assert sharpness_loss(moved, x) < sharpness_loss(soft, x)
+    assert sharpness_loss(x, x) == 0
+
+
+def test_edges_of_the_picture_itself_are_one_and_of_a_blurred_one_less():
+    x = torch.where(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) > 0.5, 1.0, -1.0)
+    same, blurred = measures.edges(x, x), measures.edges(nn.functional.avg_pool2d(x, 3, 1, 1), x)
+    assert (same["edges"], same["edges_own"]) == (1, 1)
+    assert same["edges_near"] >= 1
+    assert max(blurred["edges"], blurred["edges_own"]) < 0.6
+    assert same["psnr"] > 90
+
+
+def test_the_discriminator_learns_and_gives_gradients_to_pictures_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_autoencoder_256, "CROP", 32)
+    adversary, rng = Adversary(tmp_path / "d.pt", torch.device("cpu")), np.random.default_rng(0)
+    x, y = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40, requires_grad=True)
+    before = [p.detach().clone() for p in adversary.net.parameters()]
+    adversary.loss(y, x, rng).backward()
+    assert y.grad.abs().sum() > 0
+    assert adversary.trainee.step == 1
+    assert any(not torch.equal(a, b) for a, b in zip(before, adversary.net.parameters(), strict=True))
+    assert all(p.grad is None for p in adversary.net.parameters())
+
+
+@pytest.fixture
+def tiny(work, small_art, subjects, monkeypatch):
+    """Every stage at 32 px with 40 subjects and a tokenizer of random vectors."""
+    from tokenizer import caption_words, write_tokenizer
+
+    few = subjects[:40]
+    for module in (train_autoencoder_256, train_unet_256):
+        monkeypatch.setattr(module, "read_list", lambda: few)
+    monkeypatch.setattr(art, "load", lambda: small_art[:, :40])
+    monkeypatch.setattr(networks, "LATENTS_256", TINY)
+    monkeypatch.setattr(networks, "SIZE_256", 32)
+    render = train_autoencoder_256.Renderer
+    for module in (train_autoencoder_256, train_unet_256):
+        monkeypatch.setattr(module, "Renderer", lambda a, device: render(a, size=32, device=device))
+    monkeypatch.setattr(train_autoencoder_256, "inherit", lambda net: None)
+    monkeypatch.setattr(train_autoencoder_256, "CROP", 16)
+    monkeypatch.setattr(train_unet_256, "SIZES", {"cpu": (16, 4, 100, 200)})
+    monkeypatch.setattr(train_unet_256, "GATE_EVERY", 32)
+    words = caption_words()
+    tokens = write_tokenizer(work / "tokenizer", words, dict.fromkeys(words, 1))
+    vectors = np.random.default_rng(0).normal(size=(len(tokens) - 2, networks.TEXT_WIDTH)).astype(np.float32)
+    np.save(work / "word_vectors.npy", vectors / 4)
+    (work / "art_256.zip").touch()
+    monkeypatch.setattr(train_256, "PICTURES", {"overfit": 16, "autoencoder": 48, "captions": 32, "unet": 96})
+    return work
+
+
+def test_every_stage_runs_and_a_diffusers_folder_comes_out(tiny, monkeypatch, capsys):
+    scores = iter([False, True])
+    monkeypatch.setattr(
+        train_unet_256.following, "score", lambda pipe, **_: {"passed": next(scores), "trained": {}}
+    )
+    assert not train_256.run(0)  # no time: nothing is done, nothing breaks
+    assert train_256.run(10)
+    assert json.loads((tiny / "latents.json").read_text())["chosen"] in TINY
+    assert (
+        json.loads((tiny / "gate.json").read_text())["pictures"] == 64
+    )  # the second gate let all subjects in
+    from pipeline import draw, load_pipeline
+
+    pipe = load_pipeline(tiny / "pipeline")
+    (picture,) = draw(pipe, ["a cat, flat style"], steps=2, guidance_scale=1.7, seeds=[1])
+    assert picture.shape == (32, 32, 3)
+    assert (
+        tiny / f"autoencoder_{json.loads((tiny / 'latents.json').read_text())['chosen']}_adversary.pt"
+    ).exists()
+    capsys.readouterr()
+    assert train_256.run(0)  # complete: nothing is trained again
+    assert "step" not in capsys.readouterr().out
+
+
+def test_a_pool_keeps_the_newest_and_comes_back_from_its_file(tiny):
+    lesson_pool = pool(tiny)
+    lesson_pool.fill(10, batch=5)
+    lesson_pool.save(tiny / "pool.pt")
+    other = pool(tiny)
+    other.resume(tiny / "pool.pt")
+    assert other.count == 10
+    assert torch.equal(other.latents, lesson_pool.latents)
+    marked = torch.ones(3, *other.latents.shape[1:], dtype=torch.float16)
+    for value in range(5):
+        other.put(marked * value, torch.zeros(3, networks.MAX_TOKENS, dtype=torch.int16))
+    assert other.count == 10
+    assert sorted(other.latents[:, 0, 0, 0].tolist()) == [1, *[2] * 3, *[3] * 3, *[4] * 3]
+
+
+def pool(work):
+    from layouts import Layouts
+
+    make = Layouts(train_unet_256.read_list())
+    render = train_unet_256.Renderer(art.load(), device="cpu")
+    vae = networks.autoencoder_256("4x4x8").eval()
+    return train_unet_256.Pool(vae, make, render, capacity=10, rng=np.random.default_rng(0))
+
+
+def test_two_processes_do_not_train_in_one_folder(work, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train_256.py"])
+    entered, leave = threading.Event(), threading.Event()
+    monkeypatch.setattr(train_256, "run", lambda minutes: entered.set() or leave.wait(60))
+    first = threading.Thread(target=train_256.main)
+    first.start()
+    assert entered.wait(60)
+    try:
+        with pytest.raises(SystemExit, match="another process trains"):
+            train_256.main()
+    finally:
+        leave.set()
+        first.join()
