@@ -67,7 +67,7 @@ export const CELL_REQUESTS = ["init", "cancel"] as const;
 /** Messages from a running cell's widget to the page (`kind`). */
 export const CELL_REPORTS = ["ready", "preview"] as const;
 
-export type Engine = "local" | "cloud";
+export type Engine = "local" | "cloud" | "openai";
 export type JobState = "queued" | "running" | "done" | "failed" | "cancelled";
 export type ModelState =
   | "ready"

@@ -11,7 +11,7 @@ import base64
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import format_bytes
@@ -71,7 +71,8 @@ CELL_TRAITS = ("job_id", "prompt", "width", "height", "blocking", "status")
 CELL_REQUESTS = ("init", "cancel")
 CELL_REPORTS = ("ready", "preview")
 
-Engine = Literal["local", "cloud"]
+Engine = Literal["local", "cloud", "openai"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 InputRole = Literal["image", "mask", "reference"]
 ModelState = Literal["ready", "download", "downloading", "too_large", "unavailable", "cloud", "cloud_missing"]
 
@@ -271,9 +272,10 @@ def _parent(recipe: Recipe, origins: Mapping[str, str]) -> str:
 def cell_text(recipe: Recipe) -> str:
     """The `%%imagine` cell that reproduces this picture."""
     size = None if recipe.width is None or recipe.height is None else f"{recipe.width}x{recipe.height}"
+    engine = _engine_of(recipe)
     options = {
         "--model": recipe.model,
-        "--engine": _engine_option(recipe),
+        "--engine": None if engine == "local" else engine,
         "--size": size,
         "--steps": recipe.steps,
         "--guidance": None if recipe.guidance_scale is None else f"{recipe.guidance_scale:g}",
@@ -292,17 +294,13 @@ def cell_text(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
-def _engine_option(recipe: Recipe) -> str | None:
-    if _engine_of(recipe) == "local":
-        return None
-    return "openai" if recipe.engine == "openai" else "cloud"
-
-
 def _quoted(text: str) -> str:
     return f'"{text}"' if any(c.isspace() for c in text) else text
 
 
 def _engine_of(recipe: Recipe | None) -> Engine:
+    if recipe is not None and recipe.engine == "openai":
+        return "openai"
     is_cloud = recipe is not None and CLOUD_DEVICE in (recipe.device, recipe.engine)
     return "cloud" if is_cloud or (recipe is not None and recipe.engine == "huggingface") else "local"
 

@@ -13,8 +13,14 @@ const OF_A_MODEL = ["width", "height", "steps", "guidance_scale", "scheduler", "
 /** The actions of buttons and keys. */
 export function createActions(ctx: Context, connection: Connection<Request>, flush: () => void): Actions {
   const { host, view } = ctx;
-  const form = () =>
-    Object.fromEntries(SETTINGS.map((name) => [name, host.get(name)])) as unknown as Settings;
+  const form = (): Settings => {
+    const settings = Object.fromEntries(
+      SETTINGS.map((name) => [name, host.get(name)]),
+    ) as unknown as Settings;
+    const isElsewhere = settings.engine !== "local" && settings.model === "";
+    // What the picker shows is what is asked for.
+    return isElsewhere ? { ...settings, model: ctx.model?.id ?? "" } : settings;
+  };
   const fill = (settings: Partial<Settings>) => {
     for (const [name, value] of Object.entries(settings)) ctx.set(name as "prompt", value as string);
   };

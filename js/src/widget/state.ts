@@ -134,8 +134,8 @@ export function pictureOf(scene: Scene): Picture | null {
 /** The chosen entry; the first ready one when none is named. */
 export function chosenModel(models: Model[], id: string, engine: Engine): Model | null {
   const local = models.find((one) => one.engine === "local" && one.state === "ready");
-  const cloud = models.find((one) => one.engine === "cloud");
-  const fallback = (engine === "cloud" ? cloud : local) ?? models[0] ?? null;
+  const remote = models.find((one) => one.engine === engine);
+  const fallback = (engine === "local" ? (local ?? models[0]) : remote) ?? null;
   return models.find((one) => one.id === id && one.engine === engine) ?? (id === "" ? fallback : null);
 }
 

@@ -57,7 +57,7 @@ export const TEXT = {
     cpu: "on this machine's CPU",
     metal: "on this machine",
     cuda: "on this machine",
-    cloud: "in the cloud",
+    cloud: "elsewhere",
   },
   ask: (time: string) => `This takes about ${time} on this machine's CPU.`,
   startAnyway: "Start anyway",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference, checked_int
 from swiftai_nb.core.errors import (
@@ -80,7 +80,7 @@ def request_of(
         mask: where to paint it anew.
         references: pictures that the prompt refers to.
         defaults: for what the form does not have: `plain`, `styles`, `wildcards`, `embed_references`,
-            `provider` and `bill_to`; None is `configured_defaults()`.
+            `provider`, `base_url` and `bill_to`; None is `configured_defaults()`.
 
     Raises:
         InvalidInputError: no prompt, no such style, or a value outside its limits.
@@ -126,6 +126,7 @@ def request_of(
         choices=choices,
         notes=notes,
         provider=defaults.provider if is_cloud else None,
+        base_url=defaults.base_url if request.engine == "openai" else None,
         bill_to=defaults.bill_to if is_cloud else None,
     )
 
@@ -267,7 +268,7 @@ def _preset(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_sound(name: str, value: Any) -> bool:
     if name == "engine":
-        return value in get_args(wire.Engine)
+        return value in wire.ENGINES
     try:
         request_of({"prompt": "-", name: value})
         ImageGenerationConfig(strength=value if name == "strength" else None)

@@ -59,7 +59,7 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
         settings: any of the traits below.
 
     Attributes:
-        prompt, negative_prompt, model, engine ("local" or "cloud"), width, height, steps,
+        prompt, negative_prompt, model, engine ("local", "cloud" or "openai"), width, height, steps,
             guidance_scale, seed, count, aspect_ratio ("3:4"; it replaces width and height), scheduler,
             style, loras (a list of {"source": ..., "scale": ...}), strength: the form.
         image, mask, references: the pictures in, each a GeneratedImage; assign a path, bytes, PIL, NumPy.
@@ -73,7 +73,7 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
     prompt = traitlets.Unicode("").tag(sync=True)
     negative_prompt = traitlets.Unicode("").tag(sync=True)
     model = traitlets.Unicode("").tag(sync=True)
-    engine = traitlets.Enum(("local", "cloud"), "local").tag(sync=True)
+    engine = traitlets.Enum(wire.ENGINES, "local").tag(sync=True)
     width = traitlets.Int(None, allow_none=True).tag(sync=True)
     height = traitlets.Int(None, allow_none=True).tag(sync=True)
     steps = traitlets.Int(None, allow_none=True).tag(sync=True)

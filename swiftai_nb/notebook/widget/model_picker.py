@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -13,6 +12,7 @@ from swiftai_nb.core.errors import AIError, DownloadCancelledError
 from swiftai_nb.core.machine import installed_memory_bytes
 from swiftai_nb.model_files.families import FLUX_1, FLUX_2_KLEIN, STABLE_DIFFUSION, Z_IMAGE
 from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.notebook.widget.remote_models import EXAMPLES, RemoteModels
 from swiftai_nb.registry.model_info import GB
 
 if TYPE_CHECKING:
@@ -27,44 +27,6 @@ _FAMILIES = {
 }
 # Prompts that the bundled model was trained on, so that the first click succeeds.
 MINI_EXAMPLES = ("a fox in the snow", "a rocket at night", "a sunflower", "a castle at sunset")
-EXAMPLES = (
-    "a lighthouse in a storm, oil painting",
-    "a red fox in fresh snow, morning light",
-    "an astronaut tending a greenhouse",
-)
-
-
-@dataclass(frozen=True)
-class CloudModel:
-    """A model of the Hugging Face inference providers that the picker offers.
-
-    `max_references` is above 0 for one that changes pictures, and draws none from words alone.
-    """
-
-    id: str
-    name: str
-    description: str
-    side: int
-    steps: int
-    guidance_scale: float
-    max_references: int = 0
-
-
-CLOUD_MODELS = (
-    CloudModel(
-        "Tongyi-MAI/Z-Image-Turbo", "Z-Image Turbo", "Photographs and text in few steps", 1024, 9, 0.0
-    ),
-    CloudModel("black-forest-labs/FLUX.1-schnell", "FLUX.1 schnell", "Quick, in 4 steps", 1024, 4, 0.0),
-    CloudModel(
-        "Qwen/Qwen-Image-Edit-2511",
-        "Qwen Image Edit",
-        "Changes pictures by words",
-        1024,
-        40,
-        4.0,
-        max_references=3,
-    ),
-)
 
 
 class ModelPicker:
@@ -88,6 +50,7 @@ class ModelPicker:
         self._session = session
         self._changed = changed
         self._on_error = on_error
+        self._remote = RemoteModels(session, changed=self._reread)
         installed_bytes = installed_memory_bytes() if memory_bytes is None else memory_bytes
         self._memory_bytes = 2**50 if installed_bytes is None else installed_bytes  # unknown: enough
         self._lock = threading.Lock()
@@ -95,7 +58,7 @@ class ModelPicker:
         self._is_stale = True
 
     def entries(self) -> list[ModelEntry]:
-        """All rows: local models in the catalog's order, then those of the cloud.
+        """All rows: local models in the catalog's order, then those that run elsewhere.
 
         The disk is read when something may have changed there, otherwise only running downloads are.
         """
@@ -112,11 +75,11 @@ class ModelPicker:
             engine: unless only the cloud can draw.
         """
         default = self._session.registry.default_model
-        if default is not None and self._session.registry.is_downloaded(default):
+        if engine == "local" and default is not None and self._session.registry.is_downloaded(default):
             return default, engine
         states = {(row["engine"], row["state"]) for row in entries}
         only_cloud = ("local", "ready") not in states and ("cloud", "cloud") in states
-        return "", "cloud" if only_cloud else engine
+        return "", "cloud" if only_cloud and engine == "local" else engine
 
     def download(self, model_id: str) -> None:
         """Starts a download or joins the running one; returns at once."""
@@ -159,7 +122,7 @@ class ModelPicker:
         # Other engines may need an environment of their own; the picker shows what runs at a click.
         infos = [i for i in registry.available_models if i.kind == "model" and i.engine == "mlx"]
         local = [self._local_entry(registry.find(info.id), problem) for info in infos]
-        return [*local, *self._cloud_entries()]
+        return [*local, *self._remote.entries()]
 
     def _refreshed(self) -> list[ModelEntry]:
         downloads = {d.job.model_id: d for d in self._session.downloader.active_downloads}
@@ -172,7 +135,7 @@ class ModelPicker:
             is_available = self._session.generator("local").is_available
         except (AIError, ImportError) as error:
             return str(getattr(error, "hint", None) or error)
-        return "" if is_available else "the local engine needs Apple silicon, or Linux on x86-64 or arm64"
+        return "" if is_available else "the local engine needs Apple silicon, Linux or Windows"
 
     def _local_entry(self, info: DiffusionModelInfo, problem: str) -> ModelEntry:
         is_installed = self._session.registry.is_downloaded(info.id)
@@ -222,13 +185,6 @@ class ModelPicker:
         hint = " ".join(part for part in (license_text, info.gated or "") if part)
         return "download", f"download {info.formatted_size}", hint
 
-    def _cloud_entries(self) -> list[ModelEntry]:
-        try:
-            has_token = self._session.generator("cloud").is_available
-        except (AIError, ImportError):
-            return []
-        return [_cloud_entry(model, has_token=has_token) for model in CLOUD_MODELS]
-
 
 class _Abilities(TypedDict):
     takes_image: bool
@@ -260,47 +216,8 @@ def _with_progress(row: ModelEntry, download: Download) -> ModelEntry:
     }
 
 
-def _cloud_entry(model: CloudModel, *, has_token: bool) -> ModelEntry:
-    return {
-        "id": model.id,
-        "engine": "cloud",
-        "name": model.name,
-        "description": f"{model.description}; runs at a provider, which bills for it",
-        "size_bytes": 0,
-        "memory_bytes": 0,
-        "license": "",
-        "state": "cloud" if has_token else "cloud_missing",
-        "state_text": "cloud" if has_token else "cloud, needs a token",
-        "hint": "" if has_token else _token_hint(),
-        "width": model.side,
-        "height": model.side,
-        "steps": model.steps,
-        "guidance_scale": model.guidance_scale,
-        "display_scale": 1,
-        "uses_negative_prompt": model.guidance_scale > 1,
-        "takes_image": model.max_references > 0,
-        "max_references": model.max_references,
-        "sampler_kind": "",
-        "can_delete": False,
-        "free_disk_bytes": 0,
-        "done_bytes": 0,
-        "total_bytes": 0,
-        "bytes_per_s": 0.0,
-        "remaining_s": None,
-        "elapsed_s": 0.0,
-        "examples": list(EXAMPLES),
-    }
-
-
 def _free_bytes(folder: Path) -> int:
     for place in (folder, *folder.parents):
         if place.is_dir():
             return shutil.disk_usage(place).free
     return 0
-
-
-def _token_hint() -> str:
-    from swiftai_nb.providers.huggingface.hub import token_help
-
-    text = token_help()
-    return f"{text[:1].upper()}{text[1:]}."

@@ -100,13 +100,16 @@ class OpenAIImagesProvider:
         """
         self._checked(self._server())
 
-    async def models(self) -> list[str]:
+    async def models(self, base_url: str | None = None) -> list[str]:
         """Names of the models that the server lists.
+
+        Args:
+            base_url: another server than this provider's.
 
         Raises:
             AIError: the server cannot be reached.
         """
-        server = self._server()
+        server = self._server(base_url=base_url)
         try:
             return await fetch_models(server)
         except Exception as error:  # noqa: BLE001 (foreign errors become ours)
@@ -126,7 +129,7 @@ class OpenAIImagesProvider:
         """
         if not isinstance(request, GenerationRequest):
             request = GenerationRequest.of(request, config)
-        server = self._checked(self._server(request))
+        server = self._checked(self._server(request, base_url=request.base_url))
         model = next((m for m in (request.config.model, self.model) if m is not None), None)
         if model is None and server.is_openai:
             model = DEFAULT_MODEL
@@ -198,10 +201,9 @@ class OpenAIImagesProvider:
         for call in tuple(self._calls):
             call.cancel()
 
-    def _server(self, request: GenerationRequest | None = None) -> Server:
-        chosen = None if request is None else request.base_url
+    def _server(self, request: GenerationRequest | None = None, *, base_url: str | None = None) -> Server:
         own = default_base_url() if self.base_url is None else self.base_url
-        base_url = checked_base_url(own if chosen is None else chosen)
+        base_url = checked_base_url(own if base_url is None else base_url)
         # A key that was given for one server is not sent to another one.
         is_own = base_url == checked_base_url(own)
         key = self._key if self._key is not None and is_own else find_key(base_url)
