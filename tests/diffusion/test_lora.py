@@ -398,3 +398,18 @@ class TestErrors:
     def test_scales_that_are_no_numbers(self, scale, folders, write):
         with pytest.raises(InvalidInputError, match="finite"):
             apply_lora(load_pipeline(folders["sd15"]), write(pair(tiny_lora.PEFT)), scale)
+
+
+@pytest.mark.parametrize(
+    ("down", "what"),
+    [
+        (np.zeros((0, 8), np.float32), "is empty"),
+        (np.full((4, 8), np.nan, np.float16), "not numbers"),
+        (np.ones((4, 8), np.int8), "type int8"),
+    ],
+)
+def test_matrices_that_no_picture_survives_are_refused(down, what, tmp_path):
+    up = np.ones((8, len(down)), np.float32)
+    save(tmp_path / "bad.safetensors", {"unet.x.lora_A.weight": down, "unet.x.lora_B.weight": up})
+    with pytest.raises(InvalidModelFilesError, match=f"bad.safetensors is damaged: .*{what}"):
+        load_lora(tmp_path / "bad.safetensors")

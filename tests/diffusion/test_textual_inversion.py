@@ -140,3 +140,17 @@ def test_half_precision_vectors(sd15_folder, tmp_path):
     )
     pipeline = load_pipeline(sd15_folder, dtype="float32", embeddings=[tmp_path / "x.safetensors"])
     assert pipeline.encode_prompt("x").prompt_embeds.dtype == mx.float32
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        (np.full((1, 32), np.nan, np.float32), "not numbers"),
+        (np.full((2, 32), np.inf, np.float16), "not numbers"),
+        (np.ones((1, 32), np.int32), "type int32"),
+    ],
+)
+def test_vectors_that_no_picture_survives_are_refused(values, what, tmp_path):
+    save(tmp_path / "bad.safetensors", {"emb_params": values})
+    with pytest.raises(InvalidModelFilesError, match=f"bad.safetensors is damaged: emb_params .*{what}"):
+        load_embedding(tmp_path / "bad.safetensors")

@@ -49,3 +49,12 @@ def test_the_bundled_model_names_unknown_words() -> None:
     assert pipeline.encode_prompt("a red guitar on the beach").notes == ()
     (note,) = pipeline.encode_prompt("a red gramophone", "a zebu").notes
     assert note == "this model doesn't know this word: gramophone. It uses the closest ones it knows."
+
+
+def test_weights_are_no_words() -> None:
+    pipeline = load_pipeline(BUNDLED)
+    assert (
+        pipeline.encode_prompt("a (red:1.21) guitar BREAK gui(tar:0.5)", prompt_syntax="weighted").notes == ()
+    )
+    (note,) = pipeline.encode_prompt("a red++ gramophone--", prompt_syntax="compel").notes
+    assert note == "this model doesn't know this word: gramophone. It uses the closest ones it knows."

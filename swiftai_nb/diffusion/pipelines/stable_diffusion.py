@@ -52,7 +52,7 @@ class StableDiffusionPipeline(UNetPipeline):
         embeds, _ = self._encode(read, read.prompts, clip_skip)
         notes = read.notes
         if self._vocabulary is not None:
-            notes += self._vocabulary.notes(read.prompts)
+            notes += self._vocabulary.notes(read.texts)
         negative = None
         if read.is_guided:
             negative, _ = self._encode(read, read.negatives, None)

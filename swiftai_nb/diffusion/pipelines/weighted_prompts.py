@@ -197,6 +197,13 @@ class ReadPrompts:
         notes += chunk_notes(stage, negatives, "negative prompt", is_weighted=is_weighted)
         return cls(prompts, negatives, and_weights, is_weighted, is_guided, notes)
 
+    @property
+    def texts(self) -> list[str]:
+        """The words of the prompts, without brackets and numbers that are weights."""
+        if not self.is_weighted:
+            return self.prompts
+        return ["".join(span.text or " " for span in parse_weights(prompt)) for prompt in self.prompts]
+
     def encode(
         self, stages: Sequence[CLIPTextStage], prompts: Sequence[str], read_state: StateReader
     ) -> tuple[mx.array, mx.array]:

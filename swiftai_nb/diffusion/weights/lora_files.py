@@ -28,7 +28,7 @@ from swiftai_nb.diffusion.weights.lora_modules import (
     OrthogonalModule,
     tucker_product,
 )
-from swiftai_nb.diffusion.weights.stored import load_tensors
+from swiftai_nb.diffusion.weights.stored import check_numbers, load_tensors
 from swiftai_nb.diffusion.weights.tensors import read_config
 from swiftai_nb.diffusion.weights.textual_inversion import (
     BUNDLE_PREFIX,
@@ -117,6 +117,7 @@ def load_lora(path: str | Path) -> LoraWeights:
     tensors = load_tensors(file)
     bundled = {key: tensors.pop(key) for key in list(tensors) if key.startswith(BUNDLE_PREFIX)}
     roles = _by_module(tensors, file)
+    check_numbers(tensors, file)
     options = _AlphaOptions.read(file, metadata)
     modules = {name: _module(name, parts, options, file) for name, parts in roles.items()}
     mx.eval(list(tensors.values()))

@@ -63,6 +63,34 @@ def load_tensors(path: Path, *, is_packed: bool = True) -> dict[str, mx.array]:
         ) from error
 
 
+def check_numbers(tensors: Mapping[str, mx.array], path: Path) -> None:
+    """Refuses an adapter with empty matrices, or values that are whole numbers or not finite.
+
+    Args:
+        tensors: of a LoRA or a textual inversion; single numbers are not checked.
+        path: the file, for the message.
+
+    Raises:
+        InvalidModelFilesError: names the first one.
+    """
+    given = {name: value for name, value in tensors.items() if value.ndim}
+    wrong = {
+        name: f"has numbers of type {str(value.dtype).removeprefix('mlx.core.')}"
+        if value.size
+        else "is empty"
+        for name, value in given.items()
+        if not mx.issubdtype(value.dtype, mx.floating) or (value.ndim > 1 and not value.size)
+    }
+    if not wrong:
+        finite = {name: mx.all(mx.isfinite(value)) for name, value in given.items()}
+        mx.eval(list(finite.values()))
+        wrong = {name: "holds values that are not numbers" for name, one in finite.items() if not one.item()}
+    for name, what in wrong.items():
+        raise InvalidModelFilesError(
+            f"{path.name} is damaged: {name:.80} {what}", hint="download the file again, or use another one"
+        )
+
+
 def _read_blocks(
     tensors: Mapping[str, mx.array], headers: Mapping[str, StoredTensor], *, is_packed: bool
 ) -> dict[str, mx.array]:

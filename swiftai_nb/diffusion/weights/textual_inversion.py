@@ -18,7 +18,7 @@ from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.diffusion.models.layers import Embedding, QuantizedEmbedding
 from swiftai_nb.diffusion.weights.precision import assign, find_module
-from swiftai_nb.diffusion.weights.stored import load_tensors
+from swiftai_nb.diffusion.weights.stored import check_numbers, load_tensors
 
 MAX_VECTORS = 75
 BUNDLE_PREFIX = "bundle_emb."
@@ -121,6 +121,7 @@ def _inversion(name: str, tensors: Mapping[str, mx.array], file: Path) -> Textua
             f"{file.name} is not a textual inversion: {_described(tensors)}",
             hint="give a file with one tensor of at most 75 vectors, or clip_l and clip_g; LoRAs with --lora",
         )
+    check_numbers({key: tensors[key] for key in ordered}, file)
     mx.eval(vectors)
     return TextualInversion(tuple(dict.fromkeys(names)), tuple(vectors), file)
 
