@@ -12,7 +12,7 @@ import venv
 from pathlib import Path
 
 from benchmarks import bundled
-from benchmarks.contest import Contestant, compete, diffusers, ours
+from benchmarks.contest import Contestant, compete, diffusers, ours, sd_cpp
 
 # Multiplications and additions of one guided step, counted by hand and by torch's counter.
 SD15_STEP_GFLOP = 1606.5
@@ -38,6 +38,7 @@ def parse() -> argparse.Namespace:
         "--work", type=Path, default=Path("build/bench"), help="for models of random weights, 7.5 GB"
     )
     parser.add_argument("--torch-python", type=Path, help="an interpreter with torch and diffusers")
+    parser.add_argument("--sd-cpp", type=Path, help="sd-server of stable-diffusion.cpp, for the step of 1.5")
     parser.add_argument("--no-torch", action="store_true", help="measure ours alone")
     parser.add_argument("--plain", action="store_true", help="also MLX without our fast paths (slow)")
     parser.add_argument(
@@ -128,7 +129,10 @@ def sd15(options: argparse.Namespace, python: Path | None) -> list[str]:
     from benchmarks.models import write_sd15
 
     folder = write_sd15(options.work)
-    contestants = compete(peers(options, python, "unet", folder, 512), options.rounds)
+    contestants = peers(options, python, "unet", folder, 512)
+    if options.sd_cpp is not None:
+        contestants.append(sd_cpp(options.sd_cpp, folder, 512))
+    contestants = compete(contestants, options.rounds)
     return table("Stable Diffusion 1.5, one guided step at 512x512", contestants, gflop=SD15_STEP_GFLOP)
 
 

@@ -17,13 +17,13 @@ def quiet() -> None:
         pass
 
 
-def peak_bytes() -> int:
-    """The largest resident memory of this process, in bytes.
+def peak_bytes(process: int | str = "self") -> int:
+    """The largest resident memory of a process, in bytes; outside Linux always of this one.
 
     Linux's `ru_maxrss` begins with that of the process that started this one, so it is read elsewhere there.
     """
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -93,6 +93,14 @@ def diffusers(python: Path, task: str, folder: Path, size: int, mode: str) -> Co
     return Contestant(f"diffusers {mode}", [str(python), script, task, str(folder), str(size), mode])
 
 
+def sd_cpp(program: Path, folder: Path, size: int) -> Contestant:
+    script = str(HERE / "child_sd_cpp.py")
+    return Contestant(
+        "stable-diffusion.cpp",
+        [sys.executable, script, str(program.absolute()), str(folder.absolute()), str(size)],
+    )
+
+
 def compete(contestants: list[Contestant], rounds: int) -> list[Contestant]:
     """One warm-up and `rounds` timed turns each, interleaved; a contestant that cannot start is left out."""
     present = []
