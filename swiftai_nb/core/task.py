@@ -367,6 +367,8 @@ class Task(Generic[ResultT, ProgressT]):
         self.notify()
         self.context.copy().run(self._done_callbacks.notify, self)
         self._done_callbacks.clear()
+        # They refer to the task: without this, its pictures would wait for the garbage collector.
+        self.token._callbacks.clear()
         return True
 
     def _add(self, callbacks: CallbackList[[Any]], callback: Callable[[Any], object]) -> Callable[[], None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError, UnsupportedModelError
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.components import ComponentFiles
 from swiftai_nb.model_files.configs import read_checked_config
 from swiftai_nb.model_files.families import Z_IMAGE
@@ -92,9 +93,10 @@ def open_control(path: Path, *, prefer_half: bool = False) -> ControlFiles:
     Raises:
         ModelNotFoundError: there is nothing of that name.
         UnsupportedModelError: another kind of control; names it.
-        InvalidInputError: no ControlNet, such as a whole model.
+        InvalidInputError: no ControlNet, such as a whole model, or no file can have that path.
         InvalidModelFilesError: a file is a pickle or broken.
     """
+    path = user_path(path)
     if path.is_dir():
         if (path / "model_index.json").is_file():
             raise InvalidInputError(f"{path} is a whole model, not a ControlNet", hint=_HINT)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.checkpoint import is_named_base, open_checkpoint
 from swiftai_nb.model_files.configs import FolderConfigs
 from swiftai_nb.model_files.families import (
@@ -52,8 +53,9 @@ def open_model(
     Raises:
         InvalidModelFilesError: no model folder, or a configuration file with values that make no sense.
         UnsupportedModelError: a family the local engine cannot run, or a file that is no model.
-        InvalidInputError: the path is a LoRA.
+        InvalidInputError: the path is a LoRA, or no file can have it.
     """
+    path = user_path(path)
     if vae is not None:
         opened = open_model(path, base=base, prefer_half=prefer_half)
         return replace(opened, vae=open_vae(vae, opened.family, opened.components.get("vae")))

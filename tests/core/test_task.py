@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -78,6 +80,18 @@ class TestTask:
         task.report("half")
         task.set_result(1)
         assert seen == [("running", None), ("running", "half"), ("done", "half")]
+
+    def test_an_ended_task_is_freed_at_once(self) -> None:
+        task: Task[int, str] = Task()
+        task.token.on_cancel(lambda task=task: task.notify())
+        task.set_result(1)
+        reference = weakref.ref(task)
+        gc.disable()
+        try:
+            del task
+            assert reference() is None
+        finally:
+            gc.enable()
 
     def test_late_callbacks_are_called_immediately(self) -> None:
         task: Task[int, None] = Task()

@@ -41,6 +41,7 @@ MAX_PRESETS = 100
 MAX_NAME_LENGTH = 60
 # A preset is a way of drawing: not what is drawn, and not which picture of it.
 PRESET_SETTINGS = tuple(name for name in wire.SETTINGS if name not in ("prompt", "seed", "count"))
+_TEXT_SETTINGS = ("prompt", "negative_prompt", "model", "engine", "aspect_ratio", "scheduler", "style")
 _PRESET_TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("negative_prompt", "model", "engine", "aspect_ratio", "scheduler", "style"), (str,)),
     **dict.fromkeys(("width", "height", "steps"), (int, type(None))),
@@ -87,7 +88,10 @@ def request_of(
     """
     defaults = configured_defaults() if defaults is None else defaults
     values = {name: settings.get(name) for name in wire.SETTINGS}
-    typed, tags = take_lora_tags(str(values["prompt"] or ""))
+    for name in _TEXT_SETTINGS:
+        if not isinstance(values[name], (str, type(None))):
+            raise InvalidInputError(f"{name} must be a text (got {values[name]!r:.40})")
+    typed, tags = take_lora_tags(values["prompt"] or "")
     ratio = values["aspect_ratio"]
     config = ImageGenerationConfig(
         width=None if ratio else values["width"],

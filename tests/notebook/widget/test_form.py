@@ -193,3 +193,9 @@ def test_a_preset_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
 
 def test_every_preset_setting_is_one_of_the_form() -> None:
     assert set(PRESET_SETTINGS) < set(wire.SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt", "model", "engine", "scheduler", "style"])
+def test_a_text_of_another_type_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"{name} must be a text"):
+        request_of(form(**{"style": "ink", name: True}))
