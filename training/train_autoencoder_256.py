@@ -154,7 +154,8 @@ def train(latents, *, pictures, minutes=math.inf, batch=None, lr=1e-3, overfit=F
             y = net.decode(z).sample.float()
         loss = decoder_loss(y, x) + sharpness_loss(y, x) + KL_WEIGHT * kl_loss(posterior)
         if pace.share() >= ADVERSARIAL_FROM and not overfit:
-            adversary = adversary or Adversary(work / f"{name}_adversary.pt", place)
+            if adversary is None:
+                adversary = Adversary(work / f"{name}_adversary.pt", place)
             loss = loss + adversary.loss(y[:exact], x[:exact], rng)
         trainee.pictures += batch
         trainee.update(loss, lr=pace.lr())
