@@ -28,6 +28,7 @@ attack: $(VENV)/.test
 
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.attack.soak 1000 50
+	$(BIN)/python -m tests.attack.aborts 50
 
 # The same tests, with the lines they run; the report is printed and written to build/coverage/.
 coverage: $(VENV)/.test

@@ -56,14 +56,21 @@ def decode_picture(data: bytes, provider: str) -> Image:
             f"{provider} answered with something that is not a picture",
             hint=OTHER_MODEL,
         ) from None
+    except PILImage.DecompressionBombError:
+        raise GenerationFailedError(
+            f"{provider} sent a picture that is too large to open", hint=OTHER_MODEL
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _broken(provider, error) from None
     try:
         picture.load()
     except (OSError, SyntaxError, ValueError) as error:
-        raise GenerationFailedError(
-            f"{provider} sent a broken picture ({error})",
-            hint=OTHER_MODEL,
-        ) from None
+        raise _broken(provider, error) from None
     return picture
+
+
+def _broken(provider: str, error: Exception) -> GenerationFailedError:
+    return GenerationFailedError(f"{provider} sent a broken picture ({error})", hint=OTHER_MODEL)
 
 
 def is_transparent(picture: Image) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import zlib
 from typing import Any
 
 import pytest
@@ -92,3 +93,11 @@ def test_services_without_these_refuse_them(settings: dict[str, Any], match: str
     refuse_enlargement(ImageGenerationConfig(), who="the service")
     with pytest.raises(InvalidInputError, match=match):
         refuse_enlargement(ImageGenerationConfig(**settings), who="the service")
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    data = bytearray(encoded(Image.new("RGB", (8, 8))))
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    with pytest.raises(GenerationFailedError, match="too large to open"):
+        decode_picture(bytes(data), "a server")
