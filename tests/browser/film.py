@@ -24,6 +24,7 @@ FOLDER = PROJECT / "docs" / "images"
 SETUP = "from swiftai_nb import ImagineWidget\nwidget = ImagineWidget(seed=11)\nwidget"
 PROMPTS = ("a sunflower", "a rocket in space", "a hamburger", "a penguin in snow")
 STAR = "a fox in the snow"
+LOAD, COUNT = "%load_ext swiftai_nb", "%imagine a cat --count 4 --seed 3"
 FILM_WIDTH = 720
 STILL_WIDTH = 900
 LIMITS_BYTES = {"film": 400_000, "still": 60_000}
@@ -48,6 +49,12 @@ def main() -> None:
             card = Card(page.page)
             card.root.evaluate("e => { e.style.width = '900px'; }")
             record(page, card)
+            page.close()
+            path = write_notebook(server.root / "cell.ipynb", [LOAD, COUNT])
+            page = NotebookPage(browser, server, path, width=1240, height=700)
+            page.command("application:toggle-left-area")
+            page.run_all(wait=True)
+            several(page)
         finally:
             server.stop()
             browser.close()
@@ -95,12 +102,25 @@ def record(page: NotebookPage, card: Card) -> None:
     card.button("Done").click()
     card.button("Remove: start picture").click()
     card.root.locator(".model-button").click()
+    let_transitions_end()
     still(card, "widget-models")
     card.root.locator(".model-button").click()
     card.root.evaluate("e => { e.style.width = '480px'; }")
     page.command("apputils:change-theme", {"theme": "JupyterLab Dark"})
     let_transitions_end()
     still(card, "widget-narrow-dark")
+
+
+def several(page: NotebookPage) -> None:
+    """A still of the cell whose tiles are the pictures of four seeds."""
+    cell = page.page.locator(".jp-CodeCell").nth(1)
+    cell.locator(".swiftai-pictures img").nth(3).wait_for()
+    page.command("notebook:enter-command-mode")
+    page.page.mouse.move(0, 0)
+    let_transitions_end()
+    data = cell.screenshot()
+    picture = narrowed(Image.open(io.BytesIO(data)).convert("RGB"), STILL_WIDTH)
+    write("count", picture, limit_bytes=LIMITS_BYTES["still"])
 
 
 def let_transitions_end() -> None:

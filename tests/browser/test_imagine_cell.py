@@ -206,6 +206,8 @@ def test_grid_fills_in_and_ends_as_a_table_whose_tiles_open_large(
     again.page.keyboard.press("Enter")
     assert again.page.get_by_text("fake · 64x64 · 2 steps · seed 2").is_visible()
     assert tile.locator("img").evaluate("i => i.clientWidth") == closed == 192, "64 pixels, three times"
+    below = again.page.locator(".swiftai-pictures img")
+    assert {below.nth(i).evaluate("i => i.clientWidth") for i in range(6)} == {192}, "no other tile has grown"
     again.screenshot(screenshots / "grid-open.png")
 
 

@@ -28,19 +28,17 @@ export function createPictureActions(ctx: Context): Part {
   const save = act(TEXT.save, "save", TEXT.saveHint, (picture) => ctx.actions.save(picture));
   const copy = act(TEXT.copyCell, "copy", TEXT.copyHint, (picture) => ctx.actions.copy(picture));
   const edit = act(TEXT.edit, "edit", TEXT.editHint, (picture) => ctx.actions.edit(picture));
-  const ofPicture = [
+  const icons = [save, copy, favorite, remove];
+  const named = [
     edit,
     vary,
     act(TEXT.remix, "remix", TEXT.remixHint, (picture) => ctx.actions.remix(picture)),
     act(TEXT.upscale, "large", TEXT.upscaleHint, (picture) => ctx.actions.upscale(picture)),
     act(TEXT.reuse, "reuse", TEXT.reuseHint, (picture) => ctx.actions.reuse(picture)),
     compare,
-    save,
-    copy,
-    favorite,
-    remove,
     all,
   ];
+  const ofPicture = [...named, ...icons];
   const retry = createAction("", "remix", TEXT.retry, () => {
     const job = unfinishedJob(ctx);
     if (job !== null) ctx.actions.retry(job);
@@ -48,10 +46,11 @@ export function createPictureActions(ctx: Context): Part {
   const element = h(
     "div",
     { class: "actions", role: "group", "aria-label": TEXT.thisPicture },
-    ...ofPicture.map((one) => one.element),
+    ...named.map((one) => one.element),
     retry.element,
+    h("span", { class: "icons" }, ...icons.map((one) => one.element)), // they wrap together
   );
-  for (const one of [save, copy, favorite, remove]) one.element.classList.add("icon-only");
+  for (const one of icons) one.element.classList.add("icon-only");
   for (const one of [edit, all, retry]) one.element.classList.add("keeps-text");
 
   const update = () => {

@@ -78,7 +78,7 @@ def _tile(image: GeneratedImage, *, side: int = TILE_SIDE) -> str:
     if image.seed is not None:
         alt = f"{alt}, seed {image.seed}"
     return (
-        f'<details style="min-width:{tile_width}px;max-width:100%">'
+        f'<details style="display:inline-block;vertical-align:top;min-width:{tile_width}px;max-width:100%">'
         f'<summary title="Click to enlarge" style="{_SUMMARY}">'
         f'<img src="data:image/png;base64,{encoded}" alt="{html.escape(alt)}" width="{tile_width}" '
         'style="width:100%;height:auto;display:block"></summary>'
