@@ -916,3 +916,14 @@ test("a kernel of which nothing is heard while it has work is asked for a sign o
   await card.host.report({ kind: "ready" });
   expect(card.find(".notice").hidden).toBe(true);
 });
+
+test("the echo of an earlier prompt does not undo what was typed since", async () => {
+  const card = mount();
+  await card.type(".prompt textarea", "a cat");
+  await card.click("Imagine");
+  await card.type(".prompt textarea", "a dog");
+  await card.host.push({ prompt: "a cat" });
+  expect(card.find<HTMLTextAreaElement>(".prompt textarea").value).toBe("a dog");
+  await card.click("Add to queue");
+  expect(card.host.sentOf("generate").map((one) => one.settings.prompt)).toEqual(["a cat", "a dog"]);
+});

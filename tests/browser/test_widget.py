@@ -137,10 +137,9 @@ def test_queue_history_compare_seed_and_reuse(open_notebook: OpenNotebook, scree
     notebook, card = open_card(open_notebook, SLOW, FAST)
     run_cell(notebook, 1)
     notebook.wait_idle()
-    for index, prompt in enumerate(("a cat", "a dog", "a bird")):
-        card.imagine(prompt)
-        # The next prompt is typed when the page shows this one.
-        card.root.locator(".queue li").nth(index).wait_for(state="attached")
+    for prompt in ("a cat", "a dog", "a bird"):
+        card.imagine(prompt)  # at once, before the page shows the one before
+    card.root.locator(".queue li").nth(2).wait_for(state="attached")
     assert card.root.locator(".queue .place").all_inner_texts() == ["now", "2", "3"]
     card.button("Cancel: a dog").click()
     card.screenshot(screenshots, "queue")

@@ -1,4 +1,4 @@
-import { type Host, type Report, type Request, SETTINGS, SNAPSHOTS } from "../contract";
+import { type Host, type Report, type Request, SETTINGS, type Settings, SNAPSHOTS } from "../contract";
 import { blobOf } from "../shared/binary";
 import { Connection } from "../shared/connection";
 import { h, setHidden, setText } from "../shared/dom";
@@ -31,10 +31,13 @@ export function createView(host: Host, element: HTMLElement): () => void {
   let disposed = false;
   let saving: ReturnType<typeof setTimeout> | undefined;
   let fading: ReturnType<typeof setTimeout> | undefined;
+  /** What was set here since the last save. */
+  const unsaved = new Map<keyof Settings, unknown>();
 
   const flush = () => {
     clearTimeout(saving);
     saving = undefined;
+    unsaved.clear();
     try {
       host.save_changes();
     } catch {
@@ -70,6 +73,7 @@ export function createView(host: Host, element: HTMLElement): () => void {
       queueMicrotask(update);
     },
     set(name, value) {
+      unsaved.set(name, value);
       host.set(name, value);
       view.copied.delete(name);
       if (view.error?.field === name) view.error = null;
@@ -209,6 +213,8 @@ export function createView(host: Host, element: HTMLElement): () => void {
   }
 
   const onChange = () => {
+    // Kernels echo what was saved: that must not undo what was typed meanwhile.
+    for (const [name, value] of unsaved) if (host.get(name) !== value) host.set(name, value as never);
     ctx.invalidate();
   };
   const onJobs = () => {
