@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SEPARATOR = " · "
-LONGEST_PART = 60  # characters
+LONGEST_PART, LONGEST_ADDITION = 60, 160  # characters
 _STYLE = "opacity:.75;font-size:85%;line-height:1.6;overflow-wrap:anywhere"
 
 
@@ -62,10 +62,10 @@ def caption_text(images: Sequence[Captioned], *, has_time: bool = True) -> str:
         _common(recipes, _steps),
         _common(recipes, _strength),
         _seeds([recipe.seed for recipe in recipes if recipe.seed is not None]),
-        _filled_in(recipes),
-        _time(images) if has_time else "",
     ]
-    return SEPARATOR.join(shorten(part, LONGEST_PART) for part in parts if part)
+    parts = [shorten(part, LONGEST_PART) for part in parts]
+    parts += [shorten(_filled_in(recipes), LONGEST_ADDITION), _time(images) if has_time else ""]
+    return SEPARATOR.join(part for part in parts if part)
 
 
 def caption_html(images: Sequence[Captioned], *, has_time: bool = True) -> str:

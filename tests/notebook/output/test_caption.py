@@ -53,6 +53,12 @@ def test_many_seeds_stay_on_one_line() -> None:
     assert len(caption_text([picture(seed=n * n) for n in range(400)])) < 150
 
 
+def test_what_was_added_to_four_pictures_is_told_whole() -> None:
+    added = ["on a light blue background", "in a field", "in the snow", "on a beige background"]
+    text = caption_text([picture(seed=n, filled_in=words) for n, words in enumerate(added)])
+    assert f"added by seed: {', '.join(added)}" in text
+
+
 def test_no_recipe_is_no_caption() -> None:
     assert caption_bundle([GeneratedImage(b"", 1, 1)]) is None
     assert caption_bundle([]) is None
