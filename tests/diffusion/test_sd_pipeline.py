@@ -130,7 +130,7 @@ class TestPrompts:
 
     def test_without_spaces_the_note_names_only_what_was_cut(self, pipeline):
         (note,) = pipeline.encode_prompt("x" * 100, guidance_scale=1).notes
-        assert note.endswith(": " + "x" * 25)
+        assert f": {'x' * 25};" in note
 
     def test_half_a_surrogate_pair_is_no_crash(self, pipeline):
         assert pipeline.encode_prompt("a \ud800 cat", guidance_scale=1).notes == ()
