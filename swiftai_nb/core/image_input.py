@@ -200,3 +200,13 @@ def _eight_bit(picture: Image) -> Image:
     if picture.mode == "F" and values.max() <= 1.0:
         top = 1.0
     return PILImage.fromarray((values.clip(0, top) * (255.0 / top)).astype(np.uint8))
+
+
+def count_run_steps(steps: int, strength: float | None) -> int:
+    """Of `steps`, those that run when a picture is started from; diffusers' `init_timestep`.
+
+    Whole steps, at least one unless the strength is 0; None is without a picture.
+    """
+    if strength is None:
+        return steps
+    return 0 if strength == 0.0 else max(1, min(int(steps * strength), steps))

@@ -344,11 +344,15 @@ class _HistoryKeeper:
                 self.ids[-1] = "" if entry is None else entry.id
 
 
+def running_shell() -> Any:
+    """IPython's shell, or None; IPython is not imported for it."""
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()
+
+
 def running_kernel() -> Any:
     """The ipykernel kernel this runs in, or None."""
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return getattr(shell, "kernel", None)
+    return getattr(running_shell(), "kernel", None)
 
 
 def _create(name: str, provider: str | None) -> ImageGenerator:

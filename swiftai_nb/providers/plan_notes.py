@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.control import KINDS
+from swiftai_nb.core.image_input import count_run_steps
 from swiftai_nb.model_files.families import INSTRUCT_PIX2PIX
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.samplers import uses_eta
@@ -34,13 +35,6 @@ def sampling_notes(
         yield "upscaler has no effect without upscale or hires"
     if config.mask_feather and config.mask is None and config.outpaint is None:
         yield "mask_feather has no effect without a mask"
-
-
-def count_run_steps(steps: int, strength: float | None) -> int:
-    """As the pipelines count them: whole steps, at least one unless the strength is 0."""
-    if strength is None:
-        return steps
-    return 0 if strength == 0.0 else max(1, min(int(steps * strength), steps))
 
 
 def strength_note(steps: int, strength: float | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.control import ControlReference, RecordedControl
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
-from swiftai_nb.core.image_input import mask_to_png_bytes, to_png_bytes
+from swiftai_nb.core.image_input import count_run_steps, mask_to_png_bytes, to_png_bytes
 from swiftai_nb.core.recipe import Recipe, join_prompt
 from swiftai_nb.core.request import GenerationPlan, GenerationRequest
 from swiftai_nb.core.sources import source_pictures
@@ -27,7 +27,6 @@ from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.providers.adapters import embedding_files, with_distilled_lora
 from swiftai_nb.providers.enlargement import Enlargement, plan_enlargement
 from swiftai_nb.providers.plan_notes import (
-    count_run_steps,
     sampling_notes,
     strength_note,
 )

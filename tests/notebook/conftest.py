@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from swiftai_nb.testing import FakeGenerator
+from tests.providers.openai.images_server import ImagesServer
 
 # Busy machines are slow, and a test that fails only sometimes helps nobody.
 settings.register_profile("patient", deadline=None, derandomize=True)
@@ -19,6 +20,14 @@ settings.load_profile("patient")
 def fake() -> FakeGenerator:
     """The engine that `shell` draws with."""
     return FakeGenerator()
+
+
+@pytest.fixture
+def images_server() -> Iterator[ImagesServer]:
+    """A server with OpenAI's Images API."""
+    server = ImagesServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture

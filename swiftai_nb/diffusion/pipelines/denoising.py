@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.image_input import count_run_steps
 from swiftai_nb.diffusion.noise import start_noise, step_noise
 from swiftai_nb.diffusion.schedulers.scheduler import Scheduler
 from swiftai_nb.model_files.samplers import canonical_name
@@ -308,8 +309,7 @@ def find_start_index(request: DenoiseRequest, scheduler: Scheduler) -> int:
         raise InvalidInputError(f"strength is {strength}, must be in 0..1")
     if strength == 0.0:
         return len(scheduler.timesteps)
-    skipped = request.steps - max(min(int(request.steps * strength), request.steps), 1)
-    return skipped * scheduler.calls_per_step
+    return (request.steps - count_run_steps(request.steps, strength)) * scheduler.calls_per_step
 
 
 def _blend_with(

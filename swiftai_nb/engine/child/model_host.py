@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import AIError, GenerationFailedError
+from swiftai_nb.core.image_input import count_run_steps
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.enlarging import Enlarger, hires_pass
@@ -132,7 +133,7 @@ class ModelHost:
                 pipeline.release_text_encoders()
             init_image = _init_image(command)
             if command.hires_steps:
-                run.expect_pass(max(1, int(command.hires_steps * command.hires_strength)))
+                run.expect_pass(max(1, count_run_steps(command.hires_steps, command.hires_strength)))
             pixels = self._draw(pipeline, conditioning, init_image, command, run)
             notes = conditioning.notes
             if init_image is not None:
@@ -255,7 +256,8 @@ class ModelHost:
 
     def _conditioning(self, pipeline: DiffusionPipeline, command: Generate) -> Conditioning:
         is_edited = "[" in command.prompt or "[" in (command.negative_prompt or "")
-        steps = _run_steps(command) if is_edited else None
+        strength = None if command.image is None else command.strength
+        steps = max(1, count_run_steps(command.steps, strength)) if is_edited else None
         key = (
             command.prompt,
             command.negative_prompt,
@@ -306,13 +308,6 @@ def half_products(half: bool) -> Iterator[None]:
         yield
     finally:
         ops.set_half_products(False)
-
-
-def _run_steps(command: Generate) -> int:
-    """The steps that are run: fewer than asked for where a picture is started from."""
-    if command.image is None or command.strength is None:
-        return command.steps
-    return max(1, int(command.steps * command.strength))
 
 
 def _default_loader() -> PipelineLoader:

@@ -235,30 +235,35 @@ def _select_jobs(jobs: Sequence[GenerationJob], ids: list[str]) -> list[Generati
 
 
 def _widget_engine(arguments: ImagineArguments, defaults: Defaults) -> str | None:
-    """The widget's name of the engine; None for its own choice. `--base-url` becomes the session's server."""
-    from swiftai_nb.notebook.session import ENGINE_ALIASES, get_session
+    """The widget's name of the engine; None for its own choice."""
+    from swiftai_nb.notebook.session import ENGINE_ALIASES
     from swiftai_nb.notebook.wire import ENGINES
 
     engine = arguments.engine or ("openai" if arguments.base_url is not None else defaults.engine)
-    if engine == "openai" and arguments.base_url is not None:
-        from swiftai_nb.providers.openai.provider import OpenAIImagesProvider
-
-        get_session().add_generator("openai", OpenAIImagesProvider(arguments.base_url))
     names = {provider: name for name, provider in ENGINE_ALIASES.items()}
     name = names.get(engine, engine)
     return name if name in ENGINES else None
 
 
 def open_widget(arguments: ImagineArguments, defaults: Defaults) -> Any:
-    """An ImagineWidget whose traits hold the line's values; traits it does not have are left out."""
+    """An ImagineWidget whose traits hold the line's values; traits it does not have are left out.
+
+    The server of `--base-url` becomes the session's.
+    """
     from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 
+    engine = _widget_engine(arguments, defaults)
+    if engine == "openai" and arguments.base_url is not None:
+        from swiftai_nb.notebook.session import get_session
+        from swiftai_nb.providers.openai.provider import OpenAIImagesProvider
+
+        get_session().add_generator("openai", OpenAIImagesProvider(arguments.base_url))
     size = arguments.size or defaults.size
     wanted: dict[str, Any] = {
         "prompt": arguments.prompt or None,
         "negative_prompt": arguments.negative or defaults.negative,
         "model": arguments.model or defaults.model,
-        "engine": _widget_engine(arguments, defaults),
+        "engine": engine,
         "steps": arguments.steps if arguments.steps is not None else defaults.steps,
         "guidance_scale": arguments.guidance if arguments.guidance is not None else defaults.guidance,
         "seed": arguments.seed,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from swiftai_nb.core.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from swiftai_nb.core.format import short_repr
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.prompt_choices import find_choices
 from swiftai_nb.core.prompt_syntax import take_lora_tags
@@ -26,6 +26,7 @@ from swiftai_nb.model_files.samplers import fitting_samplers
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.magic.prompt import STYLES, find_style
 from swiftai_nb.notebook.magic.request import Defaults
+from swiftai_nb.notebook.session import running_shell
 from swiftai_nb.registry.user_config import state_dir
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ MAX_NAME_LENGTH = 60
 PRESET_SETTINGS = tuple(name for name in wire.SETTINGS if name not in ("prompt", "seed", "count"))
 _TEXT_SETTINGS = ("prompt", "negative_prompt", "model", "engine", "aspect_ratio", "scheduler", "style")
 _PRESET_TYPES: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("negative_prompt", "model", "engine", "aspect_ratio", "scheduler", "style"), (str,)),
+    **dict.fromkeys(_TEXT_SETTINGS[1:], (str,)),
     **dict.fromkeys(("width", "height", "steps"), (int, type(None))),
     **dict.fromkeys(("guidance_scale", "strength"), (int, float, type(None))),
     "loras": (list,),
@@ -58,8 +59,7 @@ _MAX_FILE_BYTES = 2**20
 
 def configured_defaults() -> Defaults:
     """`%config Imagine.…` of this notebook; the built-in ones where the magics are not loaded."""
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
+    shell = running_shell()
     magics = None if shell is None else shell.magics_manager.registry.get("Imagine")
     defaults: Defaults = Defaults() if magics is None else magics.defaults()
     return defaults
@@ -90,7 +90,7 @@ def request_of(
     values = {name: settings.get(name) for name in wire.SETTINGS}
     for name in _TEXT_SETTINGS:
         if not isinstance(values[name], (str, type(None))):
-            raise InvalidInputError(f"{name} must be a text (got {values[name]!r:.40})")
+            raise InvalidInputError(f"{name} must be a text (got {short_repr(values[name])})")
     typed, tags = take_lora_tags(values["prompt"] or "")
     ratio = values["aspect_ratio"]
     config = ImageGenerationConfig(

@@ -74,12 +74,14 @@ class ModelPicker:
             entries: from `entries`.
             engine: unless only the cloud can draw.
         """
+        if engine != "local":
+            return "", engine
         default = self._session.registry.default_model
-        if engine == "local" and default is not None and self._session.registry.is_downloaded(default):
+        if default is not None and self._session.registry.is_downloaded(default):
             return default, engine
         states = {(row["engine"], row["state"]) for row in entries}
         only_cloud = ("local", "ready") not in states and ("cloud", "cloud") in states
-        return "", "cloud" if only_cloud and engine == "local" else engine
+        return "", "cloud" if only_cloud else engine
 
     def download(self, model_id: str) -> None:
         """Starts a download or joins the running one; returns at once."""

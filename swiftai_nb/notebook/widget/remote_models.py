@@ -14,11 +14,12 @@ from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.notebook.widget.form import configured_defaults
 
 if TYPE_CHECKING:
-    from swiftai_nb.notebook.wire import Engine, ModelEntry, ModelState
+    from swiftai_nb.notebook.wire import ModelEntry
     from swiftai_nb.providers.openai.provider import OpenAIImagesProvider
 
 _log = logging.getLogger(__name__)
 MAX_SERVED = 50  # rows of one server
+OPENAI_REFERENCES = 16  # pictures that OpenAI takes for one edit
 EXAMPLES = (
     "a lighthouse in a storm, oil painting",
     "a red fox in fresh snow, morning light",
@@ -59,6 +60,38 @@ CLOUD_MODELS = (
 )
 
 
+# A row without a size, a download or anything on this disk; 0 steps are the server's own number.
+_BLANK: ModelEntry = {
+    "id": "",
+    "engine": "cloud",
+    "name": "",
+    "description": "",
+    "size_bytes": 0,
+    "memory_bytes": 0,
+    "license": "",
+    "state": "cloud",
+    "state_text": "",
+    "hint": "",
+    "width": 0,
+    "height": 0,
+    "steps": 0,
+    "guidance_scale": 0.0,
+    "display_scale": 1,
+    "uses_negative_prompt": False,
+    "takes_image": True,
+    "max_references": 0,
+    "sampler_kind": "",
+    "can_delete": False,
+    "free_disk_bytes": 0,
+    "done_bytes": 0,
+    "total_bytes": 0,
+    "bytes_per_s": 0.0,
+    "remaining_s": None,
+    "elapsed_s": 0.0,
+    "examples": list(EXAMPLES),
+}
+
+
 class RemoteModels:
     """Rows of what the session's cloud providers draw with. No prompt and no picture is sent.
 
@@ -97,20 +130,26 @@ class RemoteModels:
             return []
         served = [] if plan.model is not None else self._list_of(generator, plan.server.base_url)
         names = served if served else [plan.model]
-        is_at_openai = plan.server.is_openai
-        bills = "a service, which bills for it" if is_at_openai else plan.destination
+        own: ModelEntry = {
+            **_BLANK,
+            "engine": "openai",
+            "description": f"Runs at {plan.destination}",
+            "state_text": plan.server.name,
+            "width": 512,
+            "height": 512,
+            "max_references": 1,
+        }
+        if plan.server.is_openai:
+            own = {
+                **own,
+                "description": "Runs at a service, which bills for it",
+                "state_text": "OpenAI",
+                "width": 1024,
+                "height": 1024,
+                "max_references": OPENAI_REFERENCES,
+            }
         return [
-            _entry(
-                name or "",
-                engine="openai",
-                name=name or f"The model of {plan.server.name}",
-                description=f"Runs at {bills}",
-                state="cloud",
-                state_text="OpenAI" if is_at_openai else plan.server.name,
-                side=1024 if is_at_openai else 512,
-                max_references=16 if is_at_openai else 1,
-            )
-            for name in names
+            {**own, "id": name or "", "name": name or f"The model of {plan.server.name}"} for name in names
         ]
 
     def _list_of(self, generator: OpenAIImagesProvider, base_url: str) -> list[str]:
@@ -130,66 +169,22 @@ class RemoteModels:
 
 
 def _cloud_entry(model: CloudModel, *, has_token: bool) -> ModelEntry:
-    return _entry(
-        model.id,
-        engine="cloud",
-        name=model.name,
-        description=f"{model.description}; runs at a provider, which bills for it",
-        state="cloud" if has_token else "cloud_missing",
-        state_text="cloud" if has_token else "cloud, needs a token",
-        hint="" if has_token else _token_hint(),
-        side=model.side,
-        steps=model.steps,
-        guidance_scale=model.guidance_scale,
-        takes_image=model.max_references > 0,
-        max_references=model.max_references,
-    )
-
-
-def _entry(
-    model_id: str,
-    *,
-    engine: Engine,
-    name: str,
-    description: str,
-    state: ModelState,
-    state_text: str,
-    side: int,
-    hint: str = "",
-    steps: int = 0,
-    guidance_scale: float = 0.0,
-    takes_image: bool = True,
-    max_references: int = 0,
-) -> ModelEntry:
-    """A row without a size, a download or anything on this disk; `steps` 0 is the server's own number."""
     return {
-        "id": model_id,
-        "engine": engine,
-        "name": name,
-        "description": description,
-        "size_bytes": 0,
-        "memory_bytes": 0,
-        "license": "",
-        "state": state,
-        "state_text": state_text,
-        "hint": hint,
-        "width": side,
-        "height": side,
-        "steps": steps,
-        "guidance_scale": guidance_scale,
-        "display_scale": 1,
-        "uses_negative_prompt": guidance_scale > 1,
-        "takes_image": takes_image,
-        "max_references": max_references,
-        "sampler_kind": "",
-        "can_delete": False,
-        "free_disk_bytes": 0,
-        "done_bytes": 0,
-        "total_bytes": 0,
-        "bytes_per_s": 0.0,
-        "remaining_s": None,
-        "elapsed_s": 0.0,
-        "examples": list(EXAMPLES),
+        **_BLANK,
+        "id": model.id,
+        "engine": "cloud",
+        "name": model.name,
+        "description": f"{model.description}; runs at a provider, which bills for it",
+        "state": "cloud" if has_token else "cloud_missing",
+        "state_text": "cloud" if has_token else "cloud, needs a token",
+        "hint": "" if has_token else _token_hint(),
+        "width": model.side,
+        "height": model.side,
+        "steps": model.steps,
+        "guidance_scale": model.guidance_scale,
+        "uses_negative_prompt": model.guidance_scale > 1,
+        "takes_image": model.max_references > 0,
+        "max_references": model.max_references,
     }
 
 

@@ -22,13 +22,6 @@ REFUSALS = (UsageError, InvalidInputError)
 
 
 @pytest.fixture
-def server() -> Iterator[ImagesServer]:
-    server = ImagesServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def cloud() -> Iterator[CloudServer]:
     server = CloudServer()
     yield server
@@ -45,25 +38,27 @@ def imagine(shell: Any, line: str) -> Any:
     return shell.run_line_magic("imagine", line)
 
 
-def test_base_url_alone_chooses_the_engine(shell: Any, server: ImagesServer) -> None:
+def test_base_url_alone_chooses_the_engine(shell: Any, images_server: ImagesServer) -> None:
     shell.run_line_magic("config", "Imagine.engine = 'auto'")
-    pictures = imagine(shell, f"a fox --quiet --seed 3 --base-url {server.origin} --extra quality=high")
+    pictures = imagine(
+        shell, f"a fox --quiet --seed 3 --base-url {images_server.origin} --extra quality=high"
+    )
     assert pictures[0].recipe.engine == "openai"
-    assert server.posts[0].fields["quality"] == "high"
-    assert server.posts[0].fields["seed"] == 3
+    assert images_server.posts[0].fields["quality"] == "high"
+    assert images_server.posts[0].fields["seed"] == 3
 
 
-def test_the_trait_sets_the_server(shell: Any, server: ImagesServer) -> None:
-    shell.run_line_magic("config", f"Imagine.base_url = '{server.url}'")
+def test_the_trait_sets_the_server(shell: Any, images_server: ImagesServer) -> None:
+    shell.run_line_magic("config", f"Imagine.base_url = '{images_server.url}'")
     shell.run_line_magic("config", "Imagine.provider = 'fal-ai'")
     imagine(shell, "a fox --quiet --engine openai")
-    assert len(server.posts) == 1
+    assert len(images_server.posts) == 1
 
 
-def test_a_variable_goes_to_edits(shell: Any, server: ImagesServer) -> None:
+def test_a_variable_goes_to_edits(shell: Any, images_server: ImagesServer) -> None:
     shell.user_ns["fox"] = Image.new("RGB", (64, 64))
-    pictures = imagine(shell, f"a hat --quiet --with fox --engine openai --base-url {server.origin}")
-    assert server.posts[0].path == "/v1/images/edits"
+    pictures = imagine(shell, f"a hat --quiet --with fox --engine openai --base-url {images_server.origin}")
+    assert images_server.posts[0].path == "/v1/images/edits"
     assert pictures[0].recipe.references_sha256
 
 
@@ -96,11 +91,13 @@ def test_a_provider_is_refused_for_a_server(shell: Any) -> None:
         imagine(shell, "a fox --engine openai -p fal-ai --base-url http://127.0.0.1:1")
 
 
-def test_dry_run_says_what_goes_where_and_sends_nothing(shell: Any, server: ImagesServer) -> None:
+def test_dry_run_says_what_goes_where_and_sends_nothing(shell: Any, images_server: ImagesServer) -> None:
     shell.user_ns["fox"] = Image.new("RGB", (64, 64))
-    plan = imagine(shell, f"a hat --dry-run --with fox --engine openai --base-url {server.origin} -n 2")
-    assert plan["sent"] == f"the prompt and 1 reference picture, to {server.origin[7:]} (this machine)"
-    assert server.sent == []
+    plan = imagine(
+        shell, f"a hat --dry-run --with fox --engine openai --base-url {images_server.origin} -n 2"
+    )
+    assert plan["sent"] == f"the prompt and 1 reference picture, to {images_server.origin[7:]} (this machine)"
+    assert images_server.sent == []
     plan = imagine(shell, "a hat --dry-run --engine openai --base-url https://images.example -n 2")
     assert plan["sent"] == "the prompt, to images.example"
     assert "each picture is one request" in plan["cost"]
@@ -122,23 +119,27 @@ def test_auto_does_not_send_pictures_to_a_cloud_that_nobody_chose(
     assert len(cloud.requests) == 2
 
 
-def test_a_recipe_from_elsewhere_chooses_no_server(shell: Any, server: ImagesServer, tmp_path: Any) -> None:
-    imagine(shell, f"a fox --quiet --engine openai --base-url {server.origin} --extra webhook=x --out fox")
+def test_a_recipe_from_elsewhere_chooses_no_server(
+    shell: Any, images_server: ImagesServer, tmp_path: Any
+) -> None:
+    imagine(
+        shell, f"a fox --quiet --engine openai --base-url {images_server.origin} --extra webhook=x --out fox"
+    )
     path = shell.user_ns["fox"].save(tmp_path / "fox.png")
     again = imagine(shell, f"--quiet --from {path}")
     assert again[0].recipe.engine == "fake"
-    assert len(server.posts) == 1
+    assert len(images_server.posts) == 1
 
 
-def test_workers_of_a_cluster_ask_the_same_server(shell: Any, server: ImagesServer) -> None:
+def test_workers_of_a_cluster_ask_the_same_server(shell: Any, images_server: ImagesServer) -> None:
     with ThreadPoolExecutor(2) as workers:
         shell.user_ns["workers"] = workers
-        options = f"--engine openai --base-url {server.origin} --bill-to acme --extra quality=low"
+        options = f"--engine openai --base-url {images_server.origin} --bill-to acme --extra quality=low"
         pictures = imagine(shell, f"a fox --quiet -n 2 --seed 1 --executor workers {options}")
     close_generators()
     assert [picture.seed for picture in pictures] == [1, 2]
-    assert [post.headers["openai-organization"] for post in server.posts] == ["acme"] * 2
-    assert [post.fields["quality"] for post in server.posts] == ["low"] * 2
+    assert [post.headers["openai-organization"] for post in images_server.posts] == ["acme"] * 2
+    assert [post.fields["quality"] for post in images_server.posts] == ["low"] * 2
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,6 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture
-def server() -> Iterator[ImagesServer]:
-    server = ImagesServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     monkeypatch.setenv("SWIFTAI_HOME", str(tmp_path / "home"))
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
@@ -49,31 +42,31 @@ def test_openai_has_a_row_where_there_is_a_key(session: Session) -> None:
     ]
 
 
-def test_a_server_is_asked_once_what_it_serves(session: Session, server: ImagesServer) -> None:
-    server.models = ["tiny", "large"]
-    session.add_generator("openai", OpenAIImagesProvider(server.origin))
+def test_a_server_is_asked_once_what_it_serves(session: Session, images_server: ImagesServer) -> None:
+    images_server.models = ["tiny", "large"]
+    session.add_generator("openai", OpenAIImagesProvider(images_server.origin))
     changes: list[str] = []
     remote = RemoteModels(session, changed=lambda: changes.append(""))
-    host = server.origin.removeprefix("http://")
+    host = images_server.origin.removeprefix("http://")
     assert rows(remote) == [("", f"The model of {host}", host)]
     wait_until(lambda: bool(changes))
     assert rows(remote) == [("tiny", "tiny", host), ("large", "large", host)]
-    assert [one.method for one in server.sent] == ["GET"]
+    assert [one.method for one in images_server.sent] == ["GET"]
 
 
-def test_a_server_without_a_list_still_has_a_row(session: Session, server: ImagesServer) -> None:
-    server.models = None
-    session.add_generator("openai", OpenAIImagesProvider(server.origin))
+def test_a_server_without_a_list_still_has_a_row(session: Session, images_server: ImagesServer) -> None:
+    images_server.models = None
+    session.add_generator("openai", OpenAIImagesProvider(images_server.origin))
     remote = RemoteModels(session, changed=lambda: None)
     assert len(rows(remote)) == 1
-    wait_until(lambda: bool(server.sent))
+    wait_until(lambda: bool(images_server.sent))
     assert [row[0] for row in rows(remote)] == [""]
 
 
 def test_the_widget_draws_at_a_server_and_its_picture_is_reused_there(
-    session: Session, server: ImagesServer
+    session: Session, images_server: ImagesServer
 ) -> None:
-    session.add_generator("openai", OpenAIImagesProvider(server.origin))
+    session.add_generator("openai", OpenAIImagesProvider(images_server.origin))
     widget = ImagineWidget("a fox", session=session, engine="openai")
     try:
         assert (widget.model, widget.engine) == ("", "openai")
@@ -82,6 +75,6 @@ def test_the_widget_draws_at_a_server_and_its_picture_is_reused_there(
         assert snapshot["engine"] == "openai"
         assert "--engine openai" in snapshot["cell"]
         assert widget.generate(engine=snapshot["engine"], model=snapshot["model"]).result(30)
-        assert len(server.posts) == 2
+        assert len(images_server.posts) == 2
     finally:
         widget.close()
