@@ -191,13 +191,16 @@ def syntax_notes(prompts: Sequence[str], syntax: str | None) -> tuple[str, ...]:
         if syntax == "compel" and any(_COMPEL_CALL.search(prompt) for prompt in prompts):
             notes.append("compel's .and(), .blend() and .swap() are read as text; AND joins prompts")
         return tuple(notes)
-    if syntax is not None:
+    found = _other_syntax(prompts) if syntax is None else None
+    if found is None:
         return ()
-    found = [match[0] for prompt in prompts if prompt.upper() != prompt
-             and (match := _OTHER_SYNTAX.search(prompt))]  # fmt: skip
-    if not found:
-        return ()
-    return (f"{found[0][:20]!r} is read as text; --prompt-syntax weighted reads weights, BREAK and AND",)
+    return (f"{found!r} is read as text; --prompt-syntax weighted reads weights, BREAK and AND",)
+
+
+def _other_syntax(prompts: Sequence[str]) -> str | None:
+    """The first mark of weights, edits or BREAK in prompts that are not all capitals; 20 characters of it."""
+    found = (_OTHER_SYNTAX.search(prompt) for prompt in prompts if prompt.upper() != prompt)
+    return next((match[0][:20] for match in found if match), None)
 
 
 def take_lora_tags(prompt: str) -> tuple[str, list[tuple[str, float, str | None]]]:
@@ -208,6 +211,9 @@ def take_lora_tags(prompt: str) -> tuple[str, list[tuple[str, float, str | None]
 
 def no_weights_notes(prompts: Sequence[str], syntax: str | None, *, family: str) -> tuple[str, ...]:
     """A note for families whose text encoders know no weights."""
-    if not reads_weights(prompts, syntax):
+    if reads_weights(prompts, syntax):
+        return (f"{family} has no prompt weights: brackets and numbers are read as text",)
+    found = _other_syntax(prompts) if syntax is None else None
+    if found is None:
         return ()
-    return (f"{family} has no prompt weights: brackets and numbers are read as text",)
+    return (f"{family} has no prompt weights: {found!r} is read as text",)

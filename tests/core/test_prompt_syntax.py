@@ -138,6 +138,15 @@ def test_families_without_weights_say_so() -> None:
     assert no_weights_notes(["a fox"], None, family="FLUX.1") == ()
     (note,) = no_weights_notes(["a (red:1.3) fox"], None, family="FLUX.1")
     assert note.startswith("FLUX.1 has no prompt weights")
+    assert no_weights_notes(["a (red:1.3) fox"], "plain", family="FLUX.1") == ()
+
+
+@pytest.mark.parametrize("prompt", ["a [cat|dog]", "a ((red)) fox", "a cat BREAK a dog", "a [blue] cat"])
+def test_families_without_weights_name_other_syntax_that_they_read_as_text(prompt: str) -> None:
+    (note,) = no_weights_notes(["a fox", prompt], None, family="Z-Image")
+    assert note.startswith("Z-Image has no prompt weights: '")
+    assert note.endswith("' is read as text")
+    assert no_weights_notes([prompt.upper(), prompt], "plain", family="Z-Image") == ()
 
 
 @pytest.mark.parametrize(

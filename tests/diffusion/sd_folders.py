@@ -14,7 +14,10 @@ from tests.diffusion.parity.tiny_flux import REFERENCES, write_clip_tokenizer
 Arrays = dict[str, np.ndarray]
 
 _STEMS = {"text_encoder": "model", "text_encoder_2": "model"}
-_DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8", "int64": "I64", "uint32": "U32", "uint8": "U8"}
+_DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16",
+    "int64": "I64", "uint32": "U32", "int8": "I8", "uint8": "U8",
+}  # fmt: skip
 
 
 @cache

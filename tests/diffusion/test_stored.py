@@ -66,6 +66,35 @@ def test_scaled_float8_is_multiplied_in_float32(tmp_path, name, scale):
     np.testing.assert_array_equal(np.array(tensors["a.weight"]), values * factors)
 
 
+def test_float64_is_read_as_float32(tmp_path):
+    rng = np.random.default_rng(7)
+    arrays = {
+        "a.weight": rng.normal(size=(3, 5, 2)),
+        "b.scale": np.float64(0.1).reshape(()),
+        "c.bias": np.ones(2, np.float16),
+        "d.empty": np.zeros((0, 4)),
+    }
+    write_safetensors(tmp_path / "x.safetensors", arrays)
+    tensors = load_tensors(tmp_path / "x.safetensors")
+    for name, values in arrays.items():
+        expected = values.astype(np.float32) if values.dtype == np.float64 else values
+        assert np.array(tensors[name]).dtype == expected.dtype
+        np.testing.assert_array_equal(np.array(tensors[name]), expected)
+
+
+def test_a_float64_folder_draws_what_its_float32_numbers_draw(tmp_path):
+    weights = sd_weights("sd15")
+    folders = [
+        write_folder(
+            tmp_path / np.dtype(dtype).name,
+            "sd15",
+            weights={part: {n: v.astype(dtype) for n, v in own.items()} for part, own in weights.items()},
+        )
+        for dtype in (np.float32, np.float64)
+    ]
+    np.testing.assert_array_equal(*[picture(load_pipeline(folder)) for folder in folders])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_float8_folder_draws_what_its_numbers_draw(tmp_path, dtype):
     weights = sd_weights("sd15")

@@ -1,8 +1,8 @@
 """The tensors of one file, unevaluated, whatever form their numbers are stored in.
 
-MLX reads safetensors lazily, but not float8, and few forms of GGUF. For such files it is given a view of
-the file whose header declares bytes, and the bytes are widened by operations on the unevaluated arrays:
-nothing is read, and no converted copy made, until a tensor is used.
+MLX reads safetensors lazily, but neither float8 nor float64, and few forms of GGUF. For such files it is
+given a view of the file whose header declares bytes, and the bytes are converted by operations on the
+unevaluated arrays: nothing is read, and no converted copy made, until a tensor is used.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def load_tensors(path: Path, *, is_packed: bool = True) -> dict[str, mx.array]:
     """The tensors of a safetensors or GGUF file by name, in its order.
 
     Plain float8 becomes float16, which holds each of its numbers; scaled float8 (`NAME.scale_weight`
-    beside `NAME.weight`) becomes float32. Blocks of GGUF become MLX's quantized form (`NAME.weight`,
-    `NAME.scales`, `NAME.biases`) where that holds the same numbers, else float16.
+    beside `NAME.weight`) becomes float32, as does float64. Blocks of GGUF become MLX's quantized form
+    (`NAME.weight`, `NAME.scales`, `NAME.biases`) where that holds the same numbers, else float16.
 
     Args:
         path: the file.
@@ -49,14 +49,14 @@ def load_tensors(path: Path, *, is_packed: bool = True) -> dict[str, mx.array]:
     """
     headers, _ = read_header(path)
     is_gguf = path.suffix.lower() == ".gguf"
-    is_float8 = any(tensor.dtype.startswith("F8") for tensor in headers.values())
+    is_converted = any(tensor.dtype.startswith(("F8", "F64")) for tensor in headers.values())
     try:
         if is_gguf:
             return _read_blocks(_load_bytes(path, headers.values()), headers, is_packed=is_packed)
-        if not is_float8:
+        if not is_converted:
             loaded = cast(dict[str, mx.array], mx.load(str(path), format="safetensors"))
             return {name: loaded[name] for name in headers}
-        return _widen_float8(_load_bytes(path, headers.values()), headers)
+        return _convert_floats(_load_bytes(path, headers.values()), headers)
     except (OSError, RuntimeError, ValueError) as error:
         raise InvalidModelFilesError(
             f"{path} cannot be read ({error})", hint="download the model again"
@@ -109,12 +109,14 @@ def _read_blocks(
     return result
 
 
-def _widen_float8(tensors: dict[str, mx.array], headers: Mapping[str, StoredTensor]) -> dict[str, mx.array]:
+def _convert_floats(tensors: dict[str, mx.array], headers: Mapping[str, StoredTensor]) -> dict[str, mx.array]:
     result = {}
     for name, value in tensors.items():
         dtype = headers[name].dtype
         module, _, role = name.rpartition(".")
-        if dtype in _FLOAT8_TABLES and role == "weight":
+        if dtype == "F64":
+            result[name] = _narrow_float64(value).reshape(headers[name].shape)
+        elif dtype in _FLOAT8_TABLES and role == "weight":
             scale = next((tensors[module + end] for end in _SCALES if module + end in tensors), None)
             widened = widen_float8(value, dtype)
             result[name] = widened if scale is None else _scaled(widened, scale)
@@ -123,6 +125,11 @@ def _widen_float8(tensors: dict[str, mx.array], headers: Mapping[str, StoredTens
         elif not name.endswith((*_SCALES, *_NOTES)) and role != "scaled_fp8":
             result[name] = value
     return result
+
+
+def _narrow_float64(data: mx.array) -> mx.array:
+    """Bytes of float64 as float32. MLX has float64 on the CPU only."""
+    return mx.view(data, mx.float64, stream=mx.cpu).astype(mx.float32, stream=mx.cpu)
 
 
 def _scaled(value: mx.array, scale: mx.array) -> mx.array:
@@ -198,7 +205,9 @@ class _FileView(io.RawIOBase):
         shape, blocks = list(tensor.shape), QUANTIZED.get(tensor.dtype)
         if blocks is not None:
             shape = [tensor.size_bytes // blocks.size_bytes, blocks.size_bytes]
-        is_bytes = blocks is not None or tensor.dtype.startswith("F8")
+        if tensor.dtype == "F64":
+            shape = [*shape, 8]
+        is_bytes = blocks is not None or tensor.dtype.startswith(("F8", "F64"))
         return {
             "dtype": "U8" if is_bytes else tensor.dtype,
             "shape": shape,
