@@ -74,7 +74,8 @@ def test_model_states_are_equal(contract: str) -> None:
 
 def synced_traits(widget_class: type) -> set[str]:
     traits = widget_class.class_traits(sync=True)  # type: ignore[attr-defined]
-    return {name for name, t in traits.items() if t.this_class is widget_class and not name.startswith("_")}
+    own = {name: t for name, t in traits.items() if t.this_class.__module__.startswith("swiftai_nb.")}
+    return {name for name in own if not name.startswith("_")}
 
 
 def test_every_name_is_a_synced_trait_and_nothing_else_is(contract: str) -> None:
@@ -100,7 +101,8 @@ def reports_of(*paths: str) -> set[str]:
 
 
 def test_every_report_that_python_sends_is_named() -> None:
-    assert reports_of("widget/imagine_widget.py", "widget/form.py", "wire.py") == set(wire.REPORTS)
+    widget = ("widget/imagine_widget.py", "widget/page_reports.py", "widget/form.py")
+    assert reports_of(*widget, "wire.py") == set(wire.REPORTS)
     assert reports_of("cell/widget_view.py", "wire.py") == set(wire.CELL_REPORTS)
 
 

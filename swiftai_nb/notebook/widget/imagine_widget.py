@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anywidget
 import traitlets
 
 from swiftai_nb.core.errors import AIError, InvalidInputError
@@ -17,31 +14,22 @@ from swiftai_nb.core.format import encode_jpeg
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.output.saving import free_path
-from swiftai_nb.notebook.progress import Throttle
-from swiftai_nb.notebook.session import running_kernel
 from swiftai_nb.notebook.widget.form import Presets, choices, error_report, plan_report, request_of
-from swiftai_nb.notebook.widget.input_pictures import ID_PREFIX, InputPictures, input_picture, sha256
-from swiftai_nb.notebook.widget.job_tracker import JobTracker
-from swiftai_nb.notebook.widget.model_picker import ModelPicker
-from swiftai_nb.notebook.widget.static_output import StaticOutput
+from swiftai_nb.notebook.widget.input_pictures import ID_PREFIX, input_picture, sha256
+from swiftai_nb.notebook.widget.page_reports import SHOWN_PICTURES, PageReports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from swiftai_nb.core.request import GenerationPlan, GenerationRequest
     from swiftai_nb.jobs.job import GenerationJob
 
 _log = logging.getLogger(__name__)
-SHOWN_PICTURES = 60
-SHOWN_JOBS = 100
-MODELS_INTERVAL_S = 0.4
 THUMBNAIL_SIDE = 128
 PICTURES_IN = ("image", "mask", "references")
 UPSCALE_FACTOR = 2.0
 Handler = Callable[[dict[str, Any]], None]
 
 
-class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
+class ImagineWidget(PageReports):
     """A card with a stage, a form and every picture of this session.
 
     Settings are traits: set them, observe them, link them to other widgets. What is None is the
@@ -86,36 +74,9 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
     loras = traitlets.List(traitlets.Dict()).tag(sync=True)
     strength = traitlets.Float(None, allow_none=True).tag(sync=True)
 
-    models = traitlets.List(traitlets.Dict()).tag(sync=True)
-    jobs = traitlets.List(traitlets.Dict()).tag(sync=True)
-    pictures = traitlets.List(traitlets.Dict()).tag(sync=True)
-    picture_count = traitlets.Int(0).tag(sync=True)
-    inputs = traitlets.List(traitlets.Dict()).tag(sync=True)
-    choices = traitlets.Dict().tag(sync=True)
-    static_output_tail = traitlets.Unicode("").tag(sync=True)
-
-    images = traitlets.Tuple()
-
     def __init__(self, prompt: str = "", *, session: Any = None, **settings: Any) -> None:
-        # Traits are set from the job's thread, the page's subshell and the user's cell alike.
-        self._traits_lock = threading.RLock()
-        super().__init__(prompt=prompt, **settings)
-        if session is None:
-            from swiftai_nb.notebook.session import get_session
-
-            session = get_session()
-        self._session = session
-        self._static_output = StaticOutput()
-        self._own_jobs: dict[str, int] = {}
-        self._shown_pictures = SHOWN_PICTURES
-        self._picker = ModelPicker(session, changed=self._on_models, on_error=self._send_error)
-        self._models_throttle = Throttle(self._publish_models, interval_s=MODELS_INTERVAL_S)
-        self._tracker = JobTracker(
-            session,
-            publish=self._publish_jobs,
-            on_preview=self._send_preview,
-            on_images=self._on_images,
-        )
+        super().__init__(prompt=prompt, session=session, **settings)
+        session = self._session
         presets, history = Presets(session.registry.home), session.history
         self._handlers: dict[str, Handler] = {
             "init": self._on_init,
@@ -185,14 +146,6 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
             other_name: its trait; None is "value".
         """
         return traitlets.link((self, name), (other, "value" if other_name is None else other_name))
-
-    def close(self) -> None:
-        """Removes the widget; its jobs continue."""
-        tracker = getattr(self, "_tracker", None)
-        if tracker is not None:
-            tracker.close()
-            self._models_throttle.close()
-        super().close()
 
     def _ipython_display_(self, **_: Any) -> None:
         from IPython.core.getipython import get_ipython
@@ -294,9 +247,6 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
 
         return handle
 
-    def _publish_choices(self) -> None:
-        self.choices = choices(self._session)
-
     def _on_cancel(self, content: dict[str, Any]) -> None:
         job = self._tracker.find(job_id=content.get("job_id", ""), request_id=content.get("request_id", ""))
         if job is not None:
@@ -321,76 +271,3 @@ class ImagineWidget(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
         image = self._session.history.find(content["picture_id"]).image
         path = image.save(free_path(Path.cwd(), image))
         self.send({"kind": "saved", "picture_id": content["picture_id"], "path": path.name})
-
-    # Reports to the page
-
-    def _publish_jobs(self) -> None:
-        # A kernel that is shut down ends its children first: that is no failure of the engine.
-        if getattr(running_kernel(), "_shutdown_message", None) is not None:
-            return
-        snapshots = [
-            wire.job_snapshot(job, request_id=request_id, picture_ids=self._session.history_ids(job))
-            for job, request_id in self._tracker.jobs[:SHOWN_JOBS]
-        ]
-        with self._traits_lock:
-            self.jobs = snapshots
-
-    def _publish_pictures(self) -> None:
-        entries = self._session.history.newest(self._shown_pictures)
-        known = {(picture["id"], picture["favorite"]): picture for picture in self.pictures}
-        origins = self._session.picture_origins
-        with self._traits_lock:
-            self.picture_count = len(self._session.history)
-            self.pictures = [
-                known.get((entry.id, entry.is_favorite)) or wire.picture_snapshot(entry, origins=origins)
-                for entry in reversed(entries)
-            ]
-
-    def _publish_inputs(self) -> None:
-        snapshots = self.input_snapshots(self._session.picture_origins)
-        with self._traits_lock:
-            self.inputs = snapshots
-
-    def _on_models(self) -> None:
-        self._models_throttle()
-
-    def _publish_models(self) -> None:
-        rows = self._picker.entries()
-        with self._traits_lock:
-            self.models = rows
-
-    def _on_images(self, job: GenerationJob) -> None:
-        with self._traits_lock:
-            if job.id in self._own_jobs:
-                new = job.images[self._own_jobs[job.id] :]
-                self._own_jobs[job.id] = len(job.images)
-                if new:
-                    self.images = (*self.images, *new)
-                    self._update_static_output(new[-1])
-        self._publish_pictures()
-
-    def _update_static_output(self, image: GeneratedImage) -> None:
-        # The page must be able to identify the output before it appears, so that it is never visible.
-        self.static_output_tail = self._static_output.tail(image)
-        self._static_output.update(image)
-
-    def _send_preview(self, job: GenerationJob, preview: bytes) -> None:
-        progress = job.progress
-        step = 0 if progress is None else progress.current_step
-        self.send(*wire.preview_message(job.id, preview, step=step))
-
-    def _send_error(self, error: AIError, *, request_id: str = "", model: str = "") -> None:
-        self.send(error_report(error, request_id=request_id, model=model))
-
-    # traitlets is not made for threads: while a message from the page is applied, an assignment in
-    # another thread would land in the page's transaction and could be lost.
-
-    @contextlib.contextmanager
-    def hold_trait_notifications(self) -> Iterator[Any]:
-        """See traitlets; one thread at a time."""
-        with self._traits_lock, super().hold_trait_notifications():
-            yield
-
-    def _notify_trait(self, name: str, old_value: Any, new_value: Any) -> None:
-        with self._traits_lock:
-            super()._notify_trait(name, old_value, new_value)
