@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
+    from swiftai_nb.core.cancellation import CancellationToken
     from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
     from swiftai_nb.core.control import ControlReference
     from swiftai_nb.core.errors import AIError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from swiftai_nb.core.progress import GenerationStage, ImageGenerationProgress
     from swiftai_nb.core.recipe import Recipe
     from swiftai_nb.core.request import GenerationPlan, GenerationRequest
-    from swiftai_nb.core.task import CancellationToken
     from swiftai_nb.downloads.downloader import DiffusionModelDownloader
     from swiftai_nb.model_files.variants import DiffusionVariant
     from swiftai_nb.notebook.output.pictures import Pictures
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AIError": "swiftai_nb.core.errors",
-    "CancellationToken": "swiftai_nb.core.task",
+    "CancellationToken": "swiftai_nb.core.cancellation",
     "DiffusionModelDownloader": "swiftai_nb.downloads.downloader",
     "DiffusionModelInfo": "swiftai_nb.registry.model_info",
     "DiffusionModelRegistry": "swiftai_nb.registry.registry",

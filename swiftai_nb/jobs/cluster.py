@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, GenerationFailedError
 from swiftai_nb.core.generator import ImageGenerator
 from swiftai_nb.core.image import GeneratedImage
-from swiftai_nb.core.task import CancellationToken
 
 _WAIT_SLICE_S = 0.2  # between two checks for an interrupt
 DEFAULT_ATTEMPTS = 3

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from swiftai_nb.core.cancellation import CallbackList
 from swiftai_nb.core.errors import AIError, InvalidInputError, ProviderUnavailableError
-from swiftai_nb.core.task import CallbackList
 
 if TYPE_CHECKING:
     from swiftai_nb.core.config import ImageGenerationConfig

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from swiftai_nb.core.cancellation import CallbackList, CancellationToken
 from swiftai_nb.core.errors import (
     AIError,
     DownloadCancelledError,
@@ -20,7 +21,7 @@ from swiftai_nb.core.errors import (
     GenerationTimeoutError,
     ServerError,
 )
-from swiftai_nb.core.task import CallbackList, CancellationToken, Task, TaskState, as_ai_error
+from swiftai_nb.core.task import Task, TaskState, as_ai_error
 from tests.waiting import wait_until
 
 

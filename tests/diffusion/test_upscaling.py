@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import GenerationFailedError, InvalidInputError, InvalidModelFilesError
-from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.upscaling import load_upscaler
 from tests.diffusion import upscaler_files as files

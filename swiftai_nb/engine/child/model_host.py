@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import AIError, GenerationFailedError
 from swiftai_nb.core.image_input import count_run_steps
 from swiftai_nb.core.progress import GenerationStage
-from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.enlarging import Enlarger, hires_pass
 from swiftai_nb.engine.child.init_image import InitImage, picture_inputs, read_init_image, read_picture
 from swiftai_nb.engine.child.loaded_model import LoadedModel, PipelineLoader

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.core.format import encode_jpeg
 from swiftai_nb.core.progress import GenerationStage
-from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.serve import Report
 from swiftai_nb.engine.messages import Done, Message, Stage, Step
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import (
     AIError,
     GenerationFailedError,
     InsufficientMemoryError,
     UnsupportedModelError,
 )
-from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.channel import Channel, ChannelClosed
 from swiftai_nb.engine.messages import (
     AskStatus,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from swiftai_nb.core.cancellation import CallbackList
 from swiftai_nb.core.errors import (
     AIError,
     EngineDiedError,
@@ -22,7 +23,7 @@ from swiftai_nb.core.errors import (
     InvalidInputError,
     error_from_dict,
 )
-from swiftai_nb.core.task import CallbackList, Task
+from swiftai_nb.core.task import Task
 from swiftai_nb.engine.channel import ChannelClosed
 from swiftai_nb.engine.kernel.process import Engine, ProcessEngine, start_thread_engine
 from swiftai_nb.engine.messages import ANSWERS, Bye, Cancel, Failed, Message, Quantize, Ready, Stage

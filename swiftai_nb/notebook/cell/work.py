@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from swiftai_nb.core.cancellation import CallbackList
 from swiftai_nb.core.errors import AIError, GenerationCancelledError
 from swiftai_nb.core.format import format_bytes
-from swiftai_nb.core.task import CallbackList, Task
+from swiftai_nb.core.task import Task
 from swiftai_nb.jobs.job import cancelled_error
 from swiftai_nb.notebook.output.pictures import GridPictures, Pictures, axis_labels
 from swiftai_nb.notebook.progress import WorkProgress, job_progress

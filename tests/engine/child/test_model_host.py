@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import GenerationCancelledError, GenerationFailedError, ModelNotFoundError
-from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child.start import make_model_host
 from swiftai_nb.engine.messages import Generate, LoadModel, ModelFiles, Quantize, Stage, Step
 from tests.conftest import IS_GPU_SIMULATED

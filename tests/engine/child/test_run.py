@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.core.progress import GenerationStage
-from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.engine.child import run as run_module
 from swiftai_nb.engine.child.run import GenerationRun, PreviewThrottle
 from swiftai_nb.engine.messages import Generate, Stage, Step

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from swiftai_nb.core.cancellation import CancellationToken
 from swiftai_nb.core.progress import GenerationStage
-from swiftai_nb.core.task import CancellationToken
 from swiftai_nb.diffusion.preview import FLUX_PREVIEW, SD3_PREVIEW, LinearPreview
 from swiftai_nb.engine.child.run import GenerationRun
 from swiftai_nb.engine.child.serve import Report
