@@ -26,8 +26,7 @@ class Option:
         choices: allowed values of a "choice".
         field: name in `ImagineArguments`; by default the name with underscores.
         setting: the field of `ImageGenerationConfig` it sets, or "".
-        values: what completion offers: "models", "styles", "schedulers", "engines", "sizes", "pictures",
-            "controls", "executors", "upscalers", "axes", or "" for the choices.
+        values: what completion offers, a source of `OptionValues`, or "" for the choices.
         is_axis: whether `--grid` can vary it.
         excludes: names of options that cannot be given with it.
         needs: name of an option it makes no sense without, or "".
@@ -88,7 +87,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("feather", "int", "pixels inside the mask's edge over which painting fades in", metavar="N",
                field="mask_feather", setting="mask_feather", is_axis=True, needs="mask"),
         Option("outpaint", "outpaint", "continue the picture beyond its edges: left=128,top=64",
-               metavar="SIDES", setting="outpaint", needs="image"),
+               metavar="SIDES", setting="outpaint", needs="image", values="sides"),
         Option("with", "text", "change this picture by the prompt, or take things from it; may be given "
                "several times", metavar="VAR|PATH", field="references", values="pictures", is_axis=True,
                excludes=("widget",), repeats=True),
@@ -110,7 +109,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                values="models", is_axis=True),
         Option("engine", "word", "auto, local, cloud or a provider's name", "e", "NAME", values="engines",
                is_axis=True),
-        Option("provider", "word", "the cloud provider to use", "p", "NAME", is_axis=True),
+        Option("provider", "word", "the cloud provider to use", "p", "NAME", values="providers",
+               is_axis=True),
         Option("base-url", "word", "server with OpenAI's Images API, or a cloud endpoint", metavar="URL"),
         Option("bill-to", "word", "the organization that pays for the cloud", metavar="ORG"),
         Option("extra", "setting", "a cloud service's own setting; may be given several times",
@@ -130,15 +130,16 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("eta", "float", "noise of the samplers ddim and tcd, 0 to 1", metavar="F", setting="eta",
                is_axis=True),
         Option("lora", "lora", "apply a LoRA; may be given several times", metavar="SOURCE[:SCALE]",
-               field="loras", setting="loras", is_axis=True, repeats=True),
+               field="loras", setting="loras", values="loras", is_axis=True, repeats=True),
         Option("vae", "word", "another autoencoder: folder, file or name", metavar="PATH|NAME", setting="vae",
-               is_axis=True),
+               values="weights", is_axis=True),
         Option("embedding", "text", "a textual inversion, a word of the prompt; may be given several times",
-               metavar="FILE", field="embeddings", setting="embeddings", is_axis=True, repeats=True),
+               metavar="FILE", field="embeddings", setting="embeddings", values="weights",
+               is_axis=True, repeats=True),
         Option("clip-skip", "int", "skip this many last layers of the text encoder", metavar="N",
                setting="clip_skip", is_axis=True),
         Option("quantize", "int", "quantize the weights to 4, 5, 6 or 8 bits when loading", metavar="BITS",
-               field="quantization_bits", setting="quantization_bits", is_axis=True),
+               field="quantization_bits", setting="quantization_bits", values="bits", is_axis=True),
         Option("precision", "choice", "what the network is computed in: auto is the faster one",
                metavar="KIND", choices=PRECISIONS, setting="precision", is_axis=True),
         Option("download", "flag", "download the model first if it is not installed"),
@@ -167,7 +168,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     "Output": (
         Option("out", "variable", "also bind the picture to this variable", "o", "NAME"),
         Option("save", "text", "write files; {seed} {n} {model} {date} {prompt} are filled in",
-               metavar="PATH"),
+               metavar="PATH", values="folders"),
         Option("quiet", "flag", "show nothing, only return the result", "q", excludes=("widget",)),
         Option("preview", "choice", "the picture while it forms", metavar="KIND",
                choices=("auto", "rgb", "taesd", "off")),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from IPython.core.completer import provisionalcompleter
+from PIL import Image
 
 from swiftai_nb.notebook.magic.completion import Completer
 from swiftai_nb.notebook.magic.options import OPTIONS
@@ -37,6 +39,17 @@ def complete(shell: Any, line: str) -> set[str]:
     ("%imagine_models delete sdxl-t", set()),
     ("%imagine_jobs c", {"cancel"}),
     ("%imagine_history --r", {"--recall"}),
+    ("  x = %imagine a fox --st", {"--steps", "--strength", "--style"}),
+    ("%imagine a fox -- --st", set()),
+    ("%imagine --quantize ", {"4", "5", "6", "8"}),
+    ("%imagine --outpaint left=64,t", {"left=64,top="}),
+    ("%imagine --provider fal", {"fal-ai"}),
+    ("%imagine --grid steps=1,2 style=pix", {"style=pixel"}),
+    ("%imagine --grid scheduler=ddim,heu", {"scheduler=ddim,heun", "scheduler=ddim,heun-karras"}),
+    ("%imagine --grid see", {"seed="}),
+    ("%imagine_models quantize emoji-mini --", {"--bits", "--id"}),
+    ("%imagine_models add org/name --variant flux.2-k", {"flux.2-klein"}),
+    ("%imagine_models default no", {"none"}),
     ("%imagine_doctor --", set()),
     ("%imagine a fox", set()),
     ("imagine --st", set()),
@@ -64,6 +77,72 @@ def test_all_options_and_nothing_else_are_offered_with_their_help(shell: Any) ->
     with provisionalcompleter():
         found = {c.text: c.type for c in shell.Completer.completions(line, len(line))}
     assert found == {f"--{option.name}": option.help for option in OPTIONS}
+
+
+@pytest.mark.parametrize("cell", [
+    "%imagine ", "%imagine a fo", "%imagine a fox --steps ", "%imagine a fox --steps=", "%imagine --seed 1",
+    "%imagine a fox --save=", "%imagine --nonsense ", "%imagine is this a cat?", "    %imagine a pr",
+    "%imagine_models ", "%imagine_models nons", "%imagine_models delete ", "%imagine_models verify --",
+    "%imagine_jobs cancel ", "%imagine_history pri", "%imagine_doctor ", "%imagine_doctor --",
+    "%%imagine\npri", "%%imagine --steps 2\na fox\nin pri", "%%imagine\n--steps ", "%%imagine --\n",
+])  # fmt: skip
+def test_where_the_magic_has_nothing_to_offer_python_is_silent_too(shell: Any, cell: str) -> None:
+    shell.user_ns.update(pri_mine=1)
+    found = complete(shell, cell)
+    assert not found & {"print", "pri_mine", "%cd", "%%capture", "and", "if"}
+    own = set(Completer(shell).complete(cell.rpartition("\n")[2]))
+    assert found - own <= {f"--{option.name}" for option in OPTIONS}, "no matcher but the magic's own"
+
+
+def test_every_option_and_value_is_completed_by_the_magic_alone(shell: Any) -> None:
+    shell.user_ns.update(mine=1)
+    for option in OPTIONS:
+        assert f"--{option.name}" in complete(shell, f"%imagine a cat --{option.name[:3]}")
+        if option.takes_value:
+            offered = complete(shell, f"%imagine a cat --{option.name} ")
+            assert offered == set(Completer(shell).complete(f"%imagine a cat --{option.name} ")), option.name
+            assert not offered & {"mine", "and", "%cd"}, option.name
+
+
+def test_paths_are_offered_by_what_the_option_reads(
+    shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "work"
+    (folder / "pics").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for name in ("fox.png", "notes.txt", "style.safetensors", ".hidden.png", "pics/a red fox.webp"):
+        (folder / name).touch()
+    for line, expected in {
+        "%imagine a cat --image ": {"fox.png", "pics/"},
+        "%imagine a cat --image .h": {".hidden.png"},
+        "%imagine a cat --mask=f": {"--mask=fox.png"},
+        "%imagine a cat --image pics/": {'"pics/a red fox.webp"'},
+        "%imagine a cat --image 'pics/a r": {"'pics/a red fox.webp'"},
+        '%imagine a cat --image="pi': {'--image="pics/'},
+        "%imagine a cat --control canny=fo": {"canny=fox.png"},
+        "%imagine a cat --lora st": {"style.safetensors"},
+        "%imagine a cat --model ./": {"./style.safetensors", "./pics/"},
+        "%imagine a cat --save p": {"pics/"},
+        "%imagine a cat --image nowhere/": set(),
+        "%imagine a cat --image \0": set(),
+        "%imagine_models add ": {"pics/", "style.safetensors"},
+    }.items():
+        assert complete(shell, line) == expected, line
+
+
+def test_in_braces_are_variables_and_their_attributes(shell: Any) -> None:
+    shell.user_ns.update(color_name="red", color_image=Image.new("RGB", (8, 8)), _color_hidden=1)
+    both = {"{color_name", "{color_image"}
+    assert complete(shell, "%imagine a {colo") == both
+    assert complete(shell, "%%imagine\na cat and\na {colo") == both
+    assert complete(shell, "%imagine a cat --save out/{se") == {"out/{seed"}
+    assert "size" in complete(shell, "%imagine a {color_image.si")
+
+
+def test_numbers_of_the_history_are_offered(shell: Any) -> None:
+    shell.run_line_magic("imagine", "a fox --steps 1")
+    (number,) = complete(shell, "%imagine_history --recall ")
+    assert number == str(shell.run_line_magic("imagine_history", "")[0].id)
 
 
 def test_python_lines_are_completed_as_before(shell: Any) -> None:
