@@ -49,6 +49,10 @@ _PART_MARKS: tuple[tuple[str, str], ...] = (
     ("a textual inversion embedding", "emb_params"),
     ("a textual inversion embedding", "clip_g"),
 )
+_PART_OPTIONS = {
+    "a ControlNet": "control", "an upscaler": "upscaler", "an autoencoder": "vae",
+    "a textual inversion embedding": "embedding",
+}  # fmt: skip
 # UNets of other purposes, by the channels they take.
 _OTHER_UNETS = {5: "a depth model", 7: "an upscaler"}
 
@@ -122,6 +126,22 @@ def single_file_error(path: Path) -> AIError:
     if "no model that is known" in message and architecture:
         message += f" (GGUF architecture {architecture!r:.40})"
     return UnsupportedModelError(message, hint=hint)
+
+
+def describe_content(file: Path) -> tuple[str, str | None]:
+    """What a file holds, such as "a LoRA", and the option of the magic that takes it; "" if it isn't known.
+
+    Raises:
+        InvalidModelFilesError: its header is corrupt.
+    """
+    names = tuple(read_header(file)[0])
+    if has_pieces(names, *ADAPTER_MARKS):
+        return "a LoRA", "lora"
+    family = family_of_tensors(names)
+    if family is not None:
+        return f"a model of {family.name}", "model" if family.is_supported else None
+    part = next((label for label, mark in _PART_MARKS if has_pieces(names, mark)), "")
+    return part, _PART_OPTIONS.get(part)
 
 
 def _describe(path: Path, names: tuple[str, ...], family: Family | None) -> tuple[str, str]:

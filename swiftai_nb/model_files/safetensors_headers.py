@@ -37,8 +37,23 @@ _BITSANDBYTES = {
     ".weight.absmax": "4-bit",
     ".SCB": "int8",
 }
+FLOAT8_SCALES = (".scale_weight", ".weight_scale")  # behind the name of a float8 weight's module
+# What quantizers note for kernels that compute in float8.
+_FLOAT8_NOTES = (".scale_input", ".input_scale", ".comfy_quant")
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # torch.save, new and old
 _AGAIN = "download the model again"
+# How other files begin: what they are, and what to do.
+_OTHER_STARTS = {
+    b"version https://git-lfs": (
+        "is a Git LFS pointer, not the file itself",
+        "download the file itself, as with git lfs pull",
+    ),
+    b"<": (
+        "is a web page, not a model file",
+        "download the file itself; a site may answer with a page until you log in",
+    ),
+    b"GGUF": ("is a GGUF file under another name", "rename it to end in .gguf"),
+}
 
 
 @dataclass(frozen=True)
@@ -232,12 +247,7 @@ def _read_header(
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
-            if start.startswith(_PICKLE_STARTS):
-                raise InvalidModelFilesError(
-                    f"{path} is a pickle file, which can run code and is never loaded",
-                    hint="use a safetensors file",
-                )
-            raise _corrupt(path, "its header is missing or cut off")
+            raise _not_safetensors(path, start + file.read(32))
         text = file.read(length)
     try:
         header = parse_json(text)
@@ -255,6 +265,27 @@ def _read_header(
         for name, (shape, dtype, begin, end) in spans.items()
     }
     return MappingProxyType(tensors), MappingProxyType(texts), _unsupported_quantization(tensors)
+
+
+def _not_safetensors(path: Path, start: bytes) -> InvalidModelFilesError:
+    """The error for a file that does not begin as the format does."""
+    if start.startswith(_PICKLE_STARTS):
+        return InvalidModelFilesError(
+            f"{path} is a pickle file, which can run code and is never loaded", hint="use a safetensors file"
+        )
+    for mark, (what, hint) in _OTHER_STARTS.items():
+        if start.lstrip().startswith(mark):
+            return InvalidModelFilesError(f"{path} {what}", hint=hint)
+    if path.suffix.lower() not in (".safetensors", ""):  # files of the Hub's cache may have no suffix
+        return InvalidModelFilesError(
+            f"{path} is not a safetensors file", hint="use a safetensors or GGUF file"
+        )
+    return _corrupt(path, "its header is missing or cut off")
+
+
+def is_float8_extra(key: str) -> bool:
+    """Whether a tensor is a quantizer's own: a float8 weight's factor, or a note for the kernels."""
+    return key.endswith((*FLOAT8_SCALES, *_FLOAT8_NOTES)) or key.rpartition(".")[2] == "scaled_fp8"
 
 
 def _unsupported_quantization(tensors: Mapping[str, StoredTensor]) -> str | None:

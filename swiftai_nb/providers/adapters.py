@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swiftai_nb.core.config import ImageGenerationConfig
-from swiftai_nb.core.errors import InvalidInputError, ModelNotFoundError
+from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.core.request import GenerationRequest
+from swiftai_nb.model_files.adapter_files import check_embedding
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
@@ -112,12 +113,12 @@ def embedding_files(config: ImageGenerationConfig, model: ModelFolder | None = N
 
     Raises:
         ModelNotFoundError: one is not there.
+        InvalidModelFilesError: one is no textual inversion.
         InvalidInputError: the model takes none.
     """
     paths = [user_path(source).absolute() for source in config.embeddings]
     for path in paths:
-        if not path.is_file():
-            raise ModelNotFoundError(f"there is no embedding {path}", hint="give a safetensors file")
+        check_embedding(path)
     if paths and model is not None and model.is_flow:
         raise InvalidInputError(
             f"{model.family.name} takes no textual inversion", hint="use it with Stable Diffusion or SDXL"

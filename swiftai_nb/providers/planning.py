@@ -18,6 +18,7 @@ from swiftai_nb.engine.kernel.memory_plan import MemoryPlan, keeps_model, plan_m
 from swiftai_nb.engine.kernel.platform import compute_dtype, memory_policy
 from swiftai_nb.engine.messages import Done, Generate, ModelFiles
 from swiftai_nb.jobs.timings import TimingKey
+from swiftai_nb.model_files.adapter_files import check_lora
 from swiftai_nb.model_files.attributes import Attribute, choose_phrases, read_attributes
 from swiftai_nb.model_files.content_hash import content_hash
 from swiftai_nb.model_files.control_files import check_control, open_control
@@ -179,6 +180,8 @@ def make_plan(
     for files, control in zip(control_files, request.config.controls, strict=True):
         check_control(files, model)
         control.check_picture()
+    for lora in loras:
+        check_lora(Path(lora.source))
     request, lora_notes = with_distilled_lora(request.with_native_size(native_size), model)
     config = request.config
     width, height = picture_size(config, native_size, model, references=references)

@@ -13,6 +13,7 @@ from typing import Any
 from swiftai_nb.core.errors import ModelNotFoundError
 from swiftai_nb.model_files.configs import read_generation_defaults
 from swiftai_nb.model_files.families import family_of_name
+from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry.catalog_entries import CATALOG
 from swiftai_nb.registry.model_info import DiffusionModelInfo
@@ -90,6 +91,17 @@ def _not_found(name: str, entries: tuple[DiffusionModelInfo, ...]) -> ModelNotFo
         close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
         meant = f"did you mean {known[close[0]]!r}? " if close else ""
     return ModelNotFoundError(f"no model named {name!r}", hint=f"{meant}known models: {listed}")
+
+
+def not_found_at(path: Path, *, error: ModelNotFoundError) -> ModelNotFoundError:
+    """The error for a name of no model that may be a path: `error`, unless it clearly is one."""
+    if path.is_file():
+        return ModelNotFoundError(
+            f"{path} is not a model file", hint="give a .safetensors or .gguf file, or a model's folder"
+        )
+    if path.is_absolute() or path.suffix.lower() in MODEL_FILE_SUFFIXES:
+        return ModelNotFoundError(f"there is no file or folder {path}", hint="check the path")
+    return error
 
 
 def bundled_names() -> frozenset[str]:

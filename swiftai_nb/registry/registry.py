@@ -18,7 +18,7 @@ from swiftai_nb.core.format import format_bytes, format_duration
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES
 from swiftai_nb.model_files.variants import DiffusionVariant
-from swiftai_nb.registry.catalog import bundled_folder, bundled_names, catalog, find
+from swiftai_nb.registry.catalog import bundled_folder, bundled_names, catalog, find, not_found_at
 from swiftai_nb.registry.entries import folder_info, is_repository_id, repository_info
 from swiftai_nb.registry.file_parts import find_base
 from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, find_on_disk, hub_cache_dir
@@ -261,11 +261,11 @@ class DiffusionModelRegistry:
             model = self._installed_default()
         try:
             info = self.find(model)
-        except ModelNotFoundError:
+        except ModelNotFoundError as error:
             folder = user_path(model)
             is_file = folder.is_file() and folder.suffix.lower() in MODEL_FILE_SUFFIXES
             if not is_file and not folder.is_dir():
-                raise
+                raise not_found_at(folder, error=error) from None
             known = self._known_at(folder.resolve())
             return self._resolve_entry(folder_info(folder), asked=str(folder)) if known is None else known
         if info.kind != "model":

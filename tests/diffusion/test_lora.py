@@ -362,7 +362,7 @@ class TestErrors:
         assert kind in str(caught.value)
 
     def test_a_whole_model_is_no_lora(self, folders):
-        with pytest.raises(InvalidModelFilesError, match="keys are no LoRA's"):
+        with pytest.raises(InvalidModelFilesError, match="is a model of Stable Diffusion, not a LoRA"):
             load_lora(folders["sd15"] / "unet")
 
     def test_half_a_pair(self, write):

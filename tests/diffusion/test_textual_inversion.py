@@ -111,7 +111,7 @@ def test_quantized_models_take_words(files, sd15_folder):
         ({"emb_params": (0, 32)}, "is not a textual inversion"),
         ({"a": (2, 32), "b": (2, 32)}, "is not a textual inversion"),
         ({"clip_l": (2, 32), "clip_g": (3, 48)}, "is not a textual inversion"),
-        ({"x.lora_down.weight": (2, 32, 1, 1)}, "LoRAs with --lora"),
+        ({"x.lora_down.weight": (2, 32, 1, 1)}, "is a LoRA, not a textual inversion"),
     ],
 )
 def test_what_is_none_is_one_error(arrays, message, sd15_folder, tmp_path):

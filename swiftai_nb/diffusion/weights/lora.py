@@ -22,7 +22,7 @@ from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError
 from swiftai_nb.core.lora_blocks import block_scales
 from swiftai_nb.diffusion.models.layers import AdaptedQuantizedLinear, QuantizedLinear
 from swiftai_nb.diffusion.weights.component import Component
-from swiftai_nb.diffusion.weights.lora_files import LoraWeights, load_lora, shown_names
+from swiftai_nb.diffusion.weights.lora_files import LoraWeights, load_lora
 from swiftai_nb.diffusion.weights.lora_modules import (
     AdapterModule,
     HadamardModule,
@@ -33,6 +33,7 @@ from swiftai_nb.diffusion.weights.lora_modules import (
 from swiftai_nb.diffusion.weights.lora_targets import LoraTarget, block_of, lora_targets
 from swiftai_nb.diffusion.weights.precision import assign, find_module
 from swiftai_nb.diffusion.weights.textual_inversion import TextualInversion
+from swiftai_nb.model_files.adapter_files import shown_names
 
 __all__ = ["AppliedLora", "LoraWeights", "apply_lora", "load_lora"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
+from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.diffusion.weights.lora_modules import (
     AdapterModule,
@@ -30,55 +30,19 @@ from swiftai_nb.diffusion.weights.lora_modules import (
 )
 from swiftai_nb.diffusion.weights.stored import check_numbers, load_tensors
 from swiftai_nb.diffusion.weights.tensors import read_config
-from swiftai_nb.diffusion.weights.textual_inversion import (
-    BUNDLE_PREFIX,
-    TextualInversion,
-    bundled_embeddings,
-)
+from swiftai_nb.diffusion.weights.textual_inversion import TextualInversion, bundled_embeddings
+from swiftai_nb.model_files.adapter_files import BUNDLE_PREFIX, find_lora_file, lora_parts
 from swiftai_nb.model_files.json_file import parse_json
 from swiftai_nb.model_files.safetensors_headers import read_header
 
 Parts = Mapping[str, mx.array]
 
-# What stands behind a module's name -> the tensor's role.
-_ROLES: tuple[tuple[str, str], ...] = (
-    (r"\.lora_down\.weight$", "down"),
-    (r"\.lora_up\.weight$", "up"),
-    (r"\.lora_A(\.[^.]+)?\.weight$", "down"),
-    (r"\.lora_B(\.[^.]+)?\.weight$", "up"),
-    (r"\.lora_A$", "down"),
-    (r"\.lora_B$", "up"),
-    (r"(\.lora|\.lora_linear_layer)?\.down\.weight$", "down"),
-    (r"(\.lora|\.lora_linear_layer)?\.up\.weight$", "up"),
-    (r"\.(lora_)?alpha$", "alpha"),
-    (r"\.lora_mid\.weight$", "mid"),
-    (r"\.(lora_B(\.[^.]+)?|lora_up)\.bias$", "up_bias"),
-    (r"\.(dora_scale|lora_magnitude_vector(\.[^.]+)?(\.weight)?)$", "magnitude"),
-    *((rf"\.lokr_{role}$", f"lokr_{role}") for role in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
-    *((rf"\.hada_{role}$", f"hada_{role}") for role in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
-    (r"\.oft_blocks$", "oft_blocks"),
-    (r"\.rescale$", "rescale"),
-    (r"\.(diff|w_norm)$", "diff"),
-    (r"\.(diff_b|b_norm)$", "diff_b"),
-)
-_FILE_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _METADATA_KEY = "lora_adapter_metadata"
-_SHOWN = 6
 _LARGEST_RANK = 4096
 _MOST_VALUES = 2**28  # of one weight
 _LARGEST_ALPHA = 1e6
 # Names, anchors, digits, ".*" and unrepeated groups: no nested repetition, which could take for ever.
 _SIMPLE_PATTERN = re.compile(r"(?:[\w\-^$|()]|\.\*?|\\\.|\\d\+?|\[0-9\]\+?)*")
-_OTHER_KINDS = {
-    "oft_": "OFT of another kind",
-    ".on_input": "IA3",
-    "ia3": "IA3",
-    ".a1.weight": "GLoRA",
-    "set_weight": "control",
-    "reshape_weight": "control",
-    "lora_embedding": "vocabulary",
-    ".bias": "bias-training",
-}
 
 
 @dataclass(frozen=True)
@@ -109,65 +73,22 @@ def load_lora(path: str | Path) -> LoraWeights:
 
     Raises:
         ModelNotFoundError: nothing there.
-        InvalidModelFilesError: not a LoRA, pairs incomplete or misshapen, or keys of no known kind; counts
-            and names them.
+        InvalidModelFilesError: see `lora_parts`, and pairs that are incomplete or misshapen.
     """
-    file = _find_file(user_path(path))
+    file = find_lora_file(user_path(path))
     _, metadata = read_header(file)
     tensors = load_tensors(file)
+    parts = lora_parts(tensors, file)
     bundled = {key: tensors.pop(key) for key in list(tensors) if key.startswith(BUNDLE_PREFIX)}
-    roles = _by_module(tensors, file)
+    roles: dict[str, dict[str, mx.array]] = {}
+    for key, (module, role) in parts.items():
+        roles.setdefault(module, {})[role] = tensors[key]
     check_numbers(tensors, file)
     options = _AlphaOptions.read(file, metadata)
     modules = {name: _module(name, parts, options, file) for name, parts in roles.items()}
     mx.eval(list(tensors.values()))
     mx.eval([a for module in modules.values() for a in vars(module).values() if isinstance(a, mx.array)])
     return LoraWeights(file, modules, bundled_embeddings(bundled, file))
-
-
-def _find_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    named = [path / name for name in _FILE_NAMES if (path / name).is_file()]
-    found = named or sorted(path.glob("*.safetensors"))
-    if not path.is_dir() or not found:
-        raise ModelNotFoundError(f"there is no LoRA at {path}", hint="give a safetensors file or its folder")
-    if len(named) != 1 and len(found) > 1:
-        names = ", ".join(f.name for f in found[:_SHOWN])
-        raise InvalidModelFilesError(f"{path} holds several LoRAs: {names}", hint="give one file's path")
-    return found[0]
-
-
-def _by_module(tensors: Mapping[str, mx.array], file: Path) -> dict[str, dict[str, mx.array]]:
-    modules: dict[str, dict[str, mx.array]] = {}
-    unknown = []
-    for key, value in tensors.items():
-        match = next(((re.search(p, key), role) for p, role in _ROLES if re.search(p, key)), None)
-        if match is None or match[0] is None:
-            unknown.append(key)
-            continue
-        modules.setdefault(key[: match[0].start()], {})[match[1]] = value
-    if unknown:
-        raise InvalidModelFilesError(
-            f"{file.name}: {len(unknown)} of {len(tensors)} keys are no LoRA's: {shown_names(unknown)}",
-            hint=_kind_hint(unknown),
-        )
-    if not modules:
-        raise InvalidModelFilesError(f"{file.name} holds no tensors", hint="download the LoRA again")
-    return modules
-
-
-def _kind_hint(keys: list[str]) -> str:
-    kind = next((k for mark, k in _OTHER_KINDS.items() if any(mark in key for key in keys)), None)
-    if kind is None:
-        return "give a LoRA file; whole models are chosen as model"
-    return f"this is a {kind} adapter; LoRA, LoCon, LoHa, LoKr, DoRA, OFT and differences can be used"
-
-
-def shown_names(names: list[str]) -> str:
-    """The first few names, and how many more."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(sorted(names)[:_SHOWN]) + more
 
 
 @dataclass(frozen=True)

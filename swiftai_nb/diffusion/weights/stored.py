@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.weights.gguf_blocks import repack_blocks, widen_blocks
 from swiftai_nb.model_files.gguf import QUANTIZED, packed_bits
-from swiftai_nb.model_files.safetensors_headers import StoredTensor, read_header
-
-_SCALES = (".scale_weight", ".weight_scale")
-# What quantizers note for kernels that compute in float8.
-_NOTES = (".scale_input", ".input_scale", ".comfy_quant")
+from swiftai_nb.model_files.safetensors_headers import (
+    FLOAT8_SCALES,
+    StoredTensor,
+    is_float8_extra,
+    read_header,
+)
 
 
 def load_tensors(path: Path, *, is_packed: bool = True) -> dict[str, mx.array]:
@@ -117,12 +118,12 @@ def _convert_floats(tensors: dict[str, mx.array], headers: Mapping[str, StoredTe
         if dtype == "F64":
             result[name] = _narrow_float64(value).reshape(headers[name].shape)
         elif dtype in _FLOAT8_TABLES and role == "weight":
-            scale = next((tensors[module + end] for end in _SCALES if module + end in tensors), None)
+            scale = next((tensors[module + end] for end in FLOAT8_SCALES if module + end in tensors), None)
             widened = widen_float8(value, dtype)
             result[name] = widened if scale is None else _scaled(widened, scale)
         elif dtype in _FLOAT8_TABLES and role != "scaled_fp8":
             result[name] = widen_float8(value, dtype)
-        elif not name.endswith((*_SCALES, *_NOTES)) and role != "scaled_fp8":
+        elif not is_float8_extra(name):
             result[name] = value
     return result
 

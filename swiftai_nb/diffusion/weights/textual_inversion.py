@@ -6,7 +6,6 @@ diffusers (one tensor under its token's name) and of LoRA files that carry their
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +13,14 @@ from pathlib import Path
 import mlx.core as mx
 from mlx import nn
 
-from swiftai_nb.core.errors import InvalidModelFilesError, ModelNotFoundError
+from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.diffusion.models.layers import Embedding, QuantizedEmbedding
 from swiftai_nb.diffusion.weights.precision import assign, find_module
 from swiftai_nb.diffusion.weights.stored import check_numbers, load_tensors
+from swiftai_nb.model_files.adapter_files import BUNDLE_PREFIX, check_embedding, is_token, vector_keys
 
-MAX_VECTORS = 75
-BUNDLE_PREFIX = "bundle_emb."
 _TABLE = "text_model.embeddings.token_embedding"
-# Names of the tensors for the first and for the second encoder; "" is a file's only tensor.
-_KEYS = {
-    "clip_l": 0, "clip_g": 1, "text_encoders_0": 0, "text_encoders_1": 1,
-    "emb_params": None, "string_to_param.*": None, "*": None,
-}  # fmt: skip
-_PICKLES = (".pt", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +64,8 @@ def load_embedding(path: str | Path) -> TextualInversion:
         InvalidModelFilesError: a pickle, or not a textual inversion.
     """
     file = user_path(path)
-    if not file.is_file():
-        raise ModelNotFoundError(f"there is no embedding {file}", hint="give a safetensors file")
-    if file.suffix.lower() in _PICKLES:
-        raise InvalidModelFilesError(
-            f"{file.name} is a pickle, which can run code and is not opened",
-            hint="use a .safetensors file of it",
-        )
-    tensors = load_tensors(file)
-    return _inversion(file.stem, tensors, file)
+    check_embedding(file)
+    return _inversion(file.stem, load_tensors(file), file)
 
 
 def bundled_embeddings(tensors: Mapping[str, mx.array], file: Path) -> tuple[TextualInversion, ...]:
@@ -101,34 +86,12 @@ def bundled_embeddings(tensors: Mapping[str, mx.array], file: Path) -> tuple[Tex
 
 
 def _inversion(name: str, tensors: Mapping[str, mx.array], file: Path) -> TextualInversion:
-    names = [name]
-    keys = list(tensors)
-    if len(keys) == 1 and keys[0] not in _KEYS:
-        names.append(keys[0])  # diffusers' token
-        ordered = keys
-    else:
-        ordered = sorted((key for key in keys if key in _KEYS), key=lambda key: _KEYS[key] or 0)
-    vectors = [tensors[key] for key in ordered]
-    vectors = [one[None] if one.ndim == 1 else one for one in vectors]
-    is_right = (
-        len(ordered) == len(keys) in (1, 2)
-        and all(one.ndim == 2 and 1 <= one.shape[0] <= MAX_VECTORS for one in vectors)
-        and len({one.shape[0] for one in vectors}) == 1
-        and re.search(r"[^\s<>()\[\]:,]", name) is not None
-    )
-    if not is_right:
-        raise InvalidModelFilesError(
-            f"{file.name} is not a textual inversion: {_described(tensors)}",
-            hint="give a file with one tensor of at most 75 vectors, or clip_l and clip_g; LoRAs with --lora",
-        )
-    check_numbers({key: tensors[key] for key in ordered}, file)
+    keys = vector_keys({key: value.shape for key, value in tensors.items()}, file, name=name)
+    check_numbers({key: tensors[key] for key in keys}, file)
+    vectors = [tensors[key].reshape(-1, tensors[key].shape[-1]) for key in keys]
     mx.eval(vectors)
+    names = (name, *(key for key in keys if is_token(key)))
     return TextualInversion(tuple(dict.fromkeys(names)), tuple(vectors), file)
-
-
-def _described(tensors: Mapping[str, mx.array]) -> str:
-    shown = [f"{key:.60} {list(value.shape)}" for key, value in list(tensors.items())[:3]]
-    return ", ".join(shown) + (f" and {len(tensors) - 3} more" if len(tensors) > 3 else "")
 
 
 def _listed(widths: tuple[int, ...]) -> str:
