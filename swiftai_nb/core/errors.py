@@ -34,6 +34,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+_LONGEST = 2_000  # characters of a message or a hint, which may quote what was given
+
 
 class AIError(Exception):
     """Base of all errors raised by swiftai_nb.
@@ -46,9 +48,9 @@ class AIError(Exception):
     is_retryable = False
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _shortened(message)
+        self.hint = None if hint is None else _shortened(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nTry: {self.hint}"
@@ -68,6 +70,11 @@ class AIError(Exception):
         """A JSON-ready form that `error_from_dict` turns back into the same class."""
         extra = {k: v for k, v in vars(self).items() if k not in ("message", "hint")}
         return {"type": type(self).__name__, "message": self.message, "hint": self.hint, "extra": extra}
+
+
+def _shortened(text: str) -> str:
+    """Without its middle, where it is so long that nobody reads it."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST * 3 // 4]} … {text[-_LONGEST // 5 :]}"
 
 
 class InvalidInputError(AIError, ValueError):

@@ -10,6 +10,7 @@ import math
 import re
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.prompt_syntax import NUMBER
 
 BASE = "BASE"
 _MAX_SCALE = 10.0
@@ -56,7 +57,7 @@ def block_scales(text: str) -> dict[str, float]:
 
 
 def _number(text: str) -> float:
-    return float(text) if re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*", text) else math.nan
+    return float(text) if re.fullmatch(rf"\s*{NUMBER}\s*", text) else math.nan
 
 
 def _wrong(text: str, hint: str) -> InvalidInputError:

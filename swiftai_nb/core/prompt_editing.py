@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.prompt_syntax import NUMBER
 
 MAX_TEXTS = 100
 _MAX_DEPTH = 200
 _TOKEN = re.compile(r"\\.?|[\[\]():|]|[^\\\[\]():|]+", re.DOTALL)
-_WHEN = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*")
+_WHEN = re.compile(rf"\s*{NUMBER}\s*")
 _AS_TEXT = "--prompt-syntax plain reads brackets as text"
 
 

@@ -1,16 +1,21 @@
-"""Attacks every target for a while with inputs that were not tried before, and prints the figures.
+"""Attacks every target with inputs that were not tried before, and prints the figures.
 
     python -m tests.attack [MINUTES] [WORD]   # 60 minutes in all; only targets whose name holds WORD
+    python -m tests.attack --cases N [--seed S] [--minutes-each M] [WORD]
 
-Exit status 1 when an input breaks a promise; Hypothesis prints the smallest such input.
+With `--cases`, Hypothesis makes the first 500 inputs of a target, and changes of them by a seeded generator the
+others (`tests/attack/mutation.py`), until there are N, or M minutes are over. Exit status 1 when an input breaks
+a promise: it is printed, and the attack goes on.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import resource
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -22,14 +27,35 @@ BATCH = 500
 
 def main() -> int:
     """Runs the attack; returns the exit status."""
-    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    word = sys.argv[2] if len(sys.argv) > 2 else ""
+    parser = argparse.ArgumentParser(prog="python -m tests.attack")
+    parser.add_argument("rest", nargs="*", metavar="[MINUTES] [WORD]")
+    parser.add_argument("--cases", type=int, help="of each target")
+    parser.add_argument("--seed", default="1")
+    parser.add_argument("--minutes-each", type=float, default=30.0, help="at most, with --cases")
+    options = parser.parse_args()
+    has_minutes = bool(options.rest) and options.rest[0].replace(".", "", 1).isdecimal()
+    minutes = float(options.rest.pop(0)) if has_minutes else 60.0
+    word = options.rest[0] if options.rest else ""
     os.environ["SWIFTAI_ATTACK_CASES"] = str(BATCH)
     warnings.simplefilter("error")
-    targets = [(name, function) for name, function in _targets() if word in name]
-    print(f"{len(targets)} targets, {minutes:g} minutes in all", flush=True)
-    failed = sum(not _attack(name, function, minutes * 60 / len(targets)) for name, function in targets)
-    _print_figures()
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        tempfile.tempdir = folder  # thousands of small files a second
+        targets = [(name, function) for name, function in _targets() if word in name]
+        if options.cases is None:
+            print(f"{len(targets)} targets, {minutes:g} minutes in all", flush=True)
+            each_s = minutes * 60 / len(targets)
+            failed = sum(not _attack(name, function, each_s) for name, function in targets)
+            _print_figures()
+        else:
+            from tests.attack.campaign import HEADING, Campaign
+
+            print(f"{len(targets)} targets, {options.cases:,} cases each, seed {options.seed}\n{HEADING}")
+            failed = 0
+            for name, function in targets:
+                campaign = Campaign(name, function, seed=options.seed)
+                failed += not campaign.run(options.cases, longest_s=60 * options.minutes_each)
+                print(campaign.figures, flush=True)
+        tempfile.tempdir = None
     return 1 if failed else 0
 
 

@@ -6,16 +6,19 @@ import asyncio
 import base64
 import json
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from swiftai_nb.core.errors import AIError, InvalidInputError
+from swiftai_nb.core.lora_blocks import block_scales
 from swiftai_nb.core.prompt_choices import MAX_LENGTH, find_choices
-from swiftai_nb.core.prompt_syntax import parse_weights, take_lora_tags
+from swiftai_nb.core.prompt_syntax import has_weights, parse_weights, split_and, take_lora_tags
+from swiftai_nb.notebook.magic.controls import read_control
 from swiftai_nb.notebook.widget.form import Presets, request_of
 from swiftai_nb.notebook.wire import SETTINGS, received_bytes
 from swiftai_nb.providers.cloud.pictures import decode_base64, decode_picture, to_jpeg_preview
@@ -52,6 +55,28 @@ def test_choices_are_drawn_or_refused(prompt: str, wildcards: dict[str, str | by
 def test_weights_are_read_or_refused(prompt: str) -> None:
     with only(InvalidInputError, target="prompt syntax"):
         parse_weights(take_lora_tags(prompt)[0])
+
+
+LONG = 100_000  # characters; each of these took minutes
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (take_lora_tags, "<lora:a:" + "9" * LONG),
+        (take_lora_tags, ("<lora:a:" + "9" * 300 + "<") * 300),
+        (take_lora_tags, ("<lora:a:0.8:" + "a:lbw=" * 100) * 100),
+        (parse_weights, "(a:" + "9" * LONG),
+        (has_weights, "(a:" + "9" * LONG),
+        (has_weights, "[a:b:" + "9" * LONG),
+        (split_and, "a AND b :" + "9" * LONG + "x"),
+        (read_control, "canny=a:" + "9" * LONG + "x"),
+        (block_scales, "9" * LONG + "x"),
+    ],
+)
+def test_long_rows_of_digits_take_no_time(read: Callable[[str], object], text: str) -> None:
+    with only(InvalidInputError, target="long rows of digits"):
+        read(text)
 
 
 class _Stream:

@@ -65,3 +65,10 @@ def test_odd_data_of_another_process_is_still_an_error(data: dict[str, object]) 
     assert isinstance(error.message, str)
     assert str(error)
     assert error._render_traceback_()
+
+
+def test_a_message_that_quotes_a_whole_input_loses_its_middle() -> None:
+    error = AIError(f"no variable {'a' * 9_000!r} here", hint="b" * 9_000)
+    assert error.message.startswith("no variable 'aaa")
+    assert error.message.endswith("aaa' here")
+    assert len(str(error)) < 5_000

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from swiftai_nb.core.control import KINDS, ControlReference
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.prompt_syntax import NUMBER
 from swiftai_nb.notebook.magic.tokens import unquoted
 
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 # From the end of the text: a path may hold colons, as on Windows.
 _GUESS = re.compile(r":guess$")
-_RANGE = re.compile(rf":({_NUMBER})-({_NUMBER})$")
-_SCALE = re.compile(rf":({_NUMBER})$")
+_RANGE = re.compile(rf":({NUMBER})-({NUMBER})$")
+_SCALE = re.compile(rf":({NUMBER})$")
 _EXAMPLE = "--control canny=photo.png:0.8"
 
 
