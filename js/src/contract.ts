@@ -20,11 +20,18 @@ export const SETTINGS = [
   "style",
   "loras",
   "strength",
+  "outpaint",
+  "hires",
+  "hires_strength",
+  "hires_steps",
+  "upscale",
+  "upscaler",
 ] as const;
 
 /** Traits of `ImagineWidget` that only the kernel writes. */
 export const SNAPSHOTS = [
   "models",
+  "controlnets",
   "jobs",
   "pictures",
   "picture_count",
@@ -48,6 +55,8 @@ export const REQUESTS = [
   "delete_picture",
   "set_input",
   "remove_input",
+  "set_control",
+  "reuse",
   "save_preset",
   "delete_preset",
   "download",
@@ -57,6 +66,9 @@ export const REQUESTS = [
 
 /** Messages from `ImagineWidget` to the page (`kind`). */
 export const REPORTS = ["ready", "preview", "picture", "saved", "upscaled", "plan", "error"] as const;
+
+/** What a picture can be followed by; see `core/control.py`. */
+export const CONTROL_KINDS = ["canny", "lineart", "scribble", "tile", "depth", "pose"] as const;
 
 /** Traits of a running cell's widget; only the kernel writes them. */
 export const CELL_TRAITS = ["job_id", "prompt", "width", "height", "blocking", "status"] as const;
@@ -102,6 +114,16 @@ export interface Settings {
   loras: Lora[];
   /** How much the start picture may change, 0 to 1. */
   strength: number | null;
+  /** Pixels that continue the start picture: "left=128,top=64"; empty for none. */
+  outpaint: string;
+  /** How many times larger it is drawn a second time. */
+  hires: number | null;
+  hires_strength: number | null;
+  hires_steps: number | null;
+  /** How many times the finished picture is enlarged. */
+  upscale: number | null;
+  /** Of both; empty: an installed one, else Lanczos' filter. */
+  upscaler: string;
 }
 
 /** Progress of running work, whether a job of the widget or the work of a cell. */
@@ -137,9 +159,24 @@ export interface Job extends Progress {
   picture_ids: string[];
 }
 
-export type InputRole = "image" | "mask" | "reference";
+export type InputRole = "image" | "mask" | "reference" | "control";
 
-/** A picture in: to start from, its mask, or one that the prompt refers to. */
+/** How a picture steers. */
+export interface Control {
+  /** One of `CONTROL_KINDS`; empty: the picture is used as it is, by `model`. */
+  kind: string;
+  /** The ControlNet, a name, folder or file; empty: the catalog's. */
+  model: string;
+  scale: number;
+  /** Shares of the steps in which it acts. */
+  start: number;
+  end: number;
+  is_guess: boolean;
+  /** The picture that is made of it; empty where it is used as it is. */
+  preview: string;
+}
+
+/** A picture in: to start from, its mask, one that the prompt refers to, or one that steers. */
 export interface InputPicture {
   id: string;
   role: InputRole;
@@ -147,6 +184,7 @@ export interface InputPicture {
   height: number;
   /** Its id in the history, or empty. */
   origin: string;
+  control: Control | null;
 }
 
 /** What the lists of the form offer. */
@@ -155,6 +193,7 @@ export interface Choices {
   samplers: Record<string, string[]>;
   styles: string[];
   loras: string[];
+  upscalers: string[];
   presets: Record<string, Partial<Settings>>;
 }
 
@@ -172,6 +211,17 @@ export interface Picture {
   scheduler: string;
   strength: number | null;
   loras: Lora[];
+  /** Pixels before enlarging; null where they follow from its start picture. */
+  drawn_width: number | null;
+  drawn_height: number | null;
+  outpaint: string;
+  hires: number | null;
+  hires_strength: number | null;
+  hires_steps: number | null;
+  upscale: number | null;
+  upscaler: string;
+  /** How it was steered, as text. */
+  controls: string[];
   elapsed_s: number | null;
   notes: string[];
   cell: string;
@@ -200,6 +250,8 @@ export interface Model {
   uses_negative_prompt: boolean;
   takes_image: boolean;
   max_references: number;
+  /** Whether ControlNets can steer it. */
+  takes_controls: boolean;
   /** Its samplers are those of this kind in `Choices`; empty without any. */
   sampler_kind: string;
   can_delete: boolean;
@@ -209,11 +261,37 @@ export interface Model {
   bytes_per_s: number;
   remaining_s: number | null;
   elapsed_s: number;
+  /** Prompts that it is good at; empty: any. */
   examples: string[];
+}
+
+/** What can be downloaded, and what that needs. */
+export type Download = Pick<
+  Model,
+  | "id"
+  | "name"
+  | "size_bytes"
+  | "license"
+  | "state"
+  | "state_text"
+  | "hint"
+  | "free_disk_bytes"
+  | "done_bytes"
+  | "total_bytes"
+  | "bytes_per_s"
+  | "remaining_s"
+  | "elapsed_s"
+>;
+
+/** A ControlNet of the catalog for the chosen model. */
+export interface ControlNet extends Download {
+  /** What it follows. */
+  kinds: string[];
 }
 
 export interface Traits extends Settings {
   models: Model[];
+  controlnets: ControlNet[];
   jobs: Job[];
   pictures: Picture[];
   /** How many the history holds; `pictures` are the newest of them. */
@@ -247,8 +325,18 @@ export interface Preview {
 
 export type Request =
   | { kind: "init" | "load_more" }
-  /** With `picture_id` it starts from that picture instead of the form's pictures in; "": from none. */
-  | { kind: "generate"; request_id: string; settings: Settings; picture_id?: string; confirmed: boolean }
+  /**
+   * With `picture_id` it starts from that picture instead of the form's pictures in ("": from none), and is
+   * steered as the picture `of` was.
+   */
+  | {
+      kind: "generate";
+      request_id: string;
+      settings: Settings;
+      picture_id?: string;
+      of?: string;
+      confirmed: boolean;
+    }
   | { kind: "plan"; request_id: string; settings: Settings }
   | { kind: "cancel"; job_id: string; request_id: string }
   | { kind: "retry"; job_id: string }
@@ -258,6 +346,12 @@ export type Request =
   /** From the history by `picture_id`, else from the message's buffer, or from base64 in `data`. */
   | { kind: "set_input"; role: InputRole; picture_id?: string; data?: string }
   | { kind: "remove_input"; input_id: string }
+  /** How a control picture steers: what is left out stays. */
+  | ({ kind: "set_control"; input_id: string; source?: string } & Partial<
+      Pick<Control, "scale" | "start" | "end" | "is_guess">
+    >)
+  /** Takes a picture's controls, and its start picture where the form has none, as pictures in. */
+  | { kind: "reuse"; picture_id: string }
   | { kind: "save_preset"; name: string; settings: Settings }
   | { kind: "delete_preset"; name: string }
   | { kind: "download" | "cancel_download" | "delete_model"; model: string };

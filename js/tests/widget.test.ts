@@ -44,6 +44,12 @@ test("Imagine sends the whole form under a request id and becomes Cancel at once
     style: "",
     loras: [],
     strength: null,
+    outpaint: "",
+    hires: null,
+    hires_strength: null,
+    hires_steps: null,
+    upscale: null,
+    upscaler: "",
   });
   expect(request?.request_id).not.toBe("");
   expect(card.button("Cancel")).toBeTruthy();
@@ -287,7 +293,7 @@ test("more pictures are requested where the history holds more than the strip", 
 });
 
 test("the negative prompt is open for a model that uses it, folded for one that does not", async () => {
-  const fold = (card: Mounted) => card.find<HTMLDetailsElement>("details.fold:not(.more)");
+  const fold = (card: Mounted) => card.find<HTMLDetailsElement>(".form > details.fold:not(.more)");
   expect(fold(mount()).open).toBe(true);
   const without = mount({ models: [model({ uses_negative_prompt: false })] });
   expect(fold(without).open).toBe(false);
@@ -445,7 +451,7 @@ test("choosing a cloud model says what is missing and how to give it", async () 
 
 const turbo = () =>
   model({ id: "sdxl-turbo", name: "SDXL Turbo", width: 512, height: 512, steps: 4, guidance_scale: 0 });
-const start = { id: "input-1", role: "image" as const, width: 64, height: 64, origin: "" };
+const start = { id: "input-1", role: "image" as const, width: 64, height: 64, origin: "", control: null };
 const reference = { ...start, id: "input-2", role: "reference" as const };
 const plan = {
   estimated_s: 12,
@@ -844,6 +850,7 @@ test("sampler, style, LoRAs and presets are chosen in More", async () => {
     samplers,
     styles: ["ink"],
     loras: ["owner/pixel"],
+    upscalers: ["lanczos"],
     presets: { mine: { style: "ink", steps: 3 } },
   };
   const card = mount({ choices });

@@ -146,6 +146,14 @@ class RecordedControl:
         steps = "" if (self.start, self.end) == (0.0, 1.0) else f":{self.start:g}-{self.end:g}"
         return f"{self.source}=PICTURE:{self.scale:g}{steps}{':guess' if self.is_guess else ''}"
 
+    def describe(self) -> str:
+        """As `ControlReference.describe`."""
+        return self.reference(b"").describe()
+
+    def reference(self, image: bytes) -> ControlReference:
+        """The control again, with its picture."""
+        return ControlReference(self.source, image, self.scale, self.start, self.end, self.is_guess)
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RecordedControl:
         """From JSON; what is left out has its usual value.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +15,7 @@ from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.image_input import open_image_file, readable
 
 SMALL_BYTES = 65_536  # pictures up to this size are always kept
+RECENT_BYTES = 128 * 2**20
 _MAX_NAME_LENGTH = 255
 _DIGITS = 12
 
@@ -70,6 +73,39 @@ class SourcePicture:
             raise ValueError("name and data of a source picture must be texts")
         short_name = None if name is None else " ".join(name.split())[:_MAX_NAME_LENGTH]
         return cls(sha256, width, height, short_name, content)
+
+
+class RecentPictures:
+    """Pictures that were given lately, by their SHA-256; the oldest go where they are too many bytes.
+
+    Args:
+        max_bytes: of all pictures together; a larger one is not kept.
+    """
+
+    def __init__(self, max_bytes: int = RECENT_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._contents: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, content: bytes) -> None:
+        """Keeps a picture's file."""
+        with self._lock:
+            self._contents[digest_of(content)] = content
+            self._contents.move_to_end(digest_of(content))
+            while sum(map(len, self._contents.values())) > self._max_bytes:
+                self._contents.popitem(last=False)
+
+    def add_all(self, config: ImageGenerationConfig) -> None:
+        """Keeps the pictures of some settings."""
+        controls = (control.image for control in config.controls)
+        for content in (config.image, config.mask, *config.references, *controls):
+            if content is not None:
+                self.add(content)
+
+    def find(self, sha256: str) -> bytes | None:
+        """The picture's file; None where it is not kept."""
+        with self._lock:
+            return self._contents.get(sha256)
 
 
 def digest_of(content: bytes) -> str:

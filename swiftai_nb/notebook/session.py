@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from swiftai_nb.core.cancellation import CallbackList
 from swiftai_nb.core.errors import AIError, InvalidInputError, ProviderUnavailableError
+from swiftai_nb.core.sources import RecentPictures
 
 if TYPE_CHECKING:
     from swiftai_nb.core.config import ImageGenerationConfig
@@ -61,6 +62,7 @@ class Session:
 
     Attributes:
         unfinished_grids: finished pictures of cancelled grids, by the text of their cell.
+        recent_pictures: what was given to the last requests, so that their recipes find it again.
         picture_origins: ids of the history's pictures that were changed, by the SHA-256 of what was sent.
     """
 
@@ -73,6 +75,7 @@ class Session:
         self._agreed: set[tuple[str, bool]] = set()
         self.unfinished_grids: dict[tuple[str, str], Any] = {}
         self.picture_origins: dict[str, str] = {}
+        self.recent_pictures = RecentPictures()
         self._keepers: WeakKeyDictionary[GenerationJob, _HistoryKeeper] = WeakKeyDictionary()
 
     @cached_property
@@ -286,6 +289,7 @@ class Session:
         generator = self.generator(plan.request.engine, provider=plan.request.provider)
         lane = "cloud" if getattr(generator, "kind", "local") == "cloud" else "local"
         job = self.queue.submit(plan, generator, lane=lane)
+        self.recent_pictures.add_all(plan.request.config)
         self._keepers[job] = keeper = _HistoryKeeper(self.history)
         job.subscribe(keeper)
         self._listeners.notify(job)

@@ -13,18 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
+from swiftai_nb.core.control import KINDS
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import format_bytes
+from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.notebook.magic.cell_text import Engine, cell_text, engine_of
 from swiftai_nb.notebook.progress import ProgressSnapshot, job_progress
-from swiftai_nb.registry.registry import BUNDLED_MODEL
 
 if TYPE_CHECKING:
-    from swiftai_nb.core.recipe import Recipe
     from swiftai_nb.jobs.history_store import HistoryEntry
     from swiftai_nb.jobs.job import GenerationJob
 
 STATIC = Path(__file__).parents[1] / "static"
-CLOUD_DEVICE = "cloud"
 MAX_RECEIVED_BYTES = 32 * 2**20
 
 SETTINGS = (
@@ -43,8 +43,23 @@ SETTINGS = (
     "style",
     "loras",
     "strength",
+    "outpaint",
+    "hires",
+    "hires_strength",
+    "hires_steps",
+    "upscale",
+    "upscaler",
 )
-SNAPSHOTS = ("models", "jobs", "pictures", "picture_count", "inputs", "choices", "static_output_tail")
+SNAPSHOTS = (
+    "models",
+    "controlnets",
+    "jobs",
+    "pictures",
+    "picture_count",
+    "inputs",
+    "choices",
+    "static_output_tail",
+)
 REQUESTS = (
     "init",
     "generate",
@@ -59,6 +74,8 @@ REQUESTS = (
     "delete_picture",
     "set_input",
     "remove_input",
+    "set_control",
+    "reuse",
     "save_preset",
     "delete_preset",
     "download",
@@ -67,13 +84,14 @@ REQUESTS = (
 )
 REPORTS = ("ready", "preview", "picture", "saved", "upscaled", "plan", "error")
 
+CONTROL_KINDS = tuple(KINDS)
+
 CELL_TRAITS = ("job_id", "prompt", "width", "height", "blocking", "status")
 CELL_REQUESTS = ("init", "cancel")
 CELL_REPORTS = ("ready", "preview")
 
-Engine = Literal["local", "cloud", "openai"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-InputRole = Literal["image", "mask", "reference"]
+InputRole = Literal["image", "mask", "reference", "control"]
 ModelState = Literal["ready", "download", "downloading", "too_large", "unavailable", "cloud", "cloud_missing"]
 
 
@@ -96,6 +114,22 @@ class JobSnapshot(ProgressSnapshot):
     picture_ids: list[str]
 
 
+class Control(TypedDict):
+    """How a picture steers: see `core.control.ControlReference`.
+
+    `kind` and `model` are the parts of its source, either may be empty; `preview` is the id of the picture
+    that is made of it, or empty where it is used as it is.
+    """
+
+    kind: str
+    model: str
+    scale: float
+    start: float
+    end: float
+    is_guess: bool
+    preview: str
+
+
 class InputPicture(TypedDict):
     """A picture in: its pixels are requested by message; `origin` is its id in the history, or empty."""
 
@@ -104,6 +138,7 @@ class InputPicture(TypedDict):
     width: int
     height: int
     origin: str
+    control: Control | None
 
 
 class Choices(TypedDict):
@@ -112,13 +147,15 @@ class Choices(TypedDict):
     samplers: dict[str, list[str]]
     styles: list[str]
     loras: list[str]
+    upscalers: list[str]
     presets: dict[str, dict[str, Any]]
 
 
 class PictureSnapshot(TypedDict):
     """One picture of the history with its recipe; `cell` is the `%%imagine` cell that reproduces it.
 
-    `parent` is the picture it was made from, or empty.
+    `parent` is the picture it was made from, or empty; `drawn_width` and `drawn_height` are pixels before
+    enlarging, None where they follow from its start picture. `controls` is how it was steered, as text.
     """
 
     id: str
@@ -134,6 +171,15 @@ class PictureSnapshot(TypedDict):
     scheduler: str
     strength: float | None
     loras: list[dict[str, Any]]
+    drawn_width: int | None
+    drawn_height: int | None
+    outpaint: str
+    hires: float | None
+    hires_strength: float | None
+    hires_steps: int | None
+    upscale: float | None
+    upscaler: str
+    controls: list[str]
     elapsed_s: float | None
     notes: list[str]
     cell: str
@@ -142,7 +188,10 @@ class PictureSnapshot(TypedDict):
 
 
 class ModelEntry(TypedDict):
-    """One row of the model picker; `hint` is what to do when the state is not "ready"."""
+    """One row of the model picker.
+
+    `hint` is what to do when the state is not "ready"; `examples` are prompts it is good at, empty for any.
+    """
 
     id: str
     engine: Engine
@@ -162,6 +211,7 @@ class ModelEntry(TypedDict):
     uses_negative_prompt: bool
     takes_image: bool
     max_references: int
+    takes_controls: bool
     sampler_kind: str
     can_delete: bool
     free_disk_bytes: int
@@ -171,6 +221,25 @@ class ModelEntry(TypedDict):
     remaining_s: float | None
     elapsed_s: float
     examples: list[str]
+
+
+class ControlNetEntry(TypedDict):
+    """A ControlNet of the catalog for the chosen model, as `ModelEntry`; `kinds` are what it follows."""
+
+    kinds: list[str]
+    id: str
+    name: str
+    size_bytes: int
+    license: str
+    state: ModelState
+    state_text: str
+    hint: str
+    free_disk_bytes: int
+    done_bytes: int
+    total_bytes: int
+    bytes_per_s: float
+    remaining_s: float | None
+    elapsed_s: float
 
 
 def image_message(
@@ -241,25 +310,35 @@ def picture_snapshot(entry: HistoryEntry, *, origins: Mapping[str, str] | None =
         entry: the picture.
         origins: ids of pictures that were changed, by the SHA-256 of what was sent.
     """
-    recipe = entry.recipe
+    recipe = Recipe("") if entry.recipe is None else entry.recipe
+    has_size = recipe.outpaint is None
     return {
         "id": entry.id,
         "prompt": entry.prompt,
-        "negative_prompt": "" if recipe is None else recipe.negative_prompt or "",
-        "model": "" if recipe is None else recipe.model or "",
-        "engine": _engine_of(recipe),
+        "negative_prompt": recipe.negative_prompt or "",
+        "model": recipe.model or "",
+        "engine": engine_of(recipe),
         "width": entry.width,
         "height": entry.height,
-        "steps": None if recipe is None else recipe.steps,
-        "guidance_scale": None if recipe is None else recipe.guidance_scale,
-        "seed": None if recipe is None else recipe.seed,
-        "scheduler": "" if recipe is None else recipe.scheduler or "",
-        "strength": None if recipe is None else recipe.strength,
-        "loras": [] if recipe is None else list(recipe.to_dict().get("loras", ())),
+        "steps": recipe.steps,
+        "guidance_scale": recipe.guidance_scale,
+        "seed": recipe.seed,
+        "scheduler": recipe.scheduler or "",
+        "strength": recipe.strength,
+        "loras": list(recipe.to_dict().get("loras", ())),
+        "drawn_width": recipe.width if has_size else None,
+        "drawn_height": recipe.height if has_size else None,
+        "outpaint": "" if recipe.outpaint is None else str(recipe.outpaint),
+        "hires": recipe.hires,
+        "hires_strength": recipe.hires_strength,
+        "hires_steps": recipe.hires_steps,
+        "upscale": recipe.upscale,
+        "upscaler": recipe.upscaler or "",
+        "controls": [control.describe() for control in recipe.controls],
         "elapsed_s": _rounded(entry.image.elapsed_s),
-        "notes": [] if recipe is None else list(recipe.notes),
-        "cell": "" if recipe is None else cell_text(recipe),
-        "parent": "" if recipe is None or origins is None else _parent(recipe, origins),
+        "notes": list(recipe.notes),
+        "cell": "" if entry.recipe is None else cell_text(recipe),
+        "parent": "" if origins is None else _parent(recipe, origins),
         "favorite": entry.is_favorite,
     }
 
@@ -267,42 +346,6 @@ def picture_snapshot(entry: HistoryEntry, *, origins: Mapping[str, str] | None =
 def _parent(recipe: Recipe, origins: Mapping[str, str]) -> str:
     sources = (*recipe.references_sha256, *([] if recipe.image_sha256 is None else [recipe.image_sha256]))
     return next((origins[sha256] for sha256 in sources if sha256 in origins), "")
-
-
-def cell_text(recipe: Recipe) -> str:
-    """The `%%imagine` cell that reproduces this picture."""
-    size = None if recipe.width is None or recipe.height is None else f"{recipe.width}x{recipe.height}"
-    engine = _engine_of(recipe)
-    options = {
-        "--model": recipe.model,
-        "--engine": None if engine == "local" else engine,
-        "--size": size,
-        "--steps": recipe.steps,
-        "--guidance": None if recipe.guidance_scale is None else f"{recipe.guidance_scale:g}",
-        "--scheduler": recipe.scheduler,
-        "--seed": recipe.seed,
-    }
-    parts = [f"{name} {_quoted(str(value))}" for name, value in options.items() if value is not None]
-    negative = recipe.negative_prompt
-    if recipe.model == BUNDLED_MODEL and not (recipe.filled_in or recipe.sources):
-        parts.append("--plain")
-    if "{" in f"{recipe.prompt}{negative or ''}":
-        parts.append("--raw")
-    lines = [" ".join(["%%imagine", *parts]), recipe.prompt]
-    if negative:
-        lines.append(f"Negative prompt: {negative}")
-    return "\n".join(lines)
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"' if any(c.isspace() for c in text) else text
-
-
-def _engine_of(recipe: Recipe | None) -> Engine:
-    if recipe is not None and recipe.engine == "openai":
-        return "openai"
-    is_cloud = recipe is not None and CLOUD_DEVICE in (recipe.device, recipe.engine)
-    return "cloud" if is_cloud or (recipe is not None and recipe.engine == "huggingface") else "local"
 
 
 def _rounded(seconds: float | None) -> float | None:

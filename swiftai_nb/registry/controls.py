@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,15 @@ def catalog_control(kind: str, variant: DiffusionVariant) -> str:
             hint=f"name one of your own, --control {kind}@FOLDER=PICTURE; SD 1.5 and SDXL have one",
         )
     return _SHARED.get(f"{family}-{kind}", f"{family}-{kind}")
+
+
+def catalog_controls(variant: DiffusionVariant) -> dict[str, str]:
+    """The ids of the catalog's ControlNets for a family, by kind."""
+    found = {}
+    for kind in KINDS:
+        with contextlib.suppress(InvalidInputError):
+            found[kind] = catalog_control(kind, variant)
+    return found
 
 
 def local_controls(

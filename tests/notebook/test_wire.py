@@ -8,13 +8,17 @@ from typing import get_args
 
 import pytest
 
+from swiftai_nb.core.config import LoraReference
+from swiftai_nb.core.control import RecordedControl
+from swiftai_nb.core.outpaint import Outpaint
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.core.sources import SourcePicture
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.cell.widget_view import CellWidget, WidgetView
+from swiftai_nb.notebook.magic.cell_text import cell_text
 from swiftai_nb.notebook.magic.parser import parse
 from swiftai_nb.notebook.progress import ProgressSnapshot
 from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
-from swiftai_nb.notebook.wire import cell_text
 
 CONTRACT = Path(__file__).parents[2] / "js" / "src" / "contract.ts"
 
@@ -40,7 +44,16 @@ def fields_of(contract: str, interface: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     "constant",
-    ["SETTINGS", "SNAPSHOTS", "REQUESTS", "REPORTS", "CELL_TRAITS", "CELL_REQUESTS", "CELL_REPORTS"],
+    [
+        "SETTINGS",
+        "SNAPSHOTS",
+        "REQUESTS",
+        "REPORTS",
+        "CONTROL_KINDS",
+        "CELL_TRAITS",
+        "CELL_REQUESTS",
+        "CELL_REPORTS",
+    ],
 )
 def test_names_are_equal(contract: str, constant: str) -> None:
     assert names_of(contract, constant) == getattr(wire, constant)
@@ -53,6 +66,7 @@ def test_names_are_equal(contract: str, constant: str) -> None:
         ("Picture", wire.PictureSnapshot),
         ("Model", wire.ModelEntry),
         ("InputPicture", wire.InputPicture),
+        ("Control", wire.Control),
         ("Choices", wire.Choices),
     ],
 )
@@ -135,3 +149,47 @@ def test_copied_cell_asks_for_the_same_picture(recipe: Recipe) -> None:
     for name in ("model", "width", "height", "steps", "guidance_scale", "seed", "scheduler"):
         assert getattr(config, name) == getattr(recipe, name), name
     assert arguments.engine == ("cloud" if recipe.device == "cloud" else None)
+
+
+def test_copied_cell_names_what_a_picture_was_made_from() -> None:
+    sources = (
+        SourcePicture("a" * 64, 8, 8, "my fox.png"),
+        SourcePicture("b" * 64, 8, 8, 'x" --save ../../evil'),
+    )
+    recipe = Recipe(
+        prompt="a fox",
+        model='owner/x" --out boom',
+        width=64,
+        height=64,
+        image_sha256="a" * 64,
+        mask_sha256="b" * 64,
+        strength=0.5,
+        mask_feather=8,
+        outpaint=Outpaint(left=8),
+        loras=(LoraReference("owner/pixel", 0.5),),
+        controls=(RecordedControl("canny", "c" * 64, 0.8, 0.0, 0.6), RecordedControl("tile", "a" * 64)),
+        upscale=2.0,
+        upscaler="lanczos",
+        sources=sources,
+    )
+    line, _, body = cell_text(recipe).partition("\n")
+    arguments = parse(line.removeprefix("%%imagine"), body, variables={})
+    assert (arguments.image, arguments.mask) == ("my fox.png", "PICTURE")
+    assert (arguments.out, arguments.save, arguments.size) == (None, None, None)
+    assert [(one.source, one.picture, one.scale, one.end) for one in arguments.controls] == [
+        ("canny", "PICTURE", 0.8, 0.6),
+        ("tile", "my fox.png", 1.0, 1.0),
+    ]
+    config = arguments.config()
+    for name in ("strength", "mask_feather", "outpaint", "loras", "upscale", "upscaler"):
+        assert getattr(config, name) == getattr(recipe, name), name
+
+
+def test_copied_cell_has_a_hires_pass_and_the_size_before_it() -> None:
+    recipe = Recipe(
+        prompt="a fox", width=64, height=64, hires=1.5, hires_strength=0.3, hires_steps=4, upscaler="lanczos"
+    )
+    arguments = parse(cell_text(recipe).splitlines()[0].removeprefix("%%imagine"), "a fox", variables={})
+    config = arguments.config()
+    assert (config.hires, config.hires_strength, config.hires_steps) == (1.5, 0.3, 4)
+    assert (config.width, config.upscaler) == (64, "lanczos")

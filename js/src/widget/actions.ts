@@ -1,8 +1,9 @@
 import { type Model, type Picture, type Request, SETTINGS, type Settings } from "../contract";
 import type { Connection } from "../shared/connection";
 import type { Actions, Context } from "./context";
+import { missingControlNets } from "./controls";
 import { base64Of, readPicture } from "./files";
-import { chosenModel, currentJob, inputOf, pictureOf, settingsOf } from "./state";
+import { chosenModel, currentJob, pictureOf, settingsOf } from "./state";
 import { TEXT } from "./strings";
 
 const VARIATIONS = 4;
@@ -41,7 +42,7 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
   };
 
   return {
-    imagine(settings = form(), from) {
+    imagine(settings = form(), from, of) {
       if (view.disconnected) return;
       view.error = null;
       if (settings.prompt.trim() === "") return this.fail({ message: TEXT.enterPrompt, field: "prompt" });
@@ -52,25 +53,36 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
           hint: TEXT.downloadFirst,
           field: "model",
         });
+      const [net] = of === undefined && from === undefined ? missingControlNets(ctx) : [];
+      if (net !== undefined && model?.takes_controls === true)
+        return this.fail({
+          message: TEXT.notDownloadedYet(net.name),
+          hint: TEXT.downloadControlNet,
+          field: "controls",
+        });
       const { plan } = view;
       const confirmed = view.asking !== null;
       if (from === undefined && plan !== null && "asks" in plan && plan.asks && !confirmed) {
-        view.asking = { settings, from };
+        view.asking = { settings, from, of };
         ctx.invalidate();
         return;
       }
       const painting = ctx.settle();
-      if (painting !== null) return void painting.then(() => this.imagine(settings, from));
+      if (painting !== null) return void painting.then(() => this.imagine(settings, from, of));
       flush();
       const request_id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
-      view.pending.push({ request_id, settings, from });
+      view.pending.push({ request_id, settings, from, of });
       stage({ following: true });
-      const request = { kind: "generate", request_id, settings, confirmed } as const;
-      connection.send(from === undefined ? request : { ...request, picture_id: from });
+      connection.send({
+        ...{ kind: "generate", request_id, settings, confirmed },
+        ...(from === undefined ? {} : { picture_id: from }),
+        ...(of === undefined ? {} : { of }),
+      });
       connection.expectReply();
     },
     confirm() {
-      if (view.asking !== null) this.imagine(view.asking.settings, view.asking.from);
+      const { asking } = view;
+      if (asking !== null) this.imagine(asking.settings, asking.from, asking.of);
     },
     cancel(jobId) {
       if (view.cancelled.has(jobId)) return;
@@ -119,20 +131,28 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
     },
     reuse(picture) {
       copy(picture, picture.seed);
-      if (picture.strength !== null && picture.parent !== "" && inputOf(host.get("inputs"), "image") === null)
-        connection.send({ kind: "set_input", role: "image", picture_id: picture.parent });
+      connection.send({ kind: "reuse", picture_id: picture.id });
       ctx.toast(TEXT.settingsCopied);
     },
     remix(picture) {
       const from = picture.strength === null ? "" : picture.parent;
       // A picture made from one that is not known any more is made from what the form has.
-      this.imagine(copy(picture, null), from === "" && picture.strength !== null ? undefined : from);
+      this.imagine(
+        copy(picture, null),
+        from === "" && picture.strength !== null ? undefined : from,
+        picture.id,
+      );
     },
     vary(picture) {
       const canStart = modelOf(picture)?.takes_image === true;
       const settings = settingsOf(picture, null, modelOf(picture));
-      const near = { ...settings, count: VARIATIONS, strength: canStart ? VARIATION_STRENGTH : null };
-      this.imagine(near, canStart ? picture.id : "");
+      const near = {
+        ...settings,
+        count: VARIATIONS,
+        strength: canStart ? VARIATION_STRENGTH : null,
+        outpaint: "",
+      };
+      this.imagine(near, canStart ? picture.id : "", picture.id);
     },
     edit(picture) {
       const role = (ctx.model?.max_references ?? 0) > 0 ? "reference" : "image";
@@ -140,6 +160,10 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
         return this.fail({ message: TEXT.noStart(ctx.model.name), field: "model" });
       connection.send({ kind: "set_input", role, picture_id: picture.id });
       if (role === "image") stage({ showsStart: true });
+      ctx.toast(TEXT.editing);
+    },
+    followPicture(picture) {
+      connection.send({ kind: "set_input", role: "control", picture_id: picture.id });
       ctx.toast(TEXT.editing);
     },
     save(picture) {

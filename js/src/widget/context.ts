@@ -28,8 +28,11 @@ export interface Context {
 
 /** What a user can do; all are safe to call at any time. */
 export interface Actions {
-  /** Makes pictures as the form says, or with these settings from that picture of the history ("": none). */
-  imagine(settings?: Settings, from?: string): void;
+  /**
+   * Makes pictures as the form says, or with these settings from that picture of the history ("": none),
+   * steered as the picture `of` was.
+   */
+  imagine(settings?: Settings, from?: string, of?: string): void;
   /** Makes what the page has asked about. */
   confirm(): void;
   cancel(jobId: string): void;
@@ -49,6 +52,8 @@ export interface Actions {
   remix(picture: Picture): void;
   vary(picture: Picture): void;
   edit(picture: Picture): void;
+  /** Lets new pictures follow this one. */
+  followPicture(picture: Picture): void;
   save(picture: Picture): void;
   copy(picture: Picture): void;
   favorite(picture: Picture): void;

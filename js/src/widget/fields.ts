@@ -5,7 +5,15 @@ import { failureOf, pictureOf, randomSeed } from "./state";
 import { TEXT } from "./strings";
 
 const MAX_SEED = 2 ** 53 - 1;
-export type NumberName = "width" | "height" | "steps" | "guidance_scale" | "seed" | "count";
+const FRACTIONS = ["guidance_scale", "hires", "hires_strength", "upscale"] as const;
+export type NumberName =
+  | "width"
+  | "height"
+  | "steps"
+  | "seed"
+  | "count"
+  | "hires_steps"
+  | (typeof FRACTIONS)[number];
 
 export interface NumberField {
   element: HTMLElement;
@@ -25,11 +33,12 @@ export function createNumber(
   { min, max, step }: { min: number; max: number; step: number },
 ): NumberField {
   let isRefused = false;
+  const isWhole = !(FRACTIONS as readonly string[]).includes(name);
   const input = h("input", {
     type: "number",
     min,
     max,
-    step: name === "guidance_scale" ? "any" : step,
+    step: isWhole ? step : "any",
     inputmode: "decimal",
     oninput: () => {
       const value = input.value === "" ? null : Number(input.value);
@@ -37,7 +46,7 @@ export function createNumber(
       markInvalid(ctx, name, input, isRefused);
       if (isRefused) return;
       if (name === "count") ctx.set("count", value === null ? 1 : Math.round(value));
-      else ctx.set(name, value === null || name === "guidance_scale" ? value : Math.round(value));
+      else ctx.set(name, value === null || !isWhole ? value : Math.round(value));
     },
     onblur: () => {
       if (isRefused) write();
@@ -97,7 +106,7 @@ export function createSeed(ctx: Context): Part {
   return { element, update };
 }
 
-export type SelectName = "scheduler" | "style";
+export type SelectName = "scheduler" | "style" | "upscaler";
 
 /** A list; the empty value is the first entry, and a value that is not in it is added. */
 export function createSelect(

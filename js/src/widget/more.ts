@@ -16,6 +16,11 @@ const IN_MORE = [
   "scheduler",
   "style",
   "loras",
+  "hires",
+  "hires_strength",
+  "hires_steps",
+  "upscale",
+  "upscaler",
 ];
 
 /** Format, steps, guidance, seed and the rest, collapsed. An empty field means the model's default. */
@@ -34,6 +39,7 @@ export function createMore(ctx: Context): Part {
     values: () => ctx.host.get("choices").styles,
   });
   const loras = createLoras(ctx);
+  const larger = createLarger(ctx);
   const presets = createPresets(ctx);
   const defaults = h(
     "button",
@@ -56,6 +62,7 @@ export function createMore(ctx: Context): Part {
       sampler.element,
       style.element,
       loras.element,
+      ...larger.elements,
       presets.element,
       defaults,
     ),
@@ -70,7 +77,7 @@ export function createMore(ctx: Context): Part {
     const { host, model, view } = ctx;
     const shown = (value: number | undefined) =>
       value === undefined || value === 0 ? TEXT.auto : String(value);
-    const parts = [format, seed, sampler, style, loras, presets];
+    const parts = [format, seed, sampler, style, loras, larger, presets];
     for (const part of parts) part.update();
     steps.update(shown(model?.steps));
     guidance.update(model === null ? TEXT.auto : String(model.guidance_scale));
@@ -92,6 +99,34 @@ export function createMore(ctx: Context): Part {
     }
   };
   return { element, update };
+}
+
+/** A second, larger pass, and enlarging the finished picture. */
+function createLarger(ctx: Context) {
+  const hires = createNumber(ctx, "hires", TEXT.hires, { min: 1, max: 4, step: 0.25 });
+  const upscale = createNumber(ctx, "upscale", TEXT.upscaleAfter, { min: 1, max: 8, step: 0.5 });
+  const strength = createNumber(ctx, "hires_strength", TEXT.hiresStrength, { min: 0, max: 1, step: 0.05 });
+  const steps = createNumber(ctx, "hires_steps", TEXT.hiresSteps, { min: 1, max: 1000, step: 1 });
+  const upscaler = createSelect(ctx, "upscaler", TEXT.upscaler, {
+    empty: TEXT.installedOne,
+    values: () => ctx.host.get("choices").upscalers,
+  });
+  hires.element.title = TEXT.hiresHint;
+  upscale.element.title = TEXT.upscaleAfterHint;
+  upscaler.element.classList.add("wide");
+  const update = () => {
+    const { host, model } = ctx;
+    const isHires = host.get("hires") !== null;
+    hires.update(TEXT.off);
+    upscale.update(TEXT.off);
+    strength.update("0.4");
+    steps.update(String(host.get("steps") ?? (model?.steps || TEXT.auto)));
+    upscaler.update();
+    for (const part of [strength, steps]) setHidden(part.element, !isHires);
+    setHidden(upscaler.element, !isHires && host.get("upscale") === null);
+  };
+  const elements = [hires, upscale, strength, steps, upscaler].map((part) => part.element);
+  return { elements, update };
 }
 
 /** LoRAs by file or Hub name, each with its scale. */

@@ -1,6 +1,7 @@
 import { h, icon, setAttribute, setHidden, setText } from "../shared/dom";
 import { formatDuration, plain, sentence } from "../shared/format";
 import type { Context, Part } from "./context";
+import { missingControlNets } from "./controls";
 import { markInvalid } from "./fields";
 import { createMore } from "./more";
 import { createPicker } from "./picker";
@@ -30,6 +31,8 @@ export function createPanel(ctx: Context): Part {
     model: ".picker",
     inputs: ".tray",
     strength: ".tray",
+    outpaint: ".outpaint",
+    controls: ".controls",
     loras: ".lora-field",
   };
   const place = () => {
@@ -152,8 +155,9 @@ function createErrorNote(ctx: Context): Part {
   let shown = "";
   const update = () => {
     const failure = failureOf(ctx.view);
-    // The picker says itself what its model still needs.
-    const isOffered = ctx.view.error === null && failure?.field === "model";
+    // The picker says itself what its model still needs, and a control picture what it does.
+    const isMissing = failure?.field === "controls" && missingControlNets(ctx).length > 0;
+    const isOffered = ctx.view.error === null && (failure?.field === "model" || isMissing);
     setHidden(element, failure === null || isOffered || failure.model !== "");
     setText(what, sentence(plain(failure?.message ?? "")));
     setText(hint, failure === null || failure.fixes.length > 0 ? "" : sentence(plain(failure.hint)));
@@ -244,11 +248,13 @@ function createEstimate(ctx: Context): Part {
     const isReady = model?.state === "ready" || model?.state === "cloud";
     const form = [
       ...["model", "engine", "width", "height", "steps", "guidance_scale", "count", "aspect_ratio"],
-      ...["scheduler", "loras", "strength", "style"],
+      ...["scheduler", "loras", "strength", "style", "outpaint"],
+      ...["hires", "hires_strength", "hires_steps", "upscale", "upscaler"],
     ].map((name) => host.get(name as "model"));
     // The number of pictures changes what is known about times.
     const made = host.get("pictures").length;
-    const key = JSON.stringify([form, host.get("inputs").map((one) => one.id), made, isReady]);
+    const missing = missingControlNets(ctx).map((net) => net.id);
+    const key = JSON.stringify([form, host.get("inputs"), made, isReady, missing]);
     if (key !== asked && !view.disconnected) {
       asked = key;
       view.plan = null;

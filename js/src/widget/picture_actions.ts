@@ -28,9 +28,13 @@ export function createPictureActions(ctx: Context): Part {
   const save = act(TEXT.save, "save", TEXT.saveHint, (picture) => ctx.actions.save(picture));
   const copy = act(TEXT.copyCell, "copy", TEXT.copyHint, (picture) => ctx.actions.copy(picture));
   const edit = act(TEXT.edit, "edit", TEXT.editHint, (picture) => ctx.actions.edit(picture));
+  const steer = act(TEXT.useAsControl, "control", TEXT.useAsControlHint, (picture) =>
+    ctx.actions.followPicture(picture),
+  );
   const icons = [save, copy, favorite, remove];
   const named = [
     edit,
+    steer,
     vary,
     act(TEXT.remix, "remix", TEXT.remixHint, (picture) => ctx.actions.remix(picture)),
     act(TEXT.upscale, "large", TEXT.upscaleHint, (picture) => ctx.actions.upscale(picture)),
@@ -61,6 +65,7 @@ export function createPictureActions(ctx: Context): Part {
     setHidden(retry.element, job === null || ctx.view.disconnected);
     if (job !== null) setText(retry.label, retryText(job));
     if (picture === null) return;
+    setHidden(steer.element, ctx.model?.takes_controls !== true);
     const comparing = ctx.scene.kind === "compare";
     setAttribute(compare.element, "aria-pressed", comparing ? "true" : "false");
     setText(compare.label, comparing ? TEXT.done : TEXT.compare);

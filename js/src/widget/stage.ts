@@ -1,13 +1,13 @@
 import { h, icon, setAttribute, setChildren, setHidden, setText } from "../shared/dom";
 import { plain, sentence } from "../shared/format";
 import { createLayers } from "../shared/layers";
+import { acceptDrops } from "./choosing";
 import { createCompare } from "./compare";
 import type { Context, Part } from "./context";
 import { createMask } from "./mask";
 import { isCancelling, pictureOf } from "./state";
 import { TEXT } from "./strings";
 import { createTiles } from "./tiles";
-import { acceptDrops } from "./tray";
 
 // A small picture is enlarged only so far: beyond, it would be a blur.
 const MAX_ENLARGEMENT = 3;
@@ -151,7 +151,8 @@ function createMessages(ctx: Context) {
       return failure;
     },
     welcome() {
-      const prompts = ctx.model?.examples ?? [];
+      const own = ctx.model?.examples ?? [];
+      const prompts = own.length > 0 ? own : TEXT.examples;
       setHidden(invitation, ctx.model?.takes_image === false);
       if (prompts.join("\n") !== shown) {
         shown = prompts.join("\n");

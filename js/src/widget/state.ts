@@ -24,7 +24,7 @@ export interface ViewState {
   /** What the form would take, or why it would be refused; null until the kernel has said. */
   plan: Plan | Failure | null;
   /** The request that takes so long that the page asks first. */
-  asking: { settings: Settings; from: string | undefined } | null;
+  asking: Asked | null;
   /** Settings that were copied from a picture: they go with its model. */
   copied: Set<keyof Settings>;
   /** The kernel that created this widget does not reply. */
@@ -33,10 +33,15 @@ export interface ViewState {
   previews: ObjectUrls;
 }
 
-export interface Pending {
-  request_id: string;
+/** What `Actions.imagine` was called with. */
+export interface Asked {
   settings: Settings;
   from: string | undefined;
+  of: string | undefined;
+}
+
+export interface Pending extends Asked {
+  request_id: string;
 }
 
 export type Scene =
@@ -144,16 +149,20 @@ export function chosenModel(models: Model[], id: string, engine: Engine): Model 
  * so that another model brings its own.
  */
 export function settingsOf(picture: Picture, seed: number | null, model: Model | null = null): Settings {
-  const { prompt, negative_prompt, engine, scheduler, loras, strength } = picture;
-  const isNative = picture.width === model?.width && picture.height === model?.height;
+  const { prompt, negative_prompt, engine, scheduler, loras, strength, outpaint } = picture;
+  const { hires, hires_strength, upscale, upscaler } = picture;
+  const width = picture.drawn_width ?? picture.width;
+  const height = picture.drawn_height ?? picture.height;
+  // A picture that is continued has its start picture's size.
+  const isOpen = outpaint !== "" || (width === model?.width && height === model?.height);
   const unless = (own: number | undefined, value: number | null) => (value === own ? null : value);
   return {
     prompt,
     negative_prompt,
     model: picture.model,
     engine,
-    width: isNative ? null : picture.width,
-    height: isNative ? null : picture.height,
+    width: isOpen ? null : width,
+    height: isOpen ? null : height,
     steps: unless(model?.steps, picture.steps),
     guidance_scale: unless(model?.guidance_scale, picture.guidance_scale),
     seed,
@@ -163,6 +172,12 @@ export function settingsOf(picture: Picture, seed: number | null, model: Model |
     style: "",
     loras,
     strength,
+    outpaint,
+    hires,
+    hires_strength,
+    hires_steps: unless(picture.steps ?? undefined, picture.hires_steps),
+    upscale,
+    upscaler,
   };
 }
 

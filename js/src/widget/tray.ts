@@ -1,30 +1,36 @@
 import type { InputPicture } from "../contract";
 import { h, icon, setAttribute, setChildren, setHidden, setText } from "../shared/dom";
+import { acceptDrops, createChooser, editors } from "./choosing";
 import type { Context, Part } from "./context";
-import { hasFiles, picturesOf } from "./files";
+import { createControls } from "./controls";
+import { createOutpaint } from "./outpaint";
 import { inputOf } from "./state";
 import { TEXT } from "./strings";
 
-/** The pictures in: the start picture with its strength, and the references; drop, paste or choose them. */
+/** The pictures in: the start picture, the references, and what steers; drop, paste or choose them. */
 export function createTray(ctx: Context): Part {
   const list = h("ul", { class: "inputs" });
   const rows = new Map<string, ReturnType<typeof createThumb>>();
   const start = createChooser(ctx, "image");
   const reference = createChooser(ctx, "reference");
   const strength = createStrength(ctx);
+  const outpaint = createOutpaint(ctx);
+  const controls = createControls(ctx);
   const note = h("p", { class: "note warn", hidden: true });
   const element = h(
     "div",
     { class: "tray", role: "group", "aria-label": TEXT.picturesIn },
     h("div", { class: "row" }, list, start.element, reference.element),
     strength.element,
+    outpaint.element,
     note,
+    controls.element,
   );
   acceptDrops(ctx, element, "reference");
 
   const update = () => {
     const inputs = ctx.host.get("inputs");
-    const shown = inputs.filter((one) => one.role !== "mask");
+    const shown = inputs.filter((one) => one.role === "image" || one.role === "reference");
     const ids = new Set(shown.map(keyOf));
     for (const key of [...rows.keys()]) if (!ids.has(key)) rows.delete(key);
     let number = 0;
@@ -41,7 +47,7 @@ export function createTray(ctx: Context): Part {
     setHidden(list, shown.length === 0);
     setHidden(start.element, inputOf(inputs, "image") !== null);
     setAttribute(reference.element, "data-unused", (ctx.model?.max_references ?? 0) === 0);
-    strength.update();
+    for (const part of [strength, outpaint, controls]) part.update();
     const text = problem(ctx, inputs);
     setText(note, text);
     setHidden(note, text === "");
@@ -59,48 +65,20 @@ function problem(ctx: Context, inputs: InputPicture[]): string {
   if (model === null) return "";
   const references = inputs.filter((one) => one.role === "reference").length;
   if (references > 0 && model.max_references === 0) return TEXT.noReferences(model.name, editors(ctx));
+  const steering = inputs.some((one) => one.role === "control");
+  if (steering && !model.takes_controls) return TEXT.noControls(model.name, steered(ctx));
   if (references > model.max_references) return TEXT.tooManyReferences(model.name, model.max_references);
   return inputOf(inputs, "image") !== null && !model.takes_image ? TEXT.noStart(model.name) : "";
 }
 
-function editors(ctx: Context): string {
-  return ctx.host
-    .get("models")
-    .filter((one) => one.max_references > 0)
+/** The models that pictures can steer, those that are ready first. */
+function steered(ctx: Context): string {
+  const able = ctx.host.get("models").filter((one) => one.takes_controls);
+  const ready = able.filter((one) => one.state === "ready");
+  return [...ready, ...able.filter((one) => !ready.includes(one))]
     .map((one) => one.name)
     .slice(0, 2)
     .join(" or ");
-}
-
-/** A button that opens the browser's file dialog. */
-function createChooser(ctx: Context, role: "image" | "reference") {
-  const label = role === "image" ? TEXT.addStart : TEXT.addReference;
-  const file = h("input", {
-    type: "file",
-    accept: "image/*",
-    multiple: role === "reference",
-    hidden: true,
-    tabindex: -1,
-    "aria-hidden": "true",
-    onchange: () => {
-      for (const one of file.files ?? []) void ctx.actions.addInput(role, one);
-      file.value = "";
-    },
-  });
-  const choose = () => {
-    if (role === "reference" && ctx.model !== null && ctx.model.max_references === 0)
-      ctx.actions.fail({ message: TEXT.noReferences(ctx.model.name, editors(ctx)), field: "inputs" });
-    else file.click();
-  };
-  const element = h(
-    "button",
-    { type: "button", class: "secondary add-input", title: label, "aria-label": label, onclick: choose },
-    icon(role === "image" ? "image" : "plus"),
-    h("span", {}, role === "image" ? TEXT.startPicture : TEXT.reference),
-  );
-  element.append(file);
-  file.addEventListener("click", (event) => event.stopPropagation());
-  return { element };
 }
 
 function createThumb(ctx: Context, input: InputPicture) {
@@ -157,7 +135,9 @@ function createStrength(ctx: Context): Part {
   const update = () => {
     const inputs = ctx.host.get("inputs");
     setHidden(element, inputOf(inputs, "image") === null);
-    const strength = ctx.host.get("strength") ?? DEFAULT_STRENGTH;
+    // Beyond an edge is nothing to keep.
+    const usual = ctx.host.get("outpaint") === "" ? DEFAULT_STRENGTH : 1;
+    const strength = ctx.host.get("strength") ?? usual;
     if (Number(slider.value) !== strength) slider.value = String(strength);
     setText(value, String(Math.round(strength * 100) / 100));
     const hasMask = inputOf(inputs, "mask") !== null;
@@ -165,43 +145,4 @@ function createStrength(ctx: Context): Part {
     setHidden(paint, ctx.scene.kind === "start");
   };
   return { element, update };
-}
-
-/** Pictures dropped on `target` become the start picture, or references where the model takes them. */
-export function acceptDrops(ctx: Context, target: HTMLElement, role: "image" | "reference"): void {
-  let depth = 0;
-  const mark = (isOver: boolean) => setAttribute(target, "data-drop", isOver);
-  const roleNow = () =>
-    role === "reference" && (ctx.model?.max_references ?? 0) > 0 ? "reference" : "image";
-  const handle = (event: DragEvent, act: () => void) => {
-    if (!hasFiles(event.dataTransfer)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    act();
-  };
-  target.addEventListener("dragenter", (event) =>
-    handle(event, () => {
-      depth += 1;
-      setAttribute(target, "data-drop-text", roleNow() === "image" ? TEXT.dropHere : TEXT.dropReference);
-      mark(true);
-    }),
-  );
-  target.addEventListener("dragover", (event) => handle(event, () => mark(true)));
-  target.addEventListener("dragleave", (event) =>
-    handle(event, () => {
-      depth = Math.max(0, depth - 1);
-      if (depth === 0) mark(false);
-    }),
-  );
-  target.addEventListener("drop", (event) =>
-    handle(event, () => {
-      depth = 0;
-      mark(false);
-      const files = picturesOf(event.dataTransfer);
-      if (files.length === 0)
-        ctx.actions.fail({ message: TEXT.notAPicture, hint: TEXT.chooseAnother, field: "inputs" });
-      for (const file of roleNow() === "image" ? files.slice(0, 1) : files)
-        void ctx.actions.addInput(roleNow(), file);
-    }),
-  );
 }

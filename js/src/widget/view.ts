@@ -171,9 +171,10 @@ export function createView(host: Host, element: HTMLElement): () => void {
     if (picture === undefined || (isText && event.clipboardData?.getData("text/plain"))) return;
     event.preventDefault();
     event.stopPropagation();
-    const isReference =
-      (event.target as Element).closest?.(".tray") != null && (ctx.model?.max_references ?? 0) > 0;
-    void ctx.actions.addInput(isReference ? "reference" : "image", picture);
+    const isIn = (part: string) => (event.target as Element).closest?.(part) != null;
+    const isReference = isIn(".tray") && (ctx.model?.max_references ?? 0) > 0;
+    const role = isIn(".controls") ? "control" : isReference ? "reference" : "image";
+    void ctx.actions.addInput(role, picture);
   }
 
   function onReport(report: Report, buffers?: unknown): void {

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from swiftai_nb.core.control_pictures import control_pixels
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.engine.child.control_pictures import control_pixels
 from swiftai_nb.engine.messages import Generate
 from swiftai_nb.model_files.families import INPAINTING
 from swiftai_nb.model_files.references import ReferenceLimits

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference, checked_int
+from swiftai_nb.core.enlargement import LANCZOS
 from swiftai_nb.core.errors import (
     AIError,
     InvalidInputError,
@@ -27,9 +28,11 @@ from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.magic.prompt import STYLES, find_style
 from swiftai_nb.notebook.magic.request import Defaults
 from swiftai_nb.notebook.session import running_shell
+from swiftai_nb.registry.catalog import catalog
 from swiftai_nb.registry.user_config import state_dir
 
 if TYPE_CHECKING:
+    from swiftai_nb.core.control import ControlReference
     from swiftai_nb.core.image import GeneratedImage
     from swiftai_nb.core.request import GenerationPlan
     from swiftai_nb.notebook.session import Session
@@ -41,16 +44,41 @@ MAX_LORAS = 8
 MAX_PRESETS = 100
 MAX_NAME_LENGTH = 60
 # A preset is a way of drawing: not what is drawn, and not which picture of it.
-PRESET_SETTINGS = tuple(name for name in wire.SETTINGS if name not in ("prompt", "seed", "count"))
-_TEXT_SETTINGS = ("prompt", "negative_prompt", "model", "engine", "aspect_ratio", "scheduler", "style")
+_OF_ONE_PICTURE = ("prompt", "seed", "count", "outpaint")
+PRESET_SETTINGS = tuple(name for name in wire.SETTINGS if name not in _OF_ONE_PICTURE)
+_TEXT_SETTINGS = (
+    *(
+        "prompt",
+        "negative_prompt",
+        "model",
+        "engine",
+        "aspect_ratio",
+        "scheduler",
+        "style",
+        "upscaler",
+        "outpaint",
+    ),
+)
+_NUMBERS = ("guidance_scale", "strength", "hires", "hires_strength", "upscale")
+_WHOLE_NUMBERS = ("width", "height", "steps", "hires_steps")
 _PRESET_TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(_TEXT_SETTINGS[1:], (str,)),
-    **dict.fromkeys(("width", "height", "steps"), (int, type(None))),
-    **dict.fromkeys(("guidance_scale", "strength"), (int, float, type(None))),
+    **dict.fromkeys(_WHOLE_NUMBERS, (int, type(None))),
+    **dict.fromkeys(_NUMBERS, (int, float, type(None))),
     "loras": (list,),
 }
 # Words that begin the messages of errors -> the setting they are about.
 _FIELDS = {"lora": "loras", "sampler": "scheduler", "guidance": "guidance_scale", "image": "strength"}
+# What messages say that are about a field without beginning with its name.
+_ABOUT = (
+    (re.compile(r"^a control|^th(?:e|is) control|^the picture for|^\d+ controls|ControlNet"), "controls"),
+    (re.compile(r"^outpaint|^the picture and its margins|beyond their edges"), "outpaint"),
+    (re.compile(r"^this picture was|^cannot read a picture|^the picture (has|is|did)\b"), "inputs"),
+    (re.compile(r"upscaler"), "upscaler"),
+    (re.compile(r"^a hires pass"), "hires"),
+    (re.compile(r"enlarge"), "upscale"),
+)
+_FIELD_OF_KIND = {"controlnet": "controls", "upscaler": "upscaler", "lora": "loras"}
 _LIMITS = re.compile(r"between (?P<low>\d+) and (?P<high>\d+)\b.*\(got (?P<given>-?\d+)(?:\.\d+)?\)")
 _ASPECT_RATIO = re.compile(r"([1-9]\d?):([1-9]\d?)")
 _FILE_NAME = "widget_presets.json"
@@ -71,6 +99,7 @@ def request_of(
     image: GeneratedImage | None = None,
     mask: GeneratedImage | None = None,
     references: Sequence[GeneratedImage] = (),
+    controls: Sequence[ControlReference] = (),
     defaults: Defaults | None = None,
 ) -> GenerationRequest:
     """The request that a form stands for.
@@ -80,6 +109,7 @@ def request_of(
         image: the picture to start from.
         mask: where to paint it anew.
         references: pictures that the prompt refers to.
+        controls: pictures that steer.
         defaults: for what the form does not have: `plain`, `styles`, `wildcards`, `embed_references`,
             `provider`, `base_url` and `bill_to`; None is `configured_defaults()`.
 
@@ -106,6 +136,9 @@ def request_of(
         strength=None if image is None else values["strength"],
         mask=None if image is None or mask is None else mask.data,
         references=tuple(one.data for one in references),
+        controls=controls,
+        outpaint=None if image is None else values["outpaint"] or None,
+        **_enlarging(values),
         filled_in="" if defaults.plain else None,
         embed_references=defaults.embed_references,
     )
@@ -133,6 +166,14 @@ def request_of(
         base_url=defaults.base_url if request.engine == "openai" else None,
         bill_to=defaults.bill_to if is_cloud else None,
     )
+
+
+def _enlarging(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of what makes pictures larger; what only one of them uses is left out without it."""
+    hires, upscale = values["hires"], values["upscale"]
+    details = {} if hires is None else {name: values[name] for name in ("hires_strength", "hires_steps")}
+    upscaler = None if hires is None and upscale is None else values["upscaler"] or None
+    return {"hires": hires, **details, "upscale": upscale, "upscaler": upscaler}
 
 
 def plan_report(plan: GenerationPlan, *, request_id: str) -> dict[str, Any]:
@@ -179,10 +220,18 @@ def error_report(error: AIError, *, request_id: str = "", model: str = "") -> di
 
 def field_and_fixes(error: AIError) -> tuple[str, list[float]]:
     """The setting that an error is about ("" for none), and numbers it could be set to instead."""
-    if isinstance(error, (ModelNotFoundError, ModelNotDownloadedError, UnsupportedModelError)):
+    about = next((field for pattern, field in _ABOUT if pattern.search(error.message)), None)
+    first = error.message.partition(" ")[0]
+    about = _FIELD_OF_KIND.get(next((i.kind for i in catalog() if i.id == first), ""), about)
+    if about is None and isinstance(
+        error, (ModelNotFoundError, ModelNotDownloadedError, UnsupportedModelError)
+    ):
         return "model", []
     words = error.message.replace(",", " ").split()[:3]
-    field = next((_FIELDS.get(word, word) for word in words if _FIELDS.get(word, word) in wire.SETTINGS), "")
+    named = (_FIELDS.get(word, word) for word in words if _FIELDS.get(word, word) in wire.SETTINGS)
+    field = next(named, "") if about is None else about
+    if field not in (*_NUMBERS, *_WHOLE_NUMBERS, "seed", "count"):
+        return field, []
     if limits := _LIMITS.search(error.message):
         low, high, given = (float(limits[name]) for name in ("low", "high", "given"))
         return field, [min(max(given, low), high)]
@@ -192,8 +241,11 @@ def field_and_fixes(error: AIError) -> tuple[str, list[float]]:
 
 def choices(session: Session) -> Choices:
     """What the lists of the form offer now."""
-    models = session.registry.available_models
-    loras = [one.id for one in models if one.kind == "lora" and session.registry.is_downloaded(one.id)]
+    registry = session.registry
+    here = [
+        one for one in registry.available_models if one.kind != "model" and registry.is_downloaded(one.id)
+    ]
+    loras, upscalers = ([one.id for one in here if one.kind == kind] for kind in ("lora", "upscaler"))
     return {
         "samplers": {
             "noise": list(fitting_samplers(kind="noise")),
@@ -201,6 +253,7 @@ def choices(session: Session) -> Choices:
         },
         "styles": list({**STYLES, **configured_defaults().styles}),
         "loras": loras,
+        "upscalers": [LANCZOS, *upscalers],
         "presets": Presets(session.registry.home).read(),
     }
 
@@ -274,10 +327,10 @@ def _is_sound(name: str, value: Any) -> bool:
     if name == "engine":
         return value in wire.ENGINES
     try:
-        request_of({"prompt": "-", name: value})
+        request_of({"prompt": "-", "hires": 1.5 if name.startswith("hires_") else None, name: value})
         ImageGenerationConfig(strength=value if name == "strength" else None)
     except (AIError, TypeError, ValueError):
-        return name in ("style", "scheduler")  # of another version; refused when it is used
+        return name in ("style", "scheduler", "upscaler")  # of another version; refused when it is used
     return name != "loras" or all(isinstance(one, dict) and set(one) == {"source", "scale"} for one in value)
 
 

@@ -19,12 +19,14 @@ from swiftai_nb.notebook.widget.input_pictures import ID_PREFIX, input_picture, 
 from swiftai_nb.notebook.widget.page_reports import SHOWN_PICTURES, PageReports
 
 if TYPE_CHECKING:
+    from swiftai_nb.core.control import ControlReference
+    from swiftai_nb.core.recipe import Recipe
     from swiftai_nb.core.request import GenerationPlan, GenerationRequest
     from swiftai_nb.jobs.job import GenerationJob
 
 _log = logging.getLogger(__name__)
 THUMBNAIL_SIDE = 128
-PICTURES_IN = ("image", "mask", "references")
+PICTURES_IN = ("image", "mask", "references", "controls")
 UPSCALE_FACTOR = 2.0
 Handler = Callable[[dict[str, Any]], None]
 
@@ -49,8 +51,10 @@ class ImagineWidget(PageReports):
     Attributes:
         prompt, negative_prompt, model, engine ("local", "cloud" or "openai"), width, height, steps,
             guidance_scale, seed, count, aspect_ratio ("3:4"; it replaces width and height), scheduler,
-            style, loras (a list of {"source": ..., "scale": ...}), strength: the form.
+            style, loras (a list of {"source": ..., "scale": ...}), strength, outpaint ("left=128,top=64"),
+            hires, hires_strength, hires_steps, upscale, upscaler: the form.
         image, mask, references: the pictures in, each a GeneratedImage; assign a path, bytes, PIL, NumPy.
+        controls: pictures that steer; assign a list such as [("canny", "photo.png", 0.8)].
         images: the pictures made by this widget, oldest first; may be observed.
         jobs, pictures, models: what the page shows; set by the kernel.
     """
@@ -73,6 +77,12 @@ class ImagineWidget(PageReports):
     style = traitlets.Unicode("").tag(sync=True)
     loras = traitlets.List(traitlets.Dict()).tag(sync=True)
     strength = traitlets.Float(None, allow_none=True).tag(sync=True)
+    outpaint = traitlets.Unicode("").tag(sync=True)
+    hires = traitlets.Float(None, allow_none=True).tag(sync=True)
+    hires_strength = traitlets.Float(None, allow_none=True).tag(sync=True)
+    hires_steps = traitlets.Int(None, allow_none=True).tag(sync=True)
+    upscale = traitlets.Float(None, allow_none=True).tag(sync=True)
+    upscaler = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, prompt: str = "", *, session: Any = None, **settings: Any) -> None:
         super().__init__(prompt=prompt, session=session, **settings)
@@ -94,6 +104,8 @@ class ImagineWidget(PageReports):
             "delete_picture": self._then(self._publish_pictures, lambda c: history.delete(c["picture_id"])),
             "set_input": self._on_set_input,
             "remove_input": lambda content: self.remove_input(str(content["input_id"])),
+            "set_control": lambda content: self.set_control(str(content["input_id"]), content),
+            "reuse": self._on_reuse,
             "save_preset": self._then(
                 self._publish_choices, lambda c: presets.save(c["name"], c["settings"])
             ),
@@ -107,6 +119,8 @@ class ImagineWidget(PageReports):
         if not self.model:
             self.model, self.engine = self._picker.first_choice(self.models, engine=self.engine)
         self.observe(lambda _change: self._publish_inputs(), PICTURES_IN)
+        self.observe(lambda _change: self._publish_models(), ("model", "engine"))
+        self._publish_models()
         self._publish_inputs()
         self._tracker.start()
         self._publish_pictures()
@@ -128,6 +142,8 @@ class ImagineWidget(PageReports):
                 listed = ", ".join((*wire.SETTINGS, *PICTURES_IN))
                 raise InvalidInputError(f"no setting named {name!r}", hint=f"use {listed}")
             setattr(self, name, value)
+        if self.outpaint and self.image is None:
+            raise InvalidInputError("outpaint without image", hint="give the picture to continue as image")
         settings = {name: getattr(self, name) for name in wire.SETTINGS}
         return self._submit(self._request(settings), request_id="")
 
@@ -156,7 +172,8 @@ class ImagineWidget(PageReports):
         self._static_output.display({**data, "text/plain": text})
 
     def _request(self, settings: dict[str, Any]) -> GenerationRequest:
-        return request_of(settings, image=self.image, mask=self.mask, references=self.references)
+        pictures = {name: getattr(self, name) for name in PICTURES_IN}
+        return request_of(settings, **pictures)
 
     def _submit(self, asked: GenerationRequest | GenerationPlan, *, request_id: str) -> GenerationJob:
         job = self._tracker.submit(request_id, lambda: self._session.submit(asked))
@@ -186,12 +203,13 @@ class ImagineWidget(PageReports):
                 self._send_preview(job, job.last_preview)
 
     def _on_generate(self, content: dict[str, Any]) -> None:
-        picture_id = content.get("picture_id")
-        if picture_id is None:
-            request = self._request(content["settings"])
-        else:  # a remix or a variation: the form's pictures in are not for it
-            picture = self._history_picture(picture_id) if picture_id else None
-            request = request_of(content["settings"], image=picture)
+        picture_id, changed_id = content.get("picture_id"), str(content.get("of") or "")
+        pictures = {name: getattr(self, name) for name in PICTURES_IN}
+        if picture_id is not None:  # a remix or a variation: the form's pictures in are not for it
+            pictures = {"image": self._history_picture(picture_id) if picture_id else None}
+        if changed_id:
+            pictures["controls"] = self._controls_of(changed_id)
+        request = request_of(content["settings"], **pictures)
         plan = self._session.plan(request)
         report = plan_report(plan, request_id=str(content["request_id"]))
         if report["asks"] and not content.get("confirmed"):
@@ -233,6 +251,43 @@ class ImagineWidget(PageReports):
             self.set_input(role, self._history_picture(str(picture_id)))
         else:
             self.set_input(role, wire.received_bytes(content))
+
+    def _on_reuse(self, content: dict[str, Any]) -> None:
+        """Takes the pictures in from a recipe: its controls, and its start picture where there is none."""
+        picture_id = str(content["picture_id"])
+        recipe = self._session.history.find(picture_id).recipe
+        if recipe is None:
+            return
+        if recipe.image_sha256 is not None and self.image is None:
+            self.image = self._given_picture(recipe, recipe.image_sha256, option="Start picture")
+            if recipe.mask_sha256 is not None:
+                self.mask = self._given_picture(recipe, recipe.mask_sha256, option="Paint a mask")
+        self.controls = ()
+        self.controls = self._controls_of(picture_id)
+
+    def _controls_of(self, picture_id: str) -> tuple[ControlReference, ...]:
+        """The controls of a picture of the history, with their pictures."""
+        recipe = self._session.history.find(picture_id).recipe if picture_id else None
+        if recipe is None:
+            return ()
+        pictures = [
+            self._given_picture(recipe, one.image_sha256, option="Control") for one in recipe.controls
+        ]
+        return tuple(one.reference(data) for one, data in zip(recipe.controls, pictures, strict=True))
+
+    def _given_picture(self, recipe: Recipe, digest: str, *, option: str) -> bytes:
+        """A picture that another was made from, from this session or from the recipe itself."""
+        origin = self._session.picture_origins.get(digest)
+        kept = (source.content for source in recipe.sources if source.sha256 == digest)
+        found = self._session.recent_pictures.find(digest) or next(kept, None)
+        if found is None and origin is not None:
+            found = input_picture(self._session.history.find(origin).image).data
+        if found is None:
+            raise InvalidInputError(
+                f"this picture was made from one that is not here ({recipe.describe_source(digest)})",
+                hint=f"choose that one again with {option}",
+            )
+        return found
 
     def _history_picture(self, picture_id: str) -> GeneratedImage:
         """A picture of the history as a picture in; it is the parent of what is made of it."""

@@ -1,4 +1,4 @@
-"""The widget's pictures in: a start picture, a mask for it, and reference pictures.
+"""The widget's pictures in: a start picture, a mask for it, reference pictures, and pictures that steer.
 
 They are traits that hold `GeneratedImage`; assigning any picture (a path, bytes, PIL, NumPy) converts it.
 What comes from the page is bounded and decoded here, so that nothing else sees bytes that are no picture.
@@ -6,26 +6,31 @@ What comes from the page is bounded and decoded here, so that nothing else sees 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import traitlets
 
 from swiftai_nb.core.config import MAX_SIDE
+from swiftai_nb.core.control import ControlReference, control_references, made_here
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.image_input import mask_to_png_bytes, open_image_file, readable, to_pil, to_png_bytes
+from swiftai_nb.core.sources import digest_of
 from swiftai_nb.notebook.wire import MAX_RECEIVED_BYTES
 
 if TYPE_CHECKING:
-    from swiftai_nb.notebook.wire import InputPicture, InputRole
+    from swiftai_nb.notebook.wire import Control, InputPicture, InputRole
 
 MAX_INPUT_PIXELS = 64 * 2**20
 MAX_REFERENCES = 16
+MAX_SOURCE_LENGTH = 500
 ID_PREFIX = "input-"
-_ROLES: tuple[InputRole, ...] = ("image", "mask", "reference")
+PREVIEW_SIDE = 384  # pixels of the picture that a control picture is made into, for the page
+_ROLES: tuple[InputRole, ...] = ("image", "mask", "reference", "control")
 
 
 class InputPictures(traitlets.HasTraits):  # type: ignore[misc]
@@ -35,11 +40,15 @@ class InputPictures(traitlets.HasTraits):  # type: ignore[misc]
         image: the picture to start from, or None.
         mask: white where `image` is painted anew, black where it is kept; None without one.
         references: pictures that the prompt refers to, for models that take them.
+        controls: pictures that steer through ControlNets, as `ImageGenerationConfig.controls` takes them, for
+            example [("canny", "photo.png", 0.8)].
     """
 
     image = traitlets.Any(None, allow_none=True)
     mask = traitlets.Any(None, allow_none=True)
-    references = traitlets.Any(())
+    # Not `Any`, which takes None without validation.
+    references = traitlets.TraitType(())
+    controls = traitlets.TraitType(())
 
     @traitlets.validate("image", "mask")  # type: ignore[untyped-decorator]
     def _validate_picture(self, proposal: Mapping[str, Any]) -> GeneratedImage | None:
@@ -55,13 +64,20 @@ class InputPictures(traitlets.HasTraits):  # type: ignore[misc]
             raise InvalidInputError(f"references are limited to {MAX_REFERENCES} pictures (got {len(value)})")
         return tuple(input_picture(one) for one in value)
 
+    @traitlets.validate("controls")  # type: ignore[untyped-decorator]
+    def _validate_controls(self, proposal: Mapping[str, Any]) -> tuple[ControlReference, ...]:
+        controls = control_references(proposal["value"])
+        if any(len(control.source) > MAX_SOURCE_LENGTH for control in controls):
+            raise InvalidInputError(f"a control's source has at most {MAX_SOURCE_LENGTH} characters")
+        return tuple(replace(control, image=input_picture(control.image).data) for control in controls)
+
     @traitlets.observe("image")  # type: ignore[untyped-decorator]
     def _drop_mask(self, change: Mapping[str, Any]) -> None:
         if change["new"] is None:
             self.mask = None
 
     def set_input(self, role: str, source: Any) -> GeneratedImage:
-        """Makes a picture the start picture or its mask, or adds a reference; returns it as it was taken.
+        """Makes a picture the start picture or its mask, or adds a reference or a control; returns it.
 
         A new start picture has no mask yet.
 
@@ -73,6 +89,10 @@ class InputPictures(traitlets.HasTraits):  # type: ignore[misc]
             self.image, self.mask = picture, None
         elif role == "reference":
             self.references = (*(one for one in self.references if one != picture), picture)
+        elif role == "control":
+            taken = {control.kind for control in self.controls if control.image == picture.data}
+            kind = next((kind for kind in made_here() if kind not in taken), made_here()[0])
+            self.controls = (*self.controls, ControlReference(kind, picture.data))
         elif role != "mask":
             raise InvalidInputError(f"no role {role!r} for a picture", hint=f"use {', '.join(_ROLES)}")
         elif self.image is None:
@@ -81,21 +101,47 @@ class InputPictures(traitlets.HasTraits):  # type: ignore[misc]
             self.mask = picture
         return picture
 
+    def set_control(self, control_id: str, settings: Mapping[str, Any]) -> None:
+        """Changes how the control picture of that id steers.
+
+        Args:
+            control_id: from `input_snapshots`.
+            settings: any of source, scale, start, end, is_guess.
+
+        Raises:
+            InvalidInputError: it was removed, or a value is outside its limits.
+        """
+        if control_id not in control_ids(self.controls):
+            raise InvalidInputError("this control picture was removed", hint="choose it again")
+        at = control_ids(self.controls).index(control_id)
+        names = ("source", "scale", "start", "end", "is_guess")
+        given = {name: settings[name] for name in names if name in settings}
+        if "is_guess" in given:
+            given["is_guess"] = given["is_guess"] is True
+        changed = replace(self.controls[at], **given)
+        self.controls = (*self.controls[:at], changed, *self.controls[at + 1 :])
+
     def remove_input(self, picture_id: str) -> None:
         """Removes the picture of that id; nothing where it is gone already."""
         if self.image is not None and input_id(self.image) == picture_id:
             self.image = None
         elif self.mask is not None and input_id(self.mask, is_mask=True) == picture_id:
             self.mask = None
+        elif picture_id in (ids := control_ids(self.controls)):
+            at = ids.index(picture_id)
+            self.controls = (*self.controls[:at], *self.controls[at + 1 :])
         else:
             self.references = tuple(one for one in self.references if input_id(one) != picture_id)
 
     def find_input(self, picture_id: str) -> GeneratedImage:
-        """The picture of that id.
+        """The picture of that id; of a control's preview, the picture that is made for its ControlNet.
 
         Raises:
             InvalidInputError: it was removed.
         """
+        for control_id, control in zip(control_ids(self.controls), self.controls, strict=True):
+            if picture_id in (control_id, _preview_id(control_id, control)):
+                return _control_picture(control, is_made=picture_id != control_id)
         pictures: list[GeneratedImage | None] = [self.image, *self.references]
         for picture in pictures:
             if picture is not None and input_id(picture) == picture_id:
@@ -112,7 +158,12 @@ class InputPictures(traitlets.HasTraits):  # type: ignore[misc]
             origins: ids of the history's pictures, by the SHA-256 of what was sent.
         """
         found = [("image", self.image), ("mask", self.mask), *(("reference", one) for one in self.references)]
-        return [_snapshot(role, one, origins) for role, one in found if one is not None]  # type: ignore[arg-type]
+        snapshots = [_snapshot(role, one, origins) for role, one in found if one is not None]  # type: ignore[arg-type]
+        for control_id, control in zip(control_ids(self.controls), self.controls, strict=True):
+            steers = _control_snapshot(control_id, control)
+            picture = _control_picture(control)
+            snapshots.append({**_snapshot("control", picture, origins), "id": control_id, "control": steers})
+        return snapshots
 
 
 def input_picture(source: Any, *, is_mask: bool = False) -> GeneratedImage:
@@ -141,9 +192,48 @@ def input_id(picture: GeneratedImage, *, is_mask: bool = False) -> str:
     return f"{ID_PREFIX}{'mask-' if is_mask else ''}{sha256(picture)[:20]}"
 
 
+def control_ids(controls: Sequence[ControlReference]) -> list[str]:
+    """An id for each control: of its picture, and which of several with the same picture it is."""
+    seen: Counter[bytes] = Counter()
+    ids = []
+    for control in controls:
+        seen[control.image] += 1
+        ids.append(f"{ID_PREFIX}control-{digest_of(control.image)[:20]}-{seen[control.image]}")
+    return ids
+
+
+def _preview_id(control_id: str, control: ControlReference) -> str:
+    return f"{control_id}-{control.kind}" if control.kind in made_here() else ""
+
+
+def _control_picture(control: ControlReference, *, is_made: bool = False) -> GeneratedImage:
+    """A control's picture, or a small one of what is made of it for the ControlNet."""
+    _, picture = open_image_file(control.image)
+    width, height = picture.size
+    if not is_made:
+        return GeneratedImage(data=control.image, width=width, height=height)
+    from swiftai_nb.core.control_pictures import control_pixels
+
+    scale = min(1.0, PREVIEW_SIDE / max(width, height))
+    small = [max(1, round(side * scale)) for side in (width, height)]
+    return GeneratedImage.from_pixels(control_pixels(control, width=small[0], height=small[1]))
+
+
+def _control_snapshot(control_id: str, control: ControlReference) -> Control:
+    return {
+        "kind": control.kind or "",
+        "model": control.model or "",
+        "scale": control.scale,
+        "start": control.start,
+        "end": control.end,
+        "is_guess": control.is_guess,
+        "preview": _preview_id(control_id, control),
+    }
+
+
 def sha256(picture: GeneratedImage) -> str:
     """Of the encoded picture, as recipes have it."""
-    return hashlib.sha256(picture.data).hexdigest()
+    return digest_of(picture.data)
 
 
 def _checked(source: bytes | str) -> Any:
@@ -172,4 +262,5 @@ def _snapshot(role: InputRole, picture: GeneratedImage, origins: Mapping[str, st
         "width": picture.width,
         "height": picture.height,
         "origin": origins.get(sha256(picture), ""),
+        "control": None,
     }

@@ -6,18 +6,20 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from swiftai_nb.core.errors import AIError, DownloadCancelledError
 from swiftai_nb.core.machine import installed_memory_bytes
 from swiftai_nb.model_files.families import FLUX_1, FLUX_2_KLEIN, STABLE_DIFFUSION, Z_IMAGE
 from swiftai_nb.model_files.variants import DiffusionVariant
-from swiftai_nb.notebook.widget.remote_models import EXAMPLES, RemoteModels
+from swiftai_nb.notebook.widget.remote_models import RemoteModels
+from swiftai_nb.notebook.wire import ControlNetEntry, ModelEntry
+from swiftai_nb.registry.controls import catalog_controls
 from swiftai_nb.registry.model_info import GB
 
 if TYPE_CHECKING:
     from swiftai_nb.downloads.download import Download
-    from swiftai_nb.notebook.wire import ModelEntry, ModelState
+    from swiftai_nb.notebook.wire import ModelState
     from swiftai_nb.registry.model_info import DiffusionModelInfo
 
 _FAMILIES = {
@@ -66,6 +68,24 @@ class ModelPicker:
             is_stale, self._is_stale = self._is_stale, False
         self._rows = self._read() if is_stale else self._refreshed()
         return self._rows
+
+    def controlnets(self, model_id: str) -> list[ControlNetEntry]:
+        """The catalog's ControlNets for a local model and what each needs; none where it takes none."""
+        registry = self._session.registry
+        try:
+            info = registry.find(model_id)
+        except AIError:
+            return []
+        followed: dict[str, list[str]] = {}
+        for kind, name in catalog_controls(info.variant).items() if _takes_controls(info) else ():
+            followed.setdefault(name, []).append(kind)
+        problem = self._local_problem()
+        rows = {name: self._local_entry(registry.find(name), problem) for name in followed}
+        names = ControlNetEntry.__annotations__
+        return [
+            cast("ControlNetEntry", {"kinds": kinds, **{k: v for k, v in rows[name].items() if k in names}})
+            for name, kinds in followed.items()
+        ]
 
     def first_choice(self, entries: Sequence[Mapping[str, Any]], *, engine: str) -> tuple[str, str]:
         """(model, engine) to begin with: the default model if it is on this disk, else what can draw.
@@ -167,7 +187,7 @@ class ModelPicker:
             "bytes_per_s": 0.0,
             "remaining_s": None,
             "elapsed_s": 0.0,
-            "examples": list(MINI_EXAMPLES if info.bundled else EXAMPLES),
+            "examples": list(MINI_EXAMPLES) if info.bundled else [],
         }
         download = self._session.downloader.active_download(info.id)
         return row if download is None else _with_progress(row, download)
@@ -191,6 +211,7 @@ class ModelPicker:
 class _Abilities(TypedDict):
     takes_image: bool
     max_references: int
+    takes_controls: bool
     sampler_kind: str
 
 
@@ -200,8 +221,15 @@ def _abilities(info: DiffusionModelInfo) -> _Abilities:
     return {
         "takes_image": family.is_supported,
         "max_references": 0 if family.references is None else family.references.max_count,
+        "takes_controls": _takes_controls(info),
         "sampler_kind": "flow" if family.is_flow else "noise",
     }
+
+
+def _takes_controls(info: DiffusionModelInfo) -> bool:
+    """Whether ControlNets can steer it; none was made for the bundled model."""
+    family = _FAMILIES.get(info.variant, STABLE_DIFFUSION)
+    return not info.bundled and (family is Z_IMAGE or not family.is_flow)
 
 
 def _with_progress(row: ModelEntry, download: Download) -> ModelEntry:

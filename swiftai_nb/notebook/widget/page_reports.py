@@ -38,11 +38,12 @@ class PageReports(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
         traits: values of traits.
 
     Attributes:
-        jobs, pictures, models, inputs, choices: what the page shows, in the shapes of `wire`.
+        jobs, pictures, models, controlnets, inputs, choices: what the page shows, in the shapes of `wire`.
         images: the pictures made by this widget, oldest first.
     """
 
     models = traitlets.List(traitlets.Dict()).tag(sync=True)
+    controlnets = traitlets.List(traitlets.Dict()).tag(sync=True)
     jobs = traitlets.List(traitlets.Dict()).tag(sync=True)
     pictures = traitlets.List(traitlets.Dict()).tag(sync=True)
     picture_count = traitlets.Int(0).tag(sync=True)
@@ -113,7 +114,7 @@ class PageReports(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
     def _publish_models(self) -> None:
         rows = self._picker.entries()
         with self._traits_lock:
-            self.models = rows
+            self.models, self.controlnets = rows, self._picker.controlnets(self.model)
 
     def _on_images(self, job: GenerationJob) -> None:
         with self._traits_lock:

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 MAX_SERVED = 50  # rows of one server
 OPENAI_REFERENCES = 16  # pictures that OpenAI takes for one edit
-EXAMPLES = (
-    "a lighthouse in a storm, oil painting",
-    "a red fox in fresh snow, morning light",
-    "an astronaut tending a greenhouse",
-)
 
 
 @dataclass(frozen=True)
@@ -80,6 +75,7 @@ _BLANK: ModelEntry = {
     "uses_negative_prompt": False,
     "takes_image": True,
     "max_references": 0,
+    "takes_controls": False,
     "sampler_kind": "",
     "can_delete": False,
     "free_disk_bytes": 0,
@@ -88,7 +84,7 @@ _BLANK: ModelEntry = {
     "bytes_per_s": 0.0,
     "remaining_s": None,
     "elapsed_s": 0.0,
-    "examples": list(EXAMPLES),
+    "examples": [],
 }
 
 

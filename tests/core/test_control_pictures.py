@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from swiftai_nb.core.control import KINDS, ControlReference, made_here
-from swiftai_nb.engine.child.control_pictures import canny, control_pixels
-from tests.engine.child.canny_pictures import REFERENCE, THRESHOLDS, pictures
+from swiftai_nb.core.control_pictures import canny, control_pixels
+from tests.core.canny_pictures import REFERENCE, THRESHOLDS, pictures
 
 
 @pytest.mark.parametrize("name", pictures())
