@@ -147,6 +147,43 @@ def test_restarted_kernel_stops_the_view_and_the_notebook_claims_no_picture(
     assert output.data["text/plain"] == "1 picture: a whale (not finished)"
 
 
+@pytest.mark.parametrize("way", ["restart", "shutdown"])
+def test_background_job_of_a_kernel_that_the_server_ends_is_no_failure(
+    open_notebook: OpenNotebook, way: str
+) -> None:
+    page = open_notebook(["%load_ext swiftai_nb", "job = %imagine --bg --steps 900 a whale"])
+    page.run_all()
+    page.until("Number(document.querySelector('.swiftai-cell')?.dataset.step) >= 3")
+    kernel = page.page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.id")
+    if way == "restart":
+        page.server.request(f"/api/kernels/{kernel}/restart", method="POST")
+    else:
+        page.server.request(f"/api/kernels/{kernel}", method="DELETE")
+    page.page.wait_for_selector(".swiftai-cell.is-disconnected")
+    assert " left" not in page.page.locator(".swiftai-cell").inner_text(), "nothing is expected any more"
+    assert page.save().cells[1].outputs[0].data["text/plain"] == "1 picture: a whale (not finished)"
+
+
+def test_the_status_bar_says_busy_while_a_cell_draws(open_notebook: OpenNotebook) -> None:
+    page = open_notebook([SETUP, "%%imagine --steps 300\na red fox"])
+    page.run_all()
+    page.page.wait_for_selector(STAGE)
+    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
+    page.until("Number(document.querySelector('.swiftai-cell')?.dataset.step) >= 20")
+    page.until(f"{kernel} === 'busy'")
+    page.interrupt()
+    page.wait_idle()
+
+
+def test_a_question_is_a_prompt(open_notebook: OpenNotebook) -> None:
+    page = open_notebook([SETUP, "%imagine is this a cat? --steps 2", "%imagine is this a cat?", "%imagine?"])
+    page.run_all(wait=True)
+    for cell in (1, 2):
+        page.until(f"document.querySelectorAll('.jp-CodeCell')[{cell}].querySelectorAll('img').length === 1")
+        assert page.save().cells[cell].outputs[0].data["text/plain"] == "1 picture: is this a cat?"
+    assert "Make a picture from a prompt" in "\n".join(page.outputs(3)), "the magic's help is still there"
+
+
 def test_background_job_shows_previews_while_another_cell_works(open_notebook: OpenNotebook) -> None:
     cells = [
         SETUP,
@@ -238,11 +275,16 @@ def test_bundled_model_draws_and_is_cancelled_within_a_step(
 
 @pytest.mark.parametrize(("name", "options"), [
     ("light", {}), ("dark", {"dark": True}), ("narrow", {"width": 480, "height": 760}),
+    ("many", {"height": 800}),
 ])  # fmt: skip
 def test_running_cell_fits_the_page(
     open_notebook: OpenNotebook, screenshots: Path, name: str, options: dict[str, object]
 ) -> None:
-    cells = [SETUP, "%%imagine --steps 30 --size 256x256\na red fox in deep snow, early morning light"]
+    count = " --count 20" if name == "many" else ""
+    cells = [
+        SETUP,
+        f"%%imagine --steps 30 --size 256x256{count}\na red fox in deep snow, early morning light",
+    ]
     app = "notebook" if name == "narrow" else "lab"
     page = open_notebook(cells, app=app, **options)
     page.run_all()
@@ -254,5 +296,10 @@ def test_running_cell_fits_the_page(
     assert card.evaluate("e => e.getBoundingClientRect().right <= window.innerWidth")
     button = page.page.locator(".swiftai-cell__cancel")
     assert button.evaluate("e => e.getBoundingClientRect().height") >= 24
+    if name != "narrow":
+        height = card.evaluate("e => e.getBoundingClientRect().height")
+        assert height < page.page.viewport_size["height"] - 130, (
+            "with Cancel it fits below the notebook's bars"
+        )
     page.interrupt()
     page.wait_idle()

@@ -438,3 +438,8 @@ def test_kernel_restarted_in_mid_job_is_no_failure_of_the_engine(open_notebook: 
     assert "busy or restarted" in card.root.locator(".notice").inner_text()
     assert not card.root.locator(".failure").is_visible()
     assert not card.root.locator(".error-note").is_visible()
+    assert re.fullmatch(r"Last update: Drawing · step \d+ of 900", card.words)
+    assert card.root.locator(".caption .second").inner_text() == "a whale", "no time is left"
+    assert not card.root.locator(".caption .bar").is_visible()
+    assert not card.button("Cancel").is_visible()
+    assert card.root.locator(".primary").get_attribute("aria-disabled") == "true"

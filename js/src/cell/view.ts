@@ -10,6 +10,7 @@ const TICK_MS = 200;
 const INTERRUPT_AFTER_MS = 1000;
 const ANNOUNCE_INTERVAL_MS = 5000;
 const PREVIEW = "preview";
+const BESIDE_PX = 340; // a notebook's bars, the cell's input and the words and buttons of this view
 const DISCONNECTED = "The kernel was restarted or does not respond. Run the cell again once it is idle.";
 const STARTING: Progress = {
   stage: "",
@@ -30,6 +31,9 @@ export function createCellView(model: CellHost, element: HTMLElement): () => voi
   const stage = h("div", { class: "swiftai-cell__stage" }, layers.element);
   stage.style.width = `${model.get("width")}px`;
   stage.style.aspectRatio = `${model.get("width")} / ${model.get("height")}`;
+  // Its height leaves room for what stands below it, so that Cancel is in the window, too.
+  const ratio = model.get("width") / model.get("height");
+  stage.style.maxWidth = `min(100%, max(220px, 100vh - ${BESIDE_PX}px) * ${ratio})`;
   const stageName = h("span", { class: "swiftai-cell__stagename" });
   const times = h("span", { class: "swiftai-cell__times" });
   const bar = createProgressBar("Progress", "swiftai-cell__");
@@ -69,7 +73,7 @@ export function createCellView(model: CellHost, element: HTMLElement): () => voi
   );
 
   function tick(): void {
-    if (!disconnected) setText(times, timesText(progress, clock(progress, progress.stage !== "queued")));
+    setText(times, disconnected ? "" : timesText(progress, clock(progress, progress.stage !== "queued")));
   }
 
   function onStatus(): void {

@@ -70,6 +70,7 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
       const painting = ctx.settle();
       if (painting !== null) return void painting.then(() => this.imagine(settings, from, of));
       flush();
+      ctx.toast("");
       const request_id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
       view.pending.push({ request_id, settings, from, of });
       stage({ following: true });

@@ -23,9 +23,9 @@ export function createCaption(ctx: Context): Part {
   const timer = setInterval(() => tick(), TICK_MS);
 
   const tick = () => {
-    if (ctx.scene.kind !== "running" || ctx.view.disconnected) return;
+    if (ctx.scene.kind !== "running") return;
     const { job } = ctx.scene;
-    const isRunning = job.state === "running";
+    const isRunning = job.state === "running" && !ctx.view.disconnected;
     setText(second, isRunning ? timesText(job, clock(job, isRunning)) : job.prompt);
   };
   const show = (text: string, more: string) => {
@@ -37,11 +37,12 @@ export function createCaption(ctx: Context): Part {
     for (const part of [cancel, actions, versions]) part.update();
     setAttribute(element, "data-scene", scene.kind);
     const job = scene.kind === "running" ? scene.job : null;
-    bar.update(job, job === null ? "" : headline(job, ctx));
+    const text = job === null ? "" : headline(job, ctx);
+    bar.update(ctx.view.disconnected ? null : job, text);
     setAttribute(element, "data-step", job === null ? null : String(job.step));
     switch (scene.kind) {
       case "running":
-        setText(first, headline(scene.job, ctx));
+        setText(first, ctx.view.disconnected ? TEXT.lastUpdate(text) : text);
         tick();
         break;
       case "start":

@@ -15,7 +15,7 @@ export interface Context {
   invalidate(): void;
   /** Announces a text to screen readers. */
   announce(text: string): void;
-  /** Shows a text for some seconds. */
+  /** Shows a text for some seconds; "" ends the one that is shown. */
   toast(text: string): void;
   /** Sets one trait: at once in the page, shortly after in the kernel. */
   set<K extends keyof Settings>(name: K, value: Settings[K]): void;

@@ -35,12 +35,16 @@ export function createPanel(ctx: Context): Part {
     controls: ".controls",
     loras: ".lora-field",
   };
+  let noted = "";
   const place = () => {
     const field = failureOf(ctx.view)?.field ?? "";
     const named = field === "" ? null : element.querySelector(fieldOf[field] ?? `.field.${field}`);
     const found = named?.closest("details:not([open])") ? null : named;
     const at = found?.closest(".pixels, .seed-row") ?? found ?? element.querySelector(".buttons");
     if (at !== null && at.nextElementSibling !== note.element) at.after(note.element);
+    const shown = note.element.hidden ? "" : `${field} ${note.element.textContent}`;
+    if (shown !== "" && shown !== noted) note.element.scrollIntoView?.({ block: "nearest" });
+    noted = shown;
   };
   const update = () => {
     for (const part of [...ask, ...form, note]) part.update();
@@ -203,7 +207,7 @@ function createButtons(ctx: Context): Part {
   );
   const element = h("div", { class: "buttons" }, primary);
   const update = () => {
-    const busy = isBusy(ctx.host.get("jobs"), ctx.view);
+    const busy = isBusy(ctx.host.get("jobs"), ctx.view) && !ctx.view.disconnected;
     setText(label, busy ? TEXT.addToQueue : TEXT.imagine);
     setAttribute(primary, "data-busy", busy);
     setAttribute(primary, "aria-disabled", ctx.view.disconnected ? "true" : null);

@@ -13,7 +13,7 @@ export function createQueue(ctx: Context): Part {
 
   const update = () => {
     const open = unfinished(ctx.host.get("jobs"));
-    setHidden(element, open.length < 2);
+    setHidden(element, open.length < 2 || ctx.view.disconnected);
     const ids = new Set(open.map((job) => job.id));
     for (const id of [...rows.keys()]) if (!ids.has(id)) rows.delete(id);
     const shown = open.map((job, index) => {

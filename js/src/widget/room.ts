@@ -1,8 +1,11 @@
 const SMALLEST_ROOM = 300;
+const MARGIN = 24;
+/** The share of the window that is left to the code above the card. */
+const ABOVE_SHARE = 0.15;
 
 /**
- * Keeps `--room` of `root` at the height of what is visible of the notebook, so that the card is never taller
- * than the window; returns a function that ends this.
+ * Keeps `--room` of `root` at the height of what is visible of the notebook, less a short input above it, so that
+ * the card is never taller than the window; returns a function that ends this.
  */
 export function followRoom(root: HTMLElement): () => void {
   let area: Element | null = null;
@@ -14,7 +17,9 @@ export function followRoom(root: HTMLElement): () => void {
       if (area !== null) observer?.observe(area);
     }
     const visible = Math.min(area?.clientHeight || window.innerHeight, window.innerHeight);
-    root.style.setProperty("--room", `${Math.max(SMALLEST_ROOM, visible - 24)}px`);
+    const input = root.closest(".jp-Cell")?.querySelector(".jp-Cell-inputWrapper")?.clientHeight ?? 0;
+    const above = MARGIN + Math.min(input, visible * ABOVE_SHARE);
+    root.style.setProperty("--room", `${Math.max(SMALLEST_ROOM, visible - above)}px`);
   };
   const observer = typeof ResizeObserver === "function" ? new ResizeObserver(measure) : null;
   window.addEventListener("resize", measure);

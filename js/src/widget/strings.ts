@@ -258,5 +258,6 @@ export const TEXT = {
   elapsed: (time: string) => `${time} elapsed`,
   // The card
   card: "Imagine",
+  lastUpdate: (text: string) => `Last update: ${text}`,
   disconnected: "Kernel not responding (busy or restarted). Run this cell again once it's idle.",
 };

@@ -1,7 +1,7 @@
 import { type Host, type Report, type Request, SETTINGS, type Settings, SNAPSHOTS } from "../contract";
 import { blobOf } from "../shared/binary";
 import { Connection } from "../shared/connection";
-import { h, setHidden, setText } from "../shared/dom";
+import { h, setAttribute, setHidden, setText } from "../shared/dom";
 import { followTone } from "../shared/tone";
 import { createActions } from "./actions";
 import { createAnnouncer } from "./announcer";
@@ -58,9 +58,13 @@ export function createView(host: Host, element: HTMLElement): () => void {
     announce: (text) => setText(status, text),
     toast(text) {
       setText(toast, text);
-      setHidden(toast, false);
-      ctx.announce(text);
+      setHidden(toast, text === "");
       clearTimeout(fading);
+      if (text === "") {
+        view.deleting = null;
+        return;
+      }
+      ctx.announce(text);
       fading = setTimeout(() => {
         setHidden(toast, true);
         view.deleting = null;
@@ -94,7 +98,7 @@ export function createView(host: Host, element: HTMLElement): () => void {
       if (view.disconnected === !connected) return;
       view.disconnected = !connected;
       if (connected) ctx.pictures.retryPending();
-      else view.pending = [];
+      else Object.assign(view, { pending: [], asking: null });
       ctx.invalidate();
     },
     () => isBusy(host.get("jobs"), view),
@@ -143,6 +147,7 @@ export function createView(host: Host, element: HTMLElement): () => void {
     forgetEnded(host, view);
     const [jobs, pictures, inputs] = [host.get("jobs"), host.get("pictures"), host.get("inputs")];
     ctx.scene = sceneOf({ jobs, pictures, inputs }, view);
+    setAttribute(card, "data-disconnected", view.disconnected);
     setHidden(notice, !view.disconnected);
     setText(notice, view.disconnected ? TEXT.disconnected : "");
     for (const part of parts) part.update();

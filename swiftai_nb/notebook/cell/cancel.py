@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -23,6 +24,7 @@ from typing import Any
 
 MessageHandler = Callable[[dict[str, Any]], None]
 _SUBSHELL_TIMEOUT_S = 5.0
+_STATUS_INTERVAL_S = 1.0
 
 
 class SubshellRoute:
@@ -188,8 +190,11 @@ def listening(
         route: delivery by a subshell, where it is possible.
         handler: called with the content of each message that the yielded function finds.
     """
-    if comm is None or kernel is None or (route is not None and route.route(comm)):
+    if comm is None or kernel is None:
         yield lambda: None
+        return
+    if route is not None and route.route(comm):
+        yield partial(_repeat_busy, kernel, [time.monotonic()])
         return
     reader = ShellMessageReader(kernel, comm.comm_id, handler)
     try:
@@ -197,6 +202,18 @@ def listening(
     finally:
         with contextlib.suppress(Exception):
             reader.close()
+
+
+def _repeat_busy(kernel: Any, said_at_s: list[float]) -> None:
+    """Says once a second that the kernel is busy.
+
+    Each message on a subshell ends with "idle", and the page takes the last word for all of the kernel.
+    """
+    now_s = time.monotonic()
+    if now_s - said_at_s[0] >= _STATUS_INTERVAL_S:
+        said_at_s[0] = now_s
+        with contextlib.suppress(Exception):  # private API of another package
+            kernel._publish_status("busy", "shell")
 
 
 def ways_to_cancel(kernel: Any) -> str:

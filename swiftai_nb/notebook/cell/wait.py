@@ -16,6 +16,7 @@ from swiftai_nb.core.task import Task
 from swiftai_nb.notebook.cell import cancel
 from swiftai_nb.notebook.cell.display import Bundle, CellView
 from swiftai_nb.notebook.cell.work import Work
+from swiftai_nb.notebook.output.host import is_kernel_ending
 from swiftai_nb.notebook.output.pictures import Pictures, embed
 from swiftai_nb.notebook.progress import WorkProgress
 
@@ -154,6 +155,8 @@ class BackgroundJob(Task[Pictures, WorkProgress]):
 
     def _show_end(self) -> None:
         error = self._work.error
+        if error is not None and is_kernel_ending():
+            return  # the output stays "(not finished)", and the page sees that the kernel is gone
         try:
             bundle = self._at_end(self._work.pictures())
             self._view.finish(error_bundle(error) if bundle is None and error is not None else bundle)

@@ -31,6 +31,16 @@ def is_notebook_page() -> bool:
     return ipython is not None and shows_widgets(ipython.get_ipython())
 
 
+def is_kernel_ending() -> bool:
+    """Whether the running kernel is being shut down or restarted.
+
+    It ends its children first, such as the engine: that is no failure of theirs.
+    """
+    ipython = sys.modules.get("IPython")
+    kernel = None if ipython is None else getattr(ipython.get_ipython(), "kernel", None)
+    return getattr(kernel, "_shutdown_message", None) is not None
+
+
 def cell_number() -> int | None:
     """The number of the running cell; None outside IPython."""
     from IPython.core.getipython import get_ipython

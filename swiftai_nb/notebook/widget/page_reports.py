@@ -10,8 +10,9 @@ import anywidget
 import traitlets
 
 from swiftai_nb.notebook import wire
+from swiftai_nb.notebook.output.host import is_kernel_ending
 from swiftai_nb.notebook.progress import Throttle
-from swiftai_nb.notebook.session import get_session, running_kernel
+from swiftai_nb.notebook.session import get_session
 from swiftai_nb.notebook.widget.form import choices, error_report
 from swiftai_nb.notebook.widget.input_pictures import InputPictures
 from swiftai_nb.notebook.widget.job_tracker import JobTracker
@@ -82,8 +83,7 @@ class PageReports(InputPictures, anywidget.AnyWidget):  # type: ignore[misc]
         self.choices = choices(self._session)
 
     def _publish_jobs(self) -> None:
-        # A kernel that is shut down ends its children first: that is no failure of the engine.
-        if getattr(running_kernel(), "_shutdown_message", None) is not None:
+        if is_kernel_ending():
             return
         snapshots = [
             wire.job_snapshot(job, request_id=request_id, picture_ids=self._session.history_ids(job))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from swiftai_nb.core.errors import GenerationCancelledError
+from swiftai_nb.core.errors import EngineDiedError, GenerationCancelledError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook.cell.views import HtmlView, create_view
 from swiftai_nb.notebook.cell.wait import BackgroundJob, final_bundle
@@ -233,6 +233,19 @@ def test_background_job_is_a_task_that_ends_with_its_output(display: Display) ->
     work.end()
     assert (job.state, len(job.result(timeout_s=0))) == ("done", 1)
     assert display.text == "1 picture: a fox"
+
+
+def test_background_job_of_an_ending_kernel_stays_unfinished(
+    display: Display, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = FakeWork(pictures=Pictures([], prompt="a fox", wanted=1), error=EngineDiedError("status 0"))
+    view = widget_view()
+    view.start("1 picture: a fox")
+    job = BackgroundJob(work, view, at_end=lambda pictures: final_bundle(work))
+    monkeypatch.setattr("swiftai_nb.notebook.cell.wait.is_kernel_ending", lambda: True)
+    work.end()
+    assert job.state == "failed"
+    assert display.text == "1 picture: a fox (not finished)", "the engine went with its kernel"
 
 
 def test_background_failure_is_shown_escaped_and_raised_by_result(display: Display) -> None:

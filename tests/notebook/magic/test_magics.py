@@ -298,8 +298,32 @@ def test_doctor_reports_and_never_raises(shell: Any) -> None:
         shell.run_line_magic("imagine_doctor", "--verbose")
 
 
+@pytest.mark.parametrize(("cell", "calls"), [
+    ("%imagine is this a cat?", ["is this a cat?"]),
+    ("%imagine what's that??", ["what's that??"]),
+    ("x = %imagine what is it? ", ["what is it?"]),
+    ("for i in range(2):\n    %imagine is it {i}?\n", ["is it {i}?"]),
+    ("y = 1\n%imagine a (cat?\n%imagine ¿qué es?", ["a (cat?", "¿qué es?"]),
+])  # fmt: skip
+def test_a_question_mark_at_the_end_belongs_to_the_prompt(shell: Any, cell: str, calls: list[str]) -> None:
+    text = shell.transform_cell(cell)
+    assert [text.count(f"run_line_magic('imagine', {call!r})") for call in calls] == [1] * len(calls)
+    assert "pinfo" not in text
+
+
+@pytest.mark.parametrize("cell", ["%imagine?", "%imagine??", "%imagine_models?", "print?"])
+def test_help_is_still_asked_for_by_a_question_mark(shell: Any, cell: str) -> None:
+    assert "pinfo" in shell.transform_cell(cell)
+
+
+def test_text_that_looks_like_a_question_is_left_alone(shell: Any) -> None:
+    cell = "text = '''\n%imagine is this a cat?\n'''\n"
+    assert shell.transform_cell(cell) == cell
+
+
 def test_unload_takes_everything_away(shell: Any) -> None:
     shell.run_line_magic("unload_ext", "swiftai_nb")
+    assert "pinfo" in shell.transform_cell("%imagine is this a cat?")
     assert "imagine" not in shell.magics_manager.magics["line"]
     assert "imagine" not in shell.magics_manager.magics["cell"]
     assert not [m for m in shell.configurables if type(m).__name__ == "Imagine"]

@@ -465,8 +465,7 @@ def test_a_kernel_that_is_shut_down_reports_no_failed_job(
 ) -> None:
     job = widget.generate(prompt="a fox", steps=200)
     wait_until(lambda: states(widget) == ["running"])
-    kernel = types.SimpleNamespace(_shutdown_message={"restart": True})
-    monkeypatch.setattr("swiftai_nb.notebook.widget.page_reports.running_kernel", lambda: kernel)
+    monkeypatch.setattr("swiftai_nb.notebook.widget.page_reports.is_kernel_ending", lambda: True)
     session.generator("mlx").error = AIError("the engine ended with status 0")
     job.set_error(AIError("the engine ended with status 0"))
     assert states(widget) == ["running"], "the page sees the restart itself"
