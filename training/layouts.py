@@ -12,8 +12,10 @@ import numpy as np
 from art import STYLES
 from compose import (
     CENTER,
+    COUNT_SHARES,
     COUNT_WORDS,
     GROUND_PHRASES,
+    HALF,
     ONE_ABOVE,
     PLACES,
     PREFIXES,
@@ -36,10 +38,11 @@ TIMES = {
     "in the evening": (1.0, 0.68, 0.6),
 }  # gains of RGB
 OUTDOORS = ("snow", "beach", "field", "desert", "forest", "city")
-HALF, FIFTH = 0.5, 0.375  # of several things; whole cells of 32 px, and half of the art's pixels
+FIFTH = 0.375  # side of five things, and of what is held
 FIVE = ((0.1875, 0.6875), (0.5, 0.6875), (0.8125, 0.6875), (0.34375, 0.3125), (0.65625, 0.3125))
 COUNTS = {2: 0.36, 3: 0.28, 4: 0.2, 5: 0.16}
 KINDS = {"single": 0.52, "count": 0.15, "pair": 0.18, "relation": 0.15}
+SHIPPED_KINDS = {"single": 0.55, "count": 0.18, "pair": 0.27}  # of what the 128 px model was taught
 
 # Heads of the 3D and flat drawings: center of the eyes, width and top, as shares of the sprite.
 HEADS = {
@@ -129,9 +132,14 @@ def wordlist():
 class Layouts:
     """Descriptions of pictures of `subjects`, endlessly."""
 
-    def __init__(self, subjects, *, only=None, kinds=KINDS):
-        """`only`: the indices of the subjects to draw, all by default. `kinds`: shares of what is described."""
-        self.subjects = subjects
+    def __init__(self, subjects, *, only=None, kinds=None, attributes=True):
+        """`only`: the indices of the subjects to draw, all by default. `kinds`: shares of what is described.
+
+        Without `attributes` everything is described in the terms of the 128 px model.
+        """
+        self.subjects, self.attributed = subjects, attributes
+        kinds = (KINDS if attributes else SHIPPED_KINDS) if kinds is None else kinds
+        self.counts = COUNTS if attributes else COUNT_SHARES
         self.usable = np.arange(len(subjects)) if only is None else np.asarray(only)
         weights = np.array([STAGE_WEIGHTS[subjects[k].stage] for k in self.usable])
         self.cumulative = np.cumsum(weights / weights.sum())
@@ -161,19 +169,20 @@ class Layouts:
             article = "an" if color == "orange" else "a"
             return Ground(color), choice(rng, GROUND_PHRASES).format(color, article=article)
         scene, time = choice(rng, tuple(SCENE_PHRASES)), ""
-        if scene in OUTDOORS and rng.random() < 0.3:
+        if self.attributed and scene in OUTDOORS and rng.random() < 0.3:
             time = choice(rng, tuple(TIMES)[1:])
         words = f" {choice(rng, SCENE_PHRASES[scene])}" + (f" {time}" if time else "")
         return Ground(scene=scene, variant=int(rng.integers(VARIANTS)), time=time), words
 
     def attributes(self, k, rng):
         """Style, mirror and share of a single thing: half the time the defaults, never a held-out combination."""
-        while True:
+        while self.attributed:
             style = 0 if rng.random() < 0.5 else int(rng.integers(1, len(STYLES)))
             mirror = bool(rng.random() < 0.3)
             share = SIZES[""] if rng.random() < 0.6 else choice(rng, tuple(SIZES.values())[1:])
             if not held_out(self.subjects[k].label, style, mirror, share):
                 return style, mirror, share
+        return 0, False, SIZES[""]
 
     def one(
         self,
@@ -212,7 +221,7 @@ class Layouts:
         name, tint = self.named(k, rng, tint=0.1)
         if not countable(name):
             return None
-        n = int(rng.choice(list(COUNTS), p=list(COUNTS.values())))
+        n = int(rng.choice(list(self.counts), p=list(self.counts.values())))
         places, share = (FIVE, FIFTH) if n == 5 else (PLACES[n], HALF)
         ground, where = self.ground(rng)
         word = choice(rng, ("five", "5", "five") if n == 5 else COUNT_WORDS[n])

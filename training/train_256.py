@@ -6,54 +6,35 @@
 It may be stopped at any time and started again on another machine with the same work folder. While a file `PAUSE`
 lies in that folder it waits, for instance while something else is measured. Stages and their figures:
 
-1. art_256.zip and the tokenizer, if they are missing;
-2. the kinds of latents, each overfitted to 20 subjects: `autoencoder_KIND_overfit/figures.json`, then `latents.json`;
-3. the autoencoder: `autoencoder_KIND/figures.json`;
-4. the text encoder, then the diffusion model on 20 subjects until `gate.json` is passed, then on all.
+1. art_256.zip, if it is missing; everything else starts from the shipped model;
+2. a decoder of 256 px for its latents, and an encoder: `pipeline/` is then the shipped model at 256 px;
+3. the diffusion model learns attributes, at first with half of the pictures of 20 subjects, until `gate.json` is passed;
+4. the decoder once more, on latents that this diffusion model drew.
 """
 
 import argparse
 import fcntl
-import json
 import math
 import os
+import shutil
 import time
 
 import torch
 
 import art
-import networks
-import tokenizer
-import train_autoencoder_256 as autoencoder
+import train_decoder_256 as decoder
 import train_unet_256 as unet
 from runtime import start_ranks, work_dir
 
-PICTURES = {"overfit": 1200, "autoencoder": 60000, "captions": 120000, "unet": 1700000}
-CRISP = 0.7  # edges at the same pixel that the overfit should reach
+PICTURES = {"decoder": 30000, "encoder": 2000, "captions": 20000, "unet": 800000, "all of the decoder": 60000}
 
 
 def prepare():
     work = work_dir()
     if not (work / "art_256.zip").exists():
         art.main()
-    if not (work / "word_vectors.npy").exists():
-        tokenizer.main()
-
-
-def choose_latents(minutes_left):
-    """The kind of latents with the sharper overfit, compared at the same number of pictures; None if not all are done."""
-    path = work_dir() / "latents.json"
-    if path.exists():
-        return json.loads(path.read_text())["chosen"]
-    figures = {}
-    for kind in networks.LATENTS_256:
-        if not autoencoder.train(kind, pictures=PICTURES["overfit"], minutes=minutes_left(), overfit=True):
-            return None
-        figures[kind] = json.loads((work_dir() / f"autoencoder_{kind}_overfit/figures.json").read_text())
-    chosen = max(figures, key=lambda kind: figures[kind]["edges"])
-    report = {"chosen": chosen, "crisp": figures[chosen]["edges"] >= CRISP, "figures": figures}
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    return chosen
+    if not (work / "tokenizer").exists():
+        shutil.copytree(decoder.shipped() / "tokenizer", work / "tokenizer")
 
 
 def run(minutes):
@@ -64,12 +45,12 @@ def run(minutes):
         return (stop - time.monotonic()) / 60
 
     prepare()
-    latents = choose_latents(left)
     return bool(
-        latents
-        and autoencoder.train(latents, pictures=PICTURES["autoencoder"], minutes=left())
-        and unet.train_text_encoder(latents, captions=PICTURES["captions"], minutes=left())
-        and unet.train(latents, pictures=PICTURES["unet"], minutes=left())
+        decoder.train(pictures=PICTURES["decoder"], minutes=left())
+        and decoder.train_encoder(pictures=PICTURES["encoder"], minutes=left())
+        and unet.train_text_encoder(captions=PICTURES["captions"], minutes=left())
+        and unet.train(pictures=PICTURES["unet"], minutes=left())
+        and decoder.train(pictures=PICTURES["all of the decoder"], minutes=left(), attributes=True)
     )
 
 

@@ -1,7 +1,8 @@
-"""Text encoder and diffusion model of the 256 px model, on latents that are encoded while training goes on.
+"""Diffusion model and text encoder of the 256 px model, from the shipped ones, on latents encoded while it goes on.
 
-The text encoder first learns alone to guess a picture's latent from its caption. The diffusion model then begins
-with 20 subjects in all their attributes, and gets all of them when it follows the attributes (`following.py`).
+What the shipped model knows is kept: captions mean the same and latents are the same, new are the attributes. A head
+that guesses the latent from the text encoder learns first, with the encoder at a fraction of its rate. Until 20
+subjects follow their attributes (`following.py`), half of the pictures are of these.
 """
 
 import argparse
@@ -11,12 +12,13 @@ import time
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTextModel
 
 import art
 import following
 import networks
-from latents import moments
 from layouts import Layouts
 from optimizer import Muon
 from pipeline import load_pipeline, save_pipeline
@@ -24,10 +26,11 @@ from render import Renderer
 from runtime import SEED, Pace, Trainee, device, start_ranks, work_dir
 from subjects import read_list
 from tokenizer import encode, load
-from train_autoencoder_256 import FEW_SUBJECTS, few
-from train_text_encoder import LatentGuess, fresh_encoder
+from train_decoder_256 import Teacher, pipeline_folder, shipped
+from train_text_encoder import LatentGuess
 from train_unet import GUESS_WEIGHT, NO_CAPTION, Noising, conditional_gap
 
+FEW_SUBJECTS = 20
 TEXT_RATE = 0.15
 HELD_OUT = 64
 GATE_EVERY = 40000
@@ -38,21 +41,20 @@ SIZES = {"cpu": (96, 8, 1500, 40000), "cuda": (2048, 256, 16384, 400000)}
 class Pool:
     """Encoded pictures with the tokens of their captions; when it is full, new ones replace the oldest."""
 
-    def __init__(self, vae, layouts, render, *, capacity, rng):
-        self.vae, self.layouts, self.render, self.rng = vae, layouts, render, rng
+    def __init__(self, teacher, layouts, render, *, capacity, rng):
+        self.teacher, self.layouts, self.render, self.rng = teacher, layouts, render, rng
         self.tokenizer, place = load(), render.device
-        side, channels = (
-            render.size // 2 ** (len(vae.config.block_out_channels) - 1),
-            vae.config.latent_channels,
-        )
+        side, channels = networks.LATENT_SIZE, networks.LATENT_CHANNELS
         self.latents = torch.zeros(capacity, channels, side, side, dtype=torch.float16, device=place)
         self.ids = torch.zeros(capacity, networks.MAX_TOKENS, dtype=torch.int16, device=place)
         self.count = self.next = 0
 
     def grow(self, n):
         described = [self.layouts(self.rng) for _ in range(n)]
-        z = moments(self.vae, self.render(described)) * networks.SCALING_FACTOR
-        self.put(z.half(), encode(self.tokenizer, [d.caption for d in described]).short())
+        self.put(
+            self.teacher(self.render(described)).half(),
+            encode(self.tokenizer, [d.caption for d in described]).short(),
+        )
 
     def put(self, latents, ids):
         at = (self.next + torch.arange(len(ids))) % len(self.ids)
@@ -83,22 +85,25 @@ class Pool:
 
 
 class Lesson:
-    """What both trainings share: device, autoencoder, pool and the text encoder with its guessing head."""
+    """What both trainings share: device, pool, and the text encoder with its guessing head."""
 
-    def __init__(self, latents, *, subset, seed):
+    def __init__(self, *, seed, practice=False):
+        """`practice`: half of the pictures are of the first subjects."""
         self.place, self.work = device(), work_dir()
         self.batch, self.fresh, self.first, capacity = SIZES[self.place.type]
-        subjects = read_list()
-        self.layouts = few(subjects) if subset else Layouts(subjects)
-        self.render = Renderer(art.load(), device=self.place)
-        vae = AutoencoderKL.from_pretrained(self.work / f"autoencoder_{latents}").to(self.place)
-        kind = networks.LATENTS_256[latents]
-        self.guess = LatentGuess(fresh_encoder(), size=kind.channels * kind.side**2).to(self.place)
-        self.pool_path = self.work / f"pool_{latents}{'_few' if subset else ''}.pt"
+        every, self.render = Layouts(read_list()), Renderer(art.load(), device=self.place)
+        self.few = Layouts(read_list(), only=range(FEW_SUBJECTS), kinds={"single": 1.0})
+        encoder = CLIPTextModel.from_pretrained(shipped() / "text_encoder")
+        size = networks.LATENT_CHANNELS * networks.LATENT_SIZE**2
+        self.guess = LatentGuess(encoder, size=size).to(self.place)
+        self.guess.encoder.get_input_embeddings().requires_grad_(False)
+
+        def layouts(rng):
+            return self.few(rng) if practice and rng.random() < 0.5 else every(rng)
+
+        self.pool_path = self.work / f"pool_256{'_practice' if practice else ''}.pt"
         rng = np.random.default_rng(seed)
-        self.pool = Pool(
-            vae.eval().requires_grad_(False), self.layouts, self.render, capacity=capacity, rng=rng
-        )
+        self.pool = Pool(Teacher(self.place), layouts, self.render, capacity=capacity, rng=rng)
         self.pool.resume(self.pool_path)
         self.pool.fill(self.first)
 
@@ -108,19 +113,18 @@ class Lesson:
     def text_params(self):
         return [p for p in self.guess.parameters() if p.requires_grad]
 
-    def save_text(self):
-        self.guess.encoder.save_pretrained(self.work / "pipeline/text_encoder")
 
-
-def train_text_encoder(latents, *, captions, minutes=math.inf, lr=3e-3):
+def train_text_encoder(*, captions, minutes=math.inf, lr=3e-3):
     """Go on from the last checkpoint; True when all `captions` were seen."""
-    path = work_dir() / f"text_encoder_{latents}.pt"
+    path = work_dir() / "text_encoder_256.pt"
     torch.manual_seed(SEED)
     if path.exists() and torch.load(path, weights_only=True, map_location="cpu")["pictures"] >= captions:
         return True
-    lesson = Lesson(latents, subset=False, seed=[SEED, 1])
+    lesson = Lesson(seed=[SEED, 1])
     params = lesson.text_params()
-    trainee = Trainee(params, Muon(params, lr=lr, weight_decay=0.02), path=path)
+    known = [p for p in lesson.guess.encoder.parameters() if p.requires_grad]
+    optimizer = Muon(params, lr=lr, slow=known, slow_rate=TEXT_RATE, weight_decay=0.02)
+    trainee = Trainee(params, optimizer, path=path)
     trainee.resume()
     pace = Pace(trainee, pictures=captions, minutes=minutes, peak_lr=lr, decay_from=0.3)
     losses = []
@@ -148,20 +152,18 @@ def train_text_encoder(latents, *, captions, minutes=math.inf, lr=3e-3):
 class DiffusionLesson(Lesson):
     """The diffusion model and the text encoder, at a fraction of its rate; `train` goes on from the checkpoint."""
 
-    def __init__(self, latents, *, lr, subset):
-        super().__init__(latents, subset=subset, seed=[SEED, 2, int(subset)])
-        self.vae, self.folder, self.noising = self.pool.vae, self.work / "pipeline", Noising(self.place)
-        self.net = networks.unet_256(latents).to(self.place)
-        torch.nn.init.zeros_(self.net.conv_out.weight)
-        text = Trainee(
-            params := self.text_params(), Muon(params, lr=lr), path=self.work / f"text_encoder_{latents}.pt"
-        )
-        text.resume()
+    def __init__(self, *, lr, practice):
+        super().__init__(seed=[SEED, 2, int(practice)], practice=practice)
+        self.folder, self.noising = pipeline_folder(), Noising(self.place)
+        self.net = UNet2DConditionModel.from_pretrained(shipped() / "unet").to(self.place)
+        self.net.set_attn_processor(AttnProcessor())
+        params = self.text_params()
+        learned = torch.load(self.work / "text_encoder_256.pt", weights_only=True, map_location=self.place)
         with torch.no_grad():
-            torch._foreach_copy_(params, text.ema)
+            torch._foreach_copy_(params, learned["ema"])
         every = [*self.net.parameters(), *params]
         optimizer = Muon(every, lr=lr, slow=params, slow_rate=TEXT_RATE)
-        self.trainee = Trainee(every, optimizer, path=self.work / f"unet_{latents}.pt")
+        self.trainee = Trainee(every, optimizer, path=self.work / "unet_256.pt")
         self.trainee.resume()
         self.null = encode(self.pool.tokenizer, [""]).to(self.place)
         torch.manual_seed(SEED + self.trainee.step)
@@ -184,9 +186,8 @@ class DiffusionLesson(Lesson):
         self.pool.save(self.pool_path)
         z, ids = self.pool.at(torch.arange(HELD_OUT, device=self.place))
         with self.trainee.averaged(), torch.random.fork_rng():
-            self.save_text()
+            self.guess.encoder.save_pretrained(self.folder / "text_encoder")
             save_pipeline(self.folder, unet=self.net)
-            self.vae.save_pretrained(self.folder / "vae")
             with torch.no_grad(), self.autocast():
                 true, none = (
                     self.guess.encoder(input_ids=i).last_hidden_state for i in (ids, self.null.expand_as(ids))
@@ -196,7 +197,7 @@ class DiffusionLesson(Lesson):
     def gate(self):
         """Whether attributes are followed; figures to `gate.json`."""
         pipe = load_pipeline(self.folder).to(self.place)
-        figures = following.score(pipe, layouts=self.layouts, render=self.render, few=FEW_SUBJECTS)
+        figures = following.score(pipe, layouts=self.few, render=self.render, few=FEW_SUBJECTS)
         report = figures | {"pictures": self.trainee.pictures}
         (self.work / "gate.json").write_text(json.dumps(report, indent=2) + "\n")
         print("  gate", report, flush=True)
@@ -231,16 +232,16 @@ def gate_passed():
     return path.exists() and json.loads(path.read_text())["passed"]
 
 
-def train(latents, *, pictures, minutes=math.inf, lr=3e-3):
+def train(*, pictures, minutes=math.inf, lr=1.5e-3):
     """Go on from the last checkpoint; True when all `pictures` were seen."""
     started = time.monotonic()
-    for subset in (True, False):
-        if subset and gate_passed():
+    for practice in (True, False):
+        if practice and gate_passed():
             continue
-        lesson = DiffusionLesson(latents, lr=lr, subset=subset)
+        lesson = DiffusionLesson(lr=lr, practice=practice)
         left = minutes - (time.monotonic() - started) / 60
         pace = Pace(lesson.trainee, pictures=pictures, minutes=left, peak_lr=lr)
-        if not lesson.train(pace, until_gate=subset):
+        if not lesson.train(pace, until_gate=practice):
             return False
     return True
 
@@ -249,16 +250,14 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--latents", choices=networks.LATENTS_256, default="8x8x32")
-    parser.add_argument("--captions", type=int, default=120000)
-    parser.add_argument("--pictures", type=int, default=1700000)
+    parser.add_argument("--captions", type=int, default=20000)
+    parser.add_argument("--pictures", type=int, default=800000)
     parser.add_argument("--minutes", type=float, default=math.inf)
     args = parser.parse_args()
     start_ranks()
     started = time.monotonic()
-    if train_text_encoder(args.latents, captions=args.captions, minutes=args.minutes):
-        left = args.minutes - (time.monotonic() - started) / 60
-        train(args.latents, pictures=args.pictures, minutes=left)
+    if train_text_encoder(captions=args.captions, minutes=args.minutes):
+        train(pictures=args.pictures, minutes=args.minutes - (time.monotonic() - started) / 60)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+torch.set_num_threads(1)  # as in training: two threads wait for each other on a busy machine
 
 
 @pytest.fixture

@@ -13,17 +13,11 @@ import measures
 import networks
 import runtime
 import train_256
-import train_autoencoder_256
+import train_decoder_256
 import train_unet_256
-from networks import Latents
 from optimizer import Muon, orthogonalized
 from runtime import Pace, Trainee
-from train_autoencoder_256 import Adversary, sharpness_loss
-
-TINY = {
-    "4x4x8": Latents(4, 8, (8, 8, 16, 16), (16, 32)),
-    "8x8x4": Latents(8, 4, (8, 8, 16), (16, 16, 32)),
-}
+from train_decoder_256 import Adversary, decoded, part, sharpness_loss
 
 
 def trainee(path, **options):
@@ -122,12 +116,11 @@ def test_edges_of_the_picture_itself_are_one_and_of_a_blurred_one_less():
     assert same["psnr"] > 90
 
 
-def test_the_discriminator_learns_and_gives_gradients_to_pictures_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_autoencoder_256, "CROP", 32)
-    adversary, rng = Adversary(tmp_path / "d.pt", torch.device("cpu")), np.random.default_rng(0)
+def test_the_discriminator_learns_and_gives_gradients_to_pictures_alone(tmp_path):
+    adversary = Adversary(tmp_path / "d.pt", torch.device("cpu"))
     x, y = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40, requires_grad=True)
     before = [p.detach().clone() for p in adversary.net.parameters()]
-    adversary.loss(y, x, rng).backward()
+    adversary.loss(y, x).backward()
     assert y.grad.abs().sum() > 0
     assert adversary.trainee.step == 1
     assert any(not torch.equal(a, b) for a, b in zip(before, adversary.net.parameters(), strict=True))
@@ -136,28 +129,35 @@ def test_the_discriminator_learns_and_gives_gradients_to_pictures_alone(tmp_path
 
 @pytest.fixture
 def tiny(work, small_art, subjects, monkeypatch):
-    """Every stage at 32 px with 40 subjects and a tokenizer of random vectors."""
+    """Every stage at 32 px with 40 subjects, from a "shipped" model of 16 px and a tokenizer of random vectors."""
+    from pipeline import save_pipeline
     from tokenizer import caption_words, write_tokenizer
 
     few = subjects[:40]
-    for module in (train_autoencoder_256, train_unet_256):
+    for module in (train_decoder_256, train_unet_256):
         monkeypatch.setattr(module, "read_list", lambda: few)
     monkeypatch.setattr(art, "load", lambda: small_art[:, :40])
-    monkeypatch.setattr(networks, "LATENTS_256", TINY)
-    monkeypatch.setattr(networks, "SIZE_256", 32)
-    render = train_autoencoder_256.Renderer
-    for module in (train_autoencoder_256, train_unet_256):
+    for name, value in {"SIZE_256": 32, "LATENT_SIZE": 4, "LATENT_CHANNELS": 4}.items():
+        monkeypatch.setattr(networks, name, value)
+    monkeypatch.setattr(networks, "autoencoder_256", lambda: networks.autoencoder((8, 8, 8, 16), 32, 4))
+    render = train_decoder_256.Renderer
+    for module in (train_decoder_256, train_unet_256):
         monkeypatch.setattr(module, "Renderer", lambda a, device: render(a, size=32, device=device))
-    monkeypatch.setattr(train_autoencoder_256, "inherit", lambda net: None)
-    monkeypatch.setattr(train_autoencoder_256, "CROP", 16)
+    for name, value in {"WINDOW": 12, "MARGIN": 2, "POOL": {"cpu": 6}, "ASTRAY": 1e9}.items():
+        monkeypatch.setattr(train_decoder_256, name, value)
+    monkeypatch.setattr(train_decoder_256, "DRAWING", {"steps": (2,), "guidance_scale": 1.7, "batch": 4})
     monkeypatch.setattr(train_unet_256, "SIZES", {"cpu": (16, 4, 100, 200)})
     monkeypatch.setattr(train_unet_256, "GATE_EVERY", 32)
     words = caption_words()
-    tokens = write_tokenizer(work / "tokenizer", words, dict.fromkeys(words, 1))
-    vectors = np.random.default_rng(0).normal(size=(len(tokens) - 2, networks.TEXT_WIDTH)).astype(np.float32)
-    np.save(work / "word_vectors.npy", vectors / 4)
+    write_tokenizer(work / "tokenizer", words, dict.fromkeys(words, 1))
+    torch.manual_seed(0)
+    vocabulary = len(json.loads((work / "tokenizer/vocab.json").read_text()))
+    networks.text_encoder(vocabulary).save_pretrained(work / "shipped/text_encoder")
+    networks.autoencoder((8, 8, 8), 16, 4).save_pretrained(work / "shipped/vae")
+    save_pipeline(work / "shipped", unet=networks.unet((16, 32), 4, 4))
     (work / "art_256.zip").touch()
-    monkeypatch.setattr(train_256, "PICTURES", {"overfit": 16, "autoencoder": 48, "captions": 32, "unet": 96})
+    pictures = {"decoder": 40, "encoder": 16, "captions": 32, "unet": 96, "all of the decoder": 56}
+    monkeypatch.setattr(train_256, "PICTURES", pictures)
     return work
 
 
@@ -168,21 +168,49 @@ def test_every_stage_runs_and_a_diffusers_folder_comes_out(tiny, monkeypatch, ca
     )
     assert not train_256.run(0)  # no time: nothing is done, nothing breaks
     assert train_256.run(10)
-    assert json.loads((tiny / "latents.json").read_text())["chosen"] in TINY
     assert (
         json.loads((tiny / "gate.json").read_text())["pictures"] == 64
-    )  # the second gate let all subjects in
+    )  # the second gate ended the practice
     from pipeline import draw, load_pipeline
 
     pipe = load_pipeline(tiny / "pipeline")
     (picture,) = draw(pipe, ["a cat, flat style"], steps=2, guidance_scale=1.7, seeds=[1])
     assert picture.shape == (32, 32, 3)
-    assert (
-        tiny / f"autoencoder_{json.loads((tiny / 'latents.json').read_text())['chosen']}_adversary.pt"
-    ).exists()
+    assert (tiny / "adversary_256.pt").exists()
     capsys.readouterr()
     assert train_256.run(0)  # complete: nothing is trained again
     assert "step" not in capsys.readouterr().out
+
+
+def test_a_window_shows_what_the_whole_picture_shows_there(tiny):
+    net, z = train_decoder_256.autoencoder().eval(), torch.randn(1, 4, 4, 4) * networks.SCALING_FACTOR
+    net.decoder.up_blocks[-1].resnets.requires_grad_(False)
+    whole = decoded(net, z)
+    assert torch.allclose(whole, net.decode(z / networks.SCALING_FACTOR).sample, atol=1e-5)
+    inner = decoded(net, z, (2, 0))[..., 4:-4, 4:-4]
+    assert inner.shape == part(whole, (2, 0)).shape
+    assert torch.corrcoef(torch.stack([inner.flatten(), part(whole, (2, 0)).flatten()]))[0, 1] > 0.9
+
+
+def test_examples_are_made_again_from_their_numbers(tiny):
+    examples = train_decoder_256.Examples(torch.device("cpu"), attributes=False)
+    (x, captions), (again, same) = examples([3, 9]), examples([9])
+    assert torch.allclose(x[1:], again, atol=1e-5)
+    assert captions[1:] == same
+
+
+def test_drawn_latents_far_from_their_picture_are_left_out_and_a_pool_is_resumed(tiny, monkeypatch):
+    place = torch.device("cpu")
+    examples, teacher = train_decoder_256.Examples(place, attributes=False), train_decoder_256.Teacher(place)
+    numbers, latents = train_decoder_256.drawn_pool(tiny / "p.pt", examples, teacher, count=8)
+    off = (latents.float() - teacher(examples(numbers)[0])).square().mean((1, 2, 3))
+    monkeypatch.setattr(train_decoder_256, "ASTRAY", off.median().item())
+    kept, _ = train_decoder_256.drawn_pool(tiny / "q.pt", examples, teacher, count=2)
+    assert set(kept) <= {n for n, o in zip(numbers, off.tolist(), strict=True) if o < off.median()} | set(
+        range(8, 99)
+    )
+    more, _ = train_decoder_256.drawn_pool(tiny / "p.pt", examples, teacher, count=9)
+    assert list(more[:8]) == list(numbers)
 
 
 def test_a_pool_keeps_the_newest_and_comes_back_from_its_file(tiny):
@@ -205,8 +233,8 @@ def pool(work):
 
     make = Layouts(train_unet_256.read_list())
     render = train_unet_256.Renderer(art.load(), device="cpu")
-    vae = networks.autoencoder_256("4x4x8").eval()
-    return train_unet_256.Pool(vae, make, render, capacity=10, rng=np.random.default_rng(0))
+    teacher = train_decoder_256.Teacher(torch.device("cpu"))
+    return train_unet_256.Pool(teacher, make, render, capacity=10, rng=np.random.default_rng(0))
 
 
 def test_two_processes_do_not_train_in_one_folder(work, monkeypatch):
