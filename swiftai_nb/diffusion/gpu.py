@@ -25,6 +25,7 @@ None of it has run on Metal; docs/performance.md has what was measured on CUDA, 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ _CUDA_BFLOAT16_MAJOR = 8
 _METAL_HEAD_DIMS = (64, 72, 80, 96, 128, 192, 256)
 _CHECK_INTERVAL_S = 0.25
 _LOADED_TOGETHER_BYTES = 256 * MIB
+_SQRT_HALF = math.sqrt(0.5)
+_SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
 
 
 def on_cpu() -> bool:
@@ -118,6 +121,30 @@ def fused(function: _Function) -> _Function:
         return (function if on_cpu() else compiled)(*arrays)
 
     return cast(_Function, call)
+
+
+@fused
+def silu(x: mx.array) -> mx.array:
+    """As `ops.silu`."""
+    return x * mx.sigmoid(x)
+
+
+@fused
+def gelu(x: mx.array) -> mx.array:
+    """As `ops.gelu`."""
+    return 0.5 * x * (1 + mx.erf(x * _SQRT_HALF))
+
+
+@fused
+def gelu_tanh(x: mx.array) -> mx.array:
+    """As `ops.gelu_tanh`."""
+    return 0.5 * x * (1 + mx.tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)))
+
+
+@fused
+def quick_gelu(x: mx.array) -> mx.array:
+    """As `ops.quick_gelu`."""
+    return x * mx.sigmoid(1.702 * x)
 
 
 class WorkPace:

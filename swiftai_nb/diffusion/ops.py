@@ -8,20 +8,18 @@ within 1e-5 relative either way.
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 import mlx.core as mx
 
 from swiftai_nb.diffusion import cpu as cpu_math
+from swiftai_nb.diffusion import gpu
 from swiftai_nb.diffusion.cpu import native, workers
-from swiftai_nb.diffusion.gpu import fused, head_filling, on_cpu, work_pace
+from swiftai_nb.diffusion.cpu.normalization import Norm
+from swiftai_nb.diffusion.gpu import head_filling, on_cpu, work_pace
 
 Function = TypeVar("Function", bound=Callable[..., mx.array])
-
-_SQRT_HALF = math.sqrt(0.5)
-_SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
 
 # Below these, plain MLX is as fast.
 _MIN_ATTENTION_ELEMENTS = 1 << 10
@@ -153,34 +151,14 @@ def multi_head_attention(
     return out.transpose(0, 2, 1, 3).reshape(q.shape)
 
 
-@fused
-def _silu(x: mx.array) -> mx.array:
-    return x * mx.sigmoid(x)
-
-
-@fused
-def _gelu(x: mx.array) -> mx.array:
-    return 0.5 * x * (1 + mx.erf(x * _SQRT_HALF))
-
-
-@fused
-def _gelu_tanh(x: mx.array) -> mx.array:
-    return 0.5 * x * (1 + mx.tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)))
-
-
-@fused
-def _quick_gelu(x: mx.array) -> mx.array:
-    return x * mx.sigmoid(1.702 * x)
-
-
 def silu(x: mx.array) -> mx.array:
     """Sigmoid linear unit, x sigmoid(x), any shape."""
-    return _fastest(cpu_math.silu)(x) if _use_cpu_math(x) else _silu(x)
+    return _fastest(cpu_math.silu)(x) if _use_cpu_math(x) else gpu.silu(x)
 
 
 def gelu(x: mx.array) -> mx.array:
     """Gaussian error linear unit, x Phi(x) with the exact error function, any shape."""
-    return _fastest(cpu_math.gelu)(x) if _use_cpu_math(x) else _gelu(x)
+    return _fastest(cpu_math.gelu)(x) if _use_cpu_math(x) else gpu.gelu(x)
 
 
 def geglu(x: mx.array) -> mx.array:
@@ -200,18 +178,28 @@ def geglu_linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) ->
 
 def gelu_tanh(x: mx.array) -> mx.array:
     """The tanh approximation of GELU (Hendrycks and Gimpel 2016), any shape."""
-    return _fastest(cpu_math.gelu_tanh)(x) if _use_cpu_math(x) else _gelu_tanh(x)
+    return _fastest(cpu_math.gelu_tanh)(x) if _use_cpu_math(x) else gpu.gelu_tanh(x)
 
 
 def quick_gelu(x: mx.array) -> mx.array:
     """Sigmoid GELU, x sigmoid(1.702 x), the activation of OpenAI's CLIP, any shape."""
-    return _fastest(cpu_math.quick_gelu)(x) if _use_cpu_math(x) else _quick_gelu(x)
+    return _fastest(cpu_math.quick_gelu)(x) if _use_cpu_math(x) else gpu.quick_gelu(x)
 
 
 def conv2d(
-    x: mx.array, weight: mx.array, bias: mx.array | None = None, *, stride: int = 1, padding: int = 1
+    x: mx.array,
+    weight: mx.array,
+    bias: mx.array | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    norm: Norm | None = None,
+    doubled: bool = False,
+    offsets: mx.array | None = None,
+    residual: mx.array | None = None,
+    reuse: bool = False,
 ) -> mx.array:
-    """2-D convolution.
+    """2-D convolution, and what stands before and after it in residual blocks.
 
     Args:
         x: [B, H, W, C].
@@ -219,14 +207,31 @@ def conv2d(
         bias: [O].
         stride: in both directions.
         padding: zeros on all four sides.
+        norm: a `group_norm` and its silu before the convolution.
+        doubled: whether x is enlarged by `double` first.
+        offsets: added to every position: [B, O].
+        residual: added: [B, H', W', O].
+        reuse: whether the result may be made in the memory of the residual or, without one, of x; nothing
+            else uses it then.
 
     Returns:
         [B, H', W', O].
     """
+    if native.library() is not None and _use_cpu_math(x):
+        return native.conv2d(
+            x, weight, bias, stride=stride, padding=padding, norm=norm, doubled=doubled, offsets=offsets,
+            residual=residual, reuse=reuse,
+        )  # fmt: skip
+    x = double(x) if doubled else x
+    if norm is not None:
+        x = group_norm(x, norm.weight, norm.bias, groups=norm.groups, eps=norm.eps, apply_silu=True)
     if _use_cpu_math(x):
-        return _fastest(cpu_math.conv2d)(x, weight, bias, stride=stride, padding=padding)
-    y = mx.conv2d(x, weight, stride=stride, padding=padding)
-    return y if bias is None else y + bias
+        y = cpu_math.conv2d(x, weight, bias, stride=stride, padding=padding)
+    else:
+        y = mx.conv2d(x, weight, stride=stride, padding=padding)
+        y = y if bias is None else y + bias
+    y = y if offsets is None else add_into(y, offsets)
+    return y if residual is None else add_into(y, residual)
 
 
 def group_norm(

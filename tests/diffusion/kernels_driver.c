@@ -6,22 +6,22 @@
 #include "kernels.h"
 
 void linear(const float *, const void *, int, const float *, const float *, float *, long, long, long, long, long, long,
-            int, int, void *, const int *);
+            long, int, int, void *, const int *);
 void linear_few(const float *, const void *, int, const float *, float *, long, long, long, long, long);
 void conv(const float *, const void *, int, const float *, const float *, const float *, float *, long, long, long, long,
           long, long, long, long, long, long, long, long, int, void *, const int *);
-void winograd_input(const float *, void *, long, long, long, long, long, int, int);
+void winograd_input(const float *, const float *, void *, long, long, long, long, int, long, long, int, int);
 void winograd_kernel(const void *, int, void *, long, long, long, long, int, int);
 void winograd_product(const void *, const void *, const float *, const float *, const float *, float *, long, long, long,
-                      long, long, long, long, long, int, int, float *, const int *);
+                      long, long, long, long, long, long, int, int, float *, const int *);
 void attention_pack(const float *, const float *, long, long, long, long, long, void *, void *, int);
 void attend(const float *, const void *, const void *, const float *, float *, long, long, long, long, long, long, long,
             long, float, int, float *, const int *);
 void activation(const float *, float *, long, int);
 void geglu(const float *, float *, long, long);
 void layer_norm(const float *, const float *, const float *, float *, long, long, float, int);
-void group_moments(const float *, double *, long, long, long, float *);
-void group_apply(const float *, const float *, const float *, const float *, float *, long, long, int);
+void group_moments(const float *, double *, long, long, long, long, float *);
+void group_apply(const float *, const float *, float *, long, long, long, int);
 
 static uint64_t state = 1;
 static int failures, comparisons;
@@ -95,7 +95,7 @@ static void check_linear(int half) {
     // in four parts, as workers share them
     void *scratch = space(element_size(half) * padded(inner, half) * (WIDTH + (half ? rows : 0)));
     for (int part = 0; part < 4; part++)
-        linear(x, weights, kind, with_bias ? bias : NULL, with_addend ? addend : NULL, out, inner, outputs,
+        linear(x, weights, kind, with_bias ? bias : NULL, with_addend ? addend : NULL, out, inner, outputs, width,
                part % 2 ? rows / 2 : 0, part % 2 ? rows : rows / 2, part / 2 ? panels / 2 : 0,
                part / 2 ? panels : panels / 2, half, gated, scratch, NULL);
     compare(gated ? "linear, gated" : "linear", out, expected, rows * width, tolerance_of(half));
@@ -108,7 +108,10 @@ static void check_linear(int half) {
 }
 
 static void check_convolution(int m, int half) {  // m: Winograd's tiles; 0 is the direct kernel
+    int doubled = m ? within(0, 1) : 0, normalized = m ? within(0, 1) : 0;
     long batch = m ? within(1, 2) : 1, height = within(5, 15), width = within(5, 15), channels = within(1, 40);
+    if (doubled) height = height / 2 * 2, width = width / 2 * 2;
+    float *norm = normal(batch * 3 * channels);
     long outputs = within(1, 80), kernel = m ? 3 : within(0, 2) * 2 + 1, stride = m ? 1 : within(1, 2);
     long padding = m ? 1 : within(0, kernel / 2), panels = (outputs + WIDTH - 1) / WIDTH;
     long down = (height + 2 * padding - kernel) / stride + 1, across = (width + 2 * padding - kernel) / stride + 1;
@@ -125,9 +128,17 @@ static void check_convolution(int m, int half) {  // m: Winograd's tiles; 0 is t
         for (long tap = 0; tap < taps; tap++) {
             long row = i * stride - padding + tap / kernel, column = j * stride - padding + tap % kernel;
             if (row < 0 || row >= height || column < 0 || column >= width) continue;
-            for (long c = 0; c < channels; c++)
-                sum += (double)x[((b * height + row) * width + column) * channels + c] *
-                       weight[(n * taps + tap) * channels + c];
+            for (long c = 0; c < channels; c++) {
+                long pixel = (b * height + row) * width + column;
+                if (doubled) pixel = (b * height / 2 + row / 2) * (width / 2) + column / 2;
+                const float *maps = norm + b * 3 * channels + c;
+                double value = x[pixel * channels + c];
+                if (normalized) {
+                    value = (value - maps[0]) * maps[channels] + maps[2 * channels];
+                    value /= 1 + exp(-value);
+                }
+                sum += value * weight[(n * taps + tap) * channels + c];
+            }
         }
         expected[at] = sum;
     }
@@ -152,15 +163,17 @@ static void check_convolution(int m, int half) {  // m: Winograd's tiles; 0 is t
         winograd_kernel(weights, kind, panel, channels, outputs, 0, panels, m, half);
         for (long from = 0; from < tiles; from += together) {
             long to = least(from + together, tiles);
-            winograd_input(x, block, height, width, channels, from, to, m, half);
-            winograd_product(block, panel, bias, more, addend, out, height, width, channels, outputs, from, to, 0,
-                             panels, m, half, products, NULL);
+            winograd_input(x, normalized ? norm : NULL, block, height, width, channels, channels, doubled, from, to, m,
+                           half);
+            winograd_product(block, panel, bias, more, addend, out, height, width, channels, outputs, outputs, from,
+                             to, 0, panels, m, half, products, NULL);
         }
         free(block), free(panel), free(products);
     }
     compare(m == 4 ? "winograd 4" : m ? "winograd 2" : "conv", out, expected, count, tolerance_of(half));
     void *all[] = {x, weight, bias, more, addend, out, expected, weights};
     for (int i = 0; i < 8; i++) free(all[i]);
+    free(norm);
 }
 
 static void check_attention(int half) {
@@ -238,19 +251,22 @@ static void check_elementwise(void) {
         }
         exact[g] = sum, exact[groups + g] = squares;
     }
-    group_moments(x, moments, rows, width, groups, scratch);
+    group_moments(x, moments, rows, width, width, groups, scratch);
     for (long g = 0; g < 2 * groups; g++) found[g] = (float)moments[g];
     compare("group_moments", found, exact, 2 * groups, 1e-5);
+    float *norm = space(4 * 3 * width);  // center, scale, shift
+    for (long c = 0; c < width; c++) norm[c] = norm[2 * width + c] = bias[c], norm[width + c] = weight[c];
     for (int silu = 0; silu < 2; silu++) {
         for (long i = 0; i < count; i++) {
             double y = ((double)x[i] - bias[i % width]) * weight[i % width] + bias[i % width];
             expected[i] = silu ? y / (1 + exp(-y)) : y;
         }
-        group_apply(x, bias, weight, bias, out, rows, width, silu);
+        group_apply(x, norm, out, rows, width, width, silu);
         compare("group_apply", out, expected, count, 1e-5);
     }
     void *all[] = {x, weight, bias, out, expected, moments, exact, found, scratch};
     for (int i = 0; i < 9; i++) free(all[i]);
+    free(norm);
 }
 
 int main(int count, char **arguments) {

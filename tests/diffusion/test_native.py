@@ -18,7 +18,8 @@ from swiftai_nb.core import cpu_kernels
 from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.diffusion import cpu, ops
 from swiftai_nb.diffusion.cpu import native, workers
-from swiftai_nb.diffusion.cpu.native import loader, products, self_test
+from swiftai_nb.diffusion.cpu.native import convolution, loader, products, self_test
+from swiftai_nb.diffusion.cpu.normalization import Norm
 
 EXACT, ROUNDED = 1e-5, 2e-2
 STATUS = loader.status.__wrapped__  # not remembered
@@ -155,12 +156,70 @@ def test_a_convolution(half, shape, channels, outputs, geometry, dtype):  # noqa
 @pytest.mark.parametrize("shape", [(2, 8, 8), (1, 13, 9), (3, 40, 33)], ids=str)
 @pytest.mark.parametrize("shift", [0.0, 3.0])
 def test_convolutions_by_winograd_in_both_orders(half, kept_bytes, shape, shift, monkeypatch):
-    monkeypatch.setattr(products, "_KERNEL_BYTES", kept_bytes)
-    monkeypatch.setattr(products, "_INPUT_BYTES", 1 << 16)
-    monkeypatch.setattr(products, "worker_count", lambda: 0)  # so that there are enough tiles
+    monkeypatch.setattr(convolution, "_KERNEL_BYTES", kept_bytes)
+    monkeypatch.setattr(convolution, "_INPUT_BYTES", 1 << 16)
+    monkeypatch.setattr(convolution, "worker_count", lambda: 0)  # so that there are enough tiles
     x, weight = random(*shape, 50) + shift, random(100, 3, 3, 50, seed=1)
     expected = convolve(np.array(x), np.array(weight), 1, 1)
     assert_close(native.conv2d(x, weight, None, stride=1, padding=1), expected, ROUNDED if half else EXACT)
+
+
+def normalize_and_activate(x, norm):
+    """In float64."""
+    x = x.astype(np.float64)
+    groups = x.reshape(len(x), -1, norm.groups, x.shape[3] // norm.groups)
+    mean, variance = groups.mean(axis=(1, 3), keepdims=True), groups.var(axis=(1, 3), keepdims=True)
+    y = ((groups - mean) / np.sqrt(variance + norm.eps)).reshape(x.shape)
+    y = y * np.array(norm.weight) + np.array(norm.bias)
+    return y / (1 + np.exp(-y))
+
+
+@given(
+    batch=st.integers(1, 2),
+    sides=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    channels=st.sampled_from([8, 16, 36, 64]),
+    outputs=st.sampled_from([3, 16, 70]),
+    kernel=st.sampled_from([1, 3]),
+    parts=st.sets(st.sampled_from(["norm", "doubled", "offsets", "residual", "reuse", "slice"])),
+)
+@some
+def test_a_convolution_with_what_stands_around_it(  # noqa: PLR0917 - drawn
+    half, batch, sides, channels, outputs, kernel, parts
+):
+    x = random(batch, *sides, channels)
+    if "slice" in parts:  # pixels that lie further apart
+        x = random(batch, *sides, 2 * channels)[..., :channels]
+    weight, bias = random(outputs, kernel, kernel, channels, seed=1), random(outputs, seed=2)
+    norm = Norm(random(channels, seed=3), random(channels, seed=4), 4, 1e-5) if "norm" in parts else None
+    sides = [2 * side for side in sides] if "doubled" in parts else sides
+    offsets = random(batch, outputs, seed=5) if "offsets" in parts else None
+    residual = random(batch, *sides, outputs, seed=6) if "residual" in parts else None
+    inputs = np.array(x)
+    if "doubled" in parts:
+        inputs = inputs.repeat(2, axis=1).repeat(2, axis=2)
+    inputs = inputs if norm is None else normalize_and_activate(inputs, norm)
+    expected = convolve(inputs, np.array(weight), 1, kernel // 2) + np.array(bias)
+    expected += 0 if offsets is None else np.array(offsets)[:, None, None]
+    expected += 0 if residual is None else np.array(residual)
+    found = native.conv2d(
+        x, weight, bias, stride=1, padding=kernel // 2, norm=norm, doubled="doubled" in parts, offsets=offsets,
+        residual=residual, reuse="reuse" in parts,
+    )  # fmt: skip
+    assert_close(found, expected, ROUNDED if half else EXACT)
+
+
+def test_a_residual_block_of_the_decoder_makes_one_new_array(kernels, monkeypatch):
+    x, h = random(1, 16, 16, 64), random(1, 16, 16, 32, seed=1)
+    weights = random(32, 1, 1, 64, seed=2), random(32, 3, 3, 32, seed=3)
+    expected = convolve(np.array(x), np.array(weights[0]), 1, 0) + convolve(
+        np.array(h), np.array(weights[1]), 1, 1
+    )
+    for module in (convolution, cpu.arrays):
+        monkeypatch.setattr(module, "new_array", lambda shape: pytest.fail(f"made {shape}"))
+    narrower = native.conv2d(x, weights[0], None, stride=1, padding=0, reuse=True)
+    found = native.conv2d(h, weights[1], None, stride=1, padding=1, residual=narrower, reuse=True)
+    assert np.shares_memory(np.asarray(found), np.asarray(x))
+    assert_close(found, expected)
 
 
 @given(
@@ -310,7 +369,8 @@ def test_a_compiled_loop_stops_at_its_next_tile(kernels):
     x, weight = np.ones((rows, inner), np.float32), np.ones((outputs, inner), np.float32)
     out, flag = np.zeros((rows, outputs), np.float32), ctypes.c_int(1)
     space = loader.aligned_scratch("product", 4 * inner * (kernels.width + rows))
-    fixed = (x.ctypes.data, weight.ctypes.data, 0, None, None, out.ctypes.data, inner, outputs, 0, rows, 0, 2)
+    fixed = (x.ctypes.data, weight.ctypes.data, 0, None, None, out.ctypes.data, inner, outputs)
+    fixed += (outputs, 0, rows, 0, 2)
     kernels.functions.linear(*fixed, False, False, space, ctypes.addressof(flag))
     assert not out.any()
     kernels.functions.linear(*fixed, False, False, space, None)

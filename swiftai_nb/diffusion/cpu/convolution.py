@@ -29,7 +29,7 @@ def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int,
         if min(weight.shape[0], weight.shape[3]) >= _FEW_CHANNELS:
             return _winograd(x, weight, bias)
         if weight.shape[0] < _FEW_CHANNELS <= weight.shape[3]:
-            return _few_outputs(x, weight, bias)
+            return few_outputs(x.shape, _rows_of(x), weight, bias)
     return _direct(x, weight, bias, stride=stride, padding=padding)
 
 
@@ -106,14 +106,30 @@ def _taps(weight: mx.array) -> Callable[[slice], Float32]:
     return lambda part: values[part]
 
 
-def _few_outputs(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
-    """One product gives all nine taps; shifted sums of them give the outputs."""
-    height, width, channels = x.shape[1:]
-    count = weight.shape[0]
+def _rows_of(x: mx.array) -> Callable[[int, slice], Float32]:
     values = view(x)
+    return lambda index, rows: values[index, rows].reshape(-1, values.shape[3])
+
+
+def few_outputs(
+    shape: tuple[int, ...],
+    inputs: Callable[[int, slice], Float32],
+    weight: mx.array,
+    bias: mx.array | None,
+) -> mx.array:
+    """One product gives all nine taps of 3x3; shifted sums of them give the outputs.
+
+    Args:
+        shape: of the pictures, [B, H, W, C].
+        inputs: (picture, rows) -> [pixels, C].
+        weight: [O, 3, 3, C].
+        bias: [O].
+    """
+    pictures, height, width, channels = shape
+    count = weight.shape[0]
     taps = view(as_float32(weight)).reshape(count, 9, channels).transpose(2, 1, 0).reshape(channels, -1)
     offset = np.float32(0) if bias is None else float32_view(bias)
-    result, out = new_array((*x.shape[:3], count))
+    result, out = new_array((*shape[:3], count))
 
     def run(task: tuple[int, slice]) -> None:
         batch, rows = task
@@ -121,7 +137,7 @@ def _few_outputs(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.arr
         partial = scratch("taps", (bottom - top + 2, width + 2, 9 * count))
         partial[0] = partial[-1] = 0
         partial[:, 0] = partial[:, -1] = 0
-        products = np.matmul(values[batch, top:bottom].reshape(-1, channels), taps)
+        products = np.matmul(inputs(batch, slice(top, bottom)), taps)
         partial[1:-1, 1:-1] = products.reshape(bottom - top, width, -1)
         target, first = out[batch, rows], rows.start - top
         target[...] = offset
@@ -131,5 +147,5 @@ def _few_outputs(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.arr
             target += partial[down, dx : dx + width, tap * count : (tap + 1) * count]
 
     strips = spans(height, max(1, _STRIP_PIXELS // width))
-    for_each(run, [(b, rows) for b in range(len(values)) for rows in strips])
+    for_each(run, [(b, rows) for b in range(pictures) for rows in strips])
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -16,6 +17,15 @@ _SUMMED_ELEMENTS = 1 << 16  # in float32, for their rounding's sake
 _ROW_ELEMENTS = 1 << 8
 _SMALL_ELEMENTS = 1 << 16
 _FAR = 16.0  # means of so many deviations are subtracted first, for their rounding's sake
+
+
+class Norm(NamedTuple):
+    """The parameters of a group norm: see `ops.group_norm`."""
+
+    weight: mx.array | None
+    bias: mx.array | None
+    groups: int
+    eps: float
 
 
 def group_norm(

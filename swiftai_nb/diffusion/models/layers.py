@@ -13,6 +13,7 @@ import mlx.core as mx
 from mlx import nn
 
 from swiftai_nb.diffusion import ops
+from swiftai_nb.diffusion.cpu.normalization import Norm
 
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "silu": ops.silu,
@@ -154,8 +155,31 @@ class Conv2d(nn.Module):  # type: ignore[misc]
         if bias:
             self.bias = mx.zeros((out_channels,))
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return ops.conv2d(x, self.weight, self.get("bias"), stride=self.stride, padding=self.padding)
+    def __call__(
+        self,
+        x: mx.array,
+        *,
+        norm: GroupNorm | None = None,
+        doubled: bool = False,
+        offsets: mx.array | None = None,
+        residual: mx.array | None = None,
+        reuse: bool = False,
+    ) -> mx.array:
+        """The convolution of x, or of silu(norm(x)); see `ops.conv2d`."""
+        if norm is not None and norm.statistics is not None:
+            x, norm = norm(x, apply_silu=True), None
+        return ops.conv2d(
+            x,
+            self.weight,
+            self.get("bias"),
+            stride=self.stride,
+            padding=self.padding,
+            norm=None if norm is None else Norm(norm.weight, norm.bias, norm.groups, norm.eps),
+            doubled=doubled,
+            offsets=offsets,
+            residual=residual,
+            reuse=reuse,
+        )
 
 
 class GroupStatistics:
@@ -250,14 +274,20 @@ class RMSNorm(nn.Module):  # type: ignore[misc]
 
 
 class Embedding(nn.Module):  # type: ignore[misc]
-    """A table of vectors: ids [...] -> [..., width]."""
+    """A table of vectors: ids [...] -> [..., width].
+
+    Attributes:
+        dtype: of the vectors it gives; None is the table's own.
+    """
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
         self.weight = mx.zeros((count, width))
+        self.dtype: mx.Dtype | None = None
 
     def __call__(self, ids: mx.array) -> mx.array:
-        return self.weight[ids]
+        vectors = self.weight[ids]
+        return vectors if self.dtype is None else vectors.astype(self.dtype)
 
 
 class QuantizedEmbedding(nn.Module):  # type: ignore[misc]

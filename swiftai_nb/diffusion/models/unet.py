@@ -195,4 +195,4 @@ class UNet(UNetEncoder):
             *skips, x = (a + b for a, b in zip((*skips, x), additional_residuals, strict=True))
         for block in self.up_blocks:
             x = block(x, skips, emb, context)
-        return self.conv_out(self.conv_norm_out(x, apply_silu=True))
+        return self.conv_out(x, norm=self.conv_norm_out)

@@ -44,13 +44,13 @@ class ResnetBlock(nn.Module):  # type: ignore[misc]
         if in_channels != out_channels:
             self.conv_shortcut = Conv2d(in_channels, out_channels, kernel_size=1, padding=0)
 
-    def __call__(self, x: mx.array, emb: mx.array | None = None) -> mx.array:
-        h = self.conv1(self.norm1(x, apply_silu=True))
-        if emb is not None:
-            h = ops.add_into(h, self.time_emb_proj(emb))
-        h = self.conv2(self.norm2(h, apply_silu=True))
-        shortcut = self.conv_shortcut(x) if "conv_shortcut" in self else x
-        return ops.checkpoint(ops.add_into(h, shortcut))
+    def __call__(self, x: mx.array, emb: mx.array | None = None, *, reuse: bool = False) -> mx.array:
+        """reuse: whether the result may be made in the memory of x, which nothing else uses then."""
+        offsets = None if emb is None else self.time_emb_proj(emb)
+        h = self.conv1(x, norm=self.norm1, offsets=offsets)
+        if "conv_shortcut" in self:
+            x, reuse = self.conv_shortcut(x, reuse=reuse), True
+        return ops.checkpoint(self.conv2(h, norm=self.norm2, residual=x, reuse=reuse))
 
 
 class CrossAttention(nn.Module):  # type: ignore[misc]
@@ -252,5 +252,8 @@ class UpBlock(nn.Module):  # type: ignore[misc]
         if "upsamplers" in self:
             # Odd sizes: the next skip is not exactly twice as large.
             _, height, width, _ = skips[-1].shape
-            x = self.upsamplers[0].conv(upsample_nearest(x, (height, width)))
+            if (height, width) == (2 * x.shape[1], 2 * x.shape[2]):
+                x = self.upsamplers[0].conv(x, doubled=True)
+            else:
+                x = self.upsamplers[0].conv(upsample_nearest(x, (height, width)))
         return x

@@ -15,12 +15,7 @@ from mlx import nn
 
 from swiftai_nb.core.errors import UnsupportedModelError
 from swiftai_nb.diffusion import ops
-from swiftai_nb.diffusion.models.layers import (
-    Conv2d,
-    GroupNorm,
-    Linear,
-    upsample_nearest,
-)
+from swiftai_nb.diffusion.models.layers import Conv2d, GroupNorm, Linear
 from swiftai_nb.diffusion.models.unet_blocks import Resampler, ResnetBlock
 
 _EPS = 1e-6
@@ -181,14 +176,15 @@ class VAEBlock(nn.Module):  # type: ignore[misc]
         elif sampler == "upsamplers":
             self.upsamplers = [Resampler(out_channels)]
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, *, reuse: bool = False) -> mx.array:
+        """reuse: see `ResnetBlock`."""
         for resnet in self.resnets:
-            x = resnet(x)
+            x, reuse = resnet(x, reuse=reuse), True
         if "downsamplers" in self:
             # The encoder pads right and bottom only.
             x = self.downsamplers[0].conv(mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]))
         if "upsamplers" in self:
-            x = ops.checkpoint(self.upsamplers[0].conv(upsample_nearest(x)))
+            x = ops.checkpoint(self.upsamplers[0].conv(x, doubled=True))
         return x
 
 
@@ -217,7 +213,7 @@ class Encoder(nn.Module):  # type: ignore[misc]
         x = self.conv_in(pixels)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(self.conv_norm_out(self.mid_block(x), apply_silu=True))
+        return self.conv_out(self.mid_block(x), norm=self.conv_norm_out)
 
 
 class Decoder(nn.Module):  # type: ignore[misc]
@@ -250,9 +246,9 @@ class Decoder(nn.Module):  # type: ignore[misc]
 
     def up(self, x: mx.array) -> mx.array:
         """The rest, which sees only a neighborhood: [B, h, w, D] -> [B, H, W, 3]."""
-        for block in self.up_blocks:
-            x = block(x)
-        return self.conv_out(self.conv_norm_out(x, apply_silu=True))
+        for i, block in enumerate(self.up_blocks):
+            x = block(x, reuse=i > 0)
+        return self.conv_out(x, norm=self.conv_norm_out)
 
 
 class BatchStatistics(nn.Module):  # type: ignore[misc]

@@ -20,7 +20,7 @@ from swiftai_nb.core.errors import AIError, InvalidModelFilesError
 from swiftai_nb.core.format import shorten
 from swiftai_nb.diffusion import gpu, memory
 from swiftai_nb.diffusion.cpu.workers import run_checkpoint, spans
-from swiftai_nb.diffusion.models.layers import Conv2d, Linear
+from swiftai_nb.diffusion.models.layers import Conv2d, Embedding, Linear
 from swiftai_nb.diffusion.weights.precision import (
     DEFAULT_GROUP_SIZE,
     assign,
@@ -174,7 +174,7 @@ def load_network(
         value = tensors.pop(path).reshape(shapes[path])
         owner_path, _, name = path.rpartition(".")
         owner = find_module(network, owner_path)
-        is_map = name == "weight" and isinstance(owner, (Linear, Conv2d))
+        is_map = name == "weight" and isinstance(owner, (Linear, Conv2d, Embedding))
         quantizes = (
             quantization_bits is not None
             and is_map
@@ -184,6 +184,8 @@ def load_network(
         )
         keeps_dtype = is_map and not quantizes
         kept = storage_dtype(value.dtype, dtype, size=value.size) if keeps_dtype else dtype
+        if isinstance(owner, Embedding):
+            owner.dtype = dtype
         label = f"{source.name}: tensor {path}"
         value = _converted(value, value.dtype if value.dtype == mx.uint32 else kept, label)
         if quantizes and quantization_bits is not None:

@@ -60,7 +60,7 @@ def flow_dtypes(dtype: mx.Dtype, *, fits_float16: bool) -> tuple[mx.Dtype, mx.Dt
 
 
 def storage_dtype(stored: mx.Dtype, compute: mx.Dtype, *, size: int) -> mx.Dtype:
-    """The dtype a dense or convolution weight is kept in.
+    """The dtype that the weight of a dense layer, a convolution or a table of vectors is kept in.
 
     On the CPU large weights of 16-bit files stay as they are, and operations widen them exactly where they
     use them: half the memory, the same numbers. Elsewhere weights have the compute dtype.

@@ -15,7 +15,7 @@ from mlx import nn
 
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.core.paths import user_path
-from swiftai_nb.diffusion.models.layers import Embedding, QuantizedEmbedding
+from swiftai_nb.diffusion.models.layers import Embedding
 from swiftai_nb.diffusion.weights.precision import assign, find_module
 from swiftai_nb.diffusion.weights.stored import check_numbers, load_tensors
 from swiftai_nb.model_files.adapter_files import BUNDLE_PREFIX, check_embedding, is_token, vector_keys
@@ -101,9 +101,7 @@ def _listed(widths: tuple[int, ...]) -> str:
 def extend_vocabulary(network: nn.Module, *, vectors: mx.array) -> None:
     """Puts vectors [n, D] behind a CLIP's table of tokens."""
     table = find_module(network, _TABLE)
-    weight = table.weight
-    if isinstance(table, QuantizedEmbedding):
-        weight = table(mx.arange(weight.shape[0]))
+    weight = table(mx.arange(len(table.weight)))
     longer = Embedding(1, 1)
     longer.weight = mx.concatenate([weight, vectors.astype(weight.dtype)])
     mx.eval(longer.weight)

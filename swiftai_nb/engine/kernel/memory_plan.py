@@ -226,8 +226,8 @@ def _tensor_bytes(
     packed = packed_bits(name, tensor.shape, tensor.dtype)
     if packed is not None:
         return count * packed // 8 + 2 * bytes_per_weight * count // 32
-    is_map = name.endswith(".weight") and len(tensor.shape) > 1 and not _TABLE.search(name)
-    if is_map and bits is not None and len(tensor.shape) == 2:
+    is_map = name.endswith(".weight") and len(tensor.shape) > 1
+    if is_map and bits is not None and len(tensor.shape) == 2 and not _TABLE.search(name):
         scales_bytes = 2 * bytes_per_weight * count // _GROUP  # a scale and a bias for each group
         return count * bits // 8 + scales_bytes
     if is_map and is_half and count >= _LARGE_WEIGHT:

@@ -142,8 +142,8 @@ def test_quantization_counts_the_scales_and_leaves_tables_alone(tmp_path):
         **{"transformer_blocks.0.ff.net.weight": (640, 640), "token_embedding.weight": (640, 640)},
     )
     facts, count = open_model(tmp_path), 640 * 640
-    assert plan(facts).weights_bytes["transformer"] == count * 2 + count * 4
-    assert plan(facts, quantization_bits=4).weights_bytes["transformer"] == count * 5 // 8 + count * 4
+    assert plan(facts).weights_bytes["transformer"] == count * 2 + count * 2
+    assert plan(facts, quantization_bits=4).weights_bytes["transformer"] == count * 5 // 8 + count * 2
 
 
 def test_broken_weights_are_named(large_model):

@@ -6,6 +6,7 @@ rearranged part by part while they are used: loading costs nothing, and LoRAs ch
 """
 
 from swiftai_nb.diffusion.cpu.native.attention import attention, multi_head_attention
+from swiftai_nb.diffusion.cpu.native.convolution import conv2d
 from swiftai_nb.diffusion.cpu.native.elementwise import (
     geglu,
     gelu,
@@ -17,7 +18,7 @@ from swiftai_nb.diffusion.cpu.native.elementwise import (
     silu,
 )
 from swiftai_nb.diffusion.cpu.native.loader import library
-from swiftai_nb.diffusion.cpu.native.products import conv2d, half_products, linear, quantized_linear
+from swiftai_nb.diffusion.cpu.native.products import half_products, linear, quantized_linear
 
 __all__ = [
     "attention",

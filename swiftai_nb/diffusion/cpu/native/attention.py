@@ -9,7 +9,7 @@ import numpy as np
 
 from swiftai_nb.diffusion.cpu.arrays import new_array, view
 from swiftai_nb.diffusion.cpu.attention import additive_mask
-from swiftai_nb.diffusion.cpu.native.loader import aligned_scratch, library
+from swiftai_nb.diffusion.cpu.native.loader import aligned_scratch, loaded
 from swiftai_nb.diffusion.cpu.native.products import half_products
 from swiftai_nb.diffusion.cpu.workers import (
     Float32,
@@ -61,8 +61,7 @@ def _attend(
     queries: Float32, keys: Float32, values: Float32, out: Float32, *, scale: float, mask: mx.array | None
 ) -> None:
     """Queries [B, heads, L, D], keys and values [B, fewer heads, S, D] -> out [B, heads, L, D]."""
-    kernels = library()
-    assert kernels is not None, "called without compiled kernels"
+    kernels = loaded()
     half = half_products.get() and kernels.half
     queries, keys, values = (_rows(x) for x in (queries, keys, values))
     batch, heads, length, width = queries.shape

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.diffusion.cpu.arrays import float32_view, new_array, view
-from swiftai_nb.diffusion.cpu.native.loader import Kernels, address, aligned_scratch, library
+from swiftai_nb.diffusion.cpu.native.loader import address, aligned_scratch, loaded
 from swiftai_nb.diffusion.cpu.workers import Float32, for_each, spans
 
 _SILU, _GELU, _GELU_TANH, _QUICK_GELU = range(4)  # elementwise.c
@@ -14,14 +14,8 @@ _BLOCK_ELEMENTS = 1 << 17
 _SUMMED_ELEMENTS = 1 << 16
 
 
-def _loaded() -> Kernels:
-    kernels = library()
-    assert kernels is not None, "called without compiled kernels"
-    return kernels
-
-
 def _apply(kind: int, x: mx.array) -> mx.array:
-    kernels = _loaded()
+    kernels = loaded()
     values = np.ascontiguousarray(view(x)).reshape(-1)
     result, out = new_array(x.shape)
     source, target = values.ctypes.data, out.ctypes.data
@@ -56,7 +50,7 @@ def quick_gelu(x: mx.array) -> mx.array:
 
 def geglu(x: mx.array) -> mx.array:
     """As `ops.geglu`, for a float32 array."""
-    kernels, width = _loaded(), x.shape[-1] // 2
+    kernels, width = loaded(), x.shape[-1] // 2
     pairs = np.ascontiguousarray(view(x)).reshape(-1, 2 * width)
     result, out = new_array((*x.shape[:-1], width))
     rows = out.reshape(-1, width)
@@ -81,7 +75,7 @@ def rms_norm(x: mx.array, weight: mx.array, *, eps: float) -> mx.array:
 def _normalize_rows(
     x: mx.array, weight: mx.array, bias: mx.array | None, *, eps: float, root_mean_square: bool
 ) -> mx.array:
-    kernels, width = _loaded(), x.shape[-1]
+    kernels, width = loaded(), x.shape[-1]
     values = np.ascontiguousarray(view(x)).reshape(-1, width)
     factor, offset = float32_view(weight), None if bias is None else float32_view(bias)
     result, out = new_array(x.shape)
@@ -101,33 +95,52 @@ def group_norm(
     x: mx.array, weight: mx.array | None, bias: mx.array | None, *, groups: int, eps: float, silu: bool
 ) -> mx.array:
     """As `ops.group_norm`, for a float32 array."""
-    kernels, batch, channels = _loaded(), x.shape[0], x.shape[-1]
+    kernels, batch, channels = loaded(), x.shape[0], x.shape[-1]
     values = np.ascontiguousarray(view(x)).reshape(batch, -1, channels)
     result, out = new_array(x.shape)
-    targets = out.reshape(values.shape)
-    pixels = values.shape[1]
-    mean, deviation = _moments(values, groups=groups, eps=eps)
-    factor = np.ones(channels, np.float32) if weight is None else float32_view(weight)
-    offset = np.zeros(channels, np.float32) if bias is None else float32_view(bias)
-    center = mean.astype(np.float32)
-    scale = (factor / deviation).astype(np.float32)
-    shift = (offset - (mean - center) * scale).astype(np.float32)
+    targets, norm = out.reshape(values.shape), channel_map(values, weight, bias, groups=groups, eps=eps)
 
     def run(part: tuple[int, slice]) -> None:
         b, some = part
         kernels.functions.group_apply(
-            address(values[b, some]), address(center[b]), address(scale[b]), address(shift[b]),
-            address(targets[b, some]), some.stop - some.start, channels, silu,
+            address(values[b, some]), address(norm[b]), address(targets[b, some]),
+            some.stop - some.start, channels, channels, silu,
         )  # fmt: skip
 
-    parts = spans(pixels, max(1, _BLOCK_ELEMENTS // channels))
+    parts = spans(values.shape[1], max(1, _BLOCK_ELEMENTS // channels))
     for_each(run, [(b, some) for b in range(batch) for some in parts])
     return result
 
 
+def channel_map(
+    values: Float32, weight: mx.array | None, bias: mx.array | None, *, groups: int, eps: float
+) -> Float32:
+    """Group normalization of pictures [B, pixels, C] as a map of their channels: center, scale, shift.
+
+    Args:
+        values: the channels of a pixel lie side by side.
+        weight: [C].
+        bias: [C].
+        groups: divides C.
+        eps: added to the variance.
+
+    Returns:
+        [B, 3, C]: the normalized value is (value - center) * scale + shift.
+    """
+    channels = values.shape[2]
+    mean, deviation = _moments(values, groups=groups, eps=eps)
+    factor = np.ones(channels, np.float32) if weight is None else float32_view(weight)
+    offset = np.zeros(channels, np.float32) if bias is None else float32_view(bias)
+    norm = np.empty((len(values), 3, channels), np.float32)
+    norm[:, 0] = mean
+    norm[:, 1] = factor / deviation
+    norm[:, 2] = offset - (mean - norm[:, 0]) * norm[:, 1]
+    return norm
+
+
 def _moments(values: Float32, *, groups: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel's group in pictures [B, pixels, C]: float64 [B, C]."""
-    kernels, (batch, pixels, channels) = _loaded(), values.shape
+    kernels, (batch, pixels, channels) = loaded(), values.shape
     parts = spans(pixels, max(1, _SUMMED_ELEMENTS // channels))
     moments = np.empty((batch, len(parts), 2, groups))
     tasks = [(b, i) for b in range(batch) for i in range(len(parts))]
@@ -136,7 +149,8 @@ def _moments(values: Float32, *, groups: int, eps: float) -> tuple[np.ndarray, n
         b, i = task
         some = parts[i]
         kernels.functions.group_moments(
-            address(values[b, some]), moments[task].ctypes.data, some.stop - some.start, channels, groups,
+            address(values[b, some]), moments[task].ctypes.data, some.stop - some.start, channels,
+            values.strides[1] // 4, groups,
             aligned_scratch("moments", 4 * channels + 64),
         )  # fmt: skip
 

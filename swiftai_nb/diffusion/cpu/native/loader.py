@@ -17,19 +17,19 @@ from swiftai_nb.diffusion.cpu.workers import Float32, scratch
 
 _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
 _SIGNATURES = {
-    "linear": [_P, _P, _I, _P, _P, _P, *[_L] * 6, _I, _I, _P, _P],
+    "linear": [_P, _P, _I, _P, _P, _P, *[_L] * 7, _I, _I, _P, _P],
     "linear_few": [_P, _P, _I, _P, _P, *[_L] * 5],
     "conv": [_P, _P, _I, _P, _P, _P, _P, *[_L] * 12, _I, _P, _P],
-    "winograd_input": [_P, _P, *[_L] * 5, _I, _I],
+    "winograd_input": [_P, _P, _P, *[_L] * 4, _I, _L, _L, _I, _I],
     "winograd_kernel": [_P, _I, _P, *[_L] * 4, _I, _I],
-    "winograd_product": [*[_P] * 6, *[_L] * 8, _I, _I, _P, _P],
+    "winograd_product": [*[_P] * 6, *[_L] * 9, _I, _I, _P, _P],
     "attention_pack": [_P, _P, *[_L] * 5, _P, _P, _I],
     "attend": [*[_P] * 5, *[_L] * 8, _F, _I, _P, _P],
     "activation": [_P, _P, _L, _I],
     "geglu": [_P, _P, _L, _L],
     "layer_norm": [*[_P] * 4, _L, _L, _F, _I],
-    "group_moments": [_P, _P, *[_L] * 3, _P],
-    "group_apply": [*[_P] * 5, _L, _L, _I],
+    "group_moments": [_P, _P, *[_L] * 4, _P],
+    "group_apply": [_P, _P, _P, *[_L] * 3, _I],
 }
 _ALIGNMENT = 64
 
@@ -103,6 +103,13 @@ def status() -> Status:
 def library() -> Kernels | None:
     """The library of this process; None where NumPy does the work."""
     return status().kernels
+
+
+def loaded() -> Kernels:
+    """The library of this process, where the caller knows that there is one."""
+    kernels = library()
+    assert kernels is not None, "called without compiled kernels"
+    return kernels
 
 
 def address(array: Float32 | None) -> int | None:

@@ -70,7 +70,7 @@ def _linear(functions: Any, width: int, half: bool) -> float:
     stored = weight.astype(np.float16)
     out = np.empty((rows, outputs), np.float32)
     functions.linear(
-        inputs.at(x), inputs.at(stored), 1, inputs.at(bias), None, inputs.at(out), inner, outputs,
+        inputs.at(x), inputs.at(stored), 1, inputs.at(bias), None, inputs.at(out), inner, outputs, outputs,
         0, rows, 0, 2, half, False, inputs.blank((width + rows) * (inner + 1)), None,
     )  # fmt: skip
     return _error(out, x @ stored.astype(np.float32).T + bias)
@@ -84,13 +84,15 @@ def _winograd(functions: Any, width: int, half: bool) -> float:
     block, panel, products = (
         inputs.blank(36 * 48 * length) for length in (channels, width * channels, width)
     )
-    functions.winograd_input(inputs.at(x), block, height, height, channels, 0, tiles, m, half)
+    functions.winograd_input(
+        inputs.at(x), None, block, height, height, channels, channels, False, 0, tiles, m, half
+    )
     functions.winograd_kernel(
         inputs.at(weight), 0, panel, channels, outputs, 0, -(-outputs // width), m, half
     )
     functions.winograd_product(
-        block, panel, None, None, None, inputs.at(out), height, height, channels, outputs, 0, tiles,
-        0, -(-outputs // width), m, half, products, None,
+        block, panel, None, None, None, inputs.at(out), height, height, channels, outputs,
+        outputs, 0, tiles, 0, -(-outputs // width), m, half, products, None,
     )  # fmt: skip
     padded = np.pad(x[0], [(1, 1), (1, 1), (0, 0)])
     taps = [(i, j) for i in range(3) for j in range(3)]

@@ -59,14 +59,15 @@ EXPORT void layer_norm(const float *x, const float *weight, const float *bias, f
 }
 
 // Sums and sums of squared differences from their own mean, of each group of neighboring channels over some pixels
-// that fit a cache: moments [2][groups]. scratch: channels + LANES floats.
-EXPORT void group_moments(const float *x, double *moments, long pixels, long channels, long groups, float *scratch) {
+// that fit a cache, `stride` floats apart: moments [2][groups]. scratch: channels + LANES floats.
+EXPORT void group_moments(const float *x, double *moments, long pixels, long channels, long stride, long groups,
+                          float *scratch) {
     long size = channels / groups;
     for (int centered = 0; centered < 2; centered++) {
         for (long c = 0; c < channels; c += LANES) {
             vec sums = {0}, center = centered ? load_up_to(scratch + c, channels - c) : (vec){0};
             for (long i = 0; i < pixels; i++) {
-                vec values = load_up_to(x + i * channels + c, channels - c);
+                vec values = load_up_to(x + i * stride + c, channels - c);
                 if (centered) values -= center, values *= values;
                 sums += values;
             }
@@ -86,14 +87,16 @@ EXPORT void group_moments(const float *x, double *moments, long pixels, long cha
         }
     }
 }
-// out = (x - center) * scale + shift by channels, then its silu if asked.
-EXPORT void group_apply(const float *x, const float *center, const float *scale, const float *shift, float *out,
-                        long pixels, long channels, int silu) {
+// out = (x - norm[0]) * norm[1] + norm[2] by channels, then its silu if asked; norm: [3, channels].
+// Pixels of x are `stride` floats apart.
+EXPORT void group_apply(const float *x, const float *norm, float *out, long pixels, long channels, long stride, int silu) {
+    const float *scales = norm + channels, *shifts = scales + channels;
     for (long i = 0; i < pixels; i++)
         for (long c = 0; c < channels; c += LANES) {
-            long left = channels - c, at = i * channels + c;
-            vec y = load_up_to(x + at, left) - load_up_to(center + c, left);
-            y = y * load_up_to(scale + c, left) + load_up_to(shift + c, left);
-            store_up_to(out + at, silu ? y * sigmoid(y) : y, left);
+            long left = channels - c;
+            vec value = load_up_to(x + i * stride + c, left), center = load_up_to(norm + c, left);
+            vec scale = load_up_to(scales + c, left), shift = load_up_to(shifts + c, left);
+            vec y = silu ? normalized_silu(value, center, scale, shift) : (value - center) * scale + shift;
+            store_up_to(out + i * channels + c, y, left);
         }
 }

@@ -127,6 +127,10 @@ INLINE vec exp_vec(vec x) {
     return (vec)((ivec)p + (((ivec)rounded - (ivec)magic) << 23));
 }
 INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exp_vec(-x)); }
+INLINE vec normalized_silu(vec x, vec center, vec scale, vec shift) {
+    vec y = (x - center) * scale + shift;
+    return y * sigmoid(y);
+}
 // x Phi(x); erf by Abramowitz and Stegun 7.1.26, 1.5e-7 absolute.
 INLINE vec gelu_vec(vec x) {
     vec z = maximum(x, -x) * 0.70710678f;

@@ -59,14 +59,15 @@ static void panel_bias(float bias_of_panel[WIDTH], const float *bias, const floa
 
 // out[rows, outputs] = x[rows, inner] weight[outputs, inner]^T + bias + addend, for some rows and panels.
 // gated: out[rows, outputs / 2] is the first half of that times the gelu of the second.
+// Rows of out and addend are `stride` floats apart; with stride `inner` out may be x, if all panels are asked for.
 // scratch: (WIDTH + rows) * padded inner elements.
 INLINE void linear_part(const float *x, const void *weight, int kind, const float *bias, const float *addend,
-                        float *out, long inner, long outputs, long row_from, long row_to, long panel_from,
+                        float *out, long inner, long outputs, long stride, long row_from, long row_to, long panel_from,
                         long panel_to, int half, int gated, void *scratch, const int *stop) {
     long length = padded(inner, half), size = element_size(half);
     long width = gated ? outputs / 2 : outputs, step = gated ? WIDTH / 2 : WIDTH;
     char *panel = scratch, *inputs = panel + size * length * WIDTH;
-    if (half)
+    if (half || x == out)
         for (long i = row_from; i < row_to; i++)
             write_row(inputs + (i - row_from) * length * size, x + i * inner, inner, half);
     else inputs = (char *)(x + row_from * inner);
@@ -83,16 +84,16 @@ INLINE void linear_part(const float *x, const void *weight, int kind, const floa
             vec acc[ROWS][VECTORS];
             clear(acc);
             multiply(acc, rows, panel, length, half, VECTORS);
-            long at = i * width + first;
-            store_tile(acc, bias_of_panel, addend ? addend + at : NULL, out + at, width, count, columns, gated);
+            long at = i * stride + first;
+            store_tile(acc, bias_of_panel, addend ? addend + at : NULL, out + at, stride, count, columns, gated);
         }
     }
 }
 EXPORT void linear(const float *x, const void *weight, int kind, const float *bias, const float *addend, float *out,
-                   long inner, long outputs, long row_from, long row_to, long panel_from, long panel_to, int half,
-                   int gated, void *scratch, const int *stop) {
+                   long inner, long outputs, long stride, long row_from, long row_to, long panel_from, long panel_to,
+                   int half, int gated, void *scratch, const int *stop) {
 #define PART(h, g) \
-    linear_part(x, weight, kind, bias, addend, out, inner, outputs, row_from, row_to, panel_from, panel_to, h, g, \
+    linear_part(x, weight, kind, bias, addend, out, inner, outputs, stride, row_from, row_to, panel_from, panel_to, h, g, \
                 scratch, stop)
     if (half && HALF_PRODUCTS) gated ? PART(1, 1) : PART(1, 0);
     else gated ? PART(0, 1) : PART(0, 0);

@@ -48,16 +48,27 @@ INLINE void transform_output(const vec p[6], vec out[4], int m) {
     out[3] = difference_a * (A * A * A) + difference_b * (B * B * B) + p[5];
 }
 
-// One tile's inputs from channel c on, transformed: n x n vectors.
-INLINE void input_tile(const float *x, long height, long width, long channels, long y, long x0, long c, vec out[36], int m) {
+// One tile's inputs from channel c on, transformed: n x n vectors. norm: see winograd_input.
+INLINE void input_tile(const float *x, const float *norm, long height, long width, long channels, long stride,
+                       int doubled, long y, long x0, long c, vec out[36], int m) {
     int n = m + 2;
-    vec columns[36];
-    long left = channels - c;
+    vec columns[36], center = {0}, scale = {0}, shift = {0};
+    long left = channels - c, row_length = doubled ? width / 2 : width;
+    if (norm && left > 0) {
+        center = load_up_to(norm + c, left);
+        scale = load_up_to(norm + channels + c, left), shift = load_up_to(norm + 2 * channels + c, left);
+    }
     _Pragma("GCC unroll 6") for (int j = 0; j < n; j++) {
         vec d[6];
         for (int i = 0; i < n; i++) {
             long row = y + i, column = x0 + j, inside = row >= 0 && row < height && column >= 0 && column < width;
-            d[i] = inside && left > 0 ? load_up_to(x + (row * width + column) * channels + c, left) : (vec){0};
+            if (!inside || left <= 0) {
+                d[i] = (vec){0};
+                continue;
+            }
+            if (doubled) row /= 2, column /= 2;
+            vec value = load_up_to(x + (row * row_length + column) * stride + c, left);
+            d[i] = norm ? normalized_silu(value, center, scale, shift) : value;
         }
         vec t[6];
         transform_input(d, t, m);
@@ -65,19 +76,20 @@ INLINE void input_tile(const float *x, long height, long width, long channels, l
     }
     _Pragma("GCC unroll 6") for (int i = 0; i < n; i++) transform_input(columns + i * n, out + i * n, m);
 }
-// Tiles tile_from ... tile_to of x [batch, height, width, channels] -> block.
-INLINE void input_part(const float *x, void *block, long height, long width, long channels, long tile_from,
-                       long tile_to, int m, int half) {
+INLINE void input_part(const float *x, const float *norm, void *block, long height, long width, long channels,
+                       long stride, int doubled, long tile_from, long tile_to, int m, int half) {
     int positions = (m + 2) * (m + 2);
     long across = (width + m - 1) / m, down = (height + m - 1) / m, length = padded(channels, half);
     long step = half ? 2 * LANES : LANES;
     for (long tile = tile_from; tile < tile_to; tile++) {
-        const float *picture = x + tile / (across * down) * height * width * channels;
+        long image = tile / (across * down), pixels = height * width;
+        const float *picture = x + image * (doubled ? pixels / 4 : pixels) * stride;
+        const float *of_picture = norm ? norm + image * 3 * channels : NULL;
         long y = tile / across % down * m - 1, x0 = tile % across * m - 1;
         for (long c = 0; c < channels; c += step) {
             vec low[36], high[36];
-            input_tile(picture, height, width, channels, y, x0, c, low, m);
-            if (half) input_tile(picture, height, width, channels, y, x0, c + LANES, high, m);
+            input_tile(picture, of_picture, height, width, channels, stride, doubled, y, x0, c, low, m);
+            if (half) input_tile(picture, of_picture, height, width, channels, stride, doubled, y, x0, c + LANES, high, m);
             for (int e = 0; e < positions; e++) {
                 char *to = (char *)block + ((e * tile_count(m) + tile - tile_from) * length + c) * element_size(half);
                 vec values = half ? round_pairs(low[e], high[e]) : low[e];
@@ -87,11 +99,17 @@ INLINE void input_part(const float *x, void *block, long height, long width, lon
         }
     }
 }
-EXPORT void winograd_input(const float *x, void *block, long height, long width, long channels, long tile_from,
-                           long tile_to, int m, int half) {
-    if (m == 4) input_part(x, block, height, width, channels, tile_from, tile_to, 4, 0);
-    else if (half && HALF_PRODUCTS) input_part(x, block, height, width, channels, tile_from, tile_to, 2, 1);
-    else input_part(x, block, height, width, channels, tile_from, tile_to, 2, 0);
+// Tiles tile_from ... tile_to of x [batch, height, width, channels], pixels `stride` floats apart -> block.
+// norm: [batch, 3, channels] or NULL; the input is then the silu of (x - norm[0]) * norm[1] + norm[2].
+// doubled: x is [batch, height / 2, width / 2, channels], and each of its pixels stands for four.
+EXPORT void winograd_input(const float *x, const float *norm, void *block, long height, long width, long channels,
+                           long stride, int doubled, long tile_from, long tile_to, int m, int half) {
+#define PART(norm_, m_, h) \
+    input_part(x, norm_, block, height, width, channels, stride, doubled, tile_from, tile_to, m_, h)
+    if (m == 4) norm ? PART(norm, 4, 0) : PART(NULL, 4, 0);
+    else if (half && HALF_PRODUCTS) norm ? PART(norm, 2, 1) : PART(NULL, 2, 1);
+    else norm ? PART(norm, 2, 0) : PART(NULL, 2, 0);
+#undef PART
 }
 
 // One kernel's channels from c on, transformed.
@@ -144,9 +162,9 @@ EXPORT void winograd_kernel(const void *weight, int kind, void *panels, long cha
 }
 
 // A block of transformed tiles times panels, transformed back into out [batch, height, width, outputs].
-// bias: [outputs]; more: [batch, outputs]; addend: like out. scratch: (m + 2)^2 * tile_count * WIDTH floats.
+// bias: [outputs]; more: [batch, outputs]; addend: like out, or out itself; their pixels are `stride` floats apart. scratch: (m + 2)^2 * tile_count * WIDTH floats.
 INLINE void product_part(const void *block, const void *panels, const float *bias, const float *more,
-                         const float *addend, float *out, long height, long width, long channels, long outputs,
+                         const float *addend, float *out, long height, long width, long channels, long outputs, long stride,
                          long tile_from, long tile_to, long panel_from, long panel_to, int m, int half, float *scratch,
                          const int *stop) {
     int n = m + 2, positions = n * n;
@@ -183,7 +201,7 @@ INLINE void product_part(const void *block, const void *panels, const float *bia
                     vec t[4];
                     transform_output(rows[k], t, m);
                     for (int j = 0; j < m && x0 + j < width; j++) {
-                        long at = ((image * height + y0 + k) * width + x0 + j) * outputs + column;
+                        long at = ((image * height + y0 + k) * width + x0 + j) * stride + column;
                         vec sum = t[j] + offset;
                         if (addend) sum += load_up_to(addend + at, left);
                         store_up_to(out + at, sum, left);
@@ -195,10 +213,10 @@ INLINE void product_part(const void *block, const void *panels, const float *bia
 }
 EXPORT void winograd_product(const void *block, const void *panels, const float *bias, const float *more,
                              const float *addend, float *out, long height, long width, long channels, long outputs,
-                             long tile_from, long tile_to, long panel_from, long panel_to, int m, int half,
+                             long stride, long tile_from, long tile_to, long panel_from, long panel_to, int m, int half,
                              float *scratch, const int *stop) {
 #define PART(m_, h) \
-    product_part(block, panels, bias, more, addend, out, height, width, channels, outputs, tile_from, tile_to, \
+    product_part(block, panels, bias, more, addend, out, height, width, channels, outputs, stride, tile_from, tile_to, \
                  panel_from, panel_to, m_, h, scratch, stop)
     if (m == 4) PART(4, 0);
     else if (half && HALF_PRODUCTS) PART(2, 1);
