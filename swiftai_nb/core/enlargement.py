@@ -38,6 +38,28 @@ def enlarged_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
     return width, height
 
 
+def network_inputs(size: tuple[int, int], target: tuple[int, int], scale: int) -> list[tuple[int, int]]:
+    """(width, height) of the pictures that a network enlarges, one after the other.
+
+    They end where the target is reached or the next would have more than twice `MAX_PIXELS`; Lanczos' filter
+    does the rest.
+
+    Args:
+        size: (width, height) of the picture.
+        target: (width, height).
+        scale: of the network.
+    """
+    inputs: list[tuple[int, int]] = []
+    while size[0] < target[0] or size[1] < target[1]:
+        if size[0] * size[1] * scale**2 > 2 * MAX_PIXELS:
+            break
+        inputs.append(size)
+        if scale == 1:
+            break
+        size = (size[0] * scale, size[1] * scale)
+    return inputs
+
+
 def hires_size(size: tuple[int, int], factor: float, multiple: int) -> tuple[int, int]:
     """(width, height) of a hires pass: about `factor` times the size, multiples of what the model needs."""
     width, height = (max(multiple, round(side * factor / multiple) * multiple) for side in size)

@@ -1,13 +1,15 @@
-"""Enlarging pictures by a network of the Real-ESRGAN family, in tiles that overlap.
+"""Enlarging pictures by a network of the Real-ESRGAN family, in tiles, with the pixels of the whole picture.
 
-A tile is enlarged with a margin of its surroundings, and its core is kept. What lies beyond the margin
-changes a pixel by about one step of 8 bits at most (docs/models.md has the figures), although RRDBNet's
-convolutions reach further. Its last convolutions, at the size of the result, run in smaller parts, exactly.
+RRDBNet sees hundreds of pixels far, each of its blocks 15. So every block runs over the whole picture, tile
+by tile, before the next one begins: tiles then need no more than a block's margin, and nothing is cut off.
+The feature maps of two blocks are kept whole; the last convolutions, at the size of the result, run in
+smaller parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,34 +76,48 @@ class Upscaler:
         if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
             raise InvalidInputError(f"pixels have shape {pixels.shape}, need [H, W, 3] of uint8")
         side = default_tile_side() if tile_side is None else tile_side
-        patch, (height, width) = self.file.unshuffle, pixels.shape[:2]
-        rest = [(0, -height % patch), (0, -width % patch), (0, 0)]
-        x = fold_patches(mx.array(np.pad(pixels, rest, mode="edge"))[None], patch)
-        overlap = -(-self.file.overlap // patch)
-        pieces = list(tiles(*x.shape[1:3], side=max(side // patch, 3 * overlap), overlap=overlap))
-        times = self.scale * patch
-        result = np.empty((x.shape[1] * times, x.shape[2] * times, 3), np.uint8)
-        for index, tile in enumerate(pieces):
+        file, network, (height, width) = self.file, self._network, pixels.shape[:2]
+        rest = [(0, -height % file.unshuffle), (0, -width % file.unshuffle), (0, 0)]
+        x = fold_patches(mx.array(np.pad(pixels, rest, mode="edge"))[None], file.unshuffle)
+        x = x.astype(self._dtype) / 255
+        middle, end = (
+            list(tiles(*x.shape[1:3], side=max(side // file.unshuffle, 3 * reach), overlap=reach))
+            for reach in (file.stage_reach, file.end_reach)
+        )
+        numbers = itertools.count()
+        total = len(network.stages) * len(middle) + len(end)
+
+        def begin_tile() -> None:
             if on_tile is not None:
-                on_tile(index, len(pieces))
-            _paste(self._enlarge(tile.cut(x), times), tile, times, into=result)
+                on_tile(next(numbers), total)
+
+        y = x
+        for stage in network.stages:
+            y = _in_tiles(stage, y, middle, begin_tile)
+        times = file.scale * file.unshuffle
+        result = np.empty((x.shape[1] * times, x.shape[2] * times, 3), np.uint8)
+        for tile in end:
+            begin_tile()
+            _paste(self._enlarge(network.join(tile.cut(x), tile.cut(y)), times), tile, times, into=result)
             mx.clear_cache()
-        return result[: height * self.scale, : width * self.scale]
+        return result[: height * file.scale, : width * file.scale]
 
     def release(self) -> None:
         """Drops the weights; the next picture reads them again."""
         self._component.release()
 
-    def _enlarge(self, patches: mx.array, times: int) -> Pixels:
-        """One tile: patches [1, h, w, 3 p^2], uint8 -> pixels, uint8."""
-        network: Any = self._component.network
-        features = network.extract(patches.astype(self._dtype) / 255)
+    @property
+    def _network(self) -> Any:
+        return self._component.network
+
+    def _enlarge(self, features: mx.array, times: int) -> Pixels:
+        """One tile: features [1, h, w, C] -> pixels, uint8."""
         height, width = features.shape[1:3]
         is_whole = self.file.architecture == "compact"
         side, overlap = (max(height, width), 0) if is_whole else (_PART_SIDE, _PART_OVERLAP)
         values = np.empty((height * times, width * times, 3), np.float32)
         for part in tiles(height, width, side=side, overlap=overlap):
-            pixels = np.array(network.reconstruct(part.cut(features)).astype(mx.float32))[0]
+            pixels = np.array(self._network.reconstruct(part.cut(features)).astype(mx.float32))[0]
             _paste(pixels, part, times, into=values)
         if not np.isfinite(values).all():
             raise GenerationFailedError(
@@ -114,6 +130,26 @@ class Upscaler:
         stored: Tensors = dict(tensors)  # type: ignore[call-overload]
         used = {path: stored.pop(name) for path, name in self.file.names.items()}
         return kernels_last(used)
+
+
+def _in_tiles(
+    stage: Callable[[mx.array], mx.array], x: mx.array, pieces: Sequence[Tile], begin_tile: Callable[[], None]
+) -> mx.array:
+    """A stage of the network over a whole feature map [1, h, w, C], with the memory of a tile."""
+    result = mx.array(0.0)
+    for index, tile in enumerate(pieces):
+        begin_tile()
+        (top, bottom, left, right), _ = tile.window
+        piece = stage(tile.cut(x))[:, top:bottom, left:right]
+        if len(pieces) == 1:
+            return piece
+        if index == 0:
+            result = mx.zeros((*x.shape[:3], piece.shape[-1]), piece.dtype)
+        top, bottom, left, right = tile.core
+        result[:, top:bottom, left:right] = piece
+        mx.eval(result)
+        mx.clear_cache()
+    return result
 
 
 def _paste(enlarged: NDArray[Any], tile: Tile, times: int, *, into: NDArray[Any]) -> None:

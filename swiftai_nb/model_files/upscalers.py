@@ -8,13 +8,13 @@ SRVGGNetCompact (realesr-animevideov3, realesr-general-x4v3). Their files have t
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from swiftai_nb.core.enlargement import network_inputs
 from swiftai_nb.core.errors import InvalidInputError, InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.core.machine import MemoryPolicy
 from swiftai_nb.core.paths import user_path
@@ -33,8 +33,9 @@ _WRAPPERS = ("params_ema.", "params.", "state_dict.", "model_state_dict.", "modu
 _MAX_FEATURES = 1024
 _MAX_BLOCKS = 256
 _DENSE_CONVS = 5
-_ENOUGH_OVERLAP = 64
+_STAGE_CONVS = 3 * _DENSE_CONVS  # of one block of RRDBNet
 _COPIES = 8  # of a feature map, with what the CPU needs to compute it; measured
+_MAPS = 2  # whole feature maps of RRDBNet: of one block and of the next
 _PICTURE_COPIES = 4  # of the result: pixels, the filter's own, the message, PNG
 _RULES = (
     (r"^RRDB_trunk\.(\d+)\.RDB", r"body.\1.rdb"),
@@ -89,23 +90,29 @@ class UpscalerFile:
     size_bytes: int = 0
 
     @property
-    def reach(self) -> int:
-        """How many pixels away a pixel still counts, through all 3x3 convolutions."""
-        if self.architecture == "compact":
-            return self.blocks + 2
-        return (3 * _DENSE_CONVS * self.blocks + 4) * self.unshuffle
+    def stage_reach(self) -> int:
+        """How many patches away a patch still counts, through the convolutions of one block (rrdb)."""
+        return _STAGE_CONVS
 
     @property
-    def overlap(self) -> int:
-        """Pixels that tiles overlap on each side: `reach`, or what was measured to be enough of it."""
-        return min(self.reach, _ENOUGH_OVERLAP * self.unshuffle)
+    def end_reach(self) -> int:
+        """The same, for what follows the blocks; for compact networks through the whole network."""
+        return self.blocks + 2 if self.architecture == "compact" else 3
 
-    @property
-    def floats_per_pixel(self) -> int:
-        """Numbers alive at the largest moment, for each pixel of the input; an upper estimate."""
+    def floats(self, width: int, height: int, *, tile_side: int) -> int:
+        """Numbers alive at the largest moment of enlarging a picture; an upper estimate.
+
+        Args:
+            width: of the picture, in pixels.
+            height: of the picture, in pixels.
+            tile_side: of a tile with its margin, in pixels.
+        """
+        tile = min(width, tile_side) * min(height, tile_side)
         if self.architecture == "compact":
-            return _COPIES * (2 * self.features + 3 * self.scale**2)
-        return math.ceil(_COPIES * (self.features + _DENSE_CONVS * self.growth) / self.unshuffle**2)
+            return tile * _COPIES * (2 * self.features + 3 * self.scale**2)
+        maps = _MAPS * width * height * self.features
+        dense = tile * _COPIES * (self.features + _DENSE_CONVS * self.growth)
+        return (maps + dense) // self.unshuffle**2
 
 
 def read_upscaler(path: str | Path) -> UpscalerFile:
@@ -156,12 +163,13 @@ def upscaling_bytes(
         bytes_per_weight: of the compute dtype.
     """
     pictures = _PICTURE_COPIES * 3 * after[0] * after[1]
-    if file is None:
+    inputs = [] if file is None else network_inputs(before, after, file.scale)
+    if file is None or not inputs:
         return pictures
-    enlarged = 3 * before[0] * before[1] * file.scale**2
-    tile = min(before[0] * before[1], default_tile_side() ** 2)
+    width, height = inputs[-1]
+    pictures += 3 * width * height * file.scale**2
     weights = file.size_bytes * bytes_per_weight // 2  # most files hold 16 or 32 bits; the larger of both
-    return pictures + enlarged + weights + tile * file.floats_per_pixel * bytes_per_weight
+    return pictures + weights + file.floats(width, height, tile_side=default_tile_side()) * bytes_per_weight
 
 
 def _find(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -28,11 +29,11 @@ def _named(convs):
     return {f"{name}.{part}": value for name, conv in convs.items() for part, value in conv.items()}
 
 
-def rrdb_tensors(*, scale=4, unshuffle=1, seed=0):
+def rrdb_tensors(*, scale=4, unshuffle=1, seed=0, blocks=BLOCKS):
     """BasicSR's names; ESRGAN's own networks of scale 2 have one upsampling, Real-ESRGAN's take patches."""
     ups = int(np.log2(scale * unshuffle))
     convs = {"conv_first": _conv(FEATURES, 3 * unshuffle**2)}
-    for block in range(BLOCKS):
+    for block in range(blocks):
         for dense in (1, 2, 3):
             for index in range(5):
                 outputs = FEATURES if index == 4 else GROWTH
@@ -41,6 +42,21 @@ def rrdb_tensors(*, scale=4, unshuffle=1, seed=0):
     convs |= {f"conv_up{index + 1}": _conv(FEATURES, FEATURES) for index in range(ups)}
     convs |= {"conv_hr": _conv(FEATURES, FEATURES), "conv_last": _conv(3, FEATURES, 0.5, 0.5)}
     return random_tensors(_named(convs), seed=seed)
+
+
+def far_sighted_tensors(*, blocks):
+    """Scale 1: each block adds a fifth of what is 15 pixels to the left, as far as it can see."""
+    tensors = {name: np.zeros_like(value) for name, value in rrdb_tensors(blocks=blocks, scale=1).items()}
+    color = np.arange(3)
+    for block, dense in itertools.product(range(blocks), (1, 2, 3)):
+        name = f"body.{block}.rdb{dense}.conv"
+        for index in range(5):
+            source = color if index == 0 else FEATURES + (index - 1) * GROWTH + color
+            tensors[f"{name}{index + 1}.weight"][color, source, 1, 0] = 5 if index == 4 else 1
+        tensors[f"{name}5.weight"][color, color, 1, 1] = -5
+    for name, gain in (("conv_first", 1), ("conv_body", 1.2**-blocks), ("conv_hr", 1), ("conv_last", 0.5)):
+        tensors[f"{name}.weight"][color, color, 1, 1] = gain
+    return tensors
 
 
 def compact_tensors(*, scale=4, blocks=3, seed=0):

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
+from swiftai_nb.core.enlargement import network_inputs
 from swiftai_nb.core.errors import AIError, InvalidInputError, InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.diffusion.upscaling import load_upscaler
-from swiftai_nb.model_files.upscalers import read_upscaler
+from swiftai_nb.model_files.upscalers import read_upscaler, upscaling_bytes
 from tests.diffusion import upscaler_files as files
 from tests.model_files.files import write_weights
 
@@ -22,7 +23,18 @@ def test_the_scale_and_sizes_are_read_from_the_tensors(tmp_path):
     file = read_upscaler(files.write_upscaler(tmp_path / "b.safetensors", files.compact_tensors(scale=3)))
     assert (file.architecture, file.scale, file.features, file.blocks) == ("compact", 3, 8, 3)
     assert file.size_bytes > 0
-    assert file.floats_per_pixel > 0
+    assert file.floats(8, 8, tile_side=256) > 0
+
+
+def test_the_memory_of_the_last_and_largest_pass_is_estimated(tmp_path):
+    file = read_upscaler(files.write_upscaler(tmp_path / "a.safetensors", files.rrdb_tensors(scale=2)))
+    assert network_inputs((100, 50), (400, 200), file.scale) == [(100, 50), (200, 100)]
+    assert network_inputs((100, 50), (100, 50), file.scale) == []
+    assert network_inputs((100, 50), (300, 50), 1) == [(100, 50)]
+    assert network_inputs((8000, 8000), (9000, 9000), 4) == []  # larger than any picture: the filter alone
+    once, twice = (upscaling_bytes(file, (100, 50), (n * 100, n * 50), bytes_per_weight=4) for n in (2, 4))
+    maps = 4 * 2 * file.features * 100 * 50
+    assert twice - once >= 3 * maps
 
 
 def test_a_folder_with_one_file_is_that_file(tmp_path):

@@ -1,10 +1,12 @@
 """The networks of the Real-ESRGAN family: RRDBNet (Wang et al. 2018, 2021) and SRVGGNetCompact.
 
-Parameter paths are BasicSR's. Both networks see only a neighborhood, so that large pictures can be enlarged
-in tiles.
+Parameter paths are BasicSR's. Both networks see only a neighborhood, so that pictures can be enlarged in
+tiles: block by block, then at the size of the result (`diffusion.upscaling`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 from mlx import nn
@@ -79,18 +81,17 @@ class RRDBNet(nn.Module):  # type: ignore[misc]
         self.conv_hr = Conv2d(width, width)
         self.conv_last = Conv2d(width, 3)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.reconstruct(self.extract(x))
+    @property
+    def stages(self) -> Sequence[Callable[[mx.array], mx.array]]:
+        """One after the other: patches -> features [B, h, w, C]; each sees `UpscalerFile.stage_reach` far."""
+        return (self.conv_first, *self.body)
 
-    def extract(self, x: mx.array) -> mx.array:
-        """The part at the input's resolution, which sees far: [B, h, w, 3 p^2] -> features [B, h, w, C]."""
-        x = y = self.conv_first(x)
-        for block in self.body:
-            y = block(y)
-        return _evaluated(x + self.conv_body(y))
+    def join(self, x: mx.array, y: mx.array) -> mx.array:
+        """Patches and what `stages` made of them -> features; sees 1 far."""
+        return _evaluated(self.conv_first(x) + self.conv_body(y))
 
     def reconstruct(self, x: mx.array) -> mx.array:
-        """The rest, which takes most memory and sees less than 2 features far: -> [B, s h, s w, 3]."""
+        """Features -> [B, s h, s w, 3]; sees at most 2 far. Takes most memory."""
         for index in range(self.upsamplings):
             x = _evaluated(_leaky_relu(self[f"conv_up{index + 1}"](upsample_nearest(x))))
         return self.conv_last(_evaluated(_leaky_relu(self.conv_hr(x))))
@@ -123,8 +124,13 @@ class SRVGGNetCompact(nn.Module):  # type: ignore[misc]
             self.body += [Conv2d(file.features, file.features), PReLU(file.features)]
         self.body.append(Conv2d(file.features, 3 * file.scale**2))
 
-    def extract(self, x: mx.array) -> mx.array:
-        """The pixels as they are: `reconstruct` is the whole network."""
+    @property
+    def stages(self) -> Sequence[Callable[[mx.array], mx.array]]:
+        """None: `reconstruct` is the whole network."""
+        return ()
+
+    def join(self, x: mx.array, y: mx.array) -> mx.array:
+        """The pixels as they are."""
         return x
 
     def reconstruct(self, x: mx.array) -> mx.array:

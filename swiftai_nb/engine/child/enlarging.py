@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swiftai_nb.core.enlargement import MAX_PIXELS, lanczos
+from swiftai_nb.core.enlargement import lanczos, network_inputs
 from swiftai_nb.core.progress import GenerationStage
 from swiftai_nb.engine.child.run import GenerationRun, Pixels
 from swiftai_nb.engine.messages import Generate
@@ -42,20 +42,16 @@ class Enlarger:
         from PIL import Image
 
         run.enter_stage(GenerationStage.UPSCALING)
-        while file is not None:
+        if file is not None:
             upscaler = self._open(file)
             height, width = pixels.shape[:2]
-            is_large_enough = width >= size[0] and height >= size[1]
-            if is_large_enough or width * height * upscaler.scale**2 > 2 * MAX_PIXELS:
-                break
-            pixels = upscaler.upscale(
-                pixels,
-                on_tile=lambda index, count: run.enter_stage(
-                    GenerationStage.UPSCALING, detail=f"tile {index + 1} of {count}"
-                ),
-            )
-            if upscaler.scale == 1:
-                break
+            for _ in network_inputs((width, height), size, upscaler.scale):
+                pixels = upscaler.upscale(
+                    pixels,
+                    on_tile=lambda index, count: run.enter_stage(
+                        GenerationStage.UPSCALING, detail=f"tile {index + 1} of {count}"
+                    ),
+                )
         return np.asarray(lanczos(Image.fromarray(pixels), size))
 
     def release(self) -> None:
