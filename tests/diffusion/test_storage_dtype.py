@@ -47,7 +47,9 @@ def test_large_maps_stay_halves_on_the_cpu_and_give_the_same_numbers(folder, mon
     component = Component(TensorSource.in_folder(folder, ()), Network, dtype=mx.float32)
     network = component.network
     kept = {n for n, p in nn.utils.tree_flatten(network.parameters()) if p.dtype == mx.float16}
-    assert kept == ({"embedding.weight", "large.weight", "conv.weight"} if mx.default_device() == mx.cpu else set())
+    assert kept == (
+        {"embedding.weight", "large.weight", "conv.weight"} if mx.default_device() == mx.cpu else set()
+    )
 
     ids = mx.array(np.arange(64).reshape(1, 8, 8))
     got = np.array(network(ids))
