@@ -178,7 +178,7 @@ test("a hires pass shows what belongs to it, and limits are the kernel's", async
   expect(card.find(".hires_strength").hidden).toBe(false);
   expect(card.find(".upscaler").hidden).toBe(false);
   await card.type(".upscale input", "9");
-  expect(card.host.traits.upscale).toBeNull();
+  expect(card.host.traits.upscale).toBe(9);
   await card.type(".hires input", "");
   expect(card.host.traits.hires).toBeNull();
 });

@@ -191,13 +191,26 @@ test("what was typed last is saved when the page is left", async () => {
   expect(card.host.saves).toBe(1);
 });
 
-test("an empty number is the model's default, and one outside the limits never reaches the kernel", async () => {
+test("an empty number is the model's default, and one outside the limits is the kernel's to refuse", async () => {
   const card = mount();
   await card.type(".steps input", "12");
   expect(card.host.traits.steps).toBe(12);
   await card.type(".steps input", "5000");
-  expect(card.host.traits.steps).toBe(12);
+  expect(card.host.traits.steps, "nothing else is drawn than what the field shows").toBe(5000);
+  await answer(card, {
+    message: "steps must be between 1 and 1000 (got 5000)",
+    hint: "",
+    field: "steps",
+    fixes: [1000],
+    model: "",
+    asks: undefined,
+  });
   expect(card.find(".steps input").getAttribute("aria-invalid")).toBe("true");
+  expect(card.find<HTMLInputElement>(".steps input").value).toBe("5000");
+  await card.click("Use 1000");
+  expect(card.host.traits.steps).toBe(1000);
+  await card.type(".seed input", "1e30");
+  expect(card.host.traits.seed).toBe(Number.MAX_SAFE_INTEGER);
   await card.type(".steps input", "");
   expect(card.host.traits.steps).toBeNull();
   expect(card.find(".steps input").getAttribute("placeholder")).toBe("16");

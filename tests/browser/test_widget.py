@@ -109,7 +109,7 @@ def test_cancel_answers_at_once_while_another_cell_is_busy(
     run_cell(notebook, 1)
     notebook.wait_idle()
     card.root.locator("details.more > summary").click()
-    card.root.get_by_label("Steps").fill("60")
+    card.root.get_by_label("Steps", exact=True).fill("60")
     card.imagine("a red fox")
     card.wait_step(2)
     run_cell(notebook, 2)
@@ -189,7 +189,7 @@ def test_queue_history_compare_seed_and_reuse(open_notebook: OpenNotebook, scree
 def test_reload_second_view_and_restart(open_notebook: OpenNotebook, screenshots: Path) -> None:
     notebook, card = open_card(open_notebook, "widget", ASK_FOR_BLUE)
     card.root.locator("details.more > summary").click()
-    card.root.get_by_label("Steps").fill("400")
+    card.root.get_by_label("Steps", exact=True).fill("400")
     card.imagine("a red fox")
     card.wait_step(2)
     run_cell(notebook, 1)

@@ -123,7 +123,7 @@ def test_reload_in_mid_job_keeps_tray_mask_and_job(open_notebook: OpenNotebook) 
     paint(card)
     wait_output(notebook, 1, "mask kept: True")
     card.root.locator("details.more > summary").click()
-    card.root.get_by_label("Steps").fill("600")
+    card.root.get_by_label("Steps", exact=True).fill("600")
     card.imagine("a red fox")
     card.confirm()
     card.wait_step(2)
@@ -304,6 +304,37 @@ def test_card_is_never_taller_than_what_is_visible_of_the_notebook(
     assert stage_height >= 100
 
 
+@pytest.mark.parametrize(("label", "typed", "message", "mended"), [
+    ("Steps", "5000", "Steps must be between 1 and 1000 (got 5000)", "1000"),
+    ("Guidance", "-3", "Guidance scale must be between 0 and 100 (got -3)", "0"),
+    ("Seed", "-1", "Seed must be between 0 and 9007199254740991 (got -1)", "0"),
+    ("Pictures", "0", "Count must be between 1 and 100 (got 0)", "1"),
+    ("Width", "100", "Width 100 is not a multiple of 16, which this model needs", "112"),
+])  # fmt: skip
+def test_a_refused_number_draws_nothing_keeps_the_picture_and_is_mended_by_a_click(
+    open_notebook: OpenNotebook, label: str, typed: str, message: str, mended: str
+) -> None:
+    _, card = open_card(open_notebook)
+    card.imagine("a fox")
+    card.wait_pictures(1)
+    card.wait_scene("picture")
+    card.root.locator("details.more > summary").click()
+    if label == "Width":
+        card.button("Custom").click()
+    field = card.root.get_by_label(label, exact=True)
+    field.fill(typed)
+    card.button("Imagine").click()
+    card.root.locator(".error-note", has_text=message).wait_for()
+    assert field.get_attribute("aria-invalid") == "true"
+    assert field.input_value() == typed, "what is typed stays"
+    assert card.scene == "picture", "and so does the picture"
+    card.button(f"Use {mended}").click()
+    assert field.input_value() == mended
+    card.root.locator(".error-note").wait_for(state="hidden")
+    assert field.get_attribute("aria-invalid") is None
+    assert card.root.locator(".tile").count() == 1
+
+
 def test_touch_targets_are_large_enough(open_notebook: OpenNotebook) -> None:
     _, card = open_card(open_notebook, width=420, height=860, app="notebook")
     small = card.root.evaluate(
@@ -428,7 +459,7 @@ def test_two_hundred_random_clicks_and_keys_leave_it_alive(open_notebook: OpenNo
 def test_kernel_restarted_in_mid_job_is_no_failure_of_the_engine(open_notebook: OpenNotebook) -> None:
     notebook, card = open_card(open_notebook)
     card.root.locator("details.more > summary").click()
-    card.root.get_by_label("Steps").fill("900")
+    card.root.get_by_label("Steps", exact=True).fill("900")
     card.imagine("a whale")
     card.confirm()
     card.wait_step(2)

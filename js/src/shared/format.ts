@@ -39,9 +39,10 @@ export function formatRemaining(remaining_s: number): string {
   return `about ${formatDuration(Math.max(1, Math.ceil(remaining_s)))} left`;
 }
 
-/** With a capital first letter. */
+/** With a capital first letter, unless it begins with a name such as "sdxl-turbo". */
 export function sentence(text: string): string {
-  return text.charAt(0).toUpperCase() + text.slice(1);
+  const isName = /^\S*[-\d_./]\S/.test(text);
+  return isName ? text : text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** Without the backticks that mark code in messages. */

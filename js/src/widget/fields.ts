@@ -4,7 +4,8 @@ import type { Context, Part } from "./context";
 import { failureOf, pictureOf, randomSeed } from "./state";
 import { TEXT } from "./strings";
 
-const MAX_SEED = 2 ** 53 - 1;
+/** Of a whole number in JavaScript, and of a seed. */
+const LARGEST = Number.MAX_SAFE_INTEGER;
 const FRACTIONS = ["guidance_scale", "hires", "hires_strength", "upscale"] as const;
 export type NumberName =
   | "width"
@@ -21,18 +22,17 @@ export interface NumberField {
 }
 
 /** Marks the field that an error is about, and takes the mark away with it. */
-export function markInvalid(ctx: Context, name: string, input: HTMLElement, isInvalid = false): void {
-  setAttribute(input, "aria-invalid", isInvalid || failureOf(ctx.view)?.field === name ? "true" : null);
+export function markInvalid(ctx: Context, name: string, input: HTMLElement): void {
+  setAttribute(input, "aria-invalid", failureOf(ctx.view)?.field === name ? "true" : null);
 }
 
-/** A number field; empty is null (1 for the count), and an invalid number is not sent. */
+/** A number field; empty is null (1 for the count). The kernel says which numbers it refuses, and what would do. */
 export function createNumber(
   ctx: Context,
   name: NumberName,
   label: string,
   { min, max, step }: { min: number; max: number; step: number },
 ): NumberField {
-  let isRefused = false;
   const isWhole = !(FRACTIONS as readonly string[]).includes(name);
   const input = h("input", {
     type: "number",
@@ -41,22 +41,14 @@ export function createNumber(
     step: isWhole ? step : "any",
     inputmode: "decimal",
     oninput: () => {
-      const value = input.value === "" ? null : Number(input.value);
-      isRefused = value !== null && !(Number.isFinite(value) && value >= min && value <= max);
-      markInvalid(ctx, name, input, isRefused);
-      if (isRefused) return;
+      const value = input.value === "" ? null : Math.min(LARGEST, Math.max(-LARGEST, Number(input.value)));
       if (name === "count") ctx.set("count", value === null ? 1 : Math.round(value));
       else ctx.set(name, value === null || !isWhole ? value : Math.round(value));
-    },
-    onblur: () => {
-      if (isRefused) write();
     },
   });
   const write = () => {
     const value = ctx.host.get(name);
     input.value = value === null ? "" : String(value);
-    isRefused = false;
-    markInvalid(ctx, name, input);
   };
   const element = h("label", { class: `field ${name}` }, h("span", { class: "label" }, label), input);
   const update = (placeholder: string) => {
@@ -64,16 +56,15 @@ export function createNumber(
     const value = ctx.host.get(name);
     // The user's spelling ("7." or "07") stays while it means the same number.
     const typed = input.value === "" ? null : Number(input.value);
-    const typing = document.activeElement === input || input.matches(":focus");
-    if (typed !== value && !(typing && isRefused)) write();
-    else markInvalid(ctx, name, input, isRefused);
+    if (typed !== value) write();
+    markInvalid(ctx, name, input);
   };
   return { element, update };
 }
 
 /** The seed: empty means a random one each time, a number stays until it is unlocked. */
 export function createSeed(ctx: Context): Part {
-  const number = createNumber(ctx, "seed", TEXT.seed, { min: 0, max: MAX_SEED, step: 1 });
+  const number = createNumber(ctx, "seed", TEXT.seed, { min: 0, max: LARGEST, step: 1 });
   const open = icon("unlock");
   const shut = icon("lock");
   const lock = h("button", { type: "button", class: "quiet", onclick: () => toggle() }, open, shut);

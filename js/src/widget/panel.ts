@@ -43,7 +43,10 @@ export function createPanel(ctx: Context): Part {
     const at = found?.closest(".pixels, .seed-row") ?? found ?? element.querySelector(".buttons");
     if (at !== null && at.nextElementSibling !== note.element) at.after(note.element);
     const shown = note.element.hidden ? "" : `${field} ${note.element.textContent}`;
-    if (shown !== "" && shown !== noted) note.element.scrollIntoView?.({ block: "nearest" });
+    if (shown !== "" && shown !== noted) {
+      note.element.scrollIntoView?.({ block: "nearest" });
+      if (field === "prompt") named?.querySelector("textarea")?.focus();
+    }
     noted = shown;
   };
   const update = () => {
@@ -163,7 +166,11 @@ function createErrorNote(ctx: Context): Part {
     const isMissing = failure?.field === "controls" && missingControlNets(ctx).length > 0;
     const isOffered = ctx.view.error === null && (failure?.field === "model" || isMissing);
     setHidden(element, failure === null || isOffered || failure.model !== "");
-    setText(what, sentence(plain(failure?.message ?? "")));
+    // A setting's name, such as guidance_scale, as words.
+    const message = plain(failure?.message ?? "").replace(/^[a-z]+_[a-z]+ /, (name) =>
+      name.replace("_", " "),
+    );
+    setText(what, sentence(message));
     setText(hint, failure === null || failure.fixes.length > 0 ? "" : sentence(plain(failure.hint)));
     const key = JSON.stringify([failure?.field, failure?.fixes]);
     if (key === shown) return;

@@ -79,7 +79,7 @@ _ABOUT = (
     (re.compile(r"enlarge"), "upscale"),
 )
 _FIELD_OF_KIND = {"controlnet": "controls", "upscaler": "upscaler", "lora": "loras"}
-_LIMITS = re.compile(r"between (?P<low>\d+) and (?P<high>\d+)\b.*\(got (?P<given>-?\d+)(?:\.\d+)?\)")
+_LIMITS = re.compile(r"between (?P<low>\d+) and (?P<high>\d+)\b.*\(got (?P<given>-?\d[\d.e+]*)\)")
 _ASPECT_RATIO = re.compile(r"([1-9]\d?):([1-9]\d?)")
 _FILE_NAME = "widget_presets.json"
 _MAX_FILE_BYTES = 2**20
