@@ -22,13 +22,15 @@ export function controlNetOf(ctx: Context, control: Control): ControlNet | null 
 export function missingControlNets(ctx: Context): ControlNet[] {
   const nets = ctx.host
     .get("inputs")
-    .map((input) => (input.control === null ? null : controlNetOf(ctx, input.control)));
+    .map(({ id, control }) =>
+      control === null ? null : controlNetOf(ctx, { ...control, ...ctx.view.unconfirmed.get(id) }),
+    );
   return nets.filter((net): net is ControlNet => net !== null && net.state !== "ready");
 }
 
 /** Pictures that steer, each with what is made of it and how strongly it acts; drop, paste or choose them. */
 export function createControls(ctx: Context): Part {
-  const list = h("ul", { class: "control-list" });
+  const list = h("div", {});
   const rows = new Map<string, ReturnType<typeof createControl>>();
   const add = createChooser(ctx, "control");
   const element = h(
@@ -61,19 +63,21 @@ export function createControls(ctx: Context): Part {
 
 function createControl(ctx: Context, id: string) {
   let control: Control | null = null;
-  /** What was sent and not confirmed yet. */
-  let sent: Partial<Control> = {};
   let confirmed = "";
   let failure: unknown = null;
   let namesOwn = false;
   const change = (changes: Partial<Control>) => {
-    sent = { ...sent, ...changes };
+    const sent = { ...ctx.view.unconfirmed.get(id), ...changes };
+    ctx.view.unconfirmed.set(id, sent);
     const { kind, model, preview: _, ...amounts } = sent;
     const now = { ...(control as Control), ...sent };
     const source = [now.kind, now.model].filter((part) => part !== "").join("@");
     const isSource = kind !== undefined || model !== undefined;
     if (isSource && source === "") return; // its name is still to be typed
+    if (ctx.view.error?.field === "controls") ctx.view.error = null;
+    failure = ctx.view.error;
     ctx.host.send({ kind: "set_control", input_id: id, ...amounts, ...(isSource ? { source } : {}) });
+    ctx.invalidate();
   };
   const photo = h("img", { alt: "", draggable: "false" });
   const made = h("img", { alt: "", draggable: "false" });
@@ -136,7 +140,7 @@ function createControl(ctx: Context, id: string) {
     h("label", { class: "check" }, guess, TEXT.guess),
   );
   const element = h(
-    "li",
+    "div",
     { class: "control", role: "group" },
     h("div", { class: "maps" }, h("span", { class: "map" }, photo), madeFrame, remove),
     h("label", { class: "field follow" }, h("span", { class: "label" }, TEXT.follow), kind),
@@ -149,12 +153,12 @@ function createControl(ctx: Context, id: string) {
   const update = (input: InputPicture, name: string) => {
     const text = JSON.stringify(input.control);
     // A refused change is taken back together with its error.
-    if (text !== confirmed || ctx.view.error !== failure) sent = {};
+    if (text !== confirmed || ctx.view.error !== failure) ctx.view.unconfirmed.delete(id);
     confirmed = text;
     failure = ctx.view.error;
     control = input.control;
     if (control === null) return;
-    const now = { ...control, ...sent };
+    const now = { ...control, ...ctx.view.unconfirmed.get(id) };
     const shownKind = namesOwn ? "" : now.kind;
     setAttribute(element, "aria-label", name);
     setAttribute(remove, "aria-label", TEXT.removePicture(name));

@@ -1,4 +1,15 @@
-import type { Engine, Failure, InputPicture, Job, Model, Picture, Plan, Settings, Traits } from "../contract";
+import type {
+  Control,
+  Engine,
+  Failure,
+  InputPicture,
+  Job,
+  Model,
+  Picture,
+  Plan,
+  Settings,
+  Traits,
+} from "../contract";
 import { ObjectUrls } from "../shared/binary";
 
 /** The state of one view, beside the traits. */
@@ -27,6 +38,8 @@ export interface ViewState {
   asking: Asked | null;
   /** Settings that were copied from a picture: they go with its model. */
   copied: Set<keyof Settings>;
+  /** Changes of control pictures, by their id, that the kernel has not confirmed yet. */
+  unconfirmed: Map<string, Partial<Control>>;
   /** The kernel that created this widget does not reply. */
   disconnected: boolean;
   /** The newest preview of each unfinished or cancelled job, as an object URL. */
@@ -71,6 +84,7 @@ export function newViewState(): ViewState {
     plan: null,
     asking: null,
     copied: new Set(),
+    unconfirmed: new Map(),
     disconnected: false,
     previews: new ObjectUrls(),
   };
