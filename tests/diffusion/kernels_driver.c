@@ -21,6 +21,7 @@ void activation(const float *, float *, long, int);
 void geglu(const float *, float *, long, long);
 void layer_norm(const float *, const float *, const float *, float *, long, long, float, int);
 void group_moments(const float *, double *, long, long, long, long, float *);
+void group_norm_map(const double *, const float *, const float *, float *, long, long, long, long, long, double);
 void group_apply(const float *, const float *, float *, long, long, long, int);
 
 static uint64_t state = 1;
@@ -264,9 +265,20 @@ static void check_elementwise(void) {
         group_apply(x, norm, out, rows, width, width, silu);
         compare("group_apply", out, expected, count, 1e-5);
     }
-    void *all[] = {x, weight, bias, out, expected, moments, exact, found, scratch};
-    for (int i = 0; i < 9; i++) free(all[i]);
-    free(norm);
+    long part = (rows + 1) / 2, parts = rows > part ? 2 : 1;
+    double *in_parts = space(8 * 4 * groups);
+    group_moments(x, in_parts, part, width, width, groups, scratch);
+    if (parts > 1) group_moments(x + part * width, in_parts + 2 * groups, rows - part, width, width, groups, scratch);
+    group_norm_map(in_parts, weight, bias, norm, parts, part, rows, width, groups, 1e-5);
+    group_apply(x, norm, out, rows, width, width, 0);
+    for (long i = 0; i < count; i++) {
+        long g = i % width / size;
+        double n = (double)rows * size, difference = x[i] - exact[g] / n;
+        expected[i] = difference / sqrt(exact[groups + g] / n + 1e-5) * weight[i % width] + bias[i % width];
+    }
+    compare("group_norm_map", out, expected, count, 1e-5);
+    void *all[] = {x, weight, bias, out, expected, moments, exact, found, scratch, norm, in_parts};
+    for (int i = 0; i < 11; i++) free(all[i]);
 }
 
 int main(int count, char **arguments) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import os
 import threading
 from pathlib import Path
 
@@ -224,6 +225,32 @@ def test_for_each_inside_for_each_stays_in_its_thread():
     workers.for_each(outer, range(8))
     assert not strangers
     assert workers.worker_count() == workers.usable_cpus()
+
+
+def test_for_each_does_not_wait_for_a_helper_that_comes_too_late(monkeypatch):
+    monkeypatch.setattr(workers, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(workers._helpers, "call", lambda job, count: None)
+    seen = []
+    workers.for_each(seen.append, range(20))
+    assert seen == list(range(20))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings(
+    "ignore:This process:DeprecationWarning"
+)  # fork with threads, from Python 3.12 on
+def test_a_fork_computes_with_threads_of_its_own(monkeypatch):
+    monkeypatch.setattr(workers, "usable_cpus", lambda: 3)
+    work = lambda: workers.for_each(lambda i: seen.add(threading.get_ident()), range(5000))  # noqa: E731
+    seen = set()
+    work()
+    child = os.fork()
+    if child == 0:
+        threads = sum(thread.name == "cpu_math" for thread in threading.enumerate())
+        work()
+        grown = sum(thread.name == "cpu_math" for thread in threading.enumerate())
+        os._exit(0 if (threads, grown) == (0, 2) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_operations_may_run_in_several_threads_at_once():

@@ -368,7 +368,7 @@ def test_a_compiled_loop_stops_at_its_next_tile(kernels):
     rows, inner, outputs = 60, 8, 2 * kernels.width
     x, weight = np.ones((rows, inner), np.float32), np.ones((outputs, inner), np.float32)
     out, flag = np.zeros((rows, outputs), np.float32), ctypes.c_int(1)
-    space = loader.aligned_scratch("product", 4 * inner * (kernels.width + rows))
+    space = workers.aligned_scratch("product", 4 * inner * (kernels.width + rows))
     fixed = (x.ctypes.data, weight.ctypes.data, 0, None, None, out.ctypes.data, inner, outputs)
     fixed += (outputs, 0, rows, 0, 2)
     kernels.functions.linear(*fixed, False, False, space, ctypes.addressof(flag))

@@ -9,14 +9,15 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
+import os
+import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +28,12 @@ from swiftai_nb.core.errors import GenerationCancelledError
 Item = TypeVar("Item")
 Float32 = NDArray[np.float32]
 
+_CACHE_LINE = 64
+
 _local = threading.local()
 checkpoint: ContextVar[Callable[[], None] | None] = ContextVar("checkpoint", default=None)
 # Set to 1 by the thread that cancels; compiled loops read it. See `raise_if_stopped`.
 stop_flag: ContextVar[ctypes.c_int | None] = ContextVar("stop_flag", default=None)
-
-
-@cache
-def _pool(extra_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(extra_threads, thread_name_prefix="cpu_math")
 
 
 @cache
@@ -99,48 +97,105 @@ def sequential() -> Iterator[None]:
         _local.sequential = before
 
 
-def for_each(function: Callable[[Item], None], items: Sequence[Item]) -> None:
+def for_each(function: Callable[[Item], None], items: Sequence[Item], *, alone: bool = False) -> None:
     """Calls `function` with every item, on all workers; the caller is one of them.
 
     The caller's checkpoint runs before each of the items it takes, so that a long operation can be stopped.
 
+    Args:
+        function: called from several threads at once.
+        items: taken one by one.
+        alone: whether the caller does all: what takes less than waking a thread, some 20 microseconds.
+
     Raises:
         Exception: the first error of any item or of the checkpoint, after all threads have stopped.
     """
-    threads = len(items) if len(items) <= 1 else min(worker_count(), len(items))
+    threads = 1 if alone or len(items) <= 1 else min(worker_count(), len(items))
     if threads <= 1:
         for item in items:
             run_checkpoint()
             function(item)
         raise_if_stopped()
         return
-    counter = itertools.count()  # next() on it is atomic
-    stopped = threading.Event()
-
-    def work(check: Callable[[], None]) -> None:
-        try:
-            while (index := next(counter)) < len(items) and not stopped.is_set():
-                check()
-                function(items[index])
-        except BaseException:
-            stopped.set()
-            raise
-
+    job = _Job(function, items)
+    _helpers.call(job, threads - 1)
     with sequential():
-        futures = [_pool(usable_cpus()).submit(_work_alone, work) for _ in range(threads - 1)]
         try:
-            work(run_checkpoint)
+            job.work(run_checkpoint)
         finally:
-            errors = [future.exception() for future in futures]
-    for error in errors:
-        if error is not None:
-            raise error
+            job.close()
+    if job.error is not None:
+        raise job.error
     raise_if_stopped()
 
 
-def _work_alone(work: Callable[[Callable[[], None]], None]) -> None:
-    with sequential():
-        work(lambda: None)
+class _Job:
+    """Items that a caller and its helpers take one by one; a helper that comes too late is not waited for."""
+
+    def __init__(self, function: Callable[[Any], None], items: Sequence[Any]) -> None:
+        self._function, self._items = function, items
+        self._counter = itertools.count()  # next() on it is atomic
+        self._lock, self._all_left = threading.Lock(), threading.Lock()
+        self._all_left.acquire()
+        self._helping, self._closed = 0, False
+        self.error: BaseException | None = None
+
+    def work(self, check: Callable[[], None]) -> None:
+        try:
+            while self.error is None and (index := next(self._counter)) < len(self._items):
+                check()
+                self._function(self._items[index])
+        except BaseException as error:  # noqa: BLE001 - raised by the caller
+            self.error = error
+
+    def help(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._helping += 1
+        self.work(lambda: None)
+        with self._lock:
+            self._helping -= 1
+            if self._closed and not self._helping:
+                self._all_left.release()
+
+    def close(self) -> None:
+        """Lets no further helper in and waits for those who are."""
+        with self._lock:
+            self._closed = True
+            if not self._helping:
+                return
+        self._all_left.acquire()
+
+
+class _Helpers:
+    """Threads that sleep until there is a job; started when they are first needed, and anew after a fork."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """For a fork's child, which has none of the threads."""
+        self._lock, self._count = threading.Lock(), 0
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+
+    def call(self, job: _Job, count: int) -> None:
+        with self._lock:
+            for _ in range(self._count, count):
+                threading.Thread(target=self._serve, name="cpu_math", daemon=True).start()
+            self._count = max(self._count, count)
+        for _ in range(count):
+            self._jobs.put(job)
+
+    def _serve(self) -> None:
+        with sequential():
+            while True:
+                self._jobs.get().help()
+
+
+_helpers = _Helpers()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_helpers.forget)
 
 
 def run_checkpoint() -> None:
@@ -179,10 +234,18 @@ def shares(length: int, step: int) -> list[slice]:
     return spans(length, max(1, -(-length // (rounds * worker_count()))))
 
 
-class _Buffers(dict[str, Float32]):
-    """Scratch arrays of a thread by name."""
+class _Buffers(dict[str, tuple[Float32, int]]):
+    """Scratch arrays of a thread by name, each with the first address in it that begins a cache line."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def get_or_make(self, name: str, size: int) -> tuple[Float32, int]:
+        found = self.get(name)
+        if found is None or found[0].size < size:
+            buffer = np.empty(size + _CACHE_LINE // 4, np.float32)
+            start = buffer.ctypes.data
+            found = self[name] = (buffer, start + -start % _CACHE_LINE)
+        return found
 
 
 _all_buffers: weakref.WeakSet[_Buffers] = weakref.WeakSet()
@@ -200,11 +263,17 @@ def scratch(name: str, shape: tuple[int, ...]) -> Float32:
     Fresh memory costs a page fault per 4 KiB, often more than the arithmetic on it.
     """
     size = math.prod(shape)
+    return _buffers().get_or_make(name, size)[0][:size].reshape(shape)
+
+
+def aligned_scratch(name: str, size_bytes: int) -> int:
+    """The address of `size_bytes` of `scratch` memory, on a cache line."""
+    return _buffers().get_or_make(name, -(-size_bytes // 4))[1]
+
+
+def _buffers() -> _Buffers:
     buffers: _Buffers | None = getattr(_local, "buffers", None)
     if buffers is None:
         buffers = _local.buffers = _Buffers()
         _all_buffers.add(buffers)
-    buffer = buffers.get(name)
-    if buffer is None or buffer.size < size:
-        buffer = buffers[name] = np.empty(size, np.float32)
-    return buffer[:size].reshape(shape)
+    return buffers

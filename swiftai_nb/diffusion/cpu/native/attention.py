@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.diffusion.cpu.arrays import new_array, view
 from swiftai_nb.diffusion.cpu.attention import additive_mask
-from swiftai_nb.diffusion.cpu.native.loader import aligned_scratch, loaded
+from swiftai_nb.diffusion.cpu.native.loader import loaded
 from swiftai_nb.diffusion.cpu.native.products import half_products
 from swiftai_nb.diffusion.cpu.workers import (
     Float32,
+    aligned_scratch,
     for_each,
     raise_if_stopped,
     spans,
@@ -57,6 +59,22 @@ def _rows(x: Float32) -> Float32:
     return x if fits else np.ascontiguousarray(x)
 
 
+class _Head(NamedTuple):
+    """Where the heads of an array [B, heads, L, D] lie."""
+
+    start: int
+    picture_bytes: int
+    head_bytes: int
+    row: int  # floats between two rows
+
+    @classmethod
+    def of(cls, x: Float32) -> _Head:
+        return cls(x.ctypes.data, x.strides[0], x.strides[1], x.strides[2] // 4)
+
+    def at(self, picture: int, head: int) -> int:
+        return self.start + picture * self.picture_bytes + head * self.head_bytes
+
+
 def _attend(
     queries: Float32, keys: Float32, values: Float32, out: Float32, *, scale: float, mask: mx.array | None
 ) -> None:
@@ -75,22 +93,32 @@ def _attend(
     packed = aligned_scratch("packed heads", batch * shared * head_bytes)
     scratch_bytes, stop = 4 * _QUERIES * (2 * _KEYS + wide + width + width % 2), stop_address()
 
+    # addresses by arithmetic: for few tokens, making a view of each head took longer than the products
+    key, value, query, target = (_Head.of(x) for x in (keys, values, queries, out))
+    bias = None if added is None else _Head.of(added)
+
     def pack(head: tuple[int, int]) -> None:
-        target = packed + (head[0] * shared + head[1]) * head_bytes
-        k, v = keys[head], values[head]
+        to = packed + (head[0] * shared + head[1]) * head_bytes
         kernels.functions.attention_pack(
-            k.ctypes.data, v.ctypes.data, k.strides[0] // 4, v.strides[0] // 4, count, width, value_width,
-            target, target + key_bytes, half,
-        )  # fmt: skip
+            key.at(*head),
+            value.at(*head),
+            key.row,
+            value.row,
+            count,
+            width,
+            value_width,
+            to,
+            to + key_bytes,
+            half,
+        )
 
     def attend(task: tuple[int, int, slice]) -> None:
         b, h, rows = task
         source = packed + (b * shared + h * shared // heads) * head_bytes
-        q, target, bias = queries[b, h], out[b, h], None if added is None else added[b, h]
         kernels.functions.attend(
-            q.ctypes.data, source, source + key_bytes, None if bias is None else bias.ctypes.data,
-            target.ctypes.data, q.strides[0] // 4, 0 if bias is None else bias.strides[0] // 4,
-            target.strides[0] // 4, rows.start, rows.stop, count, width, value_width, scale, half,
+            query.at(b, h), source, source + key_bytes, None if bias is None else bias.at(b, h),
+            target.at(b, h), query.row, 0 if bias is None else bias.row, target.row,
+            rows.start, rows.stop, count, width, value_width, scale, half,
             aligned_scratch("attention", scratch_bytes), stop,
         )  # fmt: skip
 

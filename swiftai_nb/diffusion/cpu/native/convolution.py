@@ -15,7 +15,7 @@ import numpy as np
 from swiftai_nb.diffusion.cpu import arrays, convolution
 from swiftai_nb.diffusion.cpu.arrays import float32_view, new_array, view
 from swiftai_nb.diffusion.cpu.native.elementwise import channel_map, group_norm
-from swiftai_nb.diffusion.cpu.native.loader import Kernels, address, aligned_scratch, loaded
+from swiftai_nb.diffusion.cpu.native.loader import Kernels, address, loaded
 from swiftai_nb.diffusion.cpu.native.products import (
     half_products,
     multiply,
@@ -24,11 +24,20 @@ from swiftai_nb.diffusion.cpu.native.products import (
     stored_weight,
 )
 from swiftai_nb.diffusion.cpu.normalization import Norm
-from swiftai_nb.diffusion.cpu.workers import Float32, for_each, scratch, spans, stop_address, worker_count
+from swiftai_nb.diffusion.cpu.workers import (
+    Float32,
+    aligned_scratch,
+    for_each,
+    scratch,
+    spans,
+    stop_address,
+    worker_count,
+)
 
 _FEW_CHANNELS = 16
 _WINOGRAD_PIXELS = 64
 _LARGE_TILE_PIXELS = 1024
+_FEW_PIXELS = 128  # of a batch, for whose sake weights are not packed several times
 _TILES = {2: 48, 4: 24}  # of a block: winograd.c
 _KERNEL_BYTES = 1 << 26  # of all transformed kernels, where they are kept for the whole call
 _INPUT_BYTES = 1 << 28
@@ -122,24 +131,45 @@ def _direct(x: mx.array, weight: mx.array, bias: mx.array | None, *, stride: int
     half = _rounds(kernels, channels, outputs)
     result, out = new_array((batch, down, across, outputs))
     values, offset = np.ascontiguousarray(view(x)), None if bias is None else float32_view(bias)
+    if batch * down * across <= _FEW_PIXELS and half == half_products.get():
+        patches = _patches(values, (down, across), kernel=kernel, stride=stride, padding=padding)
+        multiply(patches, weight, bias, None, out.reshape(-1, outputs))
+        return result
     length, stop = row_bytes(channels, half), stop_address()
     row_parts, panel_parts = product_parts(
         down * across, math.ceil(outputs / kernels.width), out.size * kernel**2 * channels
     )
     strips = spans(down, math.ceil(down / len(row_parts)))
 
+    source, bias_at, target = values.ctypes.data, address(offset), out.ctypes.data
+
     def run(part: tuple[int, slice, slice]) -> None:
         picture, rows, columns = part
         strip = ((rows.stop - rows.start - 1) * stride + kernel) * (width + 2 * padding)
         kernels.functions.conv(
-            address(values[picture]), stored.address, stored.kind, address(offset), None, None,
-            address(out[picture]), height, width, channels, outputs, kernel, stride, padding, across,
+            source + picture * values.strides[0], stored.address, stored.kind, bias_at, None, None,
+            target + picture * out.strides[0],
+            height, width, channels, outputs, kernel, stride, padding, across,
             rows.start, rows.stop, columns.start, columns.stop, half,
             aligned_scratch("product", length * (kernel**2 * kernels.width + strip)), stop,
         )  # fmt: skip
 
     for_each(run, [(b, rows, columns) for b in range(batch) for rows in strips for columns in panel_parts])
     return result
+
+
+def _patches(values: Float32, sides: tuple[int, int], *, kernel: int, stride: int, padding: int) -> Float32:
+    """What the kernel sees at each of down x across places: [B down across, kernel kernel C]."""
+    batch, height, width, channels = values.shape
+    padded = scratch("padded", (batch, height + 2 * padding, width + 2 * padding, channels))
+    padded.fill(0)
+    padded[:, padding : padding + height, padding : padding + width] = values
+    step = padded.strides
+    strides = (step[0], stride * step[1], stride * step[2], step[1], step[3])
+    places = np.ndarray((batch, *sides, kernel, kernel * channels), padded.dtype, padded, strides=strides)
+    patches = scratch("patches", places.shape)
+    np.copyto(patches, places)
+    return patches.reshape(-1, kernel * kernel * channels)
 
 
 def _winograd(
@@ -175,9 +205,16 @@ def _winograd(
     block_bytes, panel_bytes = length * _TILES[m], length * kernels.width
     products, stop = 4 * (m + 2) ** 2 * _TILES[m] * kernels.width, stop_address()
 
+    source, norm_at, sums_at = (
+        address(values),
+        address(of_input),
+        (address(offset), address(more), address(addend)),
+    )
+    out_at, out_spacing = address(out), out.strides[2] // 4
+
     def transform_input(part: slice, target: int) -> None:
         kernels.functions.winograd_input(
-            address(values), address(of_input), target, height, width, channels, spacing, doubled,
+            source, norm_at, target, height, width, channels, spacing, doubled,
             part.start, part.stop, m, half,
         )  # fmt: skip
 
@@ -188,9 +225,8 @@ def _winograd(
 
     def multiply(tiles: slice, block: int, part: slice, kernel: int) -> None:
         kernels.functions.winograd_product(
-            block, kernel, address(offset), address(more), address(addend), address(out),
-            height, width, channels, outputs, out.strides[2] // 4, tiles.start, tiles.stop,
-            part.start, part.stop, m, half, aligned_scratch("tiles", products), stop,
+            block, kernel, *sums_at, out_at, height, width, channels, outputs, out_spacing,
+            tiles.start, tiles.stop, part.start, part.stop, m, half, aligned_scratch("tiles", products), stop,
         )  # fmt: skip
 
     if len(blocks) >= 4 * worker_count() and panels * panel_bytes <= _KERNEL_BYTES:

@@ -6,12 +6,13 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.diffusion.cpu.arrays import float32_view, new_array, view
-from swiftai_nb.diffusion.cpu.native.loader import address, aligned_scratch, loaded
-from swiftai_nb.diffusion.cpu.workers import Float32, for_each, spans
+from swiftai_nb.diffusion.cpu.native.loader import address, loaded
+from swiftai_nb.diffusion.cpu.workers import Float32, aligned_scratch, for_each, spans
 
 _SILU, _GELU, _GELU_TANH, _QUICK_GELU = range(4)  # elementwise.c
 _BLOCK_ELEMENTS = 1 << 17
 _SUMMED_ELEMENTS = 1 << 16
+_SMALL_ELEMENTS = 1 << 16  # of a group norm that one thread does
 
 
 def _apply(kind: int, x: mx.array) -> mx.array:
@@ -98,17 +99,20 @@ def group_norm(
     kernels, batch, channels = loaded(), x.shape[0], x.shape[-1]
     values = np.ascontiguousarray(view(x)).reshape(batch, -1, channels)
     result, out = new_array(x.shape)
-    targets, norm = out.reshape(values.shape), channel_map(values, weight, bias, groups=groups, eps=eps)
+    norm = channel_map(values, weight, bias, groups=groups, eps=eps)
+    source, target, norm_at = values.ctypes.data, out.ctypes.data, norm.ctypes.data
 
     def run(part: tuple[int, slice]) -> None:
         b, some = part
         kernels.functions.group_apply(
-            address(values[b, some]), address(norm[b]), address(targets[b, some]),
+            source + 4 * (b * values.shape[1] + some.start) * channels, norm_at + b * norm.strides[0],
+            target + 4 * (b * values.shape[1] + some.start) * channels,
             some.stop - some.start, channels, channels, silu,
         )  # fmt: skip
 
     parts = spans(values.shape[1], max(1, _BLOCK_ELEMENTS // channels))
-    for_each(run, [(b, some) for b in range(batch) for some in parts])
+    small = values.size <= _SMALL_ELEMENTS
+    for_each(run, [(b, some) for b in range(batch) for some in parts], alone=small)
     return result
 
 
@@ -127,39 +131,29 @@ def channel_map(
     Returns:
         [B, 3, C]: the normalized value is (value - center) * scale + shift.
     """
-    channels = values.shape[2]
-    mean, deviation = _moments(values, groups=groups, eps=eps)
-    factor = np.ones(channels, np.float32) if weight is None else float32_view(weight)
-    offset = np.zeros(channels, np.float32) if bias is None else float32_view(bias)
-    norm = np.empty((len(values), 3, channels), np.float32)
-    norm[:, 0] = mean
-    norm[:, 1] = factor / deviation
-    norm[:, 2] = offset - (mean - norm[:, 0]) * norm[:, 1]
-    return norm
-
-
-def _moments(values: Float32, *, groups: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel's group in pictures [B, pixels, C]: float64 [B, C]."""
     kernels, (batch, pixels, channels) = loaded(), values.shape
-    parts = spans(pixels, max(1, _SUMMED_ELEMENTS // channels))
-    moments = np.empty((batch, len(parts), 2, groups))
-    tasks = [(b, i) for b in range(batch) for i in range(len(parts))]
+    part_pixels = max(1, _SUMMED_ELEMENTS // channels)
+    parts = spans(pixels, part_pixels)
+    moments, norm = np.empty((batch, len(parts), 2, groups)), np.empty((batch, 3, channels), np.float32)
+    source, target = values.ctypes.data, moments.ctypes.data
+    (picture_step, pixel_step, _), (moments_step, part_step, *_) = values.strides, moments.strides
 
     def run(task: tuple[int, int]) -> None:
         b, i = task
-        some = parts[i]
         kernels.functions.group_moments(
-            address(values[b, some]), moments[task].ctypes.data, some.stop - some.start, channels,
-            values.strides[1] // 4, groups,
+            source + b * picture_step + parts[i].start * pixel_step,
+            target + b * moments_step + i * part_step,
+            parts[i].stop - parts[i].start, channels, pixel_step // 4, groups,
             aligned_scratch("moments", 4 * channels + 64),
         )  # fmt: skip
 
-    for_each(run, tasks)
-    # Chan, Golub and LeVeque: sums of parts, and what their means differ
-    size = channels // groups
-    counts = np.array([part.stop - part.start for part in parts], np.float64)[None, :, None] * size
-    sums, squares = moments[:, :, 0], moments[:, :, 1]
-    mean = sums.sum(axis=1, keepdims=True) / (pixels * size)
-    spread = squares.sum(axis=1) + (counts * np.square(sums / counts - mean)).sum(axis=1)
-    deviation = np.sqrt(spread / (pixels * size) + eps)
-    return np.repeat(mean[:, 0], size, axis=1), np.repeat(deviation, size, axis=1)
+    for_each(run, list(np.ndindex(batch, len(parts))), alone=values.size <= _SMALL_ELEMENTS)
+    factor = None if weight is None else float32_view(weight)
+    offset = None if bias is None else float32_view(bias)
+    factor_at, offset_at, norm_at = address(factor), address(offset), norm.ctypes.data
+    for b in range(batch):
+        kernels.functions.group_norm_map(
+            target + b * moments_step, factor_at, offset_at, norm_at + b * norm.strides[0],
+            len(parts), part_pixels, pixels, channels, groups, eps,
+        )  # fmt: skip
+    return norm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,9 +12,9 @@ import numpy as np
 
 from swiftai_nb.core.cpu_kernels import choose_library, source_digest
 from swiftai_nb.diffusion.cpu.native.self_test import failed_functions
-from swiftai_nb.diffusion.cpu.workers import Float32, scratch
+from swiftai_nb.diffusion.cpu.workers import Float32
 
-_P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
+_P, _I, _L, _F, _D = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_double
 _SIGNATURES = {
     "linear": [_P, _P, _I, _P, _P, _P, *[_L] * 7, _I, _I, _P, _P],
     "linear_few": [_P, _P, _I, _P, _P, *[_L] * 5],
@@ -29,9 +28,9 @@ _SIGNATURES = {
     "geglu": [_P, _P, _L, _L],
     "layer_norm": [*[_P] * 4, _L, _L, _F, _I],
     "group_moments": [_P, _P, *[_L] * 4, _P],
+    "group_norm_map": [*[_P] * 4, *[_L] * 5, _D],
     "group_apply": [_P, _P, _P, *[_L] * 3, _I],
 }
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -115,14 +114,6 @@ def loaded() -> Kernels:
 def address(array: Float32 | None) -> int | None:
     """Of an array's first element; None for None."""
     return None if array is None else array.ctypes.data
-
-
-def aligned_scratch(name: str, size_bytes: int) -> int:
-    """The address of `size_bytes` of this thread's scratch memory, on a cache line."""
-    array = scratch(name, (math.ceil(size_bytes / 4) + _ALIGNMENT // 4,))
-    start = address(array)
-    assert start is not None
-    return start + -start % _ALIGNMENT
 
 
 def rounded_to_bfloat16(x: np.ndarray) -> np.ndarray:

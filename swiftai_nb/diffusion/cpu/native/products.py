@@ -10,9 +10,17 @@ import mlx.core as mx
 import numpy as np
 
 from swiftai_nb.diffusion.cpu.arrays import float32_view, new_array, view
-from swiftai_nb.diffusion.cpu.native.loader import address, aligned_scratch, loaded
+from swiftai_nb.diffusion.cpu.native.loader import address, loaded
 from swiftai_nb.diffusion.cpu.weights import bit_view
-from swiftai_nb.diffusion.cpu.workers import Float32, for_each, shares, spans, stop_address, worker_count
+from swiftai_nb.diffusion.cpu.workers import (
+    Float32,
+    aligned_scratch,
+    for_each,
+    shares,
+    spans,
+    stop_address,
+    worker_count,
+)
 
 # Whether products round their inputs to bfloat16, for the calling context.
 half_products: ContextVar[bool] = ContextVar("half_products", default=False)
@@ -80,12 +88,13 @@ def multiply(
     rows, inner, outputs = len(inputs), inputs.shape[1], weight.shape[0]
     offset = None if bias is None else float32_view(bias)
     size = rows * inner * outputs
-    stride, in_place = out.strides[0] // 4, address(inputs) == address(out)
+    stride, source, target = out.strides[0] // 4, address(inputs), address(out)
+    in_place, bias_at, addend_at = source == target, address(offset), address(addend)
     if rows <= _FEW_ROWS and not gated and addend is None and not in_place:
 
         def run_few(part: slice) -> None:
             kernels.functions.linear_few(
-                address(inputs), stored.address, stored.kind, address(offset), address(out),
+                source, stored.address, stored.kind, bias_at, target,
                 rows, inner, outputs, part.start, part.stop,
             )  # fmt: skip
 
@@ -100,7 +109,7 @@ def multiply(
     def run(part: tuple[slice, slice]) -> None:
         some, columns = part
         kernels.functions.linear(
-            address(inputs), stored.address, stored.kind, address(offset), address(addend), address(out),
+            source, stored.address, stored.kind, bias_at, addend_at, target,
             inner, outputs, stride, some.start, some.stop, columns.start, columns.stop, half, gated,
             aligned_scratch("product", length * (kernels.width + (some.stop - some.start if copies else 0))),
             stop,

@@ -87,6 +87,28 @@ EXPORT void group_moments(const float *x, double *moments, long pixels, long cha
         }
     }
 }
+// The norm of group_apply from the moments of parts, which hold part_pixels each, the last one the rest: moments
+// [parts][2][groups]; weight and bias [channels] or NULL. Sums of parts by Chan, Golub and LeVeque.
+EXPORT void group_norm_map(const double *moments, const float *weight, const float *bias, float *norm, long parts,
+                           long part_pixels, long pixels, long channels, long groups, double eps) {
+    long size = channels / groups;
+    for (long g = 0; g < groups; g++) {
+        double sum = 0, spread = 0, count = (double)pixels * size;
+        for (long i = 0; i < parts; i++) sum += moments[2 * i * groups + g];
+        double mean = sum / count;
+        for (long i = 0; i < parts; i++) {
+            double here = (double)least(part_pixels, pixels - i * part_pixels) * size;
+            double difference = moments[2 * i * groups + g] / here - mean;
+            spread += moments[(2 * i + 1) * groups + g] + here * difference * difference;
+        }
+        double deviation = sqrt(spread / count + eps);
+        for (long c = g * size; c < (g + 1) * size; c++) {
+            norm[c] = (float)mean;
+            norm[channels + c] = (float)((weight ? weight[c] : 1) / deviation);
+            norm[2 * channels + c] = (float)((bias ? bias[c] : 0) - (mean - norm[c]) * norm[channels + c]);
+        }
+    }
+}
 // out = (x - norm[0]) * norm[1] + norm[2] by channels, then its silu if asked; norm: [3, channels].
 // Pixels of x are `stride` floats apart.
 EXPORT void group_apply(const float *x, const float *norm, float *out, long pixels, long channels, long stride, int silu) {
