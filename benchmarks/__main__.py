@@ -12,11 +12,11 @@ import venv
 from pathlib import Path
 
 from benchmarks import bundled
-from benchmarks.contest import Contestant, compete, diffusers, ours, sd_cpp
+from benchmarks.contest import Contestant, compete, diffusers, openvino, ours, sd_cpp
 
 # Multiplications and additions of one guided step, counted by hand and by torch's counter.
 SD15_STEP_GFLOP = 1606.5
-PARTS = ("sd15", "sdxl", "vae", "memory", "cancel", "bundled", "size")
+PARTS = ("sd15", "sdxl", "vae", "memory", "cancel", "bundled", "stop", "size")
 
 
 def main() -> None:
@@ -39,6 +39,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--torch-python", type=Path, help="an interpreter with torch and diffusers")
     parser.add_argument("--sd-cpp", type=Path, help="sd-server of stable-diffusion.cpp, for the step of 1.5")
+    parser.add_argument(
+        "--openvino-python",
+        type=Path,
+        help="an interpreter with openvino, torch and diffusers, for the step of 1.5 and the decoder; "
+        "the first run converts the networks, which takes minutes",
+    )
     parser.add_argument("--no-torch", action="store_true", help="measure ours alone")
     parser.add_argument("--plain", action="store_true", help="also MLX without our fast paths (slow)")
     parser.add_argument(
@@ -90,6 +96,8 @@ def peers(
     found.append(ours("swiftai_nb, NumPy", task, folder, size, "NumPy"))
     if python is not None:
         found += [diffusers(python, task, folder, size, mode) for mode in ("fp32", "bf16")]
+    if options.openvino_python is not None and folder.name == "sd15" and task != "picture":
+        found += [openvino(options.openvino_python, task, folder, size, mode) for mode in ("fp32", "bf16")]
     if options.plain:
         found.append(ours("MLX, no fast paths", task, folder, size, "plain"))
     return [one for one in found if one.name not in options.leave_out]
@@ -190,6 +198,12 @@ def cancel(options: argparse.Namespace, python: Path | None) -> list[str]:
     return report(write_sd15(options.work))
 
 
+def stop(options: argparse.Namespace, python: Path | None) -> list[str]:
+    from benchmarks.stop_flag import report
+
+    return report()
+
+
 MEASURE = {
     "sd15": sd15,
     "sdxl": sdxl,
@@ -197,6 +211,7 @@ MEASURE = {
     "memory": memory,
     "cancel": cancel,
     "bundled": bundled_model,
+    "stop": stop,
     "size": size,
 }
 

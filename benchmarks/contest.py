@@ -93,6 +93,13 @@ def diffusers(python: Path, task: str, folder: Path, size: int, mode: str) -> Co
     return Contestant(f"diffusers {mode}", [str(python), script, task, str(folder), str(size), mode])
 
 
+def openvino(python: Path, task: str, folder: Path, size: int, mode: str) -> Contestant:
+    script = str(HERE / "child_openvino.py")
+    return Contestant(
+        f"OpenVINO {mode}", [str(python), script, task, str(folder.absolute()), str(size), mode]
+    )
+
+
 def sd_cpp(program: Path, folder: Path, size: int) -> Contestant:
     script = str(HERE / "child_sd_cpp.py")
     return Contestant(

@@ -30,6 +30,7 @@ from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.refusals import CHOOSE_SUPPORTED
 
 # Family -> (module, class); a module is imported when one of its models is opened.
+_SHARED = ("tokenizers", "schedulers.samplers", "models.vae", "pipelines.text_stage", "pipelines.image_stage")
 _PIPELINES = {
     STABLE_DIFFUSION: ("stable_diffusion", "StableDiffusionPipeline"),
     STABLE_DIFFUSION_XL: ("stable_diffusion", "StableDiffusionXLPipeline"),
@@ -86,8 +87,10 @@ def load_pipeline(
     elif model.family in UNET_FAMILIES:
         read_config(path / "model_index.json")  # required: SDXL's prompt encoding depends on it
     module, name = _PIPELINES[model.family]
-    pipeline = getattr(import_module(f"swiftai_nb.diffusion.pipelines.{module}"), name)
-    run_checkpoint()  # opening takes a moment: a cancel is heard between the parts
+    for part in (*_SHARED, f"pipelines.{module}"):  # one by one: a cancel is heard between them
+        imported = import_module(f"swiftai_nb.diffusion.{part}")
+        run_checkpoint()
+    pipeline = getattr(imported, name)
     words = [load_embedding(file) for file in embeddings]
     try:
         made = cast(DiffusionPipeline, pipeline(model, dtype=compute, quantization_bits=quantization_bits))

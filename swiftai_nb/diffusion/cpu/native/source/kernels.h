@@ -95,8 +95,13 @@ INLINE float top_lane(vec v) {
     return top;
 }
 INLINE long least(long a, long b) { return a < b ? a : b; }
-// Whether the caller wants no result any more. Another thread sets the flag; NULL is never set.
+// Whether the caller wants no result any more. Another thread sets the flag; NULL is never set. Without it: to measure
+// what reading it costs (benchmarks/stop_flag.py).
+#if defined(WITHOUT_STOP)
+#define stopped(stop) ((void)(stop), 0)
+#else
 INLINE int stopped(const int *stop) { return stop && __atomic_load_n(stop, __ATOMIC_RELAXED); }
+#endif
 
 // 2^x within 2e-7 relative, for x from -126 to 127; what lies outside is taken as the nearest of these.
 INLINE vec exp2_vec(vec x) {
