@@ -320,6 +320,30 @@ def test_group_norm_far_from_zero(kernels):
     assert_close(found, expected.reshape(x.shape), 1e-3)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_passed_on_by_attention(kernels, value):
+    inputs = {name: np.array(random(1, 2, 70, 40, seed=i)) for i, name in enumerate("qkv")}
+    for name, values in inputs.items():
+        broken = {**inputs, name: values.copy()}
+        broken[name][0, 1, 13, 5] = value
+        q, k, v = (mx.array(x) for x in broken.values())
+        found = np.isfinite(np.array(native.attention(q, k, v, scale=0.2, mask=None)))
+        plain = np.isfinite(np.array(mx.fast.scaled_dot_product_attention(q, k, v, scale=0.2)))
+        assert np.array_equal(found, plain)
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_broken_weight_breaks_its_output(kernels, value, dtype):
+    if kernels.name == "generic" and dtype == "float16":
+        pytest.skip("converts finite values only")
+    weight = np.array(random(96, 64))
+    weight[7, 3] = value
+    found = np.isfinite(np.array(native.linear(random(20, 64), mx.array(weight).astype(DTYPES[dtype]), None)))
+    assert not found[:, 7].any()
+    assert np.delete(found, 7, axis=1).all()
+
+
 def test_a_cancel_is_heard_between_parts_of_one_operation(kernels):
     def stop():
         raise GenerationCancelledError("cancelled")

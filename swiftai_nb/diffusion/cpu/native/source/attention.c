@@ -77,7 +77,7 @@ INLINE void exponentiate(float *scores, bf16 *weights, const float *mask, long c
     for (long k = 0; k < all; k += LANES) {
         vec s = load(scores + k) * scale;
         // finite: a row whose keys are all masked sees all of them alike
-        if (mask) s = maximum(s + load_up_to(mask + k, count - k > 0 ? count - k : 0), splat(-1e30f));
+        if (mask) s = maximum(splat(-1e30f), s + load_up_to(mask + k, count - k > 0 ? count - k : 0));
         if (k + LANES > count)
             for (long i = count > k ? count - k : 0; i < LANES; i++) s[i] = -INFINITY;
         store(scores + k, s);

@@ -72,6 +72,7 @@ INLINE void store_up_to(float *p, vec v, long count) {
     else store_part(p, v, count);
 }
 INLINE vec choose(ivec where, vec yes, vec no) { return (vec)((where & (ivec)yes) | (~where & (ivec)no)); }
+// If one of them is not a number, b is: the order of operands decides whether that is passed on.
 INLINE vec maximum(vec a, vec b) {
 #if defined(__AVX512F__)
     return _mm512_max_ps(a, b);
@@ -106,7 +107,7 @@ INLINE int stopped(const int *stop) { return stop && __atomic_load_n(stop, __ATO
 // 2^x within 2e-7 relative, for x from -126 to 127; what lies outside is taken as the nearest of these.
 INLINE vec exp2_vec(vec x) {
     const vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    x = minimum(maximum(x, splat(-126.0f)), splat(127.0f));
+    x = minimum(splat(127.0f), maximum(splat(-126.0f), x));
     vec rounded = x + magic, f = x - (rounded - magic);
     vec p = splat(1.326473133e-3f);  // least maximum error of its degree
     p = p * f + 9.671513410e-3f;
@@ -119,7 +120,7 @@ INLINE vec exp2_vec(vec x) {
 // e^x within one unit in the last place (Cephes), for x from -87 to 88.
 INLINE vec exp_vec(vec x) {
     const vec magic = splat(12582912.0f);
-    x = minimum(maximum(x, splat(-87.0f)), splat(88.0f));
+    x = minimum(splat(88.0f), maximum(splat(-87.0f), x));
     vec rounded = x * 1.44269504f + magic, n = rounded - magic;
     vec f = x - n * 0.693359375f + n * 2.12194440e-4f;
     vec p = splat(1.9875691500e-4f);
@@ -149,15 +150,23 @@ INLINE vec gelu_vec(vec x) {
     return x * choose(x >= 0.0f, 1.0f - tail, tail);
 }
 
-// LANES stored weights from element i on, as float32: exact for all finite values.
+// LANES stored weights from element i on, as float32: exact.
 INLINE vec load_weights(const void *weights, int kind, long i) {
     if (kind == FLOAT32) return load((const float *)weights + i);
     half_vec bits;
     memcpy(&bits, (const uint16_t *)weights + i, sizeof bits);
+    if (kind == BFLOAT16) return (vec)(__builtin_convertvector(bits, ivec) << 16);
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps((__m256i)bits);
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps((__m128i)bits);
+#elif defined(__aarch64__)
+    return vcvt_f32_f16((float16x4_t)bits);
+#else  // for all finite values
     ivec words = __builtin_convertvector(bits, ivec);
-    if (kind == BFLOAT16) return (vec)(words << 16);
     // sign and value in place, then the difference of the exponents' biases
     return (vec)(((words & 0x8000) << 16) | ((words & 0x7fff) << 13)) * 0x1p112f;
+#endif
 }
 INLINE vec load_weights_up_to(const void *weights, int kind, long i, long count) {
     if (count >= LANES) return load_weights(weights, kind, i);
