@@ -9,6 +9,7 @@ from typing import Any
 
 from swiftai_nb.core.config import ImageGenerationConfig, LoraReference
 from swiftai_nb.core.control import ControlReference, RecordedControl
+from swiftai_nb.core.cpu_kernels import choose_library
 from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.core.image_input import count_run_steps, mask_to_png_bytes, to_png_bytes
 from swiftai_nb.core.recipe import Recipe, join_prompt
@@ -242,6 +243,7 @@ def make_plan(
             reference_pixels=0 if model.task == INSTRUCT_PIX2PIX else sum(a * b for a, b in references),
             bytes_per_weight=4 if device == "cpu" else 2,
             quantization_bits=bits,
+            is_compiled=device == "cpu" and choose_library().target is not None,
             policy=memory_policy(device),
         ),
         available_bytes=available_bytes,

@@ -24,8 +24,9 @@ from swiftai_nb.model_files.gguf import QUANTIZED, packed_bits
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.safetensors_headers import StoredTensor
 
-_UNET_FLOATS_PER_LATENT = 66  # per channel of the first level and picture of the batch
-_DECODER_FLOATS_PER_PIXEL = 13  # per channel of the first level
+# Per channel of the first level: of the UNet by latent and picture of the batch, of the decoder by pixel.
+_UNET_FLOATS, _DECODER_FLOATS = 66, 13
+_UNET_FLOATS_COMPILED, _DECODER_FLOATS_COMPILED = 36, 5
 _TEXT_TOKENS = 512
 _CONTROL_SHARE = 0.25  # of the denoiser's, for what a ControlNet adds to it; not measured
 _PROCESS_BYTES = 150_000_000
@@ -79,6 +80,7 @@ def plan_memory(
     bytes_per_weight: int,
     quantization_bits: int | None = None,
     is_staged: bool = False,
+    is_compiled: bool = False,
     policy: MemoryPolicy | None = None,
     upscaling_bytes: int = 0,
 ) -> MemoryPlan:
@@ -94,6 +96,7 @@ def plan_memory(
         bytes_per_weight: of the compute dtype.
         quantization_bits: 4, 5, 6, 8 or None.
         is_staged: see `MemoryPlan`.
+        is_compiled: whether a CPU's compiled kernels draw it, which make fewer arrays.
         policy: of the device; None is that of this machine's CPU.
         upscaling_bytes: see `MemoryPlan`.
 
@@ -115,12 +118,14 @@ def plan_memory(
         denoising += 4 * _largest_map(model.loaded_tensors("transformer")) if bytes_per_weight == 4 else 0
     else:
         latents = pixels // model.size_multiple**2
-        denoising = latents * batch * model.unet_channels * _UNET_FLOATS_PER_LATENT * bytes_per_weight
+        floats = _UNET_FLOATS_COMPILED if is_compiled else _UNET_FLOATS
+        denoising = latents * batch * model.unet_channels * floats * bytes_per_weight
     denoising += int(denoising * _CONTROL_SHARE * len(controls))
     # Decoders compute in float32 (halves overflow there), large pictures in tiles.
     policy = MemoryPolicy.for_machine() if policy is None else policy
     tile_pixels = min(pixels, policy.decode_side**2)
-    decoding = tile_pixels * model.decoder_channels * _DECODER_FLOATS_PER_PIXEL * 4
+    floats = _DECODER_FLOATS_COMPILED if is_compiled else _DECODER_FLOATS
+    decoding = tile_pixels * model.decoder_channels * floats * 4
     weights = {
         name: _weights_bytes(
             model.loaded_tensors(name),

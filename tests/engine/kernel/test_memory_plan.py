@@ -63,6 +63,15 @@ def test_large_halves_stay_halves_on_the_cpu(large_model, tmp_path):
     assert plan(large_model).weights_bytes["unet"] * 2 == whole.weights_bytes["unet"]
 
 
+def test_compiled_kernels_need_less_than_numpy(large_model):
+    numpy, compiled = plan(large_model), plan(large_model, is_compiled=True)
+    assert compiled.weights_bytes == numpy.weights_bytes
+    assert compiled.decoding_bytes < 0.5 * numpy.decoding_bytes
+    # 520 and 300 MB were measured at 512x512
+    assert 0.52 * GB < compiled.decoding_bytes < 0.75 * GB
+    assert 0.30 * GB < compiled.denoising_bytes < 0.45 * GB
+
+
 def test_tiles_bound_the_decoding_of_large_pictures(large_model):
     side = MemoryPolicy.for_machine().decode_side
     assert plan(large_model, side=4096).decoding_bytes == plan(large_model, side=side).decoding_bytes

@@ -50,6 +50,7 @@ def failed_functions(functions: ctypes.CDLL, *, width: int, half: bool) -> list[
         "attention": lambda rounds: _attention(functions, width, rounds),
         "activation": lambda _: _activation(functions),
         "normalization": lambda _: _normalization(functions),
+        "group normalization": lambda _: _group_normalization(functions),
     }
     kinds = (False, True) if half else (False,)
     return [
@@ -131,3 +132,21 @@ def _normalization(functions: Any) -> float:
     functions.layer_norm(inputs.at(x), inputs.at(weight), inputs.at(bias), inputs.at(out), 5, 37, 1e-5, False)
     deviation = np.sqrt(x.var(axis=1, keepdims=True) + 1e-5)
     return _error(out, (x - x.mean(axis=1, keepdims=True)) / deviation * weight + bias)
+
+
+def _group_normalization(functions: Any) -> float:
+    inputs, (pixels, channels, groups) = _Inputs(), (10, 36, 4)
+    x, weight, bias = inputs.normal(pixels, channels), inputs.normal(channels), inputs.normal(channels)
+    out, norm, moments = np.empty_like(x), np.empty((3, channels), np.float32), np.empty((2, groups))
+    functions.group_moments(
+        inputs.at(x), inputs.at(moments), pixels, channels, channels, groups, inputs.blank(channels + 16)
+    )
+    functions.group_norm_map(
+        inputs.at(moments), inputs.at(weight), inputs.at(bias), inputs.at(norm), 1, pixels, pixels, channels,
+        groups, 1e-5,
+    )  # fmt: skip
+    functions.group_apply(inputs.at(x), inputs.at(norm), inputs.at(out), pixels, channels, channels, False)
+    values = x.reshape(pixels, groups, -1)
+    deviation = np.sqrt(values.var(axis=(0, 2), keepdims=True) + 1e-5)
+    expected = ((values - values.mean(axis=(0, 2), keepdims=True)) / deviation).reshape(x.shape)
+    return _error(out, expected * weight + bias)
