@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
 import os
 import threading
+import weakref
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,6 +19,7 @@ from swiftai_nb.core.errors import GenerationCancelledError
 from swiftai_nb.diffusion import ops
 from swiftai_nb.diffusion.cpu import weights, winograd, workers
 from swiftai_nb.diffusion.cpu.weights import TransposedWeightCache
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -225,6 +228,26 @@ def test_for_each_inside_for_each_stays_in_its_thread():
     workers.for_each(outer, range(8))
     assert not strangers
     assert workers.worker_count() == workers.usable_cpus()
+
+
+def test_what_a_failed_operation_used_is_freed_at_once():
+    class Input:
+        pass
+
+    used = Input()
+    freed = weakref.ref(used)
+
+    def fail(_, used=used):
+        raise ValueError
+
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            workers.for_each(fail, range(20))
+        del used, fail
+        wait_until(lambda: freed() is None)  # the helper may be about to leave
+    finally:
+        gc.enable()
 
 
 def test_for_each_does_not_wait_for_a_helper_that_comes_too_late(monkeypatch):

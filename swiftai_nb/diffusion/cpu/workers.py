@@ -124,8 +124,12 @@ def for_each(function: Callable[[Item], None], items: Sequence[Item], *, alone: 
             job.work(run_checkpoint)
         finally:
             job.close()
-    if job.error is not None:
-        raise job.error
+    error, job.error = job.error, None
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this frame, which would keep the arrays of a cancelled step
     raise_if_stopped()
 
 
