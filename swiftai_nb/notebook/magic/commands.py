@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -245,21 +245,29 @@ def _widget_engine(arguments: ImagineArguments, defaults: Defaults) -> str | Non
     return name if name in ENGINES else None
 
 
-def open_widget(arguments: ImagineArguments, defaults: Defaults) -> Any:
-    """An ImagineWidget whose traits hold the line's values; traits it does not have are left out.
+def open_widget(arguments: ImagineArguments, defaults: Defaults, variables: Mapping[str, Any]) -> Any:
+    """An ImagineWidget whose traits hold the line's values and pictures; what it does not have is left out.
 
     The server of `--base-url` becomes the session's.
+
+    Raises:
+        InvalidInputError: no such picture, or a value outside its limits.
     """
+    from swiftai_nb.notebook.magic.request import given_pictures
     from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
+    from swiftai_nb.notebook.wire import SETTINGS
 
     engine = _widget_engine(arguments, defaults)
     if engine == "openai" and arguments.base_url is not None:
-        from swiftai_nb.notebook.session import get_session
         from swiftai_nb.providers.openai.provider import OpenAIImagesProvider
 
         get_session().add_generator("openai", OpenAIImagesProvider(arguments.base_url))
-    size = arguments.size or defaults.size
+    pictures, _ = given_pictures(arguments, variables)
+    size = arguments.size or (None if arguments.outpaint is not None else defaults.size)
+    ratio = None if size is None else size.aspect_ratio
+    config = arguments.config()
     wanted: dict[str, Any] = {
+        **{name: getattr(config, name, None) for name in SETTINGS},
         "prompt": arguments.prompt or None,
         "negative_prompt": arguments.negative or defaults.negative,
         "model": arguments.model or defaults.model,
@@ -270,8 +278,10 @@ def open_widget(arguments: ImagineArguments, defaults: Defaults) -> Any:
         "count": arguments.count,
         "width": None if size is None else size.width,
         "height": None if size is None else size.height,
+        "aspect_ratio": None if ratio is None else f"{ratio[0]}:{ratio[1]}",
+        "style": arguments.style,
+        "loras": [{"source": lora.source, "scale": lora.scale} for lora in arguments.loras] or None,
+        "outpaint": None if arguments.outpaint is None else str(arguments.outpaint),
+        **pictures,
     }
-    known = ImagineWidget.class_trait_names()
-    return ImagineWidget(
-        **{name: value for name, value in wanted.items() if value is not None and name in known}
-    )
+    return ImagineWidget(**{name: value for name, value in wanted.items() if value is not None})

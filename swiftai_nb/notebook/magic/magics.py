@@ -99,7 +99,7 @@ class Imagine(Magics):  # type: ignore[misc]
         if arguments.widget:
             from swiftai_nb.notebook.magic.commands import open_widget
 
-            return open_widget(arguments, self.defaults())
+            return self._lazily(lambda _: open_widget(arguments, self.defaults(), variables), line)
         from swiftai_nb.notebook.magic.runner import Runner
         from swiftai_nb.notebook.session import get_session
 

@@ -90,10 +90,10 @@ GROUPS: dict[str, tuple[Option, ...]] = {
                metavar="SIDES", setting="outpaint", needs="image", values="sides"),
         Option("with", "text", "change this picture by the prompt, or take things from it; may be given "
                "several times", metavar="VAR|PATH", field="references", values="pictures", is_axis=True,
-               excludes=("widget",), repeats=True),
+               repeats=True),
         Option("control", "control", "follow a picture by canny, lineart, scribble, tile, depth, pose or "
                "a ControlNet; may be given several times", metavar="KIND=VAR|PATH[:SCALE]", field="controls",
-               values="controls", is_axis=True, excludes=("widget",), repeats=True),
+               values="controls", is_axis=True, repeats=True),
         Option("embed-references", "flag", "keep the given pictures in the recipe, not only small ones",
                excludes=("widget",)),
         Option("from", "text", "the recipe of an earlier picture", metavar="VAR|PATH", field="recipe_from",

@@ -89,7 +89,7 @@ def build_request(
     recipe, adapted = _adapted(recipe, arguments, model=model, session=session)
     notes += adapted
     size = _size(arguments, recipe, defaults)
-    pictures, names = _pictures(arguments, variables)
+    pictures, names = given_pictures(arguments, variables)
     sources = () if recipe is None else recipe.sources
     recipe_names = {source.sha256: source.name for source in sources if source.name is not None}
     config = _config(arguments, recipe, defaults).replace(
@@ -276,10 +276,14 @@ def _size(arguments: ImagineArguments, recipe: Recipe | None, defaults: Defaults
     )
 
 
-def _pictures(
+def given_pictures(
     arguments: ImagineArguments, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The given pictures by setting, and the names of those that are files by SHA-256."""
+    """The given pictures by setting, and the names of those that are files by SHA-256.
+
+    Raises:
+        InvalidInputError: no such variable or file, or it is no picture.
+    """
     names: dict[str, str] = {}
 
     def read(text: str, option: str) -> bytes:
