@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import short_repr
 from swiftai_nb.core.image_input import to_pil, to_png_bytes
 
 if TYPE_CHECKING:
@@ -191,9 +192,10 @@ def control_references(controls: Sequence[Any]) -> tuple[ControlReference, ...]:
     result = []
     for control in controls:
         if not isinstance(control, ControlReference):
-            if not isinstance(control, Sequence) or isinstance(control, (str, bytes)) or len(control) > 6:
+            is_tuple = isinstance(control, Sequence) and not isinstance(control, (str, bytes))
+            if not is_tuple or not 1 <= len(control) <= len(fields(ControlReference)):
                 raise InvalidInputError(
-                    f"{control!r:.60} is not a control", hint='use ("canny", picture, 0.8)'
+                    f"{short_repr(control)} is not a control", hint='use ("canny", picture, 0.8)'
                 )
             control = ControlReference(*control)  # noqa: PLW2901
         if not control.image:

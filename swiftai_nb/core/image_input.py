@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 1_000_000_000  # of a picture's file
 
-# What Pillow raises, or warns of, for an EXIF block that makes no sense.
-DAMAGED_EXIF = (
+# What Pillow raises, or warns of, for data that makes no sense.
+DAMAGED = (
     OSError,
     ValueError,
     TypeError,
@@ -31,7 +32,9 @@ DAMAGED_EXIF = (
     SyntaxError,
     ArithmeticError,
     AttributeError,
+    EOFError,
     struct.error,
+    zlib.error,
     Warning,
 )
 _HINT = "give a path, a PIL image, a NumPy array [H, W] or [H, W, 3|4], or a matplotlib figure"
@@ -109,7 +112,7 @@ def _upright(picture: Image) -> Image:
 
     try:
         return ImageOps.exif_transpose(picture)
-    except DAMAGED_EXIF:
+    except DAMAGED:
         return picture
 
 
@@ -152,14 +155,7 @@ def readable(source: bytes | str | os.PathLike[str]) -> Iterator[None]:
 
     try:
         yield
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        OverflowError,
-        PILImage.DecompressionBombError,
-        PILImage.DecompressionBombWarning,  # raised where warnings are errors
-    ) as error:
+    except (*DAMAGED, PILImage.DecompressionBombError) as error:
         name = "these bytes" if isinstance(source, bytes) else repr(os.fspath(source))
         reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
         raise InvalidInputError(f"cannot read a picture from {name}: {reason}", hint=_HINT) from error

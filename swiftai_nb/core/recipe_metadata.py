@@ -20,7 +20,7 @@ from swiftai_nb.core.foreign_recipes import (
     parse_json_parameters,
     parse_novelai,
 )
-from swiftai_nb.core.image_input import DAMAGED_EXIF
+from swiftai_nb.core.image_input import DAMAGED
 from swiftai_nb.core.metadata_values import Fields, number_of, scheduler_of, size_of, text_of, within_limits
 from swiftai_nb.core.prompt_syntax import SYNTAXES
 
@@ -246,7 +246,7 @@ def _clip_skip(values: Mapping[str, str]) -> int | None:
 def _user_comment(picture: Image) -> str | None:
     try:
         comment = picture.getexif().get_ifd(EXIF_SUB_IFD).get(EXIF_USER_COMMENT)
-    except DAMAGED_EXIF:
+    except DAMAGED:
         return None
     if isinstance(comment, bytes):
         encoding = "utf-16-be" if comment.startswith(b"UNICODE\0") else "utf-8"

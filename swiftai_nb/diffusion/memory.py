@@ -2,6 +2,8 @@
 
 A step allocates and frees gigabytes of temporary arrays. By default glibc returns each large one to the
 system at once, and the next one costs a page fault per 4 KiB: measured, more than the arithmetic on it.
+So freed memory stays while a picture is made, and is returned when the engine has nothing to do: else each
+chance overlap of two arrays would raise what the process holds for good.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def retain_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Returns freed memory to the system, after a model was dropped; whether there was any."""
+    """Returns freed memory to the system; whether there was any."""
     trim = _glibc_function("malloc_trim")
     return trim is not None and trim(0) == 1
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.core.errors import AIError, InvalidModelFilesError
+from swiftai_nb.core.format import shorten
 from swiftai_nb.model_files.json_file import read_json_object
 
 _NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
@@ -107,6 +109,27 @@ def read_checked_config(path: Path) -> dict[str, Any]:
         if limit is not None and any(_is_above(number, limit) for number in _flat(value)):
             raise _wrong_value(path, name, value)
     return {name: value for name, value in config.items() if value is not None or name not in _LISTS}
+
+
+@contextmanager
+def sensible_config(path: Path) -> Iterator[None]:
+    """Makes one error of whatever first fails on values that are of the right type and fit no network.
+
+    Args:
+        path: what the values were read from.
+
+    Raises:
+        InvalidModelFilesError: something failed in the block.
+    """
+    try:
+        yield
+    except AIError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InvalidModelFilesError(
+            f"the configuration of {path} makes no sense: {shorten(str(error))}",
+            hint="download the model again",
+        ) from error
 
 
 def _flat(value: object) -> Iterator[object]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.upscalers import read_upscaler
 from tests.attack.limits import attack, only
 from tests.attack.strategies import mutated
-from tests.attack.test_model_files import folder_of
+from tests.attack.test_model_files import changed_copy, folder_of
 from tests.diffusion import control_folders, flux2_folders, single_files, upscaler_files, z_image_folders
 from tests.diffusion.parity import tiny_control, tiny_sd
 from tests.diffusion.sd_folders import write_folder
@@ -291,3 +292,21 @@ def test_a_whole_lora_is_read_or_refused(header: Header) -> None:
         with only(AIError, target="LoRA files: whole"):
             for module in load_lora(path).modules.values():
                 assert isinstance(module.factor, float)
+
+
+ODD_VALUES: tuple[Any, ...] = (None, [], {}, 0, "x", [None], True, [[1]], -1)
+FIELDS = (
+    ("unet/config.json", "block_out_channels", "layers_per_block", "attention_head_dim", "down_block_types"),
+    ("vae/config.json", "block_out_channels", "latent_channels", "norm_num_groups"),
+    ("text_encoder/config.json", "max_position_embeddings", "hidden_size", "num_hidden_layers", "hidden_act"),
+    ("scheduler/scheduler_config.json", "num_train_timesteps", "beta_schedule", "prediction_type"),
+)
+
+
+@pytest.mark.parametrize(("file", "name"), [(file, name) for file, *names in FIELDS for name in names])
+def test_a_field_of_any_value_is_used_or_one_error(file: str, name: str) -> None:
+    config = json.loads((base("sd15") / file).read_bytes())
+    for value in ODD_VALUES:
+        changed = {file: json.dumps({**config, name: value}).encode()}
+        with changed_copy(base("sd15"), changed) as folder, only(AIError, target="model folders: fields"):
+            load_pipeline(folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +124,20 @@ def test_a_picture_with_a_damaged_exif_block_is_read_as_it_is(block: bytes, file
     buffer = io.BytesIO()
     Image.new("RGB", (3, 2), "red").save(buffer, file_format, exif=b"Exif\0\0" + block)
     assert to_pil(buffer.getvalue()).size == (3, 2)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("late", [(b"iCCP", b""), (b"cHRM", b"1"), (b"IHDR", b"12345"), (b"gAMA", b"")])
+def test_a_png_with_a_broken_chunk_after_its_pixels_is_one_error(
+    tmp_path: Path, late: tuple[bytes, bytes]
+) -> None:
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    pixels = _chunk(b"IDAT", zlib.compress(bytes(25 * 8)))
+    data = b"\x89PNG\r\n\x1a\n" + head + pixels + _chunk(*late) + _chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(data)
+    for source in (data, tmp_path / "a.png"):
+        with pytest.raises(InvalidInputError, match="cannot read a picture"):
+            to_pil(source)

@@ -10,9 +10,11 @@ import pytest
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
 from swiftai_nb.diffusion.tokenizers.clip_tokenizer import CLIPTokenizer
+from swiftai_nb.diffusion.tokenizers.qwen_tokenizer import QwenTokenizer
 from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors
 from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
 from swiftai_nb.model_files.folder import open_model
+from tests.diffusion.parity import tiny_z_image
 from tests.diffusion.parity.tiny_flux import SPIECE, write_t5_tokenizer
 
 
@@ -97,3 +99,15 @@ def test_a_sentencepiece_file_that_is_none_is_one_error_at_once(tmp_path, data):
 def test_a_valid_sentencepiece_file_is_read(tmp_path):
     write_t5_tokenizer(tmp_path)
     assert np.all(T5Tokenizer.from_folder(tmp_path)(["a fox"], max_length=8) >= 0)
+
+
+def test_half_an_emoji_in_a_prompt_is_a_question_mark(tmp_path):
+    write_t5_tokenizer(tmp_path / "t5")
+    tiny_z_image.write_tokenizer(tmp_path / "qwen")
+    t5, qwen = T5Tokenizer.from_folder(tmp_path / "t5"), QwenTokenizer.from_folder(tmp_path / "qwen")
+    for broken, whole in (("a \ud83d cat", "a ? cat"), ("\udc00", "?")):
+        assert np.array_equal(t5([broken], max_length=16), t5([whole], max_length=16))
+        assert np.array_equal(qwen([broken], max_length=64).ids, qwen([whole], max_length=64).ids)
+        assert t5.token_count(broken) == t5.token_count(whole)
+        assert qwen.token_count(broken) == qwen.token_count(whole)
+        assert t5.cut_text(broken, max_length=64) == qwen.cut_text(broken, max_length=640) == ""

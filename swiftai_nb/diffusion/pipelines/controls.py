@@ -16,6 +16,7 @@ from swiftai_nb.diffusion.models.controlnet import ControlNet, ControlNetConfig
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import control_source
+from swiftai_nb.model_files.configs import sensible_config
 from swiftai_nb.model_files.control_files import UNET_CONTROL, open_control
 
 
@@ -126,7 +127,8 @@ def open_controlnet(
     control = open_control(path, prefer_half=prefer_half)
     if control.kind != UNET_CONTROL:
         raise InvalidInputError(f"{path} is a {control.kind}", hint="use a ControlNet for this model")
-    config = ControlNetConfig.from_dict(control.config(unet.source))
+    with sensible_config(path):
+        config = ControlNetConfig.from_dict(control.config(unet.source))
     _check_fit(config, unet, path=path, vae_scale=vae_scale)
     return Component(control_source(control), lambda: ControlNet(config), dtype=dtype)
 

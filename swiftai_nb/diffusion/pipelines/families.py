@@ -16,6 +16,7 @@ from swiftai_nb.diffusion.pipelines.pipeline import DiffusionPipeline
 from swiftai_nb.diffusion.weights.precision import check_bits, resolve_dtype
 from swiftai_nb.diffusion.weights.tensors import read_config
 from swiftai_nb.diffusion.weights.textual_inversion import load_embedding
+from swiftai_nb.model_files.configs import sensible_config
 from swiftai_nb.model_files.families import (
     FLUX_1,
     FLUX_2_KLEIN,
@@ -93,7 +94,10 @@ def load_pipeline(
     pipeline = getattr(imported, name)
     words = [load_embedding(file) for file in embeddings]
     try:
-        made = cast(DiffusionPipeline, pipeline(model, dtype=compute, quantization_bits=quantization_bits))
+        with sensible_config(path):
+            made = cast(
+                DiffusionPipeline, pipeline(model, dtype=compute, quantization_bits=quantization_bits)
+            )
         made.set_embeddings(words)
         return made
     except UnsupportedModelError as error:

@@ -57,6 +57,7 @@ from swiftai_nb.diffusion.weights.layouts import (
 )
 from swiftai_nb.diffusion.weights.precision import flow_dtypes
 from swiftai_nb.diffusion.weights.z_image_tensors import convert_control, z_image_control_config
+from swiftai_nb.model_files.configs import sensible_config
 from swiftai_nb.model_files.control_files import Z_IMAGE_CONTROL, open_control
 from swiftai_nb.model_files.families import Z_IMAGE
 from swiftai_nb.model_files.model_folder import ModelFolder
@@ -130,7 +131,8 @@ class ZImagePipeline(DiffusionPipeline):
         control = open_control(path)
         if control.kind != Z_IMAGE_CONTROL:
             raise InvalidInputError(f"{path} is a {control.kind}", hint="use a ControlNet of Z-Image")
-        config = ZImageControlConfig.from_dict(z_image_control_config(control, self.config), self.config)
+        with sensible_config(path):
+            config = ZImageControlConfig.from_dict(z_image_control_config(control, self.config), self.config)
         convert = partial(convert_control, without_refiner=config.refiner == "control_layers")
         source = replace(control_source(control), convert=convert)
         return Component(source, lambda: ZImageControlNet(config), dtype=self._denoiser.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors
+from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors, without_surrogates
 from swiftai_nb.model_files.json_file import read_json_object
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class CLIPTokenizer:
 
     def __call__(self, prompt: str) -> TokenizedPrompt:
         """Encodes one prompt; what exceeds the length is cut and reported."""
-        prompt = _without_surrogates(prompt)
+        prompt = without_surrogates(prompt)
         tokens = [(token, start) for group, start in self._groups(prompt) for token in group]
         room = self.max_length - 2
         cut_text = ""
@@ -87,7 +87,7 @@ class CLIPTokenizer:
 
     def token_groups(self, text: str) -> list[tuple[int, ...]]:
         """The ids of a text of any length, without start and end; those of an added word in one tuple."""
-        return [group for group, _ in self._groups(_without_surrogates(text))]
+        return [group for group, _ in self._groups(without_surrogates(text))]
 
     def set_words(self, words: Mapping[str, tuple[int, ...]]) -> None:
         """Adds words with ids of their own, in place of those added before.
@@ -123,11 +123,6 @@ class CLIPTokenizer:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [((token,), start + offset) for token, (offset, _) in pairs]
-
-
-def _without_surrogates(text: str) -> str:
-    """Half a surrogate pair, as a broken paste leaves it, is no text."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _max_length(value: Any, folder: Path) -> int:

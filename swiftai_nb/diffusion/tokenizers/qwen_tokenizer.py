@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
-from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors
+from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors, without_surrogates
 from swiftai_nb.model_files.json_file import read_json_object
 
 if TYPE_CHECKING:
@@ -93,7 +93,10 @@ class QwenTokenizer:
             pad_to: the least L; else rows are as long as the longest one.
         """
         after = _AFTER if thinking else _AFTER + _NO_THINKING
-        rows = [self._tokenizer.encode(_BEFORE + text + after).ids[:max_length] for text in prompts]
+        rows = [
+            self._tokenizer.encode(_BEFORE + without_surrogates(text) + after).ids[:max_length]
+            for text in prompts
+        ]
         length = max(pad_to, *(len(row) for row in rows))
         ids = np.full((len(rows), length), self.pad_id, dtype=np.int32)
         mask = np.zeros(ids.shape, dtype=bool)
@@ -103,7 +106,7 @@ class QwenTokenizer:
 
     def token_count(self, prompt: str) -> int:
         """Tokens of a prompt, without those of the template."""
-        return len(self._tokenizer.encode(prompt).ids)
+        return len(self._tokenizer.encode(without_surrogates(prompt)).ids)
 
     def prompt_limit(self, max_length: int) -> int:
         """How many tokens of a prompt are among the first `max_length`."""
@@ -111,7 +114,7 @@ class QwenTokenizer:
 
     def cut_text(self, prompt: str, *, max_length: int) -> str:
         """The words of a prompt that do not fit, "" when all do."""
-        encoding = self._tokenizer.encode(_BEFORE + prompt)
+        encoding = self._tokenizer.encode(_BEFORE + without_surrogates(prompt))
         if len(encoding.ids) <= max_length:
             return ""
         start = max(0, int(encoding.offsets[max_length][0]) - len(_BEFORE))

@@ -174,3 +174,8 @@ def _build(model: SentencePieceModel, *, extra_ids: int) -> Tokenizer:
         single="$A </s>", special_tokens=[("</s>", eos_id)]
     )
     return tokenizer
+
+
+def without_surrogates(text: str) -> str:
+    """A text with "?" for half a surrogate pair, as a broken paste leaves it: no tokenizer takes one."""
+    return text.encode("utf-8", "replace").decode("utf-8")

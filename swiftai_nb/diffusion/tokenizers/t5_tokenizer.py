@@ -12,6 +12,7 @@ from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.tokenizers.sentencepiece_model import (
     t5_tokenizer_from_sentencepiece,
     tokenizer_errors,
+    without_surrogates,
 )
 
 if TYPE_CHECKING:
@@ -61,11 +62,11 @@ class T5Tokenizer:
 
     def token_count(self, text: str) -> int:
         """Tokens of `text` with its final `</s>`, before any truncation."""
-        return len(self._tokenizer.encode(text).ids)
+        return len(self._tokenizer.encode(without_surrogates(text)).ids)
 
     def cut_text(self, text: str, *, max_length: int) -> str:
         """The words of `text` that do not fit, "" when all do."""
-        encoding = self._tokenizer.encode(text)
+        encoding = self._tokenizer.encode(without_surrogates(text))
         if len(encoding.ids) <= max_length:
             return ""
         start = int(encoding.offsets[max_length - 1][0])
@@ -85,7 +86,7 @@ class T5Tokenizer:
         """
         ids = np.full((len(texts), max_length), self.pad_id, dtype=np.int32)
         for row, text in zip(ids, texts, strict=True):
-            tokens = self._tokenizer.encode(text).ids
+            tokens = self._tokenizer.encode(without_surrogates(text)).ids
             if len(tokens) > max_length:
                 tokens = [*tokens[: max_length - 1], self.eos_id]
             row[: len(tokens)] = tokens

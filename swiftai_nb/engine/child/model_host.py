@@ -48,10 +48,18 @@ class ModelHost:
     Args:
         ready: describes this engine.
         load_pipeline: opens a model folder; None is `swiftai_nb.diffusion.load_pipeline`.
+        keeps_freed_memory: whether this process keeps freed memory during a run, which `idle` returns.
     """
 
-    def __init__(self, ready: Ready, *, load_pipeline: PipelineLoader | None = None) -> None:
+    def __init__(
+        self,
+        ready: Ready,
+        *,
+        load_pipeline: PipelineLoader | None = None,
+        keeps_freed_memory: bool = False,
+    ) -> None:
         self._ready = ready
+        self._keeps_freed_memory = keeps_freed_memory
         self._load_pipeline = _default_loader() if load_pipeline is None else load_pipeline
         self._model: LoadedModel | None = None
         self._prompts: OrderedDict[tuple[Any, ...], Conditioning] = OrderedDict()
@@ -100,6 +108,13 @@ class ModelHost:
         self._enlarger.release()
         self._prompts.clear()
         _return_memory()
+
+    def idle(self) -> None:
+        """See `SupportsIdle.idle`."""
+        if self._keeps_freed_memory:
+            from swiftai_nb.diffusion.memory import return_freed_memory
+
+            return_freed_memory()
 
     def status(self) -> Status:
         """See `EngineHost.status`."""

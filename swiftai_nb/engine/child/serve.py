@@ -106,6 +106,15 @@ class SupportsUpscale(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsIdle(Protocol):
+    """A host that tidies up when it has nothing to do."""
+
+    def idle(self) -> None:
+        """Called after an answer when no other command waits."""
+        ...
+
+
 class _Inbox:
     """Queue of received commands; cancel requests take effect at once."""
 
@@ -144,6 +153,11 @@ class _Inbox:
         with self._lock:
             token = self._tokens.setdefault(message.job_id, CancellationToken())
         self._commands.put((message, token))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no command waits."""
+        return self._commands.empty()
 
     def next_command(self) -> tuple[Message, CancellationToken] | None:
         """The next command with its token; None after the last."""
@@ -199,6 +213,8 @@ def _work(channel: Channel, host: EngineHost, inbox: _Inbox) -> None:
             answer = Failed(command.job_id, error=translate_error(error).to_dict())
         inbox.finish(command)
         channel.send(answer)
+        if inbox.is_empty and isinstance(host, SupportsIdle):
+            host.idle()
 
 
 def _answer(command: Message, host: EngineHost, report: Report, token: CancellationToken) -> Message:

@@ -81,10 +81,10 @@ def make_model_host(*, own_process: bool, started_s: float | None = None) -> Mod
 
     ops.configure(fast=os.environ.get("SWIFTAI_FAST_MATH", "").strip().lower() not in _OFF)
     device = gpu.device()
+    keeps_freed_memory = False
     if own_process:
         apply_memory_limits(gpu.memory_policy())
-        if device == "cpu":
-            retain_freed_memory()
+        keeps_freed_memory = device == "cpu" and retain_freed_memory()
     versions = {"swiftai_nb": __version__, "mlx": str(vars(mx)["__version__"]), "numpy": np.__version__}
     return ModelHost(
         Ready(
@@ -93,7 +93,8 @@ def make_model_host(*, own_process: bool, started_s: float | None = None) -> Mod
             versions=versions,
             start_s=time.monotonic() - started_s,
             device_memory_bytes=gpu.usable_memory_bytes(),
-        )
+        ),
+        keeps_freed_memory=keeps_freed_memory,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import traitlets
 
 from swiftai_nb.core.errors import AIError, InvalidInputError
-from swiftai_nb.core.format import encode_jpeg
+from swiftai_nb.core.format import encode_jpeg, short_repr
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.notebook import wire
 from swiftai_nb.notebook.output.saving import free_path
@@ -29,6 +29,25 @@ THUMBNAIL_SIDE = 128
 PICTURES_IN = ("image", "mask", "references", "controls")
 UPSCALE_FACTOR = 2.0
 Handler = Callable[[dict[str, Any]], None]
+_TEXTS = ("request_id", "picture_id", "job_id", "input_id", "role", "size", "name", "model")  # of a message
+
+
+class _Message(dict[str, Any]):
+    """A message of the page, of which nothing is sure but the type of what is there.
+
+    Raises:
+        InvalidInputError: a value of another type; later, for a value that is not there.
+    """
+
+    def __init__(self, content: dict[str, Any], buffers: Any) -> None:
+        for name, value in content.items():
+            kind = dict if name == "settings" else str if name in _TEXTS else object
+            if value is not None and not isinstance(value, kind):
+                raise InvalidInputError(f"the page's {name} is {short_repr(value)}", hint="reload the page")
+        super().__init__({**content, "buffers": buffers})
+
+    def __missing__(self, name: str) -> Any:
+        raise InvalidInputError(f"the page's message has no {name}", hint="reload the page")
 
 
 class ImagineWidget(PageReports):
@@ -188,7 +207,7 @@ class ImagineWidget(PageReports):
         if handler is None:
             return
         try:
-            handler({**content, "buffers": buffers})
+            handler(_Message(content, buffers))
         except AIError as error:
             self._send_error(error, request_id=str(content.get("request_id", "")))
         except Exception as error:  # noqa: BLE001 - every error is reported to the page

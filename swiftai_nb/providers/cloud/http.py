@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import ipaddress
 import json
-import math
 from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -21,6 +20,7 @@ MAX_ANSWER_BYTES = 128 * 1024 * 1024
 MAX_REDIRECTS = 5
 FETCH_ATTEMPTS = 3  # fetching a picture again costs nothing
 FETCH_PAUSE_S = 0.5
+_LARGEST_PRICE = 1e12
 
 
 def http_client(timeout_s: float, *, url: str) -> Any:
@@ -93,8 +93,9 @@ async def read(response: Any) -> Any:
                 hint="ask for a smaller picture",
             )
     # The body is decoded already: without these headers it is not decoded once more.
-    decoded = ("content-encoding", "content-length", "transfer-encoding")
-    headers = [(name, value) for name, value in response.headers.items() if name.lower() not in decoded]
+    # Their bytes are kept: a value that is not ASCII cannot be written as text.
+    decoded = (b"content-encoding", b"content-length", b"transfer-encoding")
+    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in decoded]
     return httpx_module().Response(
         response.status_code, headers=headers, content=bytes(body), request=response.request
     )
@@ -192,4 +193,5 @@ def price(response: Any, body: Any = None) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and abs(value) < _LARGEST_PRICE  # false for NaN

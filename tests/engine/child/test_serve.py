@@ -102,6 +102,20 @@ def test_two_commands_of_one_id_are_both_answered(kernel):
     assert [kernel.receive(Status).job_id for _ in range(2)] == ["a", "a"]
 
 
+def test_a_host_tidies_up_when_no_other_command_waits():
+    idle = threading.Event()
+
+    class Tidy(FakeHost):
+        def idle(self):
+            idle.set()
+
+    kernel = Kernel(Tidy)
+    kernel.channel.send(picture("1"))
+    assert kernel.receive(Done).job_id == "1"
+    assert idle.wait(LIMIT_S)
+    kernel.close()
+
+
 def test_a_message_that_is_no_command_is_an_error_of_that_message_alone(kernel):
     kernel.channel.send(Done("a"))
     assert "is not a command" in kernel.receive(Failed).error["message"]

@@ -138,8 +138,16 @@ def test_bad_request_is_answered_with_an_error(widget: ImagineWidget, page: Page
     assert widget.jobs == []
 
 
-def test_unexpected_fault_is_told_to_the_page(page: Page) -> None:
-    page.request("generate", request_id="r3")  # no settings: a page that is not ours
+def test_a_page_that_is_not_ours_is_told_what_its_message_lacks(page: Page) -> None:
+    page.request("generate", request_id="r3")
+    ((report, _),) = page.of("error")
+    assert report["message"] == "the page's message has no settings"
+    assert report["request_id"] == "r3"
+
+
+def test_unexpected_fault_is_told_to_the_page(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(page.widget._handlers, "generate", lambda content: {}["settings"])
+    page.request("generate", request_id="r3")
     ((report, _),) = page.of("error")
     assert "KeyError" in report["message"]
     page.request("nobody knows this")
