@@ -9,6 +9,7 @@ a kill, a process that is left.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -93,6 +94,7 @@ class Soak:
 
     def measure(self) -> dict[str, float]:
         """Memory, descriptors and threads of this process, and memory of the engine."""
+        asyncio.run(self.provider.status())  # its answer follows what the engine does after a job
         engine_pid = self.provider.engine_pid
         assert engine_pid is not None
         return {

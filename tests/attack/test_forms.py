@@ -19,12 +19,12 @@ from PIL import Image
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.control import KINDS, ControlReference, control_references
+from swiftai_nb.core.control_pictures import control_pixels
 from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.outpaint import Outpaint
 from swiftai_nb.core.prompt_editing import edited_prompts
 from swiftai_nb.core.recipe import Recipe
-from swiftai_nb.engine.child.control_pictures import control_pixels
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS
 from swiftai_nb.notebook.session import Session
 from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
