@@ -36,7 +36,7 @@ COMMANDS = (
 _ALIASES = {"quantise": "quantize", "-h": "help", "--help": "help"}
 USAGE = """models: list, download and manage models
 
-  list                        all models and what is installed (the default)
+  list [--all]                models and what is installed (the default); --all: their parts, too
   info MODEL                  details of one model
   download MODEL ...          download what is missing; interrupted downloads resume
       --variant FAMILY        for a Hub repository that is not in the list
@@ -116,10 +116,11 @@ class ModelCommands:
         """The usage."""
         return Text(USAGE)
 
-    def list(self, _chosen: Any) -> Table[ModelRow]:
-        """All models."""
+    def list(self, chosen: Any) -> Table[ModelRow]:
+        """The models."""
         reclaimable = find_reclaimable(self.registry.cache_dir)
-        return make_table(self.registry, reclaimable_bytes=sum(f.size_bytes for f in reclaimable))
+        held = sum(f.size_bytes for f in reclaimable)
+        return make_table(self.registry, has_all=chosen.all, reclaimable_bytes=held)
 
     def info(self, chosen: Any) -> ModelCard:
         """Details of one model."""
@@ -307,8 +308,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(prog="models", add_help=False)
     commands = parser.add_subparsers(dest="command", parser_class=_Parser)
-    for name in ("list", "help"):
-        commands.add_parser(name, add_help=False)
+    commands.add_parser("help", add_help=False)
+    commands.add_parser("list", add_help=False).add_argument("--all", action="store_true")
     for name in ("info", "remove"):
         commands.add_parser(name, add_help=False).add_argument("model")
     commands.add_parser("default", add_help=False).add_argument("model", nargs="?")

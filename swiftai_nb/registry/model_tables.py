@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftai_nb.core.format import format_bytes
+from swiftai_nb.core.format import format_bytes, shorten
 from swiftai_nb.core.table import Cell, Row, Table
 from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES
 from swiftai_nb.registry.entries import is_quantized_model
@@ -16,6 +16,7 @@ from swiftai_nb.registry.registry import DiffusionModelRegistry
 
 COLUMNS = ("model", "download", "installed", "memory", "license", "description")
 _MORE = "info MODEL, download MODEL, delete MODEL, verify MODEL, quantize MODEL, clean, add, default"
+_LONGEST_LICENSE = 22
 _INSTALLED = ("yes", "bundled", "your folder", "your file")
 
 
@@ -45,32 +46,38 @@ class ModelRow:
             size,
             Cell(self.installed, is_bold=self.installed in _INSTALLED),
             memory,
-            Cell(info.license, title=info.license_summary),
+            Cell(shorten(info.license, _LONGEST_LICENSE), title=info.license_summary or info.license),
             info.description,
         )
         return Row(cells, is_dim=info.kind != "model")
 
 
-def make_table(registry: DiffusionModelRegistry, *, reclaimable_bytes: int = 0) -> Table[ModelRow]:
-    """The models of a registry, preview decoders last.
+def make_table(
+    registry: DiffusionModelRegistry, *, has_all: bool = False, reclaimable_bytes: int = 0
+) -> Table[ModelRow]:
+    """The models of a registry, then what belongs to models.
 
     Args:
         registry: what to list.
+        has_all: also what is not here and nobody draws with: decoders, upscalers, ControlNets and
+            tokenizers; and the files of another model, quantized when they are loaded.
         reclaimable_bytes: what interrupted downloads hold; shown below the table.
     """
     default = registry.resolve(None).info.id
     infos = [registry.find(info.id) for info in registry.available_models]
     ordered = sorted(infos, key=lambda info: info.kind != "model")
-    rows = [ModelRow(info, _installed(registry, info), info.id == default) for info in ordered]
+    every = [ModelRow(info, _installed(registry, info), info.id == default) for info in ordered]
+    rows = [row for row in every if has_all or row.installed or is_choice(row.info, infos)]
     notes = [f"Installed: {registry.formatted_total_size} in {_short(registry.cache_dir)}"]
     if reclaimable_bytes:
         notes.append(
             f"Interrupted downloads: {format_bytes(reclaimable_bytes)}; "
             "download MODEL resumes one, clean frees the space"
         )
-    notes.append(
-        "More: info MODEL, download MODEL, delete MODEL, verify MODEL, quantize MODEL, clean, add, default"
-    )
+    if len(rows) < len(every):
+        number = len(every) - len(rows)
+        notes.append(f"Not shown: {number} decoders, upscalers, ControlNets and other parts (list --all)")
+    notes.append(f"More: {_MORE}")
     return Table(
         rows,
         cells=lambda row: row.cells,
@@ -79,6 +86,19 @@ def make_table(registry: DiffusionModelRegistry, *, reclaimable_bytes: int = 0) 
         wrapped=COLUMNS[-1:],
         notes=notes,
     )
+
+
+def is_choice(info: DiffusionModelInfo, infos: Iterable[DiffusionModelInfo]) -> bool:
+    """Whether a list of models to download should offer an entry: a model with files of its own.
+
+    Args:
+        info: the entry.
+        infos: all entries.
+    """
+    is_twin = info.quantization_bits is not None and any(
+        one.repository == info.repository and one.quantization_bits is None for one in infos
+    )
+    return info.kind == "model" and not is_twin
 
 
 def _installed(registry: DiffusionModelRegistry, info: DiffusionModelInfo) -> str:

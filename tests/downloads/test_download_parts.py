@@ -74,5 +74,16 @@ def test_a_part_is_no_model(registry):
 
 
 def test_the_table_shows_models_before_their_parts(registry):
-    shown = repr(ModelCommands(registry=registry).run(["list"])[0])
+    shown = repr(ModelCommands(registry=registry).run(["list", "--all"])[0])
     assert shown.index("sd3.5-large") < shown.index("sd3-text-encoders")
+
+
+def test_the_short_table_has_no_parts_and_no_files_of_another_model(registry):
+    commands = ModelCommands(registry=registry)
+    table = commands.run(["list"])[0]
+    names = [row[0].partition(" ")[0] for row in table.rows()]
+    assert {"emoji-mini", "sd-1.5", "z-image-base", "sd3.5-large"} <= set(names)
+    assert not {"sd-1.5-8bit", "sd-1.5-4bit", "taesd", "sd-1.5-tokenizer", "sd-1.5-canny"} & set(names)
+    every = commands.run(["list", "--all"])[0]
+    assert f"Not shown: {len(every.rows()) - len(names)} decoders" in repr(table)
+    assert max(len(row[4]) for row in table.rows()) <= 22, "a long name of a license squeezes the description"

@@ -106,7 +106,7 @@ def _unfinished(preview: bytes, pictures: Pictures) -> Bundle:
     width, height = GeneratedImage(b"", *to_pil(preview).size).display_size
     text = f"Unfinished picture: {shorten(pictures.prompt)}"
     data = {"image/jpeg": base64.b64encode(preview).decode("ascii"), "text/plain": text}
-    return data, {"image/jpeg": {"width": width, "height": height}}
+    return data, {"image/jpeg": {"alt": text, "width": width, "height": height}}
 
 
 class BackgroundJob(Task[Pictures, WorkProgress]):

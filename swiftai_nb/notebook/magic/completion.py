@@ -17,6 +17,7 @@ _HISTORY_OPTIONS = ("--count", "--before", "--recall", "--keep", "--forget-folde
 _ADD_OPTIONS = ("--variant", "--id", "--revision")
 # Command -> (its options, the kind of names that it takes).
 _MODEL_COMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "list": (("--all",), ""),
     "info": ((), "all"),
     "download": (("--variant",), "other"),
     "delete": ((), "installed"),
