@@ -36,6 +36,8 @@ STYLES = {
     "cartoon": Style("cartoon style", "@iconify-json/noto@1.2.9"),
     "ink": Style("ink drawing", "@iconify-json/fluent-emoji-high-contrast@1.2.6"),
 }
+# The 3D package lacks these, and their code points begin with those of a bird and a lemon: they are drawn flat.
+NOT_IN_3D = ("phoenix", "lime")
 
 
 def plain_code(hexcode):
@@ -116,9 +118,9 @@ def unpack(path, subjects, target):
     with zipfile.ZipFile(path) as archive:
         for k, style in enumerate(STYLES):
             for n, subject in enumerate(subjects):
-                out[k, n] = squared(
-                    Image.open(io.BytesIO(archive.read(f"{style}/{slug(subject.label)}.webp")))
-                )
+                drawn = "flat" if style == "3d" and subject.label in NOT_IN_3D else style
+                content = archive.read(f"{drawn}/{slug(subject.label)}.webp")
+                out[k, n] = squared(Image.open(io.BytesIO(content)))
     out.flush()
     partial.replace(target)
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 import measures
-import networks
 from compose import CENTER, HALF, PLACES, SINGLE, STACKED, STAGE_WEIGHTS, countable, plural, with_article
 from pipeline import draw, load_pipeline
 from runtime import composer, to_model, work_dir
@@ -23,6 +22,7 @@ from scenes import COLORS, TINTS, contact_sheet, flat
 
 HERE = Path(__file__).parent
 JUDGED_SIZE = 64
+NEWER_KINDS = ("attribute", "relation")  # for evaluate_256.py
 
 
 class References:
@@ -175,7 +175,7 @@ def autoencoded(vae, x):
 
 
 def autoencoder_psnr(vae, *, n=200):
-    compose, rng = composer(size=networks.SIZE), np.random.default_rng(99)
+    compose, rng = composer(size=vae.config.sample_size), np.random.default_rng(99)
     x = to_model([compose(rng).picture for _ in range(n)])
     return round(-10 * math.log10((autoencoded(vae, x) - x).square().mean().item() / 4), 2)
 
@@ -205,8 +205,9 @@ def main():
     )
     args = parser.parse_args()
     torch.set_num_threads(os.cpu_count())
-    prompts = json.loads((HERE / "prompts.json").read_text())
-    pipe, references, originals = load_pipeline(args.pipeline), References(), References(size=networks.SIZE)
+    prompts = [p for p in json.loads((HERE / "prompts.json").read_text()) if p["kind"] not in NEWER_KINDS]
+    pipe, references = load_pipeline(args.pipeline), References()
+    originals = References(size=pipe.vae.config.sample_size)
     report = {"guidance_scale": args.guidance, "autoencoder PSNR (dB)": autoencoder_psnr(pipe.vae)}
     report |= ceilings(pipe.vae, prompts, references, originals)
     for steps in args.steps:
@@ -222,7 +223,7 @@ def main():
     report["parameters"] = {
         n: sum(p.numel() for p in getattr(pipe, n).parameters()) for n in ("unet", "text_encoder", "vae")
     }
-    report["picture size"] = networks.SIZE
+    report["picture size"] = pipe.vae.config.sample_size
     (args.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 

@@ -17,6 +17,7 @@ from runtime import to_model
 JUDGED_SIZE = 64
 TIE = 1.02  # errors this near to the least are a tie
 GATE = 0.9
+DEFAULTS = (0, SIDES[""], SIZES[""])
 COMBINATIONS = tuple(itertools.product(range(len(STYLES)), SIDES.values(), SIZES.values()))
 NAMES = ("style", "mirror", "share")
 

@@ -50,7 +50,7 @@ class LatentPool:
     def load(self):
         saved = torch.load(self.path, weights_only=True)
         self.latents, self.ids = saved["latents"], saved["ids"]
-        self.stage, self.kind = saved["stage"], saved["kind"]
+        self.stage, self.kind = saved.get("stage"), saved.get("kind")  # pools of 256 px pictures have neither
         return self
 
     def grow(self, vae, compose, tokenizer, rng, n):

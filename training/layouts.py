@@ -63,6 +63,7 @@ SUPPORTS = {
     "couch and lamp": 0.6,
     "chair": 0.5,
 }  # where one sits, as shares of the sprite
+ANY_HEAD, ANY_SEAT = (0.5, 0.35, 0.6, 0.15), 0.4  # where evaluation asks what else was drawn
 COVERS = ("umbrella", "deciduous tree", "cloud", "rainbow")
 RELATIONS = {
     "wearing": ("{a} wearing {b}", "{a} with {b} on", "{a} in {b}"),
@@ -258,7 +259,7 @@ class Layouts:
             return None
         label, b = choice(rng, heads), choice(rng, others)
         a, style = self.index[label], int(rng.random() < 0.25)
-        objects = related(relation, a, b, head=HEADS[label], other=self.subjects[b].label, style=style)
+        objects = related(relation, a, b, label=label, other=self.subjects[b].label, style=style)
         names = [with_article(self.named(k, rng)[0]) for k in (a, b)]
         ground, where = self.ground(rng)
         caption = choice(rng, RELATIONS[relation]).format(a=names[0], b=names[1]) + where
@@ -275,11 +276,11 @@ class Layouts:
         return described
 
 
-def related(relation, a, b, *, head, other, style=0):
-    """Sprites, from back to front, for "a RELATION b"."""
+def related(relation, a, b, *, label, other, style=0):
+    """Sprites, from back to front, for "a RELATION b"; `label` and `other` are the labels of the two."""
     if relation == "wearing":
         share, cx, cy = 0.75, 0.5, 0.59375  # room for a hat
-        x, y, width, top = head
+        x, y, width, top = HEADS.get(label, ANY_HEAD)
         left, upper = cx - share / 2, cy - share / 2
         if other in EYEWEAR:
             part = Placed(b, width * share / 0.87, left + x * share, upper + (y + 0.02) * share, style)
@@ -290,6 +291,6 @@ def related(relation, a, b, *, head, other, style=0):
     if relation == "holding":
         return Placed(a, 0.75, 0.4375, 0.5, style), Placed(b, FIFTH, 0.75, 0.75, style)
     if relation == "on":
-        seat = 0.5 + SUPPORTS[other] * HALF  # a's drawing ends at about 0.93 of its sprite
+        seat = 0.5 + SUPPORTS.get(other, ANY_SEAT) * HALF  # a's drawing ends at about 0.93 of its sprite
         return Placed(b, HALF, 0.5, 0.75, style), Placed(a, HALF, 0.5, seat + 0.02 - 0.43 * HALF, style)
     return Placed(b, 0.75, 0.5, 0.375, style), Placed(a, HALF, 0.5, 0.75, style)

@@ -1,10 +1,25 @@
-"""Write prompts.json, the 200 fixed prompts of evaluate.py. Run once; the file is committed and does not change."""
+"""Write prompts.json: the 200 fixed prompts of evaluate.py, and 100 of attributes and relations for evaluate_256.py.
+
+Run once: the file is committed and does not change, though subjects got other names since.
+"""
 
 import json
 import random
 from pathlib import Path
 
 from compose import countable, plural, with_article
+from following import COMBINATIONS, DEFAULTS
+from layouts import (
+    COVERS,
+    EYEWEAR,
+    HEADS,
+    HEADWEAR,
+    RELATIONS,
+    SUPPORTS,
+    Layouts,
+    attribute_words,
+    held_out,
+)
 from scenes import COLORS, SCENE_PHRASES, TINTS
 from subjects import read_list
 
@@ -25,6 +40,33 @@ SOLID = (
     "fox",
     "ghost",
 )
+
+
+def add_attributes(add, subjects, rng, n=60):
+    """Every combination of style, side and size in turn, a third of them of combinations that are never trained."""
+    make, combinations = Layouts(subjects), [c for c in COMBINATIONS if c != DEFAULTS]
+    for k in range(n):
+        combination = combinations[k % len(combinations)]
+        held = k % 3 == 0 and len(attribute_words(*combination)) > 1
+        usable = [i for i, s in enumerate(subjects) if held_out(s.label, *combination) == held]
+        chosen = rng.choice(usable)
+        prompt = make.one(chosen, *combination).caption
+        add("attribute", prompt, subjects=[subjects[chosen].label], combination=combination, trained=not held)
+
+
+def add_relations(add, make, rng, n=40):
+    labels = [s.label for s in make.subjects]
+    solid = [s.label for s in make.subjects if s.names[0] in SOLID]
+    others = {"wearing": EYEWEAR + HEADWEAR, "on": tuple(SUPPORTS), "under": COVERS}
+    for k in range(n):
+        relation = list(RELATIONS)[k % len(RELATIONS)]
+        a = rng.choice(list(HEADS))
+        b = rng.choice(others.get(relation, solid))
+        while b == a:
+            b = rng.choice(solid)
+        names = [with_article(make.subjects[labels.index(label)].names[0]) for label in (a, b)]
+        prompt = RELATIONS[relation][0].format(a=names[0], b=names[1])
+        add("relation", prompt, subjects=[a, b], relation=relation)
 
 
 def main():
@@ -64,6 +106,8 @@ def main():
         a, b = rng.sample(SOLID, 2)
         prompt = relations[k % 3].format(with_article(a), with_article(b))
         add("pair", prompt, subjects=[first[a], first[b]], stacked=k % 3 == 2)
+    add_attributes(add, subjects, random.Random(8))
+    add_relations(add, Layouts(subjects), random.Random(9))
     lines = ",\n".join("  " + json.dumps(p) for p in prompts)
     Path(__file__).with_name("prompts.json").write_text(f"[\n{lines}\n]\n")
     print(len(prompts))

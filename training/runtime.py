@@ -23,7 +23,10 @@ def work_dir():
 
 
 def composer(**options):
-    return Composer(np.load(work_dir() / "pictures.npy"), read_list(), **options)
+    """Of the 128 px art, or in the work folder of the 256 px model of that."""
+    path = work_dir() / "pictures.npy"
+    pictures = np.load(path) if path.exists() else np.load(work_dir() / "art_256.npy", mmap_mode="r")[0]
+    return Composer(pictures, read_list(), **options)
 
 
 def start_ranks():
@@ -167,7 +170,7 @@ class Pace:
 
     def __init__(self, trainee, *, pictures, minutes=math.inf, peak_lr=2e-3, decay_from=0.7, warmup_steps=50):
         self.trainee, self.pictures, self.peak, self.decay_from = trainee, pictures, peak_lr, decay_from
-        self.warmup, self.first_step = warmup_steps, trainee.step
+        self.warmup = warmup_steps  # once: a checkpoint holds the optimizer's state as well
         self.stop, self.saved, self.reported = (time.monotonic() + s for s in (minutes * 60, 0, 0))
         self.reported_pictures = trainee.pictures
 
@@ -185,7 +188,7 @@ class Pace:
         return not self.finished() and time.monotonic() < self.stop
 
     def lr(self):
-        warm = min(1.0, (self.trainee.step - self.first_step + 1) / self.warmup)
+        warm = min(1.0, (self.trainee.step + 1) / self.warmup)
         late = (self.share() - self.decay_from) / (1 - self.decay_from)
         return self.peak * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, late)))))
 

@@ -9,7 +9,8 @@ lies in that folder it waits, for instance while something else is measured. Sta
 1. art_256.zip, if it is missing; everything else starts from the shipped model;
 2. a decoder of 256 px for its latents, and an encoder: `pipeline/` is then the shipped model at 256 px;
 3. the diffusion model learns attributes, at first with half of the pictures of 20 subjects, until `gate.json` is passed;
-4. the decoder once more, on latents that this diffusion model drew.
+4. its few-step distillation (`train_few_steps.py`, on the CPU);
+5. the decoder once more, on latents that this diffusion model drew.
 """
 
 import argparse
@@ -23,10 +24,13 @@ import torch
 
 import art
 import train_decoder_256 as decoder
+import train_few_steps as few_steps
 import train_unet_256 as unet
 from runtime import start_ranks, work_dir
 
-PICTURES = {"decoder": 30000, "encoder": 2000, "captions": 20000, "unet": 800000, "all of the decoder": 60000}
+PICTURES = {
+    "decoder": 30000, "encoder": 2000, "captions": 20000, "unet": 800000, "few steps": 40000, "all of the decoder": 60000,
+}  # fmt: skip
 
 
 def prepare():
@@ -50,6 +54,7 @@ def run(minutes):
         and decoder.train_encoder(pictures=PICTURES["encoder"], minutes=left())
         and unet.train_text_encoder(captions=PICTURES["captions"], minutes=left())
         and unet.train(pictures=PICTURES["unet"], minutes=left())
+        and few_steps.train(pictures=PICTURES["few steps"], minutes=left())
         and decoder.train(pictures=PICTURES["all of the decoder"], minutes=left(), attributes=True)
     )
 

@@ -36,11 +36,14 @@ from train_decoder import decoder_loss, disturbed
 
 SHIPPED = Path(__file__).parents[1] / "swiftai_nb/assets/emoji-mini"
 BATCH = {"cpu": 8, "cuda": 128}
-DRAWN = 0.5  # share of a batch that the diffusion model drew
+DRAWN = (
+    (0.6, 0.25),
+    (1.01, 0.5),
+)  # until this share of the training: share of a batch that the diffusion model drew
 DRAWING = {"steps": (4, 6, 10), "guidance_scale": 1.7, "batch": 48}
-ASTRAY = 0.35  # drawn latents that are further from those of the picture are left out, mean square
-POOL = {"cpu": 900, "cuda": 40000}
-ADVERSARIAL_FROM, ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.6, 0.03, 0.5
+ASTRAY = 0.15  # drawn latents that are further from those of the picture are left out, mean square
+POOL = {"cpu": 3000, "cuda": 40000}
+ADVERSARIAL_FROM, ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.3, 0.03, 0.5
 WHOLE_FROM = 0.75  # share of the training from which pictures are drawn whole
 WINDOW, MARGIN = (
     72,
@@ -250,15 +253,15 @@ class Lesson:
         )
         self.net = autoencoder().to(self.place)
         params = [*self.net.decoder.parameters(), *self.net.post_quant_conv.parameters()]
-        self.trainee = Trainee(params, Muon(params, lr=lr), path=work / "decoder_256.pt", ema=0.99)
+        self.trainee = Trainee(params, Muon(params, lr=lr), path=work / "decoder_256.pt", ema=0.995)
         self.trainee.resume()
         self.rng = np.random.default_rng([SEED, 7, self.trainee.step])
         torch.manual_seed(SEED + self.trainee.step)
         self.adversary = None
 
-    def seen(self):
+    def seen(self, share):
         """Pictures and the latents that the decoder sees of them, the exact ones first."""
-        n = round(DRAWN * self.batch)
+        n = round(next(drawn for until, drawn in DRAWN if share < until) * self.batch)
         fresh = 10**7 + self.rng.integers(10**8, size=self.batch - n)
         at = self.rng.integers(len(self.numbers), size=n)
         x, _ = self.examples([*fresh, *self.numbers[at]])
@@ -269,7 +272,7 @@ class Lesson:
 
     def step(self, share, lr):
         """One update; the mean square errors of exact pictures and of drawn ones."""
-        x, z, exact = self.seen()
+        x, z, exact = self.seen(share)
         whole = share >= WHOLE_FROM
         window = None if whole else 8 * self.rng.integers((networks.SIZE_256 // 2 - WINDOW) // 8 + 1, size=2)
         with torch.autocast(self.place.type, dtype=torch.bfloat16):
@@ -284,7 +287,7 @@ class Lesson:
         self.trainee.pictures += self.batch
         self.trainee.update(loss, lr=lr)
         errors = (y.detach() - x).square().mean((1, 2, 3)) / 4
-        return torch.stack([errors[:exact].mean(), errors[-exact:].mean()])
+        return torch.stack([errors[:exact].mean(), errors[-2:].mean()])
 
     def save(self):
         self.trainee.save()
@@ -294,7 +297,7 @@ class Lesson:
             self.net.save_pretrained(pipeline_folder() / "vae")
 
 
-def train(*, pictures, minutes=math.inf, lr=1.5e-3, attributes=False):
+def train(*, pictures, minutes=math.inf, lr=1e-3, attributes=False):
     """Go on from the last checkpoint; True when all `pictures` were seen."""
     path = work_dir() / "decoder_256.pt"
     if path.exists() and torch.load(path, weights_only=True, map_location="cpu")["pictures"] >= pictures:

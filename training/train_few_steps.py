@@ -11,7 +11,9 @@ shipping weights half-way between the teacher's and the student's.
 
 import argparse
 import copy
+import math
 import time
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ import networks
 from latents import LatentPool, pool_path
 from optimizer import Muon
 from pipeline import save_pipeline
-from runtime import SEED, Clock, Trainee, start_ranks, work_dir
+from runtime import SEED, Clock, Pace, Trainee, start_ranks, work_dir
 from tokenizer import encode, load
 from train_unet import HELD_OUT, NO_CAPTION, Noising
 
@@ -195,28 +197,21 @@ def between(teacher, student, share):
     return net
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--batch", type=int, default=24, help="pictures on their way, per rank")
-    parser.add_argument("--plain", type=int, default=16, help="pictures of plain denoising, per rank")
-    parser.add_argument("--lr", type=float, default=4e-4)
-    parser.add_argument("--share", type=float, default=0.5, help="of the way to the student that is shipped")
-    args = parser.parse_args()
-    rank, world = start_ranks()
+def distill(pool, timing, *, batch=48, plain_batch=32, lr=4e-4, share=0.5, rank=0, world=1):
+    """Teach the pipeline's UNet on the captions of `pool` while `timing`, a Clock or a Pace of the trainee, runs.
+
+    What is saved lies `share` of the way to the student. Returns the timing.
+    """
     checkpoint = work_dir() / "few_steps.pt"
     net, teacher = student_and_teacher(checkpoint, rank)
-    optimizer = Muon(net.parameters(), lr=args.lr, weight_decay=0)
+    optimizer = Muon(net.parameters(), lr=lr, weight_decay=0)
     trainee = Trainee(net.parameters(), optimizer, path=checkpoint, ema=0.99)
     trainee.resume()
     torch.manual_seed(SEED + 1000 * rank + trainee.step)
-    pool, jumps, noising = LatentPool(pool_path(rank)).load(), Jumps(), Noising()
-    prompts = Prompts(pool)
-    walkers = Walkers(prompts, args.batch)
+    prompts, jumps, noising = Prompts(pool), Jumps(), Noising()
+    walkers = Walkers(prompts, batch)
     examine = Examination(prompts, jumps, teacher) if rank == 0 else None
-    clock = Clock(trainee, minutes=args.minutes, peak_lr=args.lr, decay_from=0.3, warmup_steps=20)
+    clock = timing(trainee, peak_lr=lr, decay_from=0.3, warmup_steps=20)
 
     def distilled():
         """Loss of one guided step against the teacher's, after which every picture has moved on."""
@@ -230,8 +225,8 @@ def main():
         return loss
 
     def plain():
-        index = prompts.pick(args.plain)
-        t = noising.timesteps(args.plain)
+        index = prompts.pick(plain_batch)
+        t = noising.timesteps(plain_batch)
         x, v = noising(pool.latents[index].float(), t)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             out = net(x, t, prompts.of(index)).sample
@@ -239,24 +234,25 @@ def main():
 
     def report():
         with trainee.averaged():
-            print("  from the teacher's:", examine(between(teacher, net, args.share)), flush=True)
+            print("  from the teacher's:", examine(between(teacher, net, share)), flush=True)
 
     def save():
         trainee.save()
         with trainee.averaged():
-            save_pipeline(work_dir() / "pipeline", unet=between(teacher, net, args.share))
+            save_pipeline(work_dir() / "pipeline", unet=between(teacher, net, share))
 
     if rank == 0:
         report()
     losses, saved, since = [], time.monotonic(), time.monotonic()
     while clock.running():
         parts = distilled(), plain()
+        trainee.pictures += batch
         trainee.update(parts[0] + PLAIN_WEIGHT * parts[1], lr=clock.lr())
         losses.append([part.item() for part in parts])
         if rank == 0 and trainee.step % 25 == 0:
             (jump, denoising), spent_s = np.mean(losses, 0), time.monotonic() - since
             print(f"{time.strftime('%H:%M:%S')} step {trainee.step} {clock.share():.1%} jumps {jump:.4f} "
-                  f"plain {denoising:.4f} lr {clock.lr():.1e} img/s {25 * args.batch * world / spent_s:.0f}", flush=True)  # fmt: skip
+                  f"plain {denoising:.4f} lr {clock.lr():.1e} img/s {25 * batch * world / spent_s:.0f}", flush=True)  # fmt: skip
             losses, since = [], time.monotonic()
         if rank == 0 and time.monotonic() - saved > 180:
             save()
@@ -265,6 +261,32 @@ def main():
     if rank == 0:
         save()
         report()
+    return clock
+
+
+def train(*, pictures, minutes=math.inf):
+    """For the 256 px model: go on from the last checkpoint; True when all `pictures` were seen."""
+    path = work_dir() / "few_steps.pt"
+    if path.exists() and torch.load(path, weights_only=True, map_location="cpu")["pictures"] >= pictures:
+        return True
+    pool = LatentPool(work_dir() / "pool_256.pt").load()
+    return distill(pool, partial(Pace, pictures=pictures, minutes=minutes)).finished()
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--batch", type=int, default=24, help="pictures on their way, per rank")
+    parser.add_argument("--plain", type=int, default=16, help="pictures of plain denoising, per rank")
+    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--share", type=float, default=0.5, help="of the way to the student that is shipped")
+    args = parser.parse_args()
+    rank, world = start_ranks()
+    options = {"batch": args.batch, "plain_batch": args.plain, "lr": args.lr, "share": args.share}
+    pool = LatentPool(pool_path(rank)).load()
+    distill(pool, partial(Clock, minutes=args.minutes), rank=rank, world=world, **options)
 
 
 if __name__ == "__main__":

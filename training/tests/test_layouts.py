@@ -113,3 +113,18 @@ def test_art_of_the_right_size_is_kept_byte_by_byte(work, subjects):
     art.pack(work / "a.zip", subjects[:1], codes={"cat": "1f408"}, folders={"3d": work / "3d"})
     with zipfile.ZipFile(work / "a.zip") as archive:
         assert archive.read("3d/cat.webp") == (assets / "1f408.webp").read_bytes()
+
+
+def test_subjects_that_the_3d_package_lacks_are_drawn_flat(work, subjects):
+    chosen = [s for s in subjects if s.label in ("lime", "lemon")]
+    assert len(chosen) == 2
+    with zipfile.ZipFile(work / "a.zip", "w") as archive:
+        for style, color in zip(art.STYLES, ("yellow", "lime", "green", "black"), strict=True):
+            for s in chosen:
+                archive.writestr(
+                    f"{style}/{s.label}.webp", art.webp(np.asarray(Image.new("RGBA", (256, 256), color)))
+                )
+    art.unpack(work / "a.zip", chosen, work / "art_256.npy")
+    first = dict(zip((s.label for s in chosen), art.load()[0, :, 9, 9, :3].tolist(), strict=True))
+    assert first["lemon"][0] > 240
+    assert first["lime"][0] < 15

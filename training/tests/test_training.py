@@ -14,6 +14,7 @@ import networks
 import runtime
 import train_256
 import train_decoder_256
+import train_few_steps
 import train_unet_256
 from optimizer import Muon, orthogonalized
 from runtime import Pace, Trainee
@@ -82,6 +83,13 @@ def test_the_learning_rate_falls_by_pictures(work):
     assert rates == [1.0, 1.0, 0.5, 0.01]
 
 
+def test_training_that_goes_on_does_not_warm_up_again(work):
+    _, one = trainee(work / "a.pt")
+    assert Pace(one, pictures=1000, peak_lr=1.0, warmup_steps=50).lr() == pytest.approx(0.02)
+    one.step = 200
+    assert Pace(one, pictures=1000, peak_lr=1.0, warmup_steps=50).lr() == 1.0
+
+
 def test_training_waits_while_the_pause_file_is_there(work, monkeypatch):
     _, one = trainee(work / "a.pt")
     pace, slept = Pace(one, pictures=100, minutes=0.01), []
@@ -146,6 +154,8 @@ def tiny(work, small_art, subjects, monkeypatch):
     for name, value in {"WINDOW": 12, "MARGIN": 2, "POOL": {"cpu": 6}, "ASTRAY": 1e9}.items():
         monkeypatch.setattr(train_decoder_256, name, value)
     monkeypatch.setattr(train_decoder_256, "DRAWING", {"steps": (2,), "guidance_scale": 1.7, "batch": 4})
+    monkeypatch.setattr(train_few_steps, "HELD_OUT", 4)
+    monkeypatch.setattr(train_few_steps, "STEP_COUNTS", {2: 1.0})
     monkeypatch.setattr(train_unet_256, "SIZES", {"cpu": (16, 4, 100, 200)})
     monkeypatch.setattr(train_unet_256, "GATE_EVERY", 32)
     words = caption_words()
@@ -156,11 +166,13 @@ def tiny(work, small_art, subjects, monkeypatch):
     networks.autoencoder((8, 8, 8), 16, 4).save_pretrained(work / "shipped/vae")
     save_pipeline(work / "shipped", unet=networks.unet((16, 32), 4, 4))
     (work / "art_256.zip").touch()
-    pictures = {"decoder": 40, "encoder": 16, "captions": 32, "unet": 96, "all of the decoder": 56}
+    pictures = {"decoder": 40, "encoder": 16, "captions": 32, "unet": 96, "few steps": 96}
+    pictures["all of the decoder"] = 56
     monkeypatch.setattr(train_256, "PICTURES", pictures)
     return work
 
 
+@pytest.mark.timeout(900)  # a minute on a free core
 def test_every_stage_runs_and_a_diffusers_folder_comes_out(tiny, monkeypatch, capsys):
     scores = iter([False, True])
     monkeypatch.setattr(
@@ -177,6 +189,7 @@ def test_every_stage_runs_and_a_diffusers_folder_comes_out(tiny, monkeypatch, ca
     (picture,) = draw(pipe, ["a cat, flat style"], steps=2, guidance_scale=1.7, seeds=[1])
     assert picture.shape == (32, 32, 3)
     assert (tiny / "adversary_256.pt").exists()
+    assert (tiny / "teacher/config.json").exists()
     capsys.readouterr()
     assert train_256.run(0)  # complete: nothing is trained again
     assert "step" not in capsys.readouterr().out
