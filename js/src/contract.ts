@@ -326,8 +326,8 @@ export interface Preview {
 export type Request =
   | { kind: "init" | "load_more" }
   /**
-   * With `picture_id` it starts from that picture instead of the form's pictures in ("": from none), and is
-   * steered as the picture `of` was.
+   * With `picture_id` it starts from that picture instead of the form's pictures in ("": from none). It is
+   * steered as the picture `of` was, and has its references and mask unless it starts from that one.
    */
   | {
       kind: "generate";
@@ -350,7 +350,7 @@ export type Request =
   | ({ kind: "set_control"; input_id: string; source?: string } & Partial<
       Pick<Control, "scale" | "start" | "end" | "is_guess">
     >)
-  /** Takes a picture's controls, and its start picture where the form has none, as pictures in. */
+  /** Takes the pictures in from a picture: its controls, and its others where the form has none. */
   | { kind: "reuse"; picture_id: string }
   | { kind: "save_preset"; name: string; settings: Settings }
   | { kind: "delete_preset"; name: string }

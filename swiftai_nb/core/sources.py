@@ -90,8 +90,9 @@ class RecentPictures:
     def add(self, content: bytes) -> None:
         """Keeps a picture's file."""
         with self._lock:
-            self._contents[digest_of(content)] = content
-            self._contents.move_to_end(digest_of(content))
+            digest = digest_of(content)
+            self._contents[digest] = content
+            self._contents.move_to_end(digest)
             while sum(map(len, self._contents.values())) > self._max_bytes:
                 self._contents.popitem(last=False)
 

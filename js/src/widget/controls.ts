@@ -25,7 +25,9 @@ export function missingControlNets(ctx: Context): ControlNet[] {
     .map(({ id, control }) =>
       control === null ? null : controlNetOf(ctx, { ...control, ...ctx.view.unconfirmed.get(id) }),
     );
-  return nets.filter((net): net is ControlNet => net !== null && net.state !== "ready");
+  return nets.filter(
+    (net): net is ControlNet => net !== null && (net.state === "download" || net.state === "downloading"),
+  );
 }
 
 /** Pictures that steer, each with what is made of it and how strongly it acts; drop, paste or choose them. */

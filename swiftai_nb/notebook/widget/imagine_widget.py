@@ -228,6 +228,8 @@ class ImagineWidget(PageReports):
             pictures = {"image": self._history_picture(picture_id) if picture_id else None}
         if changed_id:
             pictures["controls"] = self._controls_of(changed_id)
+        if changed_id and picture_id not in (None, changed_id):  # a remix: what the picture was made from
+            pictures |= self._more_pictures_of(changed_id, has_image=pictures["image"] is not None)
         request = request_of(content["settings"], **pictures)
         plan = self._session.plan(request)
         report = plan_report(plan, request_id=str(content["request_id"]))
@@ -272,15 +274,16 @@ class ImagineWidget(PageReports):
             self.set_input(role, wire.received_bytes(content))
 
     def _on_reuse(self, content: dict[str, Any]) -> None:
-        """Takes the pictures in from a recipe: its controls, and its start picture where there is none."""
+        """Takes the pictures in from a recipe: its controls, and its others where the form has none."""
         picture_id = str(content["picture_id"])
         recipe = self._session.history.find(picture_id).recipe
         if recipe is None:
             return
         if recipe.image_sha256 is not None and self.image is None:
             self.image = self._given_picture(recipe, recipe.image_sha256, option="Start picture")
-            if recipe.mask_sha256 is not None:
-                self.mask = self._given_picture(recipe, recipe.mask_sha256, option="Paint a mask")
+            self.mask = self._more_pictures_of(picture_id, has_image=True).get("mask")
+        if recipe.references_sha256 and not self.references:
+            self.references = self._more_pictures_of(picture_id, has_image=False)["references"]
         self.controls = ()
         self.controls = self._controls_of(picture_id)
 
@@ -293,6 +296,18 @@ class ImagineWidget(PageReports):
             self._given_picture(recipe, one.image_sha256, option="Control") for one in recipe.controls
         ]
         return tuple(one.reference(data) for one, data in zip(recipe.controls, pictures, strict=True))
+
+    def _more_pictures_of(self, picture_id: str, *, has_image: bool) -> dict[str, Any]:
+        """The references of a picture of the history, and its mask where there is what it is painted on."""
+        recipe = self._session.history.find(picture_id).recipe
+        if recipe is None:
+            return {}
+        given = [self._given_picture(recipe, one, option="Reference") for one in recipe.references_sha256]
+        pictures: dict[str, Any] = {"references": tuple(map(input_picture, given))}
+        if has_image and recipe.mask_sha256 is not None:
+            mask = self._given_picture(recipe, recipe.mask_sha256, option="Paint a mask")
+            pictures["mask"] = input_picture(mask, is_mask=True)
+        return pictures
 
     def _given_picture(self, recipe: Recipe, digest: str, *, option: str) -> bytes:
         """A picture that another was made from, from this session or from the recipe itself."""

@@ -49,6 +49,7 @@ class RecordingGenerator(FakeGenerator):
             controls=tuple(map(RecordedControl.of, config.controls)),
             image_sha256=None if config.image is None else digest_of(config.image),
             mask_sha256=None if config.mask is None else digest_of(config.mask),
+            references_sha256=tuple(map(digest_of, config.references)),
             sources=source_pictures(config),
         )
         return GeneratedImage.from_pil(image.pil, recipe=recipe)
@@ -284,6 +285,35 @@ def test_reuse_brings_a_start_picture_back_that_the_recipe_keeps(
     widget.image = encoded(seed=3)
     request(widget, "reuse", picture_id=widget.pictures[0]["id"])
     assert widget.image.data == to_png_bytes(encoded(seed=3)), "what the user chose stays"
+
+
+def test_remix_has_the_references_and_the_mask_that_the_picture_had(
+    session: Session, widget: ImagineWidget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widget.generate(prompt="a fox", steps=1).result(30)
+    wait_until(lambda: len(widget.pictures) == 1)
+    first = widget.pictures[0]["id"]
+    request(widget, "set_input", role="image", picture_id=first)
+    widget.mask, widget.references = encoded(seed=1), [encoded(seed=2)]
+    widget.generate(steps=1).result(30)
+    wait_until(lambda: len(widget.pictures) == 2)
+    changed, form = widget.pictures[1], {**FORM, "steps": 1}
+    assert changed["parent"] != ""
+    mask, references = widget.mask, widget.references
+    widget.image, widget.references = None, []
+    reports = sent(widget, monkeypatch)
+    request(widget, "generate", request_id="1", settings=form, picture_id=first, of=changed["id"])
+    wait_until(lambda: len(widget.images) == 3)
+    recipe = widget.images[-1].recipe
+    assert recipe.mask_sha256 == digest_of(mask.data)
+    assert recipe.references_sha256 == (digest_of(references[0].data),)
+    variation = changed["id"]
+    request(widget, "generate", request_id="2", settings=form, picture_id=variation, of=variation)
+    wait_until(lambda: len(widget.images) == 4)
+    assert widget.images[-1].recipe.references_sha256 == ()
+    request(widget, "reuse", picture_id=changed["id"])
+    assert (widget.mask, widget.references) == (mask, references)
+    assert errors(reports) == []
 
 
 def test_recent_pictures_are_bounded_and_the_oldest_go() -> None:
