@@ -178,7 +178,7 @@ class ImageGenerationConfig:
             object.__setattr__(self, "outpaint", Outpaint.of(self.outpaint))
         if self.hires is not None and (self.mask is not None or self.outpaint is not None):
             raise InvalidInputError(
-                "a hires pass draws everything again, also what the mask keeps",
+                "a hires pass draws everything again, also what a mask or outpaint keeps",
                 hint="leave out hires or mask",
             )
 

@@ -171,6 +171,11 @@ class RecordedControl:
         return cls(image_sha256=str(data["image_sha256"]), **values)
 
 
+def acts_in(step: int, steps: int, *, start: float, end: float) -> bool:
+    """Whether a control adds something in a step, counted from 0, of so many; as in diffusers."""
+    return step / steps >= start and (step + 1) / steps <= end
+
+
 def made_here() -> tuple[str, ...]:
     """The kinds whose pictures are made from a photo, without a model."""
     return tuple(kind for kind, spec in KINDS.items() if spec.is_made_here)

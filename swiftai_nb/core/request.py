@@ -62,7 +62,8 @@ class GenerationRequest:
             then those of the first picture.
 
     Raises:
-        InvalidInputError: the prompt is empty, there are no seeds, or one is out of range.
+        InvalidInputError: the prompt is empty (which it may be where a control is followed in guess mode),
+            there are no seeds, or one is out of range.
     """
 
     prompt: str
@@ -86,7 +87,8 @@ class GenerationRequest:
             prompt, negative = self.choices.draw(self.seeds[0])
             object.__setattr__(self, "prompt", prompt)
             object.__setattr__(self, "negative_prompt", negative)
-        if not isinstance(self.prompt, str) or not self.prompt.strip():
+        may_be_empty = self.prompt == "" and any(control.is_guess for control in self.config.controls)
+        if not may_be_empty and (not isinstance(self.prompt, str) or not self.prompt.strip()):
             raise InvalidInputError("the prompt is empty", hint="describe the picture, such as: a red apple")
         if not self.seeds:
             raise InvalidInputError("a request without seeds", hint="give one seed per picture")

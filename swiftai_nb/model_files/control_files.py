@@ -17,18 +17,21 @@ from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.components import ComponentFiles
 from swiftai_nb.model_files.configs import read_checked_config
 from swiftai_nb.model_files.families import Z_IMAGE
-from swiftai_nb.model_files.ldm_configs import control_config, with_base
+from swiftai_nb.model_files.ldm_configs import adapter_config, control_config, t2i_adapter_names, with_base
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES, PICKLE_SUFFIXES, single_file_error
 from swiftai_nb.model_files.safetensors_headers import StoredTensor, find_weight_files, read_header
 
-UNET_CONTROL, Z_IMAGE_CONTROL = "ControlNet", "Z-Image ControlNet"
+UNET_CONTROL, Z_IMAGE_CONTROL, T2I_ADAPTER = "ControlNet", "Z-Image ControlNet", "T2I-Adapter"
 # Kind, layout, prefix, and a tensor that only such files have; the first that matches wins.
 _LAYOUTS: tuple[tuple[str, str, str, str], ...] = (
     (UNET_CONTROL, "diffusers", "", "controlnet_cond_embedding.conv_in.weight"),
     (UNET_CONTROL, "LDM", "control_model.", "input_hint_block.0.weight"),
     (UNET_CONTROL, "LDM", "", "input_hint_block.0.weight"),
     (Z_IMAGE_CONTROL, "diffusers", "", "control_all_x_embedder.2-1.weight"),
+    (T2I_ADAPTER, "diffusers", "adapter.", "body.0.resnets.0.block1.weight"),
+    (T2I_ADAPTER, "TencentARC", "", "body.0.block1.weight"),
+    (T2I_ADAPTER, "TencentARC light", "", "body.0.body.0.block1.weight"),
 )
 # Pieces of tensor names of what is refused by name.
 _REFUSED: tuple[tuple[str, str], ...] = (
@@ -39,14 +42,14 @@ _REFUSED: tuple[tuple[str, str], ...] = (
     ("controlnet_blocks.", "a ControlNet of a transformer (FLUX.1, Stable Diffusion 3)"),
     ("ip_adapter.", "an IP-Adapter"),
     ("image_proj.", "an IP-Adapter"),
-    ("adapter.body.", "a T2I-Adapter"),
-    ("body.0.resnets.", "a T2I-Adapter"),
-    ("body.0.block1.", "a T2I-Adapter"),
     (".lora_", "a LoRA"),
 )
 _CONTEXT = re.compile(r"attn2\.to_k\.weight$")
+_FIRST_ATTENTION = re.compile(r"^(down_blocks\.0\.attentions|input_blocks\.1\.1)\.")
 _CONTEXT_NAMES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
-_HINT = "give a ControlNet of Stable Diffusion, SDXL or Z-Image: a folder in diffusers layout or a file"
+_SDXL_PATCH = 16  # pixels that the T2I-Adapters of SDXL take as one; those of Stable Diffusion take 8
+_OF_UNETS = (UNET_CONTROL, T2I_ADAPTER)
+_HINT = "give a ControlNet for Stable Diffusion, SDXL or Z-Image: a folder in diffusers layout or a file"
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class ControlFiles:
 
     Attributes:
         path: its folder or file.
-        kind: `UNET_CONTROL` or `Z_IMAGE_CONTROL`.
+        kind: `UNET_CONTROL`, `Z_IMAGE_CONTROL` or `T2I_ADAPTER`.
         files: its weights; their `config` or `values` are its configuration.
     """
 
@@ -79,6 +82,9 @@ class ControlFiles:
         if self.files.config is not None:
             return read_checked_config(self.files.config)
         shapes = {name: tensor.shape for name, tensor in self.tensors().items()}
+        if self.kind == T2I_ADAPTER:
+            names = t2i_adapter_names(shapes, layout=self.files.layout)
+            return adapter_config({names[name]: shape for name, shape in shapes.items()}, path=self.path)
         inferred = control_config(shapes, layout=self.files.layout, path=self.path)
         return {**with_base(inferred, unet, key="block_out_channels"), "_class_name": "ControlNetModel"}
 
@@ -128,31 +134,65 @@ def is_control_path(path: Path) -> bool:
     return path.is_dir() or (path.is_file() and path.suffix.lower() in MODEL_FILE_SUFFIXES)
 
 
-def check_control(control: ControlFiles, model: ModelFolder) -> None:
-    """Refuses a ControlNet that was made for another family than the model.
+def check_control(control: ControlFiles, model: ModelFolder, *, is_guess: bool = False) -> None:
+    """Refuses a ControlNet or T2I-Adapter that was made for another family than the model.
+
+    Args:
+        control: on disk.
+        model: that it shall steer.
+        is_guess: whether guess mode is wanted, which only ControlNets of UNets have.
 
     Raises:
         InvalidInputError: it does not fit; names both families.
     """
-    takes = Z_IMAGE_CONTROL if model.family is Z_IMAGE else None if model.is_flow else UNET_CONTROL
-    if takes is None:
+    takes = (Z_IMAGE_CONTROL,) if model.family is Z_IMAGE else () if model.is_flow else _OF_UNETS
+    if not takes:
         raise InvalidInputError(
             f"{model.family.name} takes no ControlNets here",
             hint="use a model of Stable Diffusion, SDXL or Z-Image",
         )
-    if control.kind != takes:
+    if control.kind not in takes:
         raise InvalidInputError(
             f"{control.path.name} is a {control.kind}, which does not fit {model.family.name}",
-            hint=f"use a {takes}",
+            hint=f"use a {takes[0]}",
         )
-    if takes == UNET_CONTROL and "unet" in model.components:
-        widths = _context_width(control.tensors()), _context_width(model.loaded_tensors("unet"))
-        if None not in widths and widths[0] != widths[1]:
-            made, used = (_CONTEXT_NAMES.get(width or 0, f"a text width of {width}") for width in widths)
+    if is_guess and control.kind != UNET_CONTROL:
+        raise InvalidInputError(
+            f"{control.path.name} is a {control.kind}, which has no guess mode", hint="leave out :guess"
+        )
+    if model.is_flow or "unet" not in model.components:
+        return
+    own, unet = control.tensors(), model.loaded_tensors("unet")
+    width = _context_width(unet)
+    used = _CONTEXT_NAMES.get(width or 0, f"a text width of {width}")
+    if control.kind == T2I_ADAPTER:
+        # SDXL alone has no attention at its first level, and a feature for it of half the size.
+        is_of_sdxl = control.config({}).get("downscale_factor") == _SDXL_PATCH
+        if is_of_sdxl == any(_FIRST_ATTENTION.search(name) for name in unet):
+            family = "SDXL" if is_of_sdxl else "Stable Diffusion 1.x and 2.x"
             raise InvalidInputError(
-                f"{control.path.name} was made for {made}, and this model is {used}",
-                hint=f"use a ControlNet for {used}",
+                f"{control.path.name} is a T2I-Adapter for {family}, which does not fit this model",
+                hint="use one for this model's family",
             )
+    made = _context_width(own)
+    if None not in (made, width) and made != width:
+        raise InvalidInputError(
+            f"{control.path.name} was made for {_CONTEXT_NAMES.get(made or 0, f'a text width of {made}')}, "
+            f"and this model is {used}",
+            hint=f"use a ControlNet for {used}",
+        )
+    channels = [_first_channels(tensors) for tensors in (own, unet)]
+    if None not in channels and channels[0] != channels[1]:
+        raise InvalidInputError(
+            f"{control.path.name} was made for a model of {channels[0]} channels, this one has {channels[1]}",
+            hint="use one that was made for this model's family",
+        )
+
+
+def _first_channels(tensors: Mapping[str, StoredTensor]) -> int | None:
+    """Channels of the first feature map; None where it is unknown."""
+    found = (tensors.get(name) for name in ("conv_in.weight", "input_blocks.0.0.weight"))
+    return next((tensor.shape[0] for tensor in found if tensor is not None and tensor.shape), None)
 
 
 def _context_width(tensors: Mapping[str, StoredTensor]) -> int | None:

@@ -144,6 +144,41 @@ def control_config(shapes: Shapes, *, layout: str, path: Path) -> dict[str, Any]
     }
 
 
+def t2i_adapter_names(names: Iterable[str], *, layout: str) -> dict[str, str]:
+    """A T2I-Adapter's names in a file -> diffusers' names; TencentARC numbers residual blocks in a row."""
+    if layout == "diffusers":
+        return {name: name for name in names}
+    if layout == "TencentARC light":
+        return {name: re.sub(r"^(body\.\d+)\.body\.", r"\1.resnets.", name) for name in names}
+
+    def renamed(match: re.Match[str]) -> str:
+        block, place = divmod(int(match[1]), 2)  # as all that were published
+        return (
+            f"body.{block}.in_conv." if match[2] == "in_conv" else f"body.{block}.resnets.{place}.{match[2]}."
+        )
+
+    return {name: re.sub(r"^body\.(\d{1,4})\.(block\d|in_conv)\.", renamed, name) for name in names}
+
+
+def adapter_config(own: Shapes, *, path: Path) -> dict[str, Any]:
+    """The configuration of a T2I-Adapter, from shapes under diffusers' names.
+
+    Raises:
+        InvalidModelFilesError: a tensor it needs is missing.
+    """
+    count, is_light = _count(own, r"body\.(\d+)\."), "conv_in.weight" not in own
+    inputs = _shape(own, "body.0.in_conv.weight" if is_light else "conv_in.weight", path)[1]
+    patch = 16 if inputs in (256, 768) else 8
+    last = "out_conv" if is_light else "resnets.0.block1"
+    return {
+        "adapter_type": "light_adapter" if is_light else "full_adapter" if patch == 8 else "full_adapter_xl",
+        "in_channels": inputs // patch**2,
+        "channels": [_shape(own, f"body.{i}.{last}.weight", path)[0] for i in range(count - is_light)],
+        "num_res_blocks": _count(own, r"body\.0\.resnets\.(\d+)\."),
+        "downscale_factor": patch,
+    }
+
+
 def _encoder_config(own: Shapes, path: Path) -> dict[str, Any]:
     """What a UNet and its ControlNets have in common, from shapes under diffusers' names."""
     levels = _count(own, r"down_blocks\.(\d+)\.resnets\.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swiftai_nb.core.config import ImageGenerationConfig
-from swiftai_nb.core.control import KINDS
+from swiftai_nb.core.control import KINDS, acts_in
 from swiftai_nb.core.image_input import count_run_steps
 from swiftai_nb.model_files.families import INSTRUCT_PIX2PIX
 from swiftai_nb.model_files.model_folder import ModelFolder
@@ -15,7 +15,14 @@ STRENGTH_TOLERANCE = 0.1  # a larger difference is noted
 
 
 def sampling_notes(
-    config: ImageGenerationConfig, scheduler: str, is_rescaled: bool, *, model: ModelFolder, dtype: str
+    config: ImageGenerationConfig,
+    scheduler: str,
+    is_rescaled: bool,
+    *,
+    model: ModelFolder,
+    dtype: str,
+    steps: int,
+    strength: float | None,
 ) -> Iterator[str]:
     """Settings that have no effect on this picture, and pictures that are used as they are."""
     if config.guidance_rescale and not is_rescaled:
@@ -28,7 +35,10 @@ def sampling_notes(
         yield f"eta has no effect with the sampler {scheduler}; ddim and tcd use it"
     if config.image_guidance_scale is not None and model.task != INSTRUCT_PIX2PIX:
         yield "image_guidance_scale has no effect: this model is no InstructPix2Pix"
+    steps = max(1, count_run_steps(steps, strength))
     for control in config.controls:
+        if not any(acts_in(i, steps, start=control.start, end=control.end) for i in range(steps)):
+            yield f"the control {control.describe()} has no effect: none of {steps} steps is in its range"
         if control.kind is not None and not KINDS[control.kind].is_made_here:
             yield f"the picture for {control.kind} is used as it is: none is made from a photo here"
     if config.upscaler and config.hires is None and config.upscale is None:

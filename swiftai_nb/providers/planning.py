@@ -179,7 +179,7 @@ def make_plan(
     references = reference_sizes(request.config, model)
     control_files = [open_control(Path(str(c.model)), prefer_half=device != "cpu") for c in controls]
     for files, control in zip(control_files, request.config.controls, strict=True):
-        check_control(files, model)
+        check_control(files, model, is_guess=control.is_guess)
         control.check_picture()
     for lora in loras:
         check_lora(Path(lora.source))
@@ -221,7 +221,15 @@ def make_plan(
                 resolved.note,
                 *lora_notes,
                 strength_note(steps, strength),
-                *sampling_notes(config, scheduler, is_rescaled, model=model, dtype=dtype),
+                *sampling_notes(
+                    config,
+                    scheduler,
+                    is_rescaled,
+                    model=model,
+                    dtype=dtype,
+                    steps=steps,
+                    strength=strength,
+                ),
             )
             if note is not None
         ),

@@ -1,6 +1,7 @@
-"""The catalog's ControlNets: a table. As in `catalog_entries`, nothing here was checked against the live Hub.
+"""The catalog's ControlNets and T2I-Adapters: a table.
 
-An id is a family and what it follows (`core.control.KINDS`), by which `registry.controls` finds it.
+As in `catalog_entries`, nothing here was checked against the live Hub. A ControlNet's id is a family and
+what it follows (`core.control.KINDS`), by which `registry.controls` finds it.
 """
 
 from __future__ import annotations
@@ -56,15 +57,28 @@ _ROWS = (
     _Row("sdxl-pose", _SDXL, "OpenPose skeletons", "xinsir/controlnet-openpose-sdxl-1.0", _PLAIN, 2.5021,
          "apache-2.0", _APACHE),
 )
+# The repositories of those for Stable Diffusion 1.5 hold pickles alone.
+_T2I_ADAPTERS = (
+    _Row("sdxl-canny-t2i", _SDXL, "edges", "TencentARC/t2i-adapter-canny-sdxl-1.0", _FP16, 0.158,
+         "apache-2.0", _APACHE),
+    _Row("sdxl-scribble-t2i", _SDXL, "rough lines", "TencentARC/t2i-adapter-sketch-sdxl-1.0", _FP16, 0.158,
+         "apache-2.0", _APACHE),
+    _Row("sdxl-lineart-t2i", _SDXL, "lines", "TencentARC/t2i-adapter-lineart-sdxl-1.0", _PLAIN, 0.316,
+         "apache-2.0", _APACHE),
+    _Row("sdxl-depth-t2i", _SDXL, "depth maps", "TencentARC/t2i-adapter-depth-midas-sdxl-1.0", _PLAIN, 0.316,
+         "apache-2.0", _APACHE),
+    _Row("sdxl-pose-t2i", _SDXL, "OpenPose skeletons", "TencentARC/t2i-adapter-openpose-sdxl-1.0", _PLAIN,
+         0.316, "apache-2.0", _APACHE),
+)
 # fmt: on
 
 
-def _entry(row: _Row) -> DiffusionModelInfo:
+def _entry(row: _Row, *, network: str = "ControlNet") -> DiffusionModelInfo:
     size_bytes = round(row.gigabytes * GB)
     family = "Stable Diffusion 1.5" if row.variant is _SD_15 else "SDXL"
     return DiffusionModelInfo(
         id=row.id,
-        name=f"ControlNet {row.id.rpartition('-')[2]} for {family}",
+        name=f"{network} {row.id.removesuffix('-t2i').rpartition('-')[2]} for {family}",
         **family_settings(row.variant),
         description=f"Makes {family} follow {row.what}: --control",
         repository=row.repository,
@@ -99,6 +113,7 @@ def _union(suffix: str, gigabytes: float) -> DiffusionModelInfo:
 
 CONTROLNETS: tuple[DiffusionModelInfo, ...] = (
     *(_entry(row) for row in _ROWS),
+    *(_entry(row, network="T2I-Adapter") for row in _T2I_ADAPTERS),
     _union("", 3.10),
     _union("-2.1", 6.71),
 )

@@ -2,15 +2,17 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
 from swiftai_nb.diffusion.models.controlnet import ControlNet, ControlNetConfig
+from swiftai_nb.diffusion.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from swiftai_nb.diffusion.models.z_image import ZImageConfig, ZImageTransformer
 from swiftai_nb.diffusion.models.z_image_control import ZImageControlConfig, ZImageControlNet
-from tests.diffusion.parity import tiny_control, tiny_z_image_control
+from tests.diffusion.parity import tiny_control, tiny_t2i_adapter, tiny_z_image_control
 from tests.diffusion.parity.seeded_weights import seeded_tensor, seeded_weights
 from tests.diffusion.sd_folders import Arrays, sd_weights, write_folder, write_json, write_safetensors
 from tests.diffusion.single_files import ldm_unet
@@ -105,3 +107,40 @@ def write_z_image_controlnet(folder: Path, version: str) -> Path:
     write_json(folder / "config.json", config)
     write_safetensors(folder / "diffusion_pytorch_model.safetensors", z_image_controlnet(version))
     return folder
+
+
+def t2i_adapter_weights(config: dict[str, Any], seed: int = 0) -> Arrays:
+    """Under diffusers' names, kernels as files have them."""
+    parameters: list[tuple[str, mx.array]] = tree_flatten(
+        T2IAdapter(T2IAdapterConfig.from_dict(config)).parameters()
+    )
+    shapes = {f"adapter.{path}": tuple(value.shape) for path, value in parameters}
+    return seeded_weights(
+        {n: s if len(s) < 4 else (s[0], s[3], *s[1:3]) for n, s in shapes.items()}, seed=seed
+    )
+
+
+def write_t2i_adapter(folder: Path, name: str) -> Path:
+    """A T2I-Adapter in diffusers layout."""
+    write_json(folder / "config.json", {"_class_name": "T2IAdapter", **tiny_t2i_adapter.ADAPTERS[name][0]})
+    write_safetensors(
+        folder / "diffusion_pytorch_model.safetensors", t2i_adapter_weights(*tiny_t2i_adapter.ADAPTERS[name])
+    )
+    return folder
+
+
+def tencent_names(weights: Arrays) -> Arrays:
+    """A T2I-Adapter's weights as its authors' code names them."""
+    result = {}
+    is_light = any("out_conv" in name for name in weights)
+    for name, value in weights.items():
+        own = name.removeprefix("adapter.")
+        if is_light:
+            own = own.replace(".resnets.", ".body.")
+        else:
+            own = re.sub(
+                r"^body\.(\d+)\.resnets\.(\d+)\.", lambda m: f"body.{2 * int(m[1]) + int(m[2])}.", own
+            )
+            own = re.sub(r"^body\.(\d+)\.in_conv", lambda m: f"body.{2 * int(m[1])}.in_conv", own)
+        result[own] = value
+    return result

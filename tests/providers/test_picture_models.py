@@ -15,6 +15,7 @@ from swiftai_nb.registry.registry import DiffusionModelRegistry
 from tests.diffusion.control_folders import (
     controlnet_weights,
     write_controlnet,
+    write_t2i_adapter,
     write_task_folder,
     write_z_image,
     write_z_image_controlnet,
@@ -117,6 +118,48 @@ def test_a_controlnet_is_counted_in_the_memory_plan_and_steers(provider, folders
     assert plans[0].memory_bytes < plans[1].memory_bytes
     drawn = [draw(provider, model, controls=given, **settings).data for given in ([], controls, controls * 2)]
     assert len(set(drawn)) == 3
+
+
+def test_a_control_of_another_family_is_refused_by_the_plan(provider, folders, tmp_path):
+    picture = png(tiny_sd.picture((64, 64)))
+    net = write_controlnet(tmp_path / "sdxl_canny", "sdxl_canny")
+    adapter = write_t2i_adapter(tmp_path / "sdxl_lines", "sdxl_lines")
+    for control, message in ((net, "a text width of"), (adapter, "T2I-Adapter for SDXL")):
+        with pytest.raises(InvalidInputError, match=message):
+            provider.plan(
+                "a cat",
+                ImageGenerationConfig(model=str(folders["sd15_inpaint"]), controls=[(str(control), picture)]),
+            )
+    with pytest.raises(InvalidInputError, match="this model is a text width of 192"):
+        provider.plan(
+            "a cat",
+            ImageGenerationConfig(
+                controls=[(str(write_controlnet(tmp_path / "net", "sd15_canny")), picture)]
+            ),
+        )
+    own = write_t2i_adapter(tmp_path / "own", "sd15_color")
+    with pytest.raises(InvalidInputError, match="no guess mode"):
+        provider.plan(
+            "a cat",
+            ImageGenerationConfig(
+                model=str(folders["sd15_inpaint"]), controls=[(str(own), picture, 1, 0, 1, True)]
+            ),
+        )
+
+
+def test_a_control_whose_range_holds_no_step_is_noted_and_changes_nothing(provider, folders, tmp_path):
+    net, picture = write_controlnet(tmp_path / "net", "sd15_canny"), png(tiny_sd.picture((64, 64)))
+    settings = {"width": 64, "height": 64}
+    plain = draw(provider, folders["sd15_inpaint"], **settings)
+    narrow = draw(
+        provider, folders["sd15_inpaint"], controls=[(str(net), picture, 1.0, 0.1, 0.2)], **settings
+    )
+    np.testing.assert_array_equal(np.asarray(narrow.pil), np.asarray(plain.pil))
+    assert any("none of 2 steps" in note for note in narrow.recipe.notes)
+    adapter = write_t2i_adapter(tmp_path / "own", "sd15_color")
+    steered = draw(provider, folders["sd15_inpaint"], controls=[(f"canny@{adapter}", picture)], **settings)
+    assert not np.array_equal(np.asarray(steered.pil), np.asarray(plain.pil))
+    assert not any("range" in note for note in steered.recipe.notes)
 
 
 def test_z_image_follows_a_picture_by_its_own_controlnets_alone(provider, tmp_path):

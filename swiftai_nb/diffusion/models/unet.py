@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -130,23 +131,28 @@ class UNetEncoder(nn.Module):  # type: ignore[misc]
         joined = mx.concatenate([text_embeds.astype(context.dtype), sizes.astype(context.dtype)], axis=-1)
         return self.add_embedding(joined)
 
-    def encode(self, x: mx.array, emb: mx.array, context: mx.array) -> tuple[mx.array, list[mx.array]]:
+    def encode(
+        self, x: mx.array, emb: mx.array, context: mx.array, features: Sequence[mx.array] = ()
+    ) -> tuple[mx.array, list[mx.array]]:
         """The blocks.
 
         Args:
             x: [B, h, w, channels], after `conv_in`.
             emb: from `embed`.
             context: [B, L, D].
+            features: of a T2I-Adapter, each [1, h', w', C']: added in a block each, and in the middle.
 
         Returns:
             the middle, and the skips on the way, the first being x.
         """
         skips = [x]
-        for block in self.down_blocks:
-            x, block_skips = block(x, emb, context)
+        for block, feature in itertools.zip_longest(self.down_blocks, features[: len(self.down_blocks)]):
+            x, block_skips = block(x, emb, context, feature)
             skips.extend(block_skips)
         if "mid_block" in self:
             x = self.mid_block(x, emb, context)
+        for feature in features[len(self.down_blocks) :]:
+            x = x + feature
         return x, skips
 
 
@@ -170,6 +176,7 @@ class UNet(UNetEncoder):
         time_ids: mx.array | None = None,
         timestep_cond: mx.array | None = None,
         additional_residuals: Sequence[mx.array] = (),
+        adapter_features: Sequence[mx.array] = (),
     ) -> mx.array:
         """One network call.
 
@@ -181,6 +188,7 @@ class UNet(UNetEncoder):
             time_ids: [B, 6], the sizes of SDXL.
             timestep_cond: [B, T], the guidance embedding of LCM UNets.
             additional_residuals: of ControlNets: what is added to each skip, and last to the middle.
+            adapter_features: of T2I-Adapters: what is added on the way down.
 
         Returns:
             [B, h, w, C_out].
@@ -190,7 +198,7 @@ class UNet(UNetEncoder):
         emb = self.embed(
             timestep, context, text_embeds=text_embeds, time_ids=time_ids, timestep_cond=timestep_cond
         )
-        x, skips = self.encode(self.conv_in(sample.astype(dtype)), emb, context)
+        x, skips = self.encode(self.conv_in(sample.astype(dtype)), emb, context, adapter_features)
         if additional_residuals:
             *skips, x = (a + b for a, b in zip((*skips, x), additional_residuals, strict=True))
         for block in self.up_blocks:

@@ -182,16 +182,24 @@ class DownBlock(nn.Module):  # type: ignore[misc]
         if index < len(channels) - 1:
             self.downsamplers = [Resampler(width, stride=2)]
 
-    def __call__(self, x: mx.array, emb: mx.array, context: mx.array) -> tuple[mx.array, list[mx.array]]:
+    def __call__(
+        self, x: mx.array, emb: mx.array, context: mx.array, feature: mx.array | None = None
+    ) -> tuple[mx.array, list[mx.array]]:
         skips = []
+        has_attention = "attentions" in self
         for j, resnet in enumerate(self.resnets):
             x = resnet(x, emb)
-            if "attentions" in self:
+            if has_attention:
                 x = self.attentions[j](x, context)
             skips.append(x)
+        # Where diffusers adds a T2I-Adapter's feature: with attention before the size is halved.
+        if feature is not None and has_attention:
+            x = skips[-1] = x + feature
         if "downsamplers" in self:
             x = self.downsamplers[0].conv(x)
             skips.append(x)
+        if feature is not None and not has_attention:
+            x = skips[-1] = x + feature
         return x, skips
 
 

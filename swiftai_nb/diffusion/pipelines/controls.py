@@ -1,7 +1,8 @@
-"""Pictures that steer a run through ControlNets: which networks, how strongly, and in which of its steps."""
+"""Pictures that steer a run through ControlNets and T2I-Adapters: how strongly, and in which steps."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +11,16 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftai_nb.core.control import acts_in
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.diffusion.models.controlnet import ControlNet, ControlNetConfig
+from swiftai_nb.diffusion.models.t2i_adapter import T2IAdapter, T2IAdapterConfig, unet_features
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.layouts import control_source
 from swiftai_nb.model_files.configs import sensible_config
-from swiftai_nb.model_files.control_files import UNET_CONTROL, open_control
+from swiftai_nb.model_files.control_files import T2I_ADAPTER, UNET_CONTROL, open_control
 
 
 class ControlInput(NamedTuple):
@@ -41,7 +44,7 @@ class ControlInput(NamedTuple):
 
     def acts_in(self, call: int, calls: int) -> bool:
         """Whether it adds something in a network call, counted from 0, of so many."""
-        return call / calls >= self.start and (call + 1) / calls <= self.end
+        return acts_in(call, calls, start=self.start, end=self.end)
 
 
 def read_controls(controls: Iterable[Sequence[Any]], *, width: int, height: int) -> tuple[ControlInput, ...]:
@@ -109,10 +112,10 @@ class OpenedControls:
         return [opened[key] for key in keys]
 
 
-def open_controlnet(
+def open_unet_control(
     path: Path, unet: UNetConfig, *, vae_scale: int, dtype: mx.Dtype, prefer_half: bool
-) -> Component[ControlNet]:
-    """A ControlNet for a UNet.
+) -> Component[Any]:
+    """A `ControlNet` or `T2IAdapter` for a UNet.
 
     Args:
         path: its folder or file.
@@ -122,9 +125,16 @@ def open_controlnet(
         prefer_half: take 16-bit files where there is a choice.
 
     Raises:
-        AIError: there is no such ControlNet, or it does not fit the model.
+        AIError: there is no such control, or it does not fit the model.
     """
     control = open_control(path, prefer_half=prefer_half)
+    if control.kind == T2I_ADAPTER:
+        with sensible_config(path):
+            adapter = T2IAdapterConfig.from_dict(control.config(unet.source))
+        places, made = unet_features(unet, vae_scale=vae_scale), adapter.features()
+        if made != places[: len(made)]:
+            raise _misfit(path, "features (channels, pixels)", made, places)
+        return Component(control_source(control), lambda: T2IAdapter(adapter), dtype=dtype)
     if control.kind != UNET_CONTROL:
         raise InvalidInputError(f"{path} is a {control.kind}", hint="use a ControlNet for this model")
     with sensible_config(path):
@@ -145,15 +155,16 @@ class ControlRun:
     def __init__(
         self,
         controls: Sequence[ControlInput],
-        networks: Sequence[Component[ControlNet]],
+        networks: Sequence[Component[Any]],
         *,
         calls: int,
     ) -> None:
         self._controls = tuple(zip(controls, networks, strict=True))
         self._calls = calls
-        self._pictures: list[mx.array] = []  # made once for all steps, when the networks have been read
+        # Embedded pictures and adapters' features, made once for all steps, when the networks have been read.
+        self._pictures: list[Any] = []
 
-    def residuals(
+    def inputs(
         self,
         number: int,
         sample: mx.array,
@@ -162,8 +173,8 @@ class ControlRun:
         *,
         added: Mapping[str, mx.array],
         first: int,
-    ) -> Sequence[mx.array]:
-        """What is added to the UNet's skips, and last to its middle; nothing where no control acts.
+    ) -> dict[str, Sequence[mx.array]]:
+        """What the UNet is given beside its other inputs, by name; empty where no control acts.
 
         Args:
             number: of the step, from 0.
@@ -174,13 +185,17 @@ class ControlRun:
             first: rows at the start that are without the prompt.
         """
         if not self._pictures:
-            self._pictures = [net.network.embed_picture(control.pixels) for control, net in self._controls]
+            self._pictures = [_embed(net.network, control.pixels) for control, net in self._controls]
             mx.eval(self._pictures)
         total: list[mx.array] = []
+        features: list[mx.array] = []
         for (control, component), picture in zip(self._controls, self._pictures, strict=True):
             if not control.acts_in(number, self._calls):
                 continue
             network = component.network
+            if isinstance(network, T2IAdapter):
+                features = _sums(features, [feature * control.scale for feature in picture])
+                continue
             # Where the picture alone is followed, nothing is added to what is drawn without the prompt.
             skipped = first if control.is_guess or network.control_config.pools_conditions else 0
             if skipped == len(sample):
@@ -195,8 +210,17 @@ class ControlRun:
             )
             if skipped:
                 own = [mx.pad(value, [(skipped, 0), (0, 0), (0, 0), (0, 0)]) for value in own]
-            total = [a + b for a, b in zip(total, own, strict=True)] if total else own
-        return total
+            total = _sums(total, own)
+        return {"additional_residuals": total, "adapter_features": features}
+
+
+def _embed(network: ControlNet | T2IAdapter, pixels: NDArray[np.uint8]) -> Any:
+    return network(pixels) if isinstance(network, T2IAdapter) else network.embed_picture(pixels)
+
+
+def _sums(total: list[mx.array], more: list[mx.array]) -> list[mx.array]:
+    pairs = itertools.zip_longest(total, more)
+    return [b if a is None else a if b is None else a + b for a, b in pairs]
 
 
 def _file_key(path: Path) -> tuple[Any, ...]:
@@ -217,7 +241,11 @@ def _check_fit(config: ControlNetConfig, unet: UNetConfig, *, path: Path, vae_sc
     }
     for name, (made, needed) in sizes.items():
         if made != needed:
-            raise InvalidInputError(
-                f"the ControlNet {path.name} has {name} of {made}, this model {needed}",
-                hint="use a ControlNet that was made for this model's family",
-            )
+            raise _misfit(path, name, made, needed)
+
+
+def _misfit(path: Path, what: str, made: object, needed: object) -> InvalidInputError:
+    return InvalidInputError(
+        f"the control {path.name} has {what} of {made}, this model {needed}",
+        hint="use one that was made for this model's family",
+    )

@@ -15,7 +15,7 @@ from swiftai_nb.core.errors import InvalidInputError, UnsupportedModelError
 from swiftai_nb.diffusion.models.layers import sinusoidal_embedding
 from swiftai_nb.diffusion.models.unet import UNet
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
-from swiftai_nb.diffusion.pipelines.controls import ControlRun, OpenedControls, open_controlnet
+from swiftai_nb.diffusion.pipelines.controls import ControlRun, OpenedControls, open_unet_control
 from swiftai_nb.diffusion.pipelines.denoising import (
     Conditioning,
     DenoiseRequest,
@@ -94,7 +94,7 @@ class UNetPipeline(DiffusionPipeline):
         self._config, self._scheduler_config = config, dict(scheduler_config)
         self._text_stages = text_stages
         self._controlnets = OpenedControls(
-            lambda path: open_controlnet(
+            lambda path: open_unet_control(
                 path,
                 config,
                 vae_scale=image.config.scale,
@@ -305,7 +305,7 @@ class UNetPipeline(DiffusionPipeline):
                 rows = len(part.context)
                 sample = mx.concatenate([latents] * (rows // shape[0]))
                 times = mx.full((rows,), timestep, dtype=mx.float32)
-                residuals = controls.residuals(
+                steered = controls.inputs(
                     number, sample, times, part.context, added=part.added, first=part.unprompted
                 )
                 own = [pictures[total][row : row + rows]] if pictures else []
@@ -313,9 +313,9 @@ class UNetPipeline(DiffusionPipeline):
                     mx.concatenate([sample, *own], axis=-1) if own else sample,
                     times,
                     part.context,
-                    additional_residuals=residuals,
                     timestep_cond=part.timestep_cond,
                     **part.added,
+                    **steered,
                 )
                 outputs.append(output)
                 row += rows

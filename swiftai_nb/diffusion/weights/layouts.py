@@ -18,6 +18,7 @@ from swiftai_nb.diffusion.weights.ldm_tensors import (
     convert_ldm_control,
     convert_ldm_unet,
     convert_open_clip,
+    convert_t2i_adapter,
 )
 from swiftai_nb.diffusion.weights.llama_tensors import convert_llama_qwen3, convert_llama_t5
 from swiftai_nb.diffusion.weights.tensors import (
@@ -31,7 +32,7 @@ from swiftai_nb.diffusion.weights.tensors import (
     read_config,
     renamed_by,
 )
-from swiftai_nb.model_files.control_files import UNET_CONTROL, ControlFiles
+from swiftai_nb.model_files.control_files import T2I_ADAPTER, UNET_CONTROL, Z_IMAGE_CONTROL, ControlFiles
 from swiftai_nb.model_files.model_folder import ModelFolder
 
 # (network, layout) -> what turns its tensors into the network's.
@@ -41,6 +42,10 @@ _CONVERTERS: dict[tuple[str, str], Convert] = {
     ("controlnet", "diffusers"): renamed_by(UNET_RULES),
     ("controlnet", "LDM"): convert_ldm_control,
     ("z_image controlnet", "diffusers"): dict,
+    **{
+        ("t2i_adapter", layout): partial(convert_t2i_adapter, layout=layout)
+        for layout in ("diffusers", "TencentARC", "TencentARC light")
+    },
     ("clip", "OpenCLIP"): convert_open_clip,
     ("clip with projection", "OpenCLIP"): convert_open_clip,
     ("vae", "diffusers"): renamed_by(VAE_RULES),
@@ -95,9 +100,9 @@ def tensor_source(model: ModelFolder, name: str, network: str) -> TensorSource:
 
 
 def control_source(control: ControlFiles) -> TensorSource:
-    """Where the tensors of a ControlNet are."""
-    network = "controlnet" if control.kind == UNET_CONTROL else "z_image controlnet"
-    files = control.files
+    """Where the tensors of a ControlNet or T2I-Adapter are."""
+    networks = {UNET_CONTROL: "controlnet", Z_IMAGE_CONTROL: "z_image controlnet", T2I_ADAPTER: "t2i_adapter"}
+    files, network = control.files, networks[control.kind]
     return TensorSource("controlnet", files.paths, _CONVERTERS[network, files.layout], files.prefix)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import mlx.core as mx
 
 from swiftai_nb.diffusion.weights.tensors import Rule, Tensors, kernels_last, rename
-from swiftai_nb.model_files.ldm_configs import ldm_control_names, ldm_unet_names
+from swiftai_nb.model_files.ldm_configs import ldm_control_names, ldm_unet_names, t2i_adapter_names
 
 _OPEN_CLIP_RULES: tuple[Rule, ...] = (
     (r"^(logit_scale|attn_mask)$", None),
@@ -35,6 +35,12 @@ def convert_ldm_unet(tensors: Mapping[str, mx.array]) -> Tensors:
 def convert_ldm_control(tensors: Mapping[str, mx.array]) -> Tensors:
     """A ControlNet under its authors' names -> diffusers' names, kernels as [O, kh, kw, I]."""
     names = ldm_control_names(tensors)
+    return kernels_last({names[name]: value for name, value in tensors.items()})
+
+
+def convert_t2i_adapter(tensors: Mapping[str, mx.array], *, layout: str) -> Tensors:
+    """A T2I-Adapter of any layout -> diffusers' names, kernels as [O, kh, kw, I]."""
+    names = t2i_adapter_names(tensors, layout=layout)
     return kernels_last({names[name]: value for name, value in tensors.items()})
 
 

@@ -287,7 +287,9 @@ def _check(arguments: ImagineArguments) -> None:
         if option.needs and not given & {option.needs, "from"}:
             raise InvalidInputError(f"--{option.name} needs --{option.needs}")
     _check_numbers(arguments)
-    wants_prompt = not (arguments.widget or arguments.recipe_from) and not _has_axis(arguments, "prompt")
+    has_guess = any(control.is_guess for control in arguments.controls or ())
+    has_other = arguments.widget or arguments.recipe_from or has_guess
+    wants_prompt = not has_other and not _has_axis(arguments, "prompt")
     if wants_prompt and not arguments.prompt:
         raise InvalidInputError("the prompt is empty", hint="example: %imagine a red fox")
 

@@ -84,6 +84,20 @@ def local(shell: Any, folders: tuple[Path, Path]) -> str:
     return f"--engine local --model {folders[0]} --steps 2 --seed 1 --quiet --size 64x64"
 
 
+def test_guess_mode_needs_no_prompt(shell: Any, local: str, folders: tuple[Path, Path]) -> None:
+    followed = shell.run_line_magic("imagine", f"--control canny@{folders[1]}=fox:guess {local}")
+    assert followed.recipe.prompt == ""
+    assert followed.recipe.controls[0].is_guess
+    shell.user_ns["old"] = followed
+    again = shell.run_line_magic(
+        "imagine",
+        f"--from old --control canny@{folders[1]}=fox:guess --engine local --quiet --model {folders[0]}",
+    )
+    assert again.data == followed.data
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        shell.run_line_magic("imagine", f"--control canny@{folders[1]}=fox {local}")
+
+
 def sha256(image: Any) -> str:
     return hashlib.sha256(to_png_bytes(image)).hexdigest()
 
