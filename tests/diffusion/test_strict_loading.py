@@ -73,6 +73,8 @@ def test_truncated_file(sd15_copy, component, kept):
 def test_file_that_is_no_safetensors(sd15_copy):
     path = component_file(sd15_copy, "unet")
     path.write_bytes(b"<!DOCTYPE html>" * 1000)
+    assert "web page" in refused(sd15_copy)
+    path.write_bytes(b"\x00\x01\x02\x03" * 1000)
     assert "corrupt" in refused(sd15_copy)
 
 
