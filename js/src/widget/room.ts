@@ -2,6 +2,8 @@ const SMALLEST_ROOM = 300;
 const MARGIN = 24;
 /** The share of the window that is left to the code above the card. */
 const ABOVE_SHARE = 0.15;
+/** A narrower card has one column, and needs all the room. */
+const TWO_COLUMNS = 600;
 
 /**
  * Keeps `--room` of `root` at the height of what is visible of the notebook, less a short input above it, so that
@@ -18,7 +20,7 @@ export function followRoom(root: HTMLElement): () => void {
     }
     const visible = Math.min(area?.clientHeight || window.innerHeight, window.innerHeight);
     const input = root.closest(".jp-Cell")?.querySelector(".jp-Cell-inputWrapper")?.clientHeight ?? 0;
-    const above = MARGIN + Math.min(input, visible * ABOVE_SHARE);
+    const above = MARGIN + (root.clientWidth < TWO_COLUMNS ? 0 : Math.min(input, visible * ABOVE_SHARE));
     root.style.setProperty("--room", `${Math.max(SMALLEST_ROOM, visible - above)}px`);
   };
   const observer = typeof ResizeObserver === "function" ? new ResizeObserver(measure) : null;

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from swiftai_nb.core.caption import caption_html
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.format import encode_jpeg, shorten
 from swiftai_nb.core.plugins import Editor
@@ -202,6 +203,14 @@ class Pictures(Sequence["GeneratedImage"]):
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.bundle(has_tiles=is_notebook_page())
+
+    def _mime_(self) -> tuple[str, str]:
+        """For marimo: the pictures with their caption, which a cell of Jupyter shows as an output."""
+        if not self._images:
+            return "text/plain", repr(self)
+        if len(self._images) == 1:
+            return self._images[0]._mime_()
+        return "text/html", f"<div>{self._tiles_html()}{caption_html(self._images)}</div>"
 
     def bundle(self, *, has_tiles: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         """(data, metadata) of an output.

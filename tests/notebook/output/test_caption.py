@@ -124,6 +124,16 @@ def test_marimo_shows_a_picture_with_its_caption() -> None:
     assert sorted(image._repr_mimebundle_()[0]) == ["image/png", "text/plain"], "in Jupyter as before"
 
 
+def test_marimo_shows_several_pictures_as_tiles_with_their_caption() -> None:
+    images = [picture(seed=seed) for seed in (7, 8)]
+    mime_type, data = Pictures(images)._mime_()
+    assert mime_type == "text/html"
+    assert data.count("<summary") == 2
+    assert "emoji-mini · 64x64 · 10 steps · seeds 7–8" in data
+    assert Pictures(images[:1])._mime_() == images[0]._mime_()
+    assert Pictures([])._mime_()[0] == "text/plain"
+
+
 def test_very_large_pictures_are_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftai_nb.notebook.output.pictures.LARGEST_TILES_BYTES", 100)
     pictures = Pictures([picture(seed=n) for n in (1, 2)])
