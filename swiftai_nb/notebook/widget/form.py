@@ -46,19 +46,8 @@ MAX_NAME_LENGTH = 60
 # A preset is a way of drawing: not what is drawn, and not which picture of it.
 _OF_ONE_PICTURE = ("prompt", "seed", "count", "outpaint")
 PRESET_SETTINGS = tuple(name for name in wire.SETTINGS if name not in _OF_ONE_PICTURE)
-_TEXT_SETTINGS = (
-    *(
-        "prompt",
-        "negative_prompt",
-        "model",
-        "engine",
-        "aspect_ratio",
-        "scheduler",
-        "style",
-        "upscaler",
-        "outpaint",
-    ),
-)
+_TEXT_SETTINGS = ("prompt", "negative_prompt", "model", "engine", "aspect_ratio", "scheduler", "style",
+                  "upscaler", "outpaint")  # fmt: skip
 _NUMBERS = ("guidance_scale", "strength", "hires", "hires_strength", "upscale")
 _WHOLE_NUMBERS = ("width", "height", "steps", "hires_steps")
 _PRESET_TYPES: Mapping[str, tuple[type, ...]] = {

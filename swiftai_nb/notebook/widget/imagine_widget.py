@@ -279,12 +279,12 @@ class ImagineWidget(PageReports):
         recipe = self._session.history.find(picture_id).recipe
         if recipe is None:
             return
+        self.controls = ()  # whatever is missing: never those of another picture
         if recipe.image_sha256 is not None and self.image is None:
             self.image = self._given_picture(recipe, recipe.image_sha256, option="Start picture")
             self.mask = self._more_pictures_of(picture_id, has_image=True).get("mask")
         if recipe.references_sha256 and not self.references:
             self.references = self._more_pictures_of(picture_id, has_image=False)["references"]
-        self.controls = ()
         self.controls = self._controls_of(picture_id)
 
     def _controls_of(self, picture_id: str) -> tuple[ControlReference, ...]:
