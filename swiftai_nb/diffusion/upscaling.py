@@ -24,11 +24,11 @@ from swiftai_nb.diffusion.tiled_decoding import Tile, tiles
 from swiftai_nb.diffusion.weights.component import Component
 from swiftai_nb.diffusion.weights.precision import resolve_dtype
 from swiftai_nb.diffusion.weights.tensors import Tensors, TensorSource, kernels_last
-from swiftai_nb.model_files.upscalers import UpscalerFile, default_tile_side, read_upscaler
+from swiftai_nb.model_files.upscalers import END_SIDE, UpscalerFile, default_tile_side, read_upscaler
 
 Pixels = NDArray[np.uint8]
 OnTile = Callable[[int, int], None]
-_PART_SIDE, _PART_OVERLAP = 64, 2  # in features, of the part of RRDBNet at the size of the result
+_PART_OVERLAP = 2  # in features
 
 
 class Upscaler:
@@ -114,7 +114,7 @@ class Upscaler:
         """One tile: features [1, h, w, C] -> pixels, uint8."""
         height, width = features.shape[1:3]
         is_whole = self.file.architecture == "compact"
-        side, overlap = (max(height, width), 0) if is_whole else (_PART_SIDE, _PART_OVERLAP)
+        side, overlap = (max(height, width), 0) if is_whole else (END_SIDE, _PART_OVERLAP)
         values = np.empty((height * times, width * times, 3), np.float32)
         for part in tiles(height, width, side=side, overlap=overlap):
             pixels = np.array(self._network.reconstruct(part.cut(features)).astype(mx.float32))[0]

@@ -34,7 +34,9 @@ _MAX_FEATURES = 1024
 _MAX_BLOCKS = 256
 _DENSE_CONVS = 5
 _STAGE_CONVS = 3 * _DENSE_CONVS  # of one block of RRDBNet
-_COPIES = 8  # of a feature map, with what the CPU needs to compute it; measured
+# Copies of feature maps that are alive, with what NumPy needs for them; measured with published weights.
+_DENSE_COPIES, _COMPACT_COPIES, _END_COPIES = 8, 4, 6
+END_SIDE = 64  # in features, of the parts of RRDBNet at the size of the result
 _MAPS = 2  # whole feature maps of RRDBNet: of one block and of the next
 _PICTURE_COPIES = 4  # of the result: pixels, the filter's own, the message, PNG
 _RULES = (
@@ -109,10 +111,11 @@ class UpscalerFile:
         """
         tile = min(width, tile_side) * min(height, tile_side)
         if self.architecture == "compact":
-            return tile * _COPIES * (2 * self.features + 3 * self.scale**2)
+            return tile * _COMPACT_COPIES * (2 * self.features + 3 * self.scale**2)
         maps = _MAPS * width * height * self.features
-        dense = tile * _COPIES * (self.features + _DENSE_CONVS * self.growth)
-        return (maps + dense) // self.unshuffle**2
+        dense = tile * _DENSE_COPIES * (self.features + _DENSE_CONVS * self.growth)
+        end = min(tile, (END_SIDE * self.unshuffle) ** 2) * _END_COPIES * self.features * self.scale**2
+        return (maps + dense) // self.unshuffle**2 + end
 
 
 def read_upscaler(path: str | Path) -> UpscalerFile:

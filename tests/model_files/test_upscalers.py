@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import time
+from pathlib import Path
 
 import pytest
 
 from swiftai_nb.core.enlargement import network_inputs
 from swiftai_nb.core.errors import AIError, InvalidInputError, InvalidModelFilesError, UnsupportedModelError
 from swiftai_nb.diffusion.upscaling import load_upscaler
-from swiftai_nb.model_files.upscalers import read_upscaler, upscaling_bytes
+from swiftai_nb.model_files.upscalers import UpscalerFile, read_upscaler, upscaling_bytes
 from tests.diffusion import upscaler_files as files
 from tests.model_files.files import write_weights
 
@@ -35,6 +36,15 @@ def test_the_memory_of_the_last_and_largest_pass_is_estimated(tmp_path):
     once, twice = (upscaling_bytes(file, (100, 50), (n * 100, n * 50), bytes_per_weight=4) for n in (2, 4))
     maps = 4 * 2 * file.features * 100 * 50
     assert twice - once >= 3 * maps
+
+
+def test_the_estimate_of_published_networks_is_above_what_numpy_needed():
+    # Peaks above the loaded network that were measured without the compiled kernels.
+    sizes = {"path": Path("x"), "features": 64}
+    anime = UpscalerFile(architecture="rrdb", scale=4, blocks=6, growth=32, upsamplings=2, **sizes)
+    assert 192e6 < 4 * anime.floats(128, 96, tile_side=256) + 2 * 3 * 16 * 128 * 96 < 300e6
+    video = UpscalerFile(architecture="compact", scale=4, blocks=16, **sizes)
+    assert 92e6 < 4 * video.floats(256, 256, tile_side=256) < 300e6
 
 
 def test_a_folder_with_one_file_is_that_file(tmp_path):

@@ -163,6 +163,53 @@ def test_a_cancel_stops_within_a_tile_and_the_engine_stays(provider, tmp_path):
     assert provider.engine_pid == pid
 
 
+PHASES = [
+    (GenerationStage.ENCODING_PROMPT, 1),
+    (GenerationStage.DENOISING, 1),
+    (GenerationStage.DECODING, 1),
+    (GenerationStage.UPSCALING, 1),
+    (GenerationStage.DENOISING, 2),
+    (GenerationStage.DECODING, 2),
+    (GenerationStage.UPSCALING, 2),
+]
+
+
+@pytest.mark.parametrize(("stage", "number"), PHASES, ids=lambda value: getattr(value, "value", value))
+def test_a_cancel_is_heard_in_every_phase_of_both_passes(provider, twice, stage, number):
+    config = QUICK.replace(hires=1.5, hires_strength=0.9, upscale=2, upscaler=twice, preview="rgb")
+    entered, seen = [], []
+
+    async def cancelled():
+        loop = asyncio.get_running_loop()
+        reached = asyncio.Event()
+
+        def on_progress(progress):
+            seen.append(progress)
+            if not entered or entered[-1] is not progress.stage:
+                entered.append(progress.stage)
+            if entered.count(stage) == number:
+                loop.call_soon_threadsafe(reached.set)
+
+        task = asyncio.create_task(
+            provider.generate_image("a red apple", config=config, on_progress=on_progress)
+        )
+        await reached.wait()
+        await provider.cancel_generation()
+        await task
+
+    make(provider, QUICK)
+    pid = provider.engine_pid
+    with pytest.raises(GenerationCancelledError):
+        asyncio.run(cancelled())
+    assert entered.count(stage) == number
+    if (stage, number) == PHASES[-1]:
+        for steps in ((1, 3), (4, 6)):  # of the first pass and of the second
+            shown = [p for p in seen if p.preview is not None and steps[0] <= p.current_step <= steps[1]]
+            assert shown, f"a preview of steps {steps}"
+    assert make(provider, QUICK).width == 128
+    assert provider.engine_pid == pid
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
