@@ -37,8 +37,7 @@ def prepare():
     work = work_dir()
     if not (work / "art_256.zip").exists():
         art.main()
-    if not (work / "tokenizer").exists():
-        shutil.copytree(decoder.shipped() / "tokenizer", work / "tokenizer")
+    shutil.copytree(decoder.shipped() / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
 
 
 def run(minutes):
