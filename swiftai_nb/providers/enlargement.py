@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from swiftai_nb.core.config import ImageGenerationConfig
+from swiftai_nb.core.config import MAX_SIDE, ImageGenerationConfig
 from swiftai_nb.core.enlargement import enlarged_size, hires_size
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
@@ -126,6 +126,11 @@ def plan_enlargement(
     if config.hires is not None and config.hires > 1.0:
         drawn = hires = hires_size(size, config.hires, model.size_multiple)
         model.check_size(*hires)
+        if max(hires) > MAX_SIDE:
+            raise InvalidInputError(
+                f"a hires pass of {_text(hires)} is too large; {MAX_SIDE} pixels a side is the most",
+                hint=f"hires={int(MAX_SIDE / max(size) * 10) / 10:g}, or upscale instead",
+            )
     is_enlarged = config.upscale is not None and config.upscale > 1.0
     strength = DEFAULT_HIRES_STRENGTH if config.hires_strength is None else config.hires_strength
     return Enlargement(

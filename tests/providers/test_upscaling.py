@@ -218,6 +218,7 @@ def test_a_cancel_is_heard_in_every_phase_of_both_passes(provider, twice, stage,
         ({"upscaler": "R-ESRGAN 4x+"}, ModelNotDownloadedError, "realesrgan-x4plus is not downloaded"),
         ({"upscaler": "sdxl-turbo"}, InvalidInputError, "no upscaler"),
         ({"upscaler": "PTH"}, InvalidModelFilesError, "never opened"),
+        ({"hires": 4, "width": 1040, "height": 64}, InvalidInputError, "4160x256 is too large; 4096 pixels"),
         ({"upscale": 8, "width": 2048, "height": 2048}, InvalidInputError, "megapixels"),
     ],
 )

@@ -6,6 +6,8 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from swiftai_nb.core.config import MAX_SIDE
+from swiftai_nb.core.enlargement import hires_size
 from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.model_files.folder import open_model
@@ -91,4 +93,9 @@ def _fitted(recipe: Recipe, model: ModelFolder, notes: list[str]) -> Recipe:
         notes.append(
             f"the recipe's size {recipe.width}x{recipe.height} became {width}x{height} for this model"
         )
+    if recipe.hires is not None and max(hires_size((width, height), recipe.hires, multiple)) > MAX_SIDE:
+        notes.append(
+            f"the recipe's hires pass of {recipe.hires:g} times is larger than {MAX_SIDE} pixels; left out"
+        )
+        recipe = replace(recipe, hires=None, hires_strength=None, hires_steps=None)
     return replace(recipe, width=width, height=height)

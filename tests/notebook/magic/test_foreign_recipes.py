@@ -45,6 +45,16 @@ def test_a_hires_block_is_one_job_with_its_second_pass(shell: Any, tmp_path: Pat
     assert again.data == made.data
 
 
+def test_a_hires_pass_beyond_the_largest_side_is_noted_and_left_out(shell: Any, tmp_path: Path) -> None:
+    text = A1111.format(
+        sampler="Euler a", size="1088x64", more="Denoising strength: 0.5, Hires upscale: 4, Hires steps: 3"
+    )
+    path = write(tmp_path / "a.png", parameters=text)
+    plan, notes = notes_of(shell, f"--from {path} {LOCAL}")
+    assert "the recipe's hires pass of 4 times is larger than 4096 pixels; left out" in notes
+    assert not {"refused", "enlarged"} & set(dict(plan))
+
+
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
