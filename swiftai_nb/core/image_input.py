@@ -169,6 +169,8 @@ def _array_pixels(source: Any) -> npt.NDArray[np.uint8]:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
         raise InvalidInputError(f"an array of shape {array.shape} is not a picture", hint=_HINT)
+    if array.dtype.kind not in "biuf":
+        raise InvalidInputError(f"an array of {array.dtype} is not a picture", hint=_HINT)
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:

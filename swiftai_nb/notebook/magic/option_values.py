@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import keyword
 import re
 from collections.abc import Callable, Mapping
@@ -12,12 +11,14 @@ from typing import Any, Protocol
 from swiftai_nb.core.config import MAX_COUNT, MAX_SEED, LoraReference
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.outpaint import Outpaint
+from swiftai_nb.model_files.json_file import parse_json
 from swiftai_nb.notebook.magic.controls import ControlOption, read_control
 from swiftai_nb.notebook.magic.tokens import unquoted
 
 SIZE_WORDS = {"square": (1, 1), "portrait": (3, 4), "landscape": (4, 3), "wide": (16, 9)}
-_SIZE = re.compile(r"(\d+)(?:\s*[xX×*]\s*(\d+))?")
-_RANGE = re.compile(r"(\d+)\s*(?:-|\.\.)\s*(\d+)")
+# Not more digits than `int` reads; what is too large is refused by its limits.
+_SIZE = re.compile(r"(\d{1,99})(?:\s*[xX×*]\s*(\d{1,99}))?")
+_RANGE = re.compile(r"(\d{1,99})\s*(?:-|\.\.)\s*(\d{1,99})")
 
 
 class NamedOption(Protocol):
@@ -108,7 +109,7 @@ def _seeds(option: NamedOption, text: str) -> tuple[int, ...]:
 
 
 def _seed(option: NamedOption, text: str) -> int:
-    if not text.isdecimal() or int(text) > MAX_SEED:
+    if not text.isdecimal() or len(text) > 99 or int(text) > MAX_SEED:
         raise InvalidInputError(f"--{option.name} {text!r} is not a seed; use 0 to {MAX_SEED}")
     return int(text)
 
@@ -129,7 +130,7 @@ def _setting(option: NamedOption, text: str) -> tuple[str, Any]:
     if not equals or not name.strip():
         raise InvalidInputError(f"--{option.name} {text!r}: write NAME=VALUE, such as quality=high")
     try:
-        return name.strip(), json.loads(value)
+        return name.strip(), parse_json(value)
     except ValueError:
         return name.strip(), unquoted(value.strip())
 
