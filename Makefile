@@ -22,9 +22,9 @@ test: $(VENV)/.test lint js
 test-gpu-simulated: $(VENV)/.test
 	SWIFTAI_SIMULATED_GPU=1 $(BIN)/python -m pytest tests/diffusion tests/engine -n $(WORKERS) --dist loadfile
 
-# Hostile input that was not tried before, for an hour; many jobs, cancels, errors and kills. Not part of CI.
+# Hostile input that was not tried before, for an hour, or CASES inputs of each target whose name holds ONLY; many jobs, cancels, errors and kills. Not part of CI.
 attack: $(VENV)/.test
-	$(BIN)/python -m tests.attack 60
+	$(BIN)/python -m tests.attack $(if $(CASES),--cases $(CASES),60) $(ONLY)
 
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.attack.soak 1000 50

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -78,7 +77,7 @@ class ControlReference:
         for name, low, high in (("scale", -MAX_SCALE, MAX_SCALE), ("start", 0.0, 1.0), ("end", 0.0, 1.0)):
             value = getattr(self, name)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not math.isfinite(value) or not low <= value <= high:
+            if not is_number or not low <= value <= high:
                 raise InvalidInputError(
                     f"a control's {name} must be a number between {low:g} and {high:g} (got {value!r})"
                 )

@@ -69,9 +69,9 @@ def number_of(kind: type[int] | type[float], value: Any) -> Any:
         return None
     try:
         number = kind(value)
+        return number if math.isfinite(number) else None
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
 
 
 def within_limits(fields: Fields) -> Fields:

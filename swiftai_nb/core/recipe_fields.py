@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,7 +49,8 @@ def checked_field(name: str, value: Any) -> Any:
             raise _wrong_type(name, value, "a whole number")
         return value
     if name in _NUMBERS:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not abs(value) <= _LARGEST:  # true for NaN
             raise _wrong_type(name, value, "a number")
         return value
     return _text(name, value)
@@ -62,6 +62,7 @@ def _versions(value: Any) -> dict[str, str]:
     return {_text("versions", key): _text("versions", item) for key, item in value.items()}
 
 
+_LARGEST = 1e300  # of a number
 _READERS: Mapping[str, Callable[[Any], Any]] = {"outpaint": Outpaint.of, "versions": _versions}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -239,7 +238,7 @@ def _is_default(name: str, value: object) -> bool:
     if name in _COUNTS:
         return type(value) is int and 0 < value <= 2**16
     if name == "guidance_scale":
-        return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
+        return isinstance(value, (int, float)) and 0 <= value <= _MAX_NUMBER
     return name != "scheduler" or isinstance(value, str)
 
 

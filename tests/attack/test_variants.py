@@ -16,11 +16,14 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from swiftai_nb.core.control import ControlReference
 from swiftai_nb.core.errors import AIError, InvalidInputError, InvalidModelFilesError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil
+from swiftai_nb.core.metadata_values import number_of
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.downloads.cache_files import safe_join
+from swiftai_nb.model_files.configs import read_generation_defaults
 from swiftai_nb.model_files.safetensors_headers import read_header
 from swiftai_nb.notebook.magic.parser import parse
 from swiftai_nb.notebook.magic.prompt import interpolate
@@ -198,3 +201,14 @@ def test_a_deep_json_in_a_picture_is_no_recipe(tmp_path: Path, depth: int) -> No
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
     with only(InvalidInputError, target="variants: deep JSON"):
         GeneratedImage.open(tmp_path / "a.png")
+
+
+def test_numbers_too_large_for_a_float_are_one_error_or_left_out(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="scale must be a number"):
+        ControlReference("canny", b"1", 10**400)
+    with pytest.raises(InvalidInputError):
+        Recipe.from_dict({"prompt": "a", "guidance_scale": 10**400})
+    (tmp_path / "generation_defaults.json").write_text(json.dumps({"guidance_scale": 10**400}))
+    with pytest.raises(InvalidModelFilesError, match="guidance_scale cannot be"):
+        read_generation_defaults(tmp_path)
+    assert number_of(int, 10**400) is None
