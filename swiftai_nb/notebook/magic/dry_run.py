@@ -58,6 +58,7 @@ def _request_rows(plan: GenerationPlan) -> list[tuple[str, str]]:
 def _plan_rows(plan: GenerationPlan, requests: Sequence[GenerationRequest]) -> list[tuple[str, str]]:
     count = sum(request.count for request in requests)
     duration_s = None if plan.estimated_s is None else max(1, plan.estimated_s * count)
+    notes = (*plan.request.notes, *plan.notes, plan.revision_note or "")
     return [
         ("size", "" if None in (plan.width, plan.height) else f"{plan.width}x{plan.height}"),
         ("steps", "" if plan.steps is None else str(plan.steps)),
@@ -71,7 +72,7 @@ def _plan_rows(plan: GenerationPlan, requests: Sequence[GenerationRequest]) -> l
         ("memory plan", plan.memory_plan),
         ("precision", plan.precision),
         ("time", "" if duration_s is None else f"about {format_duration(duration_s)}"),
-        *(("note", note) for note in (*plan.request.notes, plan.revision_note or "")),
+        *(("note", note) for note in dict.fromkeys(notes)),
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from IPython.core.error import UsageError
+from PIL import Image
 
 from swiftai_nb.core.errors import AIError, GenerationFailedError
 from swiftai_nb.core.image import GeneratedImage
@@ -248,6 +249,13 @@ def test_dry_run_does_nothing(shell: Any) -> None:
     assert "license mit: free to use" in plan["model files"]
     assert plan["memory"].startswith("about ")
     assert get_session().queue.jobs == ()
+
+
+def test_a_dry_run_shows_the_notes_of_the_plan(shell: Any) -> None:
+    Image.new("RGB", (64, 64), "red").save("start.png")
+    plan = imagine(shell, "a fox --dry-run --image start.png --strength 0.3 --steps 2 --engine local")
+    (note,) = [text for name, text in plan if name == "note"]
+    assert note.startswith("strength 0.3 with 2 steps runs 1 of them")
 
 
 def test_dry_run_of_a_model_that_is_not_here_says_size_license_and_memory(
