@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import huggingface_hub
 import pytest
+from huggingface_hub.utils._http import default_client_factory
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -139,7 +140,7 @@ def test_a_listing_of_the_hub_is_a_plan_or_refused(said: list[Answer], kind: str
                 assert not Path(file.path).is_absolute()
                 assert ".." not in Path(file.path).parts
     finally:
-        huggingface_hub.close_session()
+        huggingface_hub.set_client_factory(default_client_factory)
 
 
 @attack

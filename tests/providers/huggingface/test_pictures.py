@@ -279,7 +279,7 @@ def test_cancelling_closes_the_connection_whatever_the_call_is_doing(cloud: Clou
         maker = provider(provider="fal-ai")
         config = ImageGenerationConfig(references=[START])
         task = asyncio.create_task(maker.generate_image("a fox", config=config))
-        await asyncio.to_thread(cloud.waiting.acquire)
+        await asyncio.to_thread(cloud.waiting.acquire, timeout=30)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

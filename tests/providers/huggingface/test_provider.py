@@ -286,7 +286,7 @@ def test_cancelling_the_task_closes_the_connection_and_leaves_the_provider_usabl
         for _ in range(10):
             cloud.answers = [Answer(hang=True)]
             task = asyncio.create_task(maker.generate_image("a fox"))
-            await asyncio.to_thread(cloud.waiting.acquire)
+            await asyncio.to_thread(cloud.waiting.acquire, timeout=30)
             await asyncio.sleep(chance.random() * 0.1)  # sleep: a random moment of the call
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -305,7 +305,7 @@ def test_cancel_generation_ends_every_running_call(cloud: CloudServer) -> None:
     async def scenario() -> list[object]:
         calls = [asyncio.create_task(maker.generate_image("a fox")) for _ in range(3)]
         for _ in calls:
-            await asyncio.to_thread(cloud.waiting.acquire)
+            await asyncio.to_thread(cloud.waiting.acquire, timeout=30)
         await maker.cancel_generation()
         return await asyncio.gather(*calls, return_exceptions=True)
 
