@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from swiftai_nb.notebook.magic.completion_values import OptionValues, installed, paths, quoted
 from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS
 from swiftai_nb.notebook.magic.tokens import QUOTES
-from swiftai_nb.notebook.output.saving import FIELDS
+
+if TYPE_CHECKING:
+    from swiftai_nb.notebook.magic.completion_values import OptionValues
 
 _MAGIC = re.compile(r"(?:[^%]*=\s*|\s*)%{1,2}(?P<name>imagine(?:_\w+)?)\s")
 _CELL_MAGIC = re.compile(r"\s*%%imagine(?:\s|$)")
@@ -58,8 +60,14 @@ class Completer:
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
-        self._values = OptionValues(shell)
         self.__qualname__ = self.matcher_identifier
+
+    @cached_property
+    def _values(self) -> OptionValues:
+        # Not needed before the first Tab; %load_ext is to be light.
+        from swiftai_nb.notebook.magic.completion_values import OptionValues
+
+        return OptionValues(self._shell)
 
     def install(self) -> None:
         """Adds itself to the shell."""
@@ -136,6 +144,8 @@ class Completer:
         if not is_inline:
             typed = last
         if before != "" and (is_inline or not last.startswith("--")):
+            from swiftai_nb.notebook.magic.completion_values import quoted
+
             quote = typed[:1] if typed.startswith(tuple(QUOTES)) else ""
             values = quoted(self._values.of(before, typed.removeprefix(quote)), quote)
             return dict.fromkeys(values, BY_NAME[before].name), typed
@@ -145,6 +155,8 @@ class Completer:
         """What may be replaced in a text: variables, and the fields of a file's name."""
         if not _FIELD_NAME.fullmatch(typed):
             return {}
+        from swiftai_nb.notebook.output.saving import FIELDS
+
         own = FIELDS if option == "--save" else ()
         return dict.fromkeys((*own, *self._values.variables(_is_data)), "variable")
 
@@ -198,6 +210,7 @@ def _model_offers(words: list[str], last: str) -> Mapping[str, str]:
 
 
 def _model_names(kind: str, typed: str) -> Iterable[str]:
+    from swiftai_nb.notebook.magic.completion_values import installed, paths, quoted
     from swiftai_nb.registry.registry import DiffusionModelRegistry
 
     if kind in ("", "folders"):
@@ -225,6 +238,7 @@ def _job_offers(words: list[str], _last: str) -> Mapping[str, str]:
 
 
 def _history_offers(words: list[str], last: str) -> Mapping[str, str]:
+    from swiftai_nb.notebook.magic.completion_values import paths, quoted
     from swiftai_nb.notebook.session import get_session
 
     if words and words[-1] in ("--recall", "--before"):

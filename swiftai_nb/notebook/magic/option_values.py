@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from swiftai_nb.core.config import MAX_COUNT, MAX_SEED, LoraReference
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.outpaint import Outpaint
-from swiftai_nb.model_files.json_file import parse_json
 from swiftai_nb.notebook.magic.controls import ControlOption, read_control
 from swiftai_nb.notebook.magic.tokens import unquoted
 
@@ -126,6 +125,8 @@ def expand_range(part: str) -> list[str]:
 
 
 def _setting(option: NamedOption, text: str) -> tuple[str, Any]:
+    from swiftai_nb.model_files.json_file import parse_json
+
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise InvalidInputError(f"--{option.name} {text!r}: write NAME=VALUE, such as quality=high")
