@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from swiftai_nb.core.errors import AIError
 from swiftai_nb.diffusion import load_pipeline
 from swiftai_nb.diffusion.models.unet_config import UNetConfig
-from swiftai_nb.diffusion.pipelines.controls import open_controlnet
+from swiftai_nb.diffusion.pipelines.controls import open_unet_control
 from swiftai_nb.diffusion.upscaling import load_upscaler
 from swiftai_nb.diffusion.weights.lora_files import load_lora
 from swiftai_nb.diffusion.weights.textual_inversion import load_embedding
@@ -201,7 +201,7 @@ def test_a_whole_controlnet_is_loaded_or_refused(found: tuple[Header, Header | N
     with folder_of(**files) as folder, only(AIError, target="ControlNets: loading"):
         write_file(folder / "diffusion_pytorch_model.safetensors", header)
         unet = UNetConfig.from_dict(tiny_sd.MODELS["sd15"]["unet"])
-        opened = open_controlnet(folder, unet, vae_scale=8, dtype=mx.float32, prefer_half=False)
+        opened = open_unet_control(folder, unet, vae_scale=8, dtype=mx.float32, prefer_half=False)
         _ = opened.network
 
 

@@ -176,7 +176,7 @@ PHASES = [
 
 @pytest.mark.parametrize(("stage", "number"), PHASES, ids=lambda value: getattr(value, "value", value))
 def test_a_cancel_is_heard_in_every_phase_of_both_passes(provider, twice, stage, number):
-    config = QUICK.replace(hires=1.5, hires_strength=0.9, upscale=2, upscaler=twice, preview="rgb")
+    config = QUICK.replace(hires=1.5, hires_strength=0.9, upscale=4, upscaler=twice, preview="rgb")
     entered, seen = [], []
 
     async def cancelled():
