@@ -1,10 +1,10 @@
 """The autoencoder of 256 px pictures for the latents of the shipped model, from whose weights it starts.
 
-Half of what the decoder sees are latents that the diffusion model drew from noise for a caption, and what it should
-make of them is the picture of that caption: so it learns to mend what the diffusion model leaves vague. Sharpness is
-learned as a quantity, the mean strength of gradients in 4x4 cells. In the last part a light discriminator joins, on
-pictures decoded from exact latents only; on noisy ones it drew rings along contours. The encoder learns to give the
-shipped encoder's latents.
+Three of eight latents that the decoder sees were drawn from noise for a caption by the diffusion model, and what it
+should make of them is the picture of that caption: so it learns to mend what the diffusion model leaves vague. Sharpness
+is learned as a quantity, the mean strength of gradients in 4x4 cells, and from the features of a light discriminator,
+which sees pictures of exact and of drawn latents; on noisy ones it drew rings along contours. The encoder learns to
+give the shipped encoder's latents.
 """
 
 import argparse
@@ -36,14 +36,11 @@ from train_decoder import decoder_loss, disturbed
 
 SHIPPED = Path(__file__).parents[1] / "swiftai_nb/assets/emoji-mini"
 BATCH = {"cpu": 8, "cuda": 128}
-DRAWN = (
-    (0.6, 0.25),
-    (1.01, 0.5),
-)  # until this share of the training: share of a batch that the diffusion model drew
+DRAWN, DISTURBED = 3 / 8, 1 / 8  # shares of a batch: drawn by the diffusion model, exact with noise
 DRAWING = {"steps": (4, 6, 10), "guidance_scale": 1.7, "batch": 48}
 ASTRAY = 0.15  # drawn latents that are further from those of the picture are left out, mean square
 POOL = {"cpu": 3000, "cuda": 40000}
-ADVERSARIAL_FROM, ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.3, 0.03, 0.5
+ADVERSARIAL_FROM, ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.02, 0.03, 0.5
 WHOLE_FROM = 0.75  # share of the training from which pictures are drawn whole
 WINDOW, MARGIN = (
     72,
@@ -91,7 +88,7 @@ class Adversary:
 
     def __init__(self, path, place, *, lr=4e-4):
         self.net = Discriminator().to(place)
-        optimizer = Muon(self.net.parameters(), lr=lr, weight_decay=0)
+        optimizer = torch.optim.AdamW(self.net.parameters(), lr=lr, betas=(0.5, 0.95), weight_decay=0)
         self.lr, self.trainee = lr, Trainee(self.net.parameters(), optimizer, path=path)
         self.trainee.resume()
 
@@ -259,20 +256,20 @@ class Lesson:
         torch.manual_seed(SEED + self.trainee.step)
         self.adversary = None
 
-    def seen(self, share):
-        """Pictures and the latents that the decoder sees of them, the exact ones first."""
-        n = round(next(drawn for until, drawn in DRAWN if share < until) * self.batch)
-        fresh = 10**7 + self.rng.integers(10**8, size=self.batch - n)
+    def seen(self):
+        """Pictures and the latents that the decoder sees of them: exact, drawn, and in the end those with noise."""
+        n, noisy = round(DRAWN * self.batch), round(DISTURBED * self.batch)
+        exact = self.batch - n - noisy
+        fresh = 10**7 + self.rng.integers(10**8, size=exact + noisy)
         at = self.rng.integers(len(self.numbers), size=n)
-        x, _ = self.examples([*fresh, *self.numbers[at]])
-        clean = self.teacher(x[: self.batch - n])
-        exact = len(clean) // 2
+        x, _ = self.examples([*fresh[:exact], *self.numbers[at], *fresh[exact:]])
         drawn = self.latents[at].float().to(self.place)
-        return x, torch.cat([clean[:exact], disturbed(clean[exact:]), drawn]), exact
+        z = torch.cat([self.teacher(x[:exact]), drawn, disturbed(self.teacher(x[-noisy:]))])
+        return x, z, exact
 
     def step(self, share, lr):
         """One update; the mean square errors of exact pictures and of drawn ones."""
-        x, z, exact = self.seen(share)
+        x, z, exact = self.seen()
         whole = share >= WHOLE_FROM
         window = None if whole else 8 * self.rng.integers((networks.SIZE_256 // 2 - WINDOW) // 8 + 1, size=2)
         with torch.autocast(self.place.type, dtype=torch.bfloat16):
@@ -283,11 +280,12 @@ class Lesson:
         if share >= ADVERSARIAL_FROM:
             if self.adversary is None:
                 self.adversary = Adversary(work_dir() / "adversary_256.pt", self.place)
-            loss = loss + self.adversary.loss(y[:exact], x[:exact])
+            sharp = len(x) - round(DISTURBED * self.batch)
+            loss = loss + self.adversary.loss(y[:sharp], x[:sharp])
         self.trainee.pictures += self.batch
         self.trainee.update(loss, lr=lr)
         errors = (y.detach() - x).square().mean((1, 2, 3)) / 4
-        return torch.stack([errors[:exact].mean(), errors[-2:].mean()])
+        return torch.stack([errors[:exact].mean(), errors[exact : exact + round(DRAWN * self.batch)].mean()])
 
     def save(self):
         self.trainee.save()
