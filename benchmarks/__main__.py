@@ -56,6 +56,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sdxl-size", type=int, default=512, help="512 is SDXL Turbo's size")
+    parser.add_argument("--picture-steps", type=int, default=2, help="of the whole picture of 1.5")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--output", type=Path, default=Path("build/bench/results.md"))
     return parser.parse_args()
@@ -96,7 +97,7 @@ def peers(
     found.append(ours("swiftai_nb, NumPy", task, folder, size, "NumPy"))
     if python is not None:
         found += [diffusers(python, task, folder, size, mode) for mode in ("fp32", "bf16")]
-    if options.openvino_python is not None and folder.name == "sd15" and task != "picture":
+    if options.openvino_python is not None and folder.name == "sd15" and not task.startswith("picture"):
         found += [openvino(options.openvino_python, task, folder, size, mode) for mode in ("fp32", "bf16")]
     if options.plain:
         found.append(ours("MLX, no fast paths", task, folder, size, "plain"))
@@ -162,9 +163,11 @@ def vae(options: argparse.Namespace, python: Path | None) -> list[str]:
 def memory(options: argparse.Namespace, python: Path | None) -> list[str]:
     from benchmarks.models import write_sd15
 
-    folder = write_sd15(options.work)
-    contestants = compete(peers(options, python, "picture", folder, 512), 0)
-    lines = table("Stable Diffusion 1.5, a whole picture of two steps at 512x512", contestants)
+    folder, steps = write_sd15(options.work), options.picture_steps
+    contestants = compete(peers(options, python, f"picture-{steps}", folder, 512), 0)
+    lines = table(
+        f"Stable Diffusion 1.5, prompt to PNG, {steps} steps at 512x512, one cold turn", contestants
+    )
     reference = next((c for c in contestants if c.name == "diffusers fp32"), None)
     if reference is not None:
         lines += ["", f"Peak memory: {contestants[0].peak_bytes / reference.peak_bytes:.2f} x diffusers fp32"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -87,15 +88,17 @@ def vae_decode(folder: Path, size: int) -> Callable[[], object]:
     return run
 
 
-def whole_picture(folder: Path, size: int) -> Callable[[], object]:
-    """Two steps and a decoding, for the peak of memory."""
+def whole_picture(folder: Path, size: int, steps: int = 2) -> Callable[[], object]:
+    """From a prompt to a PNG."""
+    from PIL import Image
+
     loaded = pipeline(folder)
 
     def run() -> None:
         conditioning = loaded.encode_prompt("a fox", "", 7.5)
-        for step in loaded.denoise(conditioning, width=size, height=size, steps=2, seed=1):
+        for step in loaded.denoise(conditioning, width=size, height=size, steps=steps, seed=1):
             latents = step.latents
-        loaded.decode(latents)
+        Image.fromarray(loaded.decode(latents)[0]).save(io.BytesIO(), "PNG")
 
     return run
 
@@ -104,7 +107,8 @@ TASKS = {"unet": unet_step, "vae": vae_decode, "picture": whole_picture}
 
 
 def main() -> None:
-    task, folder, size, mode = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    task, _, steps = sys.argv[1].partition("-")  # picture-20: of so many steps
+    folder, size, mode = Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     quiet()
     if mode == "NumPy":
         os.environ["SWIFTAI_CPU_KERNELS"] = "off"
@@ -119,7 +123,7 @@ def main() -> None:
         # as the engine does
         retain_freed_memory()
         limit_numpy_threads(1)
-    run = TASKS[task](folder, size)
+    run = TASKS[task](folder, size, *([int(steps)] if steps else []))
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         limit = sgemm_gflops() if task != "picture" and fast else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -31,25 +32,31 @@ def vae_decode(torch, folder, size, dtype):
     return lambda: network.decode(latents)
 
 
-def whole_picture(torch, folder, size, dtype):
+def whole_picture(torch, folder, size, dtype, steps=2):
     from diffusers import StableDiffusionPipeline
 
     loaded = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
     loaded.set_progress_bar_config(disable=True)
-    return lambda: loaded("a fox", width=size, height=size, num_inference_steps=2)
+
+    def run():
+        made = loaded("a fox", width=size, height=size, num_inference_steps=steps)
+        made.images[0].save(io.BytesIO(), "PNG")
+
+    return run
 
 
 TASKS = {"unet": unet_step, "vae": vae_decode, "picture": whole_picture}
 
 
 def main() -> None:
-    task, folder, size, mode = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    task, _, steps = sys.argv[1].partition("-")  # picture-20: of so many steps
+    folder, size, mode = Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     quiet()
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[mode]
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    run = TASKS[task](torch, folder, size, dtype)
+    run = TASKS[task](torch, folder, size, dtype, *([int(steps)] if steps else []))
     a, b = torch.randn(4096, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
     print(json.dumps({"ready": True}), flush=True)
     with torch.inference_mode():

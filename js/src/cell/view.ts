@@ -4,6 +4,7 @@ import { Connection, kernelOf } from "../shared/connection";
 import { h, setHidden, setText } from "../shared/dom";
 import { createLayers } from "../shared/layers";
 import { createClock, createProgressBar, progressText, timesText } from "../shared/progress";
+import { CELL_TEXT as TEXT } from "../shared/strings";
 import { followTone } from "../shared/tone";
 
 const TICK_MS = 200;
@@ -11,7 +12,6 @@ const INTERRUPT_AFTER_MS = 1000;
 const ANNOUNCE_INTERVAL_MS = 5000;
 const PREVIEW = "preview";
 const BESIDE_PX = 340; // a notebook's bars, the cell's input and the words and buttons of this view
-const DISCONNECTED = "The kernel was restarted or does not respond. Run the cell again once it is idle.";
 const STARTING: Progress = {
   stage: "",
   detail: "",
@@ -36,14 +36,14 @@ export function createCellView(model: CellHost, element: HTMLElement): () => voi
   stage.style.maxWidth = `min(100%, max(220px, 100vh - ${BESIDE_PX}px) * ${ratio})`;
   const stageName = h("span", { class: "swiftai-cell__stagename" });
   const times = h("span", { class: "swiftai-cell__times" });
-  const bar = createProgressBar("Progress", "swiftai-cell__");
-  const button = h("button", { type: "button", class: "swiftai-cell__cancel", onclick: cancel }, "Cancel");
-  const hint = h("span", { class: "swiftai-cell__hint" }, model.get("blocking") ? "or press ■" : "");
+  const bar = createProgressBar(TEXT.progress, "swiftai-cell__");
+  const button = h("button", { type: "button", class: "swiftai-cell__cancel", onclick: cancel }, TEXT.cancel);
+  const hint = h("span", { class: "swiftai-cell__hint" }, model.get("blocking") ? TEXT.orPressStop : "");
   const actions = h("div", { class: "swiftai-cell__actions" }, button, hint);
   const status = h("div", { class: "swiftai-cell__status", role: "status", "aria-live": "polite" });
   const panel = h(
     "div",
-    { class: "swiftai-cell__panel", role: "group", "aria-label": "Picture in progress" },
+    { class: "swiftai-cell__panel", role: "group", "aria-label": TEXT.pictureInProgress },
     h("div", { class: "swiftai-cell__prompt" }, model.get("prompt")),
     h("div", { class: "swiftai-cell__row" }, stageName, times),
     bar.element,
@@ -86,7 +86,7 @@ export function createCellView(model: CellHost, element: HTMLElement): () => voi
 
   function update(): void {
     const cancelling = cancelRequested || progress.cancelling;
-    const text = disconnected ? DISCONNECTED : progressText({ ...progress, cancelling });
+    const text = disconnected ? TEXT.disconnected : progressText({ ...progress, cancelling });
     setText(stageName, text);
     bar.update(disconnected ? null : progress, text);
     button.disabled = cancelling;
@@ -123,7 +123,7 @@ export function createCellView(model: CellHost, element: HTMLElement): () => voi
     const blob = blobOf(report, buffers);
     if (blob === null) return;
     previews.set(PREVIEW, blob);
-    layers.show(previews.get(PREVIEW), `${model.get("prompt")} (preview, step ${report.step})`);
+    layers.show(previews.get(PREVIEW), TEXT.previewOf(model.get("prompt"), report.step));
     stage.classList.add("has-preview");
   }
 

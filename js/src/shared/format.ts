@@ -1,3 +1,5 @@
+import { PROGRESS_TEXT as TEXT } from "./strings";
+
 const UNITS = ["B", "kB", "MB", "GB"];
 
 /** In decimal units: "6.9 GB", "44 MB", "512 B"; as Python's `format_bytes`. */
@@ -15,7 +17,7 @@ export function formatBytesOf(done: number, total: number): string {
   const whole = formatBytes(total);
   const unit = UNITS.indexOf(whole.split(" ")[1] ?? "B");
   const part = done / 1000 ** unit;
-  return `${unit === 0 ? Math.round(part) : part.toFixed(1)} of ${whole}`;
+  return TEXT.of(String(unit === 0 ? Math.round(part) : part.toFixed(1)), whole);
 }
 
 /** "8 s", "8 min 12 s", "2 h 4 min"; as Python's `format_duration`. */
@@ -36,7 +38,7 @@ export function formatElapsed(elapsed_s: number): string {
 
 /** "about 8 min 12 s left", at least one second. */
 export function formatRemaining(remaining_s: number): string {
-  return `about ${formatDuration(Math.max(1, Math.ceil(remaining_s)))} left`;
+  return TEXT.remaining(formatDuration(Math.max(1, Math.ceil(remaining_s))));
 }
 
 /** With a capital first letter, unless it begins with a name such as "sdxl-turbo". */

@@ -91,7 +91,7 @@ export function createMore(ctx: Context): Part {
     const size = `${host.get("width") ?? shown(model?.width)} × ${host.get("height") ?? shown(model?.height)}`;
     const locked = host.get("seed") === null ? "" : ` · ${TEXT.seedLocked}`;
     const stepCount = host.get("steps") ?? shown(model?.steps);
-    setText(summary, `${ratio === "" ? size : ratio} · ${stepCount} steps${locked}`);
+    setText(summary, `${ratio === "" ? size : ratio} · ${TEXT.stepCount(stepCount)}${locked}`);
     // A refused request opens what it was refused for, once.
     if (view.error !== opened) {
       opened = view.error;
