@@ -82,8 +82,8 @@ _NAMES = tuple(field.name for field in fields(Outpaint))
 
 def _sides(text: str) -> Any:
     """The text's sides; one number is the margin of all of them."""
-    if text.strip().isdecimal():
-        return int(text[:10])
+    if (number := text.strip()).isdecimal():
+        return int(number[:10])
     sides: dict[str, int] = {}
     for part in text.split(","):
         name, equals, number = (piece.strip() for piece in part.partition("="))

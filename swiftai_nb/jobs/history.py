@@ -106,4 +106,6 @@ class History:
 
 
 def _key(entry_id: str | None) -> int | None:
-    return int(entry_id) if entry_id is not None and str(entry_id).isdecimal() else None
+    """The row's number; None for what cannot be one (SQLite has 64 bits)."""
+    text = "" if entry_id is None else str(entry_id)
+    return int(text) if text.isdecimal() and len(text) <= 18 else None

@@ -94,6 +94,8 @@ class Script:
         self._count += 1
         if self._count > MAX_ANSWERS:
             return httpx.Response(404)
+        if not self._said:  # a change of a case can leave nothing
+            return httpx.Response(404)
         status, headers, body = self._said[min(self._count, len(self._said)) - 1]
         status = status if type(status) is int and 200 <= status <= 599 else 500
         return httpx.Response(status, headers=[(k, _sent(v)) for k, v in headers], content=body)

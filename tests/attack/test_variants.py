@@ -21,6 +21,7 @@ from swiftai_nb.core.errors import AIError, InvalidInputError, InvalidModelFiles
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.image_input import mask_to_png_bytes, to_pil
 from swiftai_nb.core.metadata_values import number_of
+from swiftai_nb.core.outpaint import Outpaint
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.downloads.cache_files import safe_join
 from swiftai_nb.model_files.configs import read_generation_defaults
@@ -186,7 +187,7 @@ def test_a_path_of_a_listing_stays_inside(path: str) -> None:
     ["--size " + "9" * 5_000, "--seeds 1-" + "9" * 5_000, "--seeds " + "9" * 5_000, "--steps " + "9" * 5_000,
      "--extra a=" + "[" * 100_000, "--control canny=a:" + "9" * 100_000 + "x", "--outpaint left=" + "9" * 5_000,
      "--lora a:" + "1," * 50_000, "--grid steps=" + "1," * 50_000, "--guidance " + "9" * 5_000, "--hires nan",
-     "--count " + "9" * 5_000, "--quantize " + "٣", "--preview-every -1", "--out a.b", "--save " + "{" * 5_000],
+     "--count " + "9" * 5_000, "--quantize " + "٣", "--outpaint '٣\x1ex'", "--preview-every -1", "--out a.b", "--save " + "{" * 5_000],
 )  # fmt: skip
 def test_a_line_with_a_huge_value_is_one_error(line: str) -> None:
     with only(AIError, target="variants: lines"):
@@ -212,3 +213,9 @@ def test_numbers_too_large_for_a_float_are_one_error_or_left_out(tmp_path: Path)
     with pytest.raises(InvalidModelFilesError, match="guidance_scale cannot be"):
         read_generation_defaults(tmp_path)
     assert number_of(int, 10**400) is None
+
+
+@pytest.mark.parametrize("text", ["٣\x1e", " 8\x1f", "\x1c9"])
+def test_margins_in_odd_blanks_are_read_or_one_error(text: str) -> None:
+    with only(AIError, target="variants: margins"):
+        Outpaint.of(text)

@@ -75,9 +75,10 @@ def test_search_wants_every_word_in_any_case(history):
 
 def test_an_unknown_id_is_an_error_that_helps(history):
     history.append(picture())
-    for wrong in ("99", "x", "", "-1"):
+    for wrong in ("99", "x", "", "-1", "9" * 19, "9" * 5_000):
         with pytest.raises(InvalidInputError, match="no picture"):
             history.find(wrong)
+        assert len(history.newest(3, before=wrong)) == 1
 
 
 def test_pages_are_walked_by_the_last_id(history):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.errors import DownloadCancelledError, InvalidInputError
-from swiftai_nb.core.format import shorten
+from swiftai_nb.core.format import short_repr, shorten
 from swiftai_nb.core.table import Table
 from swiftai_nb.notebook.cell.views import create_view
 from swiftai_nb.notebook.cell.wait import GenerationInterrupted, outcome, wait
@@ -114,8 +114,8 @@ def _history_page(history: History, text: str, options: dict[str, str]) -> Histo
 
 
 def _checked_count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1000:
-        raise InvalidInputError(f"--count {text!r} is not a number from 1 to 1000")
+    if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= 1000:
+        raise InvalidInputError(f"--count {short_repr(text)} is not a number from 1 to 1000")
     return int(text)
 
 
