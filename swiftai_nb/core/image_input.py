@@ -183,9 +183,12 @@ def _array_pixels(source: Any) -> npt.NDArray[np.uint8]:
         and 0 <= array.min() <= array.max() <= 1
     ):
         return (array * 255 + 0.5).astype(np.uint8)
+    # What arithmetic on pictures and np.where give: 64-bit integers.
+    if array.dtype.kind in "iu" and 0 <= array.min() <= array.max() <= 255:
+        return array.astype(np.uint8)
     raise InvalidInputError(
         f"an array of {array.dtype} with values {array.min()} to {array.max()} is not a picture",
-        hint="use uint8 values 0..255 or floats 0..1",
+        hint="use integers from 0 to 255 or floats from 0 to 1",
     )
 
 

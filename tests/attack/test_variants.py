@@ -148,7 +148,7 @@ def test_a_header_of_odd_shapes_is_one_error(tmp_path: Path, header: Any) -> Non
     "mask",
     [
         np.array([[0, 1]], np.uint8), np.array([[False, True]]), np.array([[0.0, 1.0]]), np.array([[0, 255]], np.uint8),
-        np.array([[0, 65535]], np.uint16),
+        np.array([[0, 65535]], np.uint16), np.array([[0, 1]]), np.array([[0, 255]], np.int32),
     ],
 )  # fmt: skip
 def test_a_mask_of_any_usual_kind_is_black_and_white(mask: np.ndarray) -> None:
