@@ -190,7 +190,9 @@ def check_path(path: str) -> PurePosixPath:
     """
     pure = PurePosixPath(path)
     is_plain = bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts
-    if not is_plain or any(c in path for c in "\\\0") or ":" in pure.parts[0]:
+    # Half an emoji (a surrogate alone) cannot be in a file's name.
+    is_odd = any(c in "\\\0" or "\ud800" <= c <= "\udfff" for c in path)
+    if not is_plain or is_odd or ":" in pure.parts[0]:
         raise InvalidModelFilesError(f"unsafe path in the file list: {path!r}", hint="do not use this model")
     return pure
 

@@ -6,12 +6,16 @@ others at every call.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import shutil
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -25,6 +29,13 @@ attack = settings(
     suppress_health_check=list(HealthCheck),
 )
 LONGEST_S = 1.0  # of processor time in this thread
+
+
+def scratch_folder() -> Path:
+    """A folder that lasts as long as this process."""
+    folder = Path(tempfile.mkdtemp(prefix="swiftai-attack-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from swiftai_nb.notebook.magic.options import BY_NAME, OPTIONS
 from swiftai_nb.notebook.session import Session
 from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 from swiftai_nb.testing import FakeGenerator
-from tests.attack.limits import attack, only
+from tests.attack.limits import attack, only, scratch_folder
 from tests.attack.strategies import (
     COMFYUI,
     INFOTEXTS,
@@ -218,7 +217,7 @@ class _Page:
     """A widget in a session of its own; `send` is what the page would get."""
 
     def __init__(self) -> None:
-        home = Path(tempfile.mkdtemp(prefix="swiftai-attack-"))
+        home = scratch_folder()
         own = {"SWIFTAI_HOME": str(home / "home"), "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1"}
         with patch.dict(os.environ, own):
             self.session = Session()

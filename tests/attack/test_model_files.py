@@ -21,7 +21,7 @@ from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
 from swiftai_nb.diffusion.weights.lora_files import load_lora
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.safetensors_headers import read_header, read_weight_files
-from tests.attack.limits import attack, only
+from tests.attack.limits import attack, only, scratch_folder
 from tests.attack.strategies import GENERATION_DEFAULTS, Edit, edited, edits, flipped, json_like, safetensors
 from tests.diffusion.parity import tiny_flux
 from tests.diffusion.sd_folders import write_folder
@@ -75,7 +75,7 @@ def test_a_lora_is_read_or_refused(data: bytes, adapter: bytes | None) -> None:
             assert isinstance(module.factor, float)
 
 
-_HOME = Path(tempfile.mkdtemp(prefix="swiftai-attack-"))
+_HOME = scratch_folder()
 
 
 def _tiny(kind: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,14 +18,14 @@ from swiftai_nb.model_files.control_files import open_control
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.safetensors_headers import read_header
 from swiftai_nb.model_files.upscalers import read_upscaler
-from tests.attack.limits import attack, only
+from tests.attack.limits import attack, only, scratch_folder
 from tests.attack.strategies import flipped, json_like, safetensors
 from tests.attack.test_model_files import changed_copy, folder_of
 from tests.diffusion.parity import tiny_flux2, tiny_z_image
 from tests.diffusion.z_image_folders import write_configs as write_z_image_configs
 from tests.model_files.files import write_gguf
 
-_HOME = Path(tempfile.mkdtemp(prefix="swiftai-attack-"))
+_HOME = scratch_folder()
 _GGUF = write_gguf(
     _HOME / "m.gguf",
     {"a.weight": ("Q4_0", (3, 64), bytes(108)), "c": ("F16", (2, 3, 1, 1), bytes(12))},

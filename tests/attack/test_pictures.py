@@ -20,7 +20,7 @@ from swiftai_nb.core.image_input import to_png_bytes
 from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.jobs.history import History
 from swiftai_nb.jobs.history_store import INDEX_NAME
-from tests.attack.limits import attack, only
+from tests.attack.limits import attack, only, scratch_folder
 from tests.attack.strategies import INFOTEXTS, METADATA, ODD, RECIPE, VALUES, jpeg_with_comment, mutated, pngs
 
 COLUMNS = ("id", "created_at", "file", "width", "height", "prompt", "recipe", "searchable")
@@ -81,7 +81,7 @@ def test_a_jpeg_comment_is_a_recipe_or_none(text: str, mark: str, is_wide: bool)
             use(recipe)
 
 
-TEMPLATE = Path(tempfile.mkdtemp(prefix="swiftai-attack-")) / "history"
+TEMPLATE = scratch_folder() / "history"
 
 
 def _template() -> Path:

@@ -17,7 +17,7 @@ from swiftai_nb.jobs.timings import TimingKey, Timings
 from swiftai_nb.registry.model_tables import ModelCard, make_table
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from swiftai_nb.registry.user_config import UserConfig
-from tests.attack.limits import attack, only
+from tests.attack.limits import attack, only, scratch_folder
 from tests.attack.strategies import MODELS_JSON, ODD, json_like
 
 MANIFEST = {"version": 1, "files": [{"path": "a/b.json", "size_bytes": 3, "oid": "0" * 40}]}
@@ -63,10 +63,10 @@ def test_a_manifest_names_files_inside_the_snapshot(data: bytes) -> None:
 def test_a_path_from_elsewhere_stays_inside(parts: list[str], joint: str) -> None:
     folder = Path("/cache/snapshots/0")
     with only(InvalidModelFilesError, target="paths"):
-        assert folder in safe_join(folder, joint.join(parts)).parents
+        assert folder in safe_join(folder, joint.join(map(str, parts))).parents
 
 
-_HOME = Path(tempfile.mkdtemp(prefix="swiftai-attack-"))
+_HOME = scratch_folder()
 
 
 def _template() -> Path:

@@ -174,7 +174,8 @@ def test_what_is_no_pictures_file_is_one_error(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["../a", "/a", "a/../../b", "a//b/../../../c", "..", ".", "", "a\0b", "a/..", "\\\\server\\a", "a/./../.."]
+    "path", ["../a", "/a", "a/../../b", "a//b/../../../c", "..", ".", "", "a\0b", "a/..", "\\\\server\\a", "a/./../..",
+     "a/\ud83d", "\udcffa"]
 )  # fmt: skip
 def test_a_path_of_a_listing_stays_inside(path: str) -> None:
     folder = Path("/cache/snapshots/0")

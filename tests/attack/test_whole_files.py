@@ -27,7 +27,7 @@ from swiftai_nb.engine.kernel.memory_plan import plan_memory
 from swiftai_nb.model_files.control_files import check_control, open_control
 from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.upscalers import read_upscaler
-from tests.attack.limits import attack, only
+from tests.attack.limits import attack, only, scratch_folder
 from tests.attack.strategies import mutated
 from tests.attack.test_model_files import changed_copy, folder_of
 from tests.diffusion import control_folders, flux2_folders, single_files, upscaler_files, z_image_folders
@@ -37,7 +37,7 @@ from tests.model_files.files import DTYPE_BYTES, GGUF_TYPES, write_gguf, write_h
 
 Header = dict[str, Any]
 MAX_DATA_BYTES = 2**28  # of a sparse file
-_HOME = Path(tempfile.mkdtemp(prefix="swiftai-attack-"))
+_HOME = scratch_folder()
 
 
 def header_of(tensors: Mapping[str, Any], *, dtype: str = "F32") -> Header:
