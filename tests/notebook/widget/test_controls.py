@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,6 @@ from tests.notebook.widget.test_input_pictures import bomb, encoded, request, se
 from tests.waiting import wait_until
 
 
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SWIFTAI_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-
 class RecordingGenerator(FakeGenerator):
     """A `FakeGenerator` whose recipes say what the pictures were made from, as the local engine's do."""
 
@@ -56,18 +47,8 @@ class RecordingGenerator(FakeGenerator):
 
 
 @pytest.fixture
-def session() -> Iterator[Session]:
-    session = Session()
-    session.add_generator("mlx", RecordingGenerator())
-    yield session
-    session.close()
-
-
-@pytest.fixture
-def widget(session: Session) -> Iterator[ImagineWidget]:
-    widget = ImagineWidget(session=session)
-    yield widget
-    widget.close()
+def generator() -> FakeGenerator:
+    return RecordingGenerator()
 
 
 def errors(reports: list[tuple[dict[str, Any], list[bytes]]]) -> list[tuple[str, str]]:

@@ -5,7 +5,6 @@ import base64
 import sys
 import threading
 import types
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,27 +57,9 @@ class Page:
         return [report for report in self.reports if report[0]["kind"] == kind]
 
 
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SWIFTAI_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
-def session() -> Iterator[Session]:
-    session = Session()
-    session.add_generator("mlx", FakeGenerator(step_duration_s=0.02))
-    yield session
-    session.close()
-
-
-@pytest.fixture
-def widget(session: Session) -> Iterator[ImagineWidget]:
-    widget = ImagineWidget(session=session)
-    yield widget
-    widget.close()
+def generator() -> FakeGenerator:
+    return FakeGenerator(step_duration_s=0.02)
 
 
 @pytest.fixture

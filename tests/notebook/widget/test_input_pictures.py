@@ -7,7 +7,6 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +22,8 @@ from swiftai_nb.notebook.session import Session
 from swiftai_nb.notebook.widget.imagine_widget import ImagineWidget
 from swiftai_nb.notebook.widget.input_pictures import input_picture
 from swiftai_nb.registry.registry import DiffusionModelRegistry
-from swiftai_nb.testing import FakeGenerator
 from tests.diffusion.flux2_folders import write_klein
 from tests.waiting import wait_until
-
-
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SWIFTAI_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    session = Session()
-    session.add_generator("mlx", FakeGenerator())
-    yield session
-    session.close()
-
-
-@pytest.fixture
-def widget(session: Session) -> Iterator[ImagineWidget]:
-    widget = ImagineWidget(session=session)
-    yield widget
-    widget.close()
 
 
 def encoded(size: tuple[int, int] = (40, 30), file_format: str = "PNG", seed: int = 0) -> bytes:
