@@ -25,13 +25,15 @@ def make_seeds(first: int | None, *, count: int = 1) -> tuple[int, ...]:
     return tuple(range(start, start + count))
 
 
-def size_for_aspect_ratio(ratio: tuple[int, int], native_size: tuple[int, int]) -> tuple[int, int]:
+def size_for_aspect_ratio(
+    ratio: tuple[int, int], native_size: tuple[int, int], *, multiple: int = 16
+) -> tuple[int, int]:
     """(width, height) in pixels of that ratio with about as many pixels as `native_size`.
 
-    Both are multiples of 64 (of 16 for models smaller than 512x512).
+    Both are multiples of 64, for models smaller than 512x512 of `multiple`.
     """
     area = native_size[0] * native_size[1]
-    multiple = 64 if area >= 512 * 512 else 16
+    multiple = max(64, multiple) if area >= 512 * 512 else multiple
     width = (area * ratio[0] / ratio[1]) ** 0.5
     height = area / width
     rounded = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
@@ -129,11 +131,16 @@ class GenerationRequest:
         """The same settings for other pictures; prompts with choices are drawn for them."""
         return replace(self, seeds=tuple(seeds))
 
-    def with_native_size(self, native_size: tuple[int, int]) -> GenerationRequest:
-        """The aspect ratio, if there is one, turned into pixels for a model of this native size."""
+    def with_native_size(self, native_size: tuple[int, int], *, multiple: int = 16) -> GenerationRequest:
+        """The aspect ratio, if there is one, turned into pixels for a model of this native size.
+
+        Args:
+            native_size: (width, height).
+            multiple: the least that both sides are multiples of.
+        """
         if self.aspect_ratio is None:
             return self
-        width, height = size_for_aspect_ratio(self.aspect_ratio, native_size)
+        width, height = size_for_aspect_ratio(self.aspect_ratio, native_size, multiple=multiple)
         return replace(self, config=self.config.replace(width=width, height=height), aspect_ratio=None)
 
 

@@ -237,9 +237,19 @@ def read_generation_defaults(folder: Path) -> Mapping[str, Any]:
 def _is_default(name: str, value: object) -> bool:
     if name in _COUNTS:
         return type(value) is int and 0 < value <= 2**16
+    if name == "former_sizes":
+        return _is_list_of_sizes(value)
     if name == "guidance_scale":
         return isinstance(value, (int, float)) and 0 <= value <= _MAX_NUMBER
     return name != "scheduler" or isinstance(value, str)
+
+
+def _is_list_of_sizes(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and all(isinstance(size, list) and len(size) == 2 for size in value)
+        and all(type(side) is int and 0 < side <= 2**16 for side in _flat(value))
+    )
 
 
 def _channels(config: Mapping[str, Any], default: tuple[int, ...], path: Path) -> tuple[int, ...]:

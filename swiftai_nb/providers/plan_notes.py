@@ -47,6 +47,17 @@ def sampling_notes(
         yield "mask_feather has no effect without a mask"
 
 
+def small_size_note(size: tuple[int, int], model: ModelFolder) -> str | None:
+    """A note when (width, height) is so small that the network has too few latents for a picture."""
+    side = model.native_side
+    if side is None or 2 * min(size) > side or 2 * size[0] * size[1] > side * side:
+        return None
+    return (
+        f"{size[0]}x{size[1]} is small for this model, which was trained at {side}x{side}: "
+        "shapes may not be recognizable"
+    )
+
+
 def strength_note(steps: int, strength: float | None) -> str | None:
     """A note when so few steps can only approximate the strength."""
     if strength is None:

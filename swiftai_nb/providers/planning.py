@@ -28,11 +28,8 @@ from swiftai_nb.model_files.folder import open_model
 from swiftai_nb.model_files.model_folder import ModelFolder
 from swiftai_nb.providers.adapters import embedding_files, with_distilled_lora
 from swiftai_nb.providers.enlargement import Enlargement, plan_enlargement
-from swiftai_nb.providers.plan_notes import (
-    sampling_notes,
-    strength_note,
-)
-from swiftai_nb.providers.sizes import picture_size, reference_sizes, rounded_up
+from swiftai_nb.providers.plan_notes import sampling_notes, small_size_note, strength_note
+from swiftai_nb.providers.sizes import picture_size, reference_sizes, rounded_up, with_present_size
 from swiftai_nb.registry.model_info import ResolvedModel
 from swiftai_nb.registry.upscalers import ChosenUpscaler
 
@@ -183,7 +180,9 @@ def make_plan(
         control.check_picture()
     for lora in loras:
         check_lora(Path(lora.source))
-    request, lora_notes = with_distilled_lora(request.with_native_size(native_size), model)
+    request = request.with_native_size(native_size, multiple=max(16, model.size_multiple))
+    request, lora_notes = with_distilled_lora(request, model)
+    request, size_note = with_present_size(request, model)
     config = request.config
     width, height = picture_size(config, native_size, model, references=references)
     # A picture that is continued keeps its own pixels: what is drawn is rounded up, and cropped at the end.
@@ -220,6 +219,8 @@ def make_plan(
             for note in (
                 resolved.note,
                 *lora_notes,
+                size_note,
+                small_size_note(drawn, model),
                 strength_note(steps, strength),
                 *sampling_notes(
                     config,

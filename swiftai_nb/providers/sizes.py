@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from swiftai_nb.core.config import MAX_SIDE, MIN_SIDE, ImageGenerationConfig
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image_input import to_pil
+from swiftai_nb.core.request import GenerationRequest
 from swiftai_nb.model_files.model_folder import ModelFolder
+
+_ABOUT = 1.2  # a format has the model's own number of pixels to within this factor
 
 
 def reference_sizes(config: ImageGenerationConfig, model: ModelFolder) -> list[tuple[int, int]]:
@@ -17,6 +21,29 @@ def reference_sizes(config: ImageGenerationConfig, model: ModelFolder) -> list[t
     model.check_references(sizes)
     limits = model.references
     return [] if limits is None else [limits.fitted(size) for size in sizes]
+
+
+def with_present_size(request: GenerationRequest, model: ModelFolder) -> tuple[GenerationRequest, str | None]:
+    """The request with a present size in place of one that the model had in an earlier version.
+
+    Recipes, saved cells and widgets of that time name it, or a format of about as many pixels. Its decoder
+    makes more pixels of the same latents now, so that the larger size is the same drawing; the former one
+    would be too few latents for any.
+
+    Returns:
+        the request, and a note where it was changed.
+    """
+    config, own = request.config, model.defaults
+    if config.width is None or config.height is None:
+        return request, None
+    for width, height in model.given.get("former_sizes", ()):
+        share = config.width * config.height / (width * height)
+        size = config.width * own.width // width, config.height * own.height // height
+        if 1 / _ABOUT < share < _ABOUT and not any(side % model.size_multiple for side in size):
+            was = f"{config.width}x{config.height} is of an earlier version of this model"
+            config = config.replace(width=size[0], height=size[1])
+            return replace(request, config=config), f"{was}: drawn at {size[0]}x{size[1]}"
+    return request, None
 
 
 def picture_size(

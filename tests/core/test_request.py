@@ -59,6 +59,18 @@ def test_an_aspect_ratio_keeps_the_models_number_of_pixels(
     assert (config.width, config.height) == size
 
 
+@pytest.mark.parametrize(
+    ("native", "multiple", "size"),
+    [((256, 256), 32, (288, 224)), ((1024, 1024), 32, (1152, 896)), ((512, 512), 128, (640, 384))],
+)
+def test_an_aspect_ratio_gives_sides_that_the_model_can_draw(
+    native: tuple[int, int], multiple: int, size: tuple[int, int]
+) -> None:
+    request = GenerationRequest("a fox", None, ImageGenerationConfig(), (1,), aspect_ratio=(4, 3))
+    config = request.with_native_size(native, multiple=multiple).config
+    assert (config.width, config.height) == size
+
+
 def test_the_prompt_as_typed_is_kept_for_captions() -> None:
     config = ImageGenerationConfig()
     assert GenerationRequest("a fox", None, config, (1,)).display_prompt == "a fox"
