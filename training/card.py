@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import networks
 from scenes import COLORS, SCENE_PHRASES, TINTS
 from subjects import read_list
 
@@ -75,7 +74,7 @@ subjects that were taught longest; of the {newer} that came last (doctors and ki
 their own training picture, but they saw less than half of the training, and some are vague. Pictures are soft at full
 size: edges are clean, textures are not.
 
-The autoencoder reproduces training pictures of {side} px at {psnr} dB PSNR. Fine lines, small faces and lettering are soft.
+The autoencoder reproduces training pictures of {coded_side} px at {psnr} dB PSNR. Fine lines, small faces and lettering are soft.
 
 ## What it cannot do
 
@@ -97,11 +96,12 @@ emojibase-data 17.0.0 (MIT). Token vectors: a projection of all-MiniLM-L6-v2's w
 photographs, no personal data, no scraped pictures.
 
 Networks: diffusers' own classes. `UNet2DConditionModel` {unet:.1f} M ({unet_channels} channels on 8x8 latents), `CLIPTextModel`
-{text:.1f} M (3 layers of 192, 24 tokens), `AutoencoderKL` {vae:.1f} M (factor 16, 16 channels). v-prediction, 1000 steps, scaled
+{text:.1f} M (3 layers of 192, 24 tokens), `AutoencoderKL` {vae:.1f} M (factor {factor}, 16 channels). v-prediction, 1000 steps, scaled
 linear betas 0.00085 to 0.02, trailing spacing. An autoencoder of 64 px pictures, then the text encoder by regression to
 the latent, then the UNet on a curriculum of subjects (about 394,000 pictures; in the last 229,000 the text encoder went on
 learning with it), then an autoencoder of 128 px with the same latents, then few-step distillation (17 minutes, half of
-the way to its result); about four and a half hours on two busy CPU cores, and the loss was still falling. All of it is in `training/`.
+the way to its result); about four and a half hours on two busy CPU cores, and the loss was still falling. The decoder of
+{side} px, for the same latents, came last. All of it is in `training/`.
 
 Weights are int8 with one scale per output channel (`training/pack.py`; against the unpacked model pictures agree to 40 dB
 and better); `unpack` gives an ordinary diffusers folder.
@@ -133,6 +133,7 @@ def main():
     report = json.loads((HERE / "evaluation.json").read_text())
     defaults = json.loads((ASSET / "generation_defaults.json").read_text())
     channels = json.loads((ASSET / "unet/config.json").read_text())["block_out_channels"]
+    levels = json.loads((ASSET / "vae/config.json").read_text())["block_out_channels"]
     counts = report["parameters"]
     size = sum(f.stat().st_size for f in ASSET.rglob("*") if f.is_file() and f.name != "README.md")
     text = CARD.format(
@@ -142,7 +143,9 @@ def main():
         older=sum(s.stage < 4 for s in subjects),
         newer=sum(s.stage == 4 for s in subjects),
         newest=f"{report['newest subjects']['top-1']:.0%}",
-        side=networks.SIZE,
+        side=defaults["width"],
+        coded_side=report["picture size"],
+        factor=2 ** (len(levels) - 1),
         tints=", ".join(TINTS),
         colors=", ".join(c for c in COLORS if c not in TINTS) + " and the same",
         scenes=len(SCENE_PHRASES),

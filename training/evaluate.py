@@ -22,6 +22,7 @@ from scenes import COLORS, TINTS, contact_sheet, flat
 
 HERE = Path(__file__).parent
 JUDGED_SIZE = 64
+SHEET_TILE = 128
 NEWER_KINDS = ("attribute", "relation")  # for evaluate_256.py
 
 
@@ -115,10 +116,10 @@ def judged(picture, asked, references):
     return {"pair, objects in place (top-5)": references.pair_found(picture, asked)}
 
 
-def reduced(picture):
-    """`[JUDGED_SIZE, JUDGED_SIZE, 3] uint8`, the mean of each cell."""
-    n = picture.shape[0] // JUDGED_SIZE
-    cells = picture.astype(np.float32).reshape(JUDGED_SIZE, n, JUDGED_SIZE, n, 3)
+def reduced(picture, size=JUDGED_SIZE):
+    """`[size, size, 3] uint8`, the mean of each cell."""
+    n = picture.shape[0] // size
+    cells = picture.astype(np.float32).reshape(size, n, size, n, 3)
     return cells.mean((1, 3)).round().astype(np.uint8)
 
 
@@ -217,7 +218,8 @@ def main():
             pictures, prompts, originals
         )
         if steps == args.steps[0]:
-            contact_sheet(pictures, 20).save(args.out / "contact_sheet.webp", quality=70, method=6)
+            tiles = [reduced(p, SHEET_TILE) for p in pictures]
+            contact_sheet(tiles, 20).save(args.out / "contact_sheet.webp", quality=70, method=6)
     report["72 counts"] = score_counts(pipe, originals, steps=args.steps[0], guidance=args.guidance)
     report["newest subjects"] = score_newest(pipe, references, steps=args.steps[0], guidance=args.guidance)
     report["parameters"] = {
