@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := pytest tests --nbval notebooks -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo lab test test-gpu-simulated attack soak coverage lint js parity bench diffusionkit docs clean
+.PHONY: demo lab test test-gpu-simulated attack soak coverage lint js parity bench diffusionkit pictures docs clean
 
 demo: $(VENV)/.lab
 	$(BIN)/python tools/demo.py notebooks/01_first_picture.ipynb build/demo
@@ -60,6 +60,17 @@ diffusionkit: $(VENV)/.test build/home/diffusionkit
 
 build/home/diffusionkit: | $(VENV)/.test
 	SWIFTAI_HOME=build/home $(BIN)/python -m swiftai_nb diffusionkit install --yes
+
+# Everything that shows the bundled model, made again: tutorials, README's film, stills, sheets of the widget's states. It needs
+# Chromium. Look at all of it before you commit.
+pictures: export SWIFTAI_HOME = $(CURDIR)/build/home/pictures
+pictures: export HF_HUB_CACHE = $(SWIFTAI_HOME)/hub
+pictures: $(VENV)/.test
+	rm -rf $(SWIFTAI_HOME)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+	--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
+	$(BIN)/python -m tests.browser.film
+	$(BIN)/python -m tests.browser.states
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
