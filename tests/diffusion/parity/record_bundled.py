@@ -5,7 +5,6 @@ to an ordinary folder, which `StableDiffusionPipeline.from_pretrained` opens by 
 after every change of the model.
 """
 
-import hashlib
 import json
 import sys
 import tempfile
@@ -44,8 +43,7 @@ def main():
                 output_type="np",
             )
             pictures[name] = np.round(drawn.images[0] * 255).astype(np.uint8)
-    weights = (ASSET / "unet/diffusion_pytorch_model.safetensors").read_bytes()
-    pictures["unet_sha256"] = np.array(hashlib.sha256(weights).hexdigest())
+    pictures["weights_sha256"] = np.array(bundled.weights_sha256(ASSET))
     np.savez_compressed(Path(__file__).with_name("references") / "bundled.npz", **pictures)
 
 
