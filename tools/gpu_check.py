@@ -36,7 +36,7 @@ STEPS = 3
 CANCEL_AFTER_S = 1.0
 # Model -> sides to draw at.
 SIDES = {
-    "bundled": (128,), "sd-1.5": (512, 1024), "sdxl-turbo": (1024,), "flux-schnell-4bit": (1024,),
+    "bundled": (256,), "sd-1.5": (512, 1024), "sdxl-turbo": (1024,), "flux-schnell-4bit": (1024,),
     "z-image": (1024,), "flux.2-klein-4bit": (1024,),
 }  # fmt: skip
 

@@ -43,7 +43,7 @@ class Captioned(Protocol):
 
 
 def caption_text(images: Sequence[Captioned], *, has_time: bool = True) -> str:
-    """One line such as "emoji-mini · 128x128 · 10 steps · seeds 7–10 · 2.1 s"; "" without recipes.
+    """One line such as "emoji-mini · 256x256 · 10 steps · seeds 7–10 · 2.1 s"; "" without recipes.
 
     What differs between the pictures is left out, except for seeds and what was filled in.
 

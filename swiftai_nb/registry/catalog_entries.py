@@ -127,12 +127,11 @@ _MODELS: tuple[DiffusionModelInfo, ...] = (
     DiffusionModelInfo(
         id="emoji-mini",
         name="Emoji mini",
-        **family_settings(DiffusionVariant.SD_15, steps=10, guidance_scale=1.7, side=128),
+        **family_settings(DiffusionVariant.SD_15, steps=10, guidance_scale=1.7, side=256),
         description="Ships with the package: small images of things and animals in seconds, on any CPU",
         license="mit",
         license_summary="free to use; trained on Fluent Emoji (MIT)",
         min_memory_bytes=GB,
-        display_scale=2,
         aliases=("bundled",),
         bundled=True,
     ),

@@ -309,7 +309,7 @@ def test_card_is_never_taller_than_what_is_visible_of_the_notebook(
     ("Guidance", "-3", "Guidance scale must be between 0 and 100 (got -3)", "0"),
     ("Seed", "-1", "Seed must be between 0 and 9007199254740991 (got -1)", "0"),
     ("Pictures", "0", "Count must be between 1 and 100 (got 0)", "1"),
-    ("Width", "100", "Width 100 is not a multiple of 16, which this model needs", "112"),
+    ("Width", "100", "Width 100 is not a multiple of 32, which this model needs", "96"),
 ])  # fmt: skip
 def test_a_refused_number_draws_nothing_keeps_the_picture_and_is_mended_by_a_click(
     open_notebook: OpenNotebook, label: str, typed: str, message: str, mended: str

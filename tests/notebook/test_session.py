@@ -108,6 +108,6 @@ def test_requests_that_differ_in_their_seeds_share_a_plan(session: Session) -> N
 
 def test_a_provider_without_plans_of_catalog_models_is_given_the_models_size(session: Session) -> None:
     session.add_generator("mlx", FakeGenerator())
-    assert session.plan(GenerationRequest.of("a fox", engine="local")).size == (128, 128)
+    assert session.plan(GenerationRequest.of("a fox", engine="local")).size == (256, 256)
     with pytest.raises(ModelNotFoundError):
         session.plan(GenerationRequest.of("a fox", ImageGenerationConfig(model="nothing"), engine="local"))

@@ -321,7 +321,7 @@ def test_a_start_picture_gives_its_proportions(provider):
     config = QUICK.replace(image=GeneratedImage.from_pixels(pixels).data)
     plan = provider.plan("a cat", config)
     assert abs(plan.width / plan.height - 2) < 0.3
-    assert plan.width % 16 == plan.height % 16 == 0
+    assert plan.width % 32 == plan.height % 32 == 0
     image = make(provider, config=config)
     assert (image.width, image.height) == (plan.width, plan.height)
 
@@ -352,8 +352,8 @@ def distance(a, b):
 @pytest.mark.parametrize(
     ("config", "kind", "words", "hint"),
     [
-        ({"width": 66}, InvalidInputError, "width 66 is not a multiple of 16", "use 64 or 80"),
-        ({"height": 17}, InvalidInputError, "height 17", "use 16 or 32"),
+        ({"width": 66}, InvalidInputError, "width 66 is not a multiple of 32", "use 64 or 96"),
+        ({"height": 17}, InvalidInputError, "height 17", "use 32"),
         ({"scheduler": "eulr"}, InvalidInputError, "no scheduler named 'eulr'", "ddim"),
         ({"scheduler": "flow-match-euler"}, InvalidInputError, "does not fit", "ddim"),
         ({"strength": 0.5}, InvalidInputError, "strength without image", "image"),
@@ -676,7 +676,7 @@ def test_close_then_generate_starts_a_fresh_engine(home):
 def test_switches_of_the_environment_reach_the_engine(home, monkeypatch):
     monkeypatch.setenv("SWIFTAI_FAST_MATH", "off")
     provider = MLXImageProvider(registry=DiffusionModelRegistry(home=home))
-    make(provider, config=QUICK.replace(steps=1, width=16, height=16, preview="off"))
+    make(provider, config=QUICK.replace(steps=1, width=32, height=32, preview="off"))
     environment = Path(f"/proc/{provider.engine_pid}/environ").read_bytes().split(b"\0")
     assert b"SWIFTAI_FAST_MATH=off" in environment
     provider.close()

@@ -73,7 +73,7 @@ def test_without_an_upscaler_it_is_lanczos_and_a_note_says_so(provider):
     assert named.recipe.notes == plain.recipe.notes
 
 
-@pytest.mark.parametrize(("factor", "side"), [(1.0, 128), (1.3, 166), (2.5, 320), (3.0, 384), (4.0, 512)])
+@pytest.mark.parametrize(("factor", "side"), [(1.0, 256), (1.3, 333), (2.5, 640), (3.0, 768), (4.0, 1024)])
 def test_any_factor_gives_exactly_its_size(provider, twice, factor, side):
     large = make(provider, QUICK.replace(steps=1, upscale=factor, upscaler=twice))
     assert (large.width, large.height) == (side, side)
@@ -82,12 +82,12 @@ def test_any_factor_gives_exactly_its_size(provider, twice, factor, side):
 def test_a_hires_pass_is_image_to_image_of_the_enlarged_picture(provider):
     config = QUICK.replace(steps=4, hires=1.5, hires_strength=0.5, upscaler="lanczos")
     first, large = make(provider, QUICK.replace(steps=4)), make(provider, config)
-    assert (large.width, large.height) == (192, 192)
-    start = GeneratedImage.from_pil(first.pil.resize((192, 192), Image.Resampling.LANCZOS))
-    by_hand = make(provider, QUICK.replace(steps=4, image=start.data, strength=0.5, width=192, height=192))
+    assert (large.width, large.height) == (384, 384)
+    start = GeneratedImage.from_pil(first.pil.resize((384, 384), Image.Resampling.LANCZOS))
+    by_hand = make(provider, QUICK.replace(steps=4, image=start.data, strength=0.5, width=384, height=384))
     assert np.array_equal(pixels(large), pixels(by_hand))
     recipe = large.recipe
-    assert (recipe.width, recipe.hires, recipe.hires_strength, recipe.hires_steps) == (128, 1.5, 0.5, 4)
+    assert (recipe.width, recipe.hires, recipe.hires_strength, recipe.hires_steps) == (256, 1.5, 0.5, 4)
     assert make(provider, recipe.to_config()).data == large.data
     read = Recipe.from_parameters(recipe.to_parameters())
     assert (read.hires, read.hires_strength, read.hires_steps, read.upscaler) == (1.5, 0.5, 4, "lanczos")
@@ -98,7 +98,7 @@ def test_hires_and_upscale_in_one_job_count_all_steps_and_show_their_stages(prov
     seen = []
     config = QUICK.replace(steps=4, hires=2, hires_strength=0.5, hires_steps=6, upscale=2, upscaler=twice)
     large = make(provider, config, on_progress=seen.append)
-    assert (large.width, large.height) == (512, 512)
+    assert (large.width, large.height) == (1024, 1024)
     steps = [
         (p.current_step, p.total_steps)
         for p in seen
@@ -112,7 +112,7 @@ def test_hires_and_upscale_in_one_job_count_all_steps_and_show_their_stages(prov
     assert any(p.detail == "tile 1 of 1" for p in seen if p.stage is GenerationStage.UPSCALING)
     plan = provider.plan("a fox", config)
     assert plan.run_steps == 7
-    assert "hires pass at 256x256, strength 0.5; 512x512" in plan.enlarged
+    assert "hires pass at 512x512, strength 0.5; 1024x1024" in plan.enlarged
 
 
 def test_a_picture_of_several_seeds_is_enlarged_each(provider, twice):
@@ -120,7 +120,7 @@ def test_a_picture_of_several_seeds_is_enlarged_each(provider, twice):
     plan = provider.plan(request)
     made = [asyncio.run(provider.generate(plan, index=i)) for i in (0, 1)]
     assert [image.seed for image in made] == [7, 8]
-    assert {image.width for image in made} == {256}
+    assert {image.width for image in made} == {512}
 
 
 def test_a_finished_picture_is_enlarged_by_the_engine(provider, twice):
@@ -132,7 +132,7 @@ def test_a_finished_picture_is_enlarged_by_the_engine(provider, twice):
     photo = GeneratedImage.from_pixels(files.picture(33, 20))
     assert asyncio.run(provider.upscale_image(photo, 3, upscaler=twice)).recipe is None
     again = asyncio.run(provider.upscale_image(large, 2, upscaler="lanczos"))
-    assert (again.width, again.recipe.upscale, again.recipe.upscaler) == (512, 4.0, "lanczos")
+    assert (again.width, again.recipe.upscale, again.recipe.upscaler) == (1024, 4.0, "lanczos")
     assert any("after it was enlarged" in note for note in again.recipe.notes)
 
 
@@ -206,7 +206,7 @@ def test_a_cancel_is_heard_in_every_phase_of_both_passes(provider, twice, stage,
         for steps in ((1, 3), (4, 6)):  # of the first pass and of the second
             shown = [p for p in seen if p.preview is not None and steps[0] <= p.current_step <= steps[1]]
             assert shown, f"a preview of steps {steps}"
-    assert make(provider, QUICK).width == 128
+    assert make(provider, QUICK).width == 256
     assert provider.engine_pid == pid
 
 
@@ -218,7 +218,7 @@ def test_a_cancel_is_heard_in_every_phase_of_both_passes(provider, twice, stage,
         ({"upscaler": "R-ESRGAN 4x+"}, ModelNotDownloadedError, "realesrgan-x4plus is not downloaded"),
         ({"upscaler": "sdxl-turbo"}, InvalidInputError, "no upscaler"),
         ({"upscaler": "PTH"}, InvalidModelFilesError, "never opened"),
-        ({"hires": 4, "width": 1040, "height": 64}, InvalidInputError, "4160x256 is too large; 4096 pixels"),
+        ({"hires": 4, "width": 1056, "height": 64}, InvalidInputError, "4224x256 is too large; 4096 pixels"),
         ({"upscale": 8, "width": 2048, "height": 2048}, InvalidInputError, "megapixels"),
     ],
 )

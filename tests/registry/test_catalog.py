@@ -119,8 +119,8 @@ def test_our_own_engine_runs_everything_else_flux_included():
 def test_bundled_model_is_there_and_says_its_own_defaults():
     info = find("emoji-mini")
     assert info.bundled
-    assert info.default_resolution == (128, 128)
-    assert info.display_scale == 2
+    assert info.default_resolution == (256, 256)
+    assert info.display_scale == 1
     assert info.size_bytes > 1_000_000
 
 

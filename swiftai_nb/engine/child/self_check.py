@@ -225,7 +225,7 @@ def _draw(folder: Path, dtype: str) -> tuple[np.ndarray, float]:
     conditioning = pipeline.encode_prompt("a red apple", guidance_scale=1.7)
     started_s = time.perf_counter()
     latents = None
-    for step in pipeline.denoise(conditioning, width=128, height=128, steps=8, seed=1):
+    for step in pipeline.denoise(conditioning, steps=8, seed=1):
         latents = step.latents
     if latents is None:
         raise RuntimeError("no step was made")

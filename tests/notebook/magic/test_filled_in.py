@@ -66,7 +66,7 @@ def test_another_prompt_on_a_recipe_is_filled_in_for_itself(shell: Any):
 
 
 def test_a_start_picture_leaves_nothing_open(shell: Any):
-    shell.user_ns["sketch"] = Image.new("RGB", (128, 128), "pink")
+    shell.user_ns["sketch"] = Image.new("RGB", (256, 256), "pink")
     assert imagine(shell, "a cat --image sketch --strength 0.5 --seed 3").recipe.filled_in is None
 
 

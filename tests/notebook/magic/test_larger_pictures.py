@@ -27,11 +27,11 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_upscale_with_a_file_is_remade_from_the_picture(shell: Any, twice: str, tmp_path: Path) -> None:
     made = shell.run_line_magic("imagine", f'a red apple --upscale 2 --upscaler "{twice}" {LOCAL}')
-    assert (made.width, made.recipe.upscaler) == (256, twice)
+    assert (made.width, made.recipe.upscaler) == (512, twice)
     path = made.save(tmp_path / "large.png")
     assert shell.run_line_magic("imagine", f"--from {path} --engine local --quiet").data == made.data
     plan = shell.run_line_magic("imagine", f"--from {path} --engine local --dry-run")
-    assert "256x256 by" in plan["enlarged"]
+    assert "512x512 by" in plan["enlarged"]
     Path(twice).rename(f"{twice}.moved")
     try:
         plan = shell.run_line_magic("imagine", f"--from {path} --engine local --dry-run")
@@ -43,7 +43,7 @@ def test_upscale_with_a_file_is_remade_from_the_picture(shell: Any, twice: str, 
 def test_pictures_are_enlarged_by_a_network_as_a_job(shell: Any, twice: str) -> None:
     two = shell.run_line_magic("imagine", f"a red apple {LOCAL} --count 2")
     large = two.upscale(2, upscaler=twice)
-    assert [picture.width for picture in large] == [256, 256]
+    assert [picture.width for picture in large] == [512, 512]
     assert get_session().queue.jobs[-1].images == tuple(large)
     one = two[1].upscale(2, upscaler=twice)
     assert one.data == large[1].data
@@ -56,8 +56,8 @@ def test_outpaint_is_remade_with_its_picture(shell: Any, tmp_path: Path) -> None
     apple = shell.run_line_magic("imagine", f"a red apple {LOCAL}")
     shell.user_ns["apple"] = apple
     wide = shell.run_line_magic("imagine", f"a red apple --image apple --outpaint left=32,right=10 {LOCAL}")
-    assert (wide.width, wide.height) == (170, 128)
-    assert np.array_equal(np.asarray(wide.pil)[:, 32:160], np.asarray(apple.pil))
+    assert (wide.width, wide.height) == (298, 256)
+    assert np.array_equal(np.asarray(wide.pil)[:, 32:288], np.asarray(apple.pil))
     path = wide.save(tmp_path / "wide.png")
     again = shell.run_line_magic("imagine", f"--from {path} --image apple --engine local --quiet")
     assert again.data == wide.data

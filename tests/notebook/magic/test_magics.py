@@ -245,7 +245,7 @@ def test_unknown_engine(shell: Any) -> None:
 def test_dry_run_does_nothing(shell: Any) -> None:
     plan = imagine(shell, "a fox --dry-run -n 3 --seed 4 --engine local")
     assert plan["model"].startswith("emoji-mini")
-    assert (plan["pictures"], plan["seeds"], plan["size"]) == ("3", "4, 5, 6", "128x128")
+    assert (plan["pictures"], plan["seeds"], plan["size"]) == ("3", "4, 5, 6", "256x256")
     assert "license mit: free to use" in plan["model files"]
     assert plan["memory"].startswith("about ")
     assert get_session().queue.jobs == ()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from IPython.core.error import UsageError
 from PIL import Image
 
+from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.image_input import to_png_bytes
 
 SETTINGS = 30
@@ -27,7 +30,7 @@ def random_line(numbers: random.Random) -> str:
     ]
     optional = (
         f"--guidance {numbers.choice((0, 1, 2.5, 7.25))}",
-        f"--size {numbers.choice((32, 48, 64))}x{numbers.choice((32, 64))}",
+        f"--size {numbers.choice((32, 64, 96))}x{numbers.choice((32, 64))}",
         f"--scheduler {numbers.choice(SCHEDULERS)}",
         '--negative "blurry, dark"',
         f"--clip-skip {numbers.randint(0, 1)}",
@@ -45,6 +48,23 @@ def test_thirty_random_settings_are_remade_byte_for_byte(shell: Any, tmp_path: P
         again = shell.run_line_magic("imagine", f"--from {path} --engine local")
         assert again[0].data == first[0].data, line
         assert path.read_bytes() == first[0].data
+
+
+def test_a_picture_of_the_models_earlier_version_is_the_same_drawing_at_its_present_size(
+    shell: Any, tmp_path: Path
+) -> None:
+    now = shell.run_line_magic("imagine", "a red apple --raw --steps 2 --seed 5 --engine local")
+    recipe = replace(now.recipe, width=128, height=128, model_revision="sha256:of-then")
+    then = GeneratedImage.from_pil(now.pil.resize((128, 128)), recipe=recipe)
+    path = then.save(tmp_path / "old.png")
+    plan = shell.run_line_magic("imagine", f"--from {path} --engine local --dry-run")
+    assert (plan["size"], plan["note"]) == (
+        "256x256", "128x128 is of an earlier version of this model: drawn at 256x256",
+    )  # fmt: skip
+    again = shell.run_line_magic("imagine", f"--from {path} --engine local").only
+    assert np.array_equal(np.asarray(again.pil), np.asarray(now.pil))
+    assert plan["note"] in again.recipe.notes
+    assert (again.recipe.width, again.recipe.height) == (256, 256)
 
 
 def test_a_recipe_that_starts_from_a_picture_asks_for_it(shell: Any) -> None:
@@ -72,7 +92,7 @@ def test_a_recipe_says_by_file_and_size_which_start_picture_it_needs(shell: Any,
 
 def test_a_recipe_keeps_a_small_start_picture_and_with_the_option_any(shell: Any, tmp_path: Path) -> None:
     local = "--engine local --steps 2 --seed 1"
-    shell.user_ns["small"] = Image.new("RGB", (128, 128), "green")
+    shell.user_ns["small"] = Image.new("RGB", (256, 256), "green")
     shell.user_ns["large"] = Image.effect_noise((300, 300), 90)
     shell.user_ns["mask"] = Image.linear_gradient("L")
     for options in ("--image small", "--image large --mask mask --embed-references"):
