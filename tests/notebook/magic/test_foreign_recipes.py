@@ -109,6 +109,6 @@ def test_loras_of_a_graph_that_are_not_here_are_left_out(shell: Any, tmp_path: P
 def test_a_picture_is_enlarged_in_a_cell_with_a_note(shell: Any) -> None:
     apple = shell.run_line_magic("imagine", f"a red apple {LOCAL} --steps 1 --seed 1 --quiet")
     large = apple.upscale(2)
-    assert (large.width, large.recipe.upscaler) == (256, "lanczos")
+    assert (large.width, large.recipe.upscaler) == (512, "lanczos")
     both = shell.run_line_magic("imagine", f"a red apple {LOCAL} --steps 1 --seed 1 --count 2 --quiet")
-    assert [picture.width for picture in both.upscale(1.5, upscaler="lanczos")] == [192, 192]
+    assert [picture.width for picture in both.upscale(1.5, upscaler="lanczos")] == [384, 384]

@@ -133,9 +133,9 @@ def test_from_something_that_is_not_there(shell: Any, source: str, message: str)
 
 
 def test_pasted_settings_hold_unless_the_line_says_otherwise(shell: Any) -> None:
-    body = "a fox\nNegative prompt: dogs\nSteps: 3, Sampler: Euler a, CFG scale: 2, Seed: 12, Size: 48x32"
+    body = "a fox\nNegative prompt: dogs\nSteps: 3, Sampler: Euler a, CFG scale: 2, Seed: 12, Size: 64x32"
     recipe = imagine(shell, "", body).recipe
-    assert (recipe.steps, recipe.seed, recipe.width, recipe.guidance_scale) == (3, 12, 48, 2.0)
+    assert (recipe.steps, recipe.seed, recipe.width, recipe.guidance_scale) == (3, 12, 64, 2.0)
     assert imagine(shell, "--steps 5", body).recipe.steps == 5
 
 
