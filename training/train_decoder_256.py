@@ -133,7 +133,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, x):
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            mean = self.vae.encode(F.avg_pool2d(x, 2)).latent_dist.mean
+            small = F.avg_pool2d(x, x.shape[-1] // self.vae.config.sample_size)
+            mean = self.vae.encode(small).latent_dist.mean
         return mean.float() * networks.SCALING_FACTOR
 
 
