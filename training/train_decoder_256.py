@@ -323,7 +323,7 @@ def train_encoder(*, pictures, minutes=math.inf, lr=4e-4):
     path, place = work_dir() / "encoder_256.pt", device()
     if path.exists() and torch.load(path, weights_only=True, map_location="cpu")["pictures"] >= pictures:
         return True
-    examples, teacher, net = Examples(place, attributes=True), Teacher(place), autoencoder().to(place)
+    examples, teacher, net = Examples(place, attributes=False), Teacher(place), autoencoder().to(place)
     params = [*net.encoder.parameters(), *net.quant_conv.parameters()]
     trainee = Trainee(params, Muon(params, lr=lr, weight_decay=0), path=path, ema=0.98)
     trainee.resume()
