@@ -66,7 +66,7 @@ def picture(stage: Stage) -> None:
 
 def running(stage: Stage) -> None:
     stage.open_more()
-    stage.card.root.get_by_label("Steps", exact=True).fill("120")
+    stage.card.root.get_by_label("Steps", exact=True).fill("400")
     stage.card.imagine("a rocket at night")
     stage.card.confirm()
     stage.card.root.locator(".queue li").first.wait_for(state="attached")
