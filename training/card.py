@@ -12,9 +12,9 @@ ASSET = HERE.parent / "swiftai_nb/assets/emoji-mini"
 MARKS = {
     "single top-1": "100 single subjects: the asked subject is the nearest training picture",
     "single top-5": "the same, among the five nearest",
-    "color": "40 colour prompts: the asked colour",
-    "color of subject": "of these, colour of the subject (20)",
-    "color of background": "of these, colour of the background (20)",
+    "color": "40 color prompts: the asked color",
+    "color of subject": "of these, color of the subject (20)",
+    "color of background": "of these, color of the background (20)",
     "scene top-1": "30 scene prompts: the asked subject is nearest, on that scene",
     "scene top-5": "the same, among the five nearest",
     "count 1-3": "15 counts from one to three: as many connected shapes",
@@ -22,7 +22,7 @@ MARKS = {
 }
 KINDS = {
     "single": "single subjects",
-    "color": "colour prompts",
+    "color": "color prompts",
     "scene": "scene prompts",
     "count": "counts",
     "pair": "pairs",
@@ -43,7 +43,7 @@ parameters, {size_mb:.1f} MB.
 
 ## What to ask for
 
-One of {subjects} subjects, optionally in a colour ({tints}), on a coloured background ({colors}), or in one of
+One of {subjects} subjects, optionally in a color ({tints}), on a colored background ({colors}), or in one of
 {scenes} scenes ({scene_examples}); two, three or four of a thing; two things side by side or one above the other.
 Examples: "a cat", "a red guitar", "a rocket in space", "a slice of pizza, blue background", "three apples",
 "a cat and a dog". The words it was
@@ -51,19 +51,19 @@ trained with are in `trained_words.txt`; other words fall back on the nearest me
 "hound" lie near words it was taught), or on something arbitrary.
 
 Sizes other than {side}x{side} are not supported. Good settings: {steps} steps, guidance {guidance:g}. Lower guidance gives paler
-pictures, from 3 on colours shift, from 4.5 on the ground gets stains. 4 steps draw as well as 10 by the measures below; 2 are a usable sketch.
+pictures, from 3 on colors shift, from 4.5 on the ground gets stains. 4 steps draw as well as 10 by the measures below; 2 are a usable sketch.
 
 ## How well it does
 
 `training/evaluate.py`, 200 fixed prompts with fixed seeds, guidance {eval_guidance}; the figures are what that script
 printed for the packed weights, the pictures are in `training/contact_sheet.webp`, none left out. "Nearest" is by
-gradient histograms and colour layout, features no training stage used, among all {subjects} subjects.
+gradient histograms and color layout, features no training stage used, among all {subjects} subjects.
 
 | measure | {heads} |
 |---|{rule}|
 {rows}
 
-Read these with the contact sheet: with one pose for each subject, a soft picture in the right colours already finds its
+Read these with the contact sheet: with one pose for each subject, a soft picture in the right colors already finds its
 subject, so full marks do not mean that every picture is clear. Likeness is the PSNR of the whole picture to the one the prompt
 stands for in training; it punishes a sharp line in the wrong place more than a blur. The last column is what the
 autoencoder makes of the training pictures themselves, the most the diffusion model could reach. Counts are counted as
@@ -82,7 +82,7 @@ The autoencoder reproduces training pictures of {coded_side} px at {psnr} dB PSN
 - One pose per subject. Seeds change details and the scene's variant, hardly the drawing; `swiftai_nb` therefore adds
   a place chosen by the seed (`attributes.json`) to prompts that name none.
 - More than four of a thing; three different things; other relations than beside and above.
-- Small drawings: two, three or four of a thing, and pairs, keep number, place and colour, and show simple shapes well,
+- Small drawings: two, three or four of a thing, and pairs, keep number, place and color, and show simple shapes well,
   but lose details and faces.
 - Thin shapes (forks, scissors), patterns, and faces and people that differ only in small things are soft or wrong.
 - Prompts of more than 22 words are cut.
@@ -91,7 +91,7 @@ The autoencoder reproduces training pictures of {coded_side} px at {psnr} dB PSN
 ## Training
 
 Data: {subjects} drawings of Microsoft's Fluent Emoji in the 3D style (MIT; npm `@lobehub/fluent-emoji-3d` 1.1.0), composed
-by procedure onto plain colours and procedural scenes, with captions from hand-picked names; vocabulary from
+by procedure onto plain colors and procedural scenes, with captions from hand-picked names; vocabulary from
 emojibase-data 17.0.0 (MIT). Token vectors: a projection of all-MiniLM-L6-v2's word embeddings (Apache-2.0). No
 photographs, no personal data, no scraped pictures.
 
@@ -106,7 +106,7 @@ the way to its result); about four and a half hours on two busy CPU cores, and t
 Weights are int8 with one scale per output channel (`training/pack.py`; against the unpacked model pictures agree to 40 dB
 and better); `unpack` gives an ordinary diffusers folder.
 
-## Licence
+## License
 
 The weights are MIT, like `swiftai_nb`. Notices for the works they were learned from are in NOTICE; a copy of the
 Apache License 2.0 is beside this file.
