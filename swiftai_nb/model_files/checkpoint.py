@@ -190,8 +190,9 @@ def _open_flux(
     path: Path, own: Mapping[str, ComponentFiles], base: Path | None, *, prefer_half: bool
 ) -> Checkpoint:
     shapes = _shapes(own["transformer"])
-    given = next((shapes[n][1] for n in ("img_in.weight", "x_embedder.weight") if n in shapes), None)
-    made = next((shapes[n][0] for n in ("final_layer.linear.weight", "proj_out.weight") if n in shapes), None)
+    layers = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    given = next((layers[n][1] for n in ("img_in.weight", "x_embedder.weight") if n in layers), None)
+    made = next((layers[n][0] for n in ("final_layer.linear.weight", "proj_out.weight") if n in layers), None)
     if given is not None and made is not None and given != made:
         name = _FLUX_EDITORS.get(given, f"a FLUX.1 model with {given} input channels")
         raise UnsupportedModelError(

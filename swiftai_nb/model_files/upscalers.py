@@ -227,14 +227,15 @@ def _rrdb(
     file: Path, names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], size_bytes: int
 ) -> UpscalerFile:
     first, last = shapes["conv_first.weight"], shapes.get("conv_last.weight", ())
+    inner = shapes["body.0.rdb1.conv1.weight"]
     unshuffle = _patch(first[1] if len(first) == 4 else 0)
     upsamplings = len([name for name in names if re.fullmatch(r"conv_up\d\.weight", name)])
-    if unshuffle is None or len(last) != 4 or last[0] != 3 or 2**upsamplings % unshuffle:
+    has_shapes = len(inner) == len(last) == 4
+    if unshuffle is None or not has_shapes or last[0] != 3 or 2**upsamplings % unshuffle:
         raise UnsupportedModelError(
             f"{file.name} is an upscaler, but not from RGB pictures to RGB pictures", hint=_CHOOSE
         )
     indexes = {int(m[1]) for name in names if (m := re.match(r"body\.(\d{1,6})\.rdb1\.", name))}
-    growth = shapes["body.0.rdb1.conv1.weight"][0]
     _check_sizes(file, features=first[0], blocks=len(indexes))
     return UpscalerFile(
         path=file,
@@ -242,7 +243,7 @@ def _rrdb(
         scale=2**upsamplings // unshuffle,
         features=first[0],
         blocks=len(indexes),
-        growth=growth,
+        growth=inner[0],
         unshuffle=unshuffle,
         upsamplings=upsamplings,
         names=names,

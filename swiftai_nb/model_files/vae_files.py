@@ -112,8 +112,10 @@ def _diffusers_config(shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict
     """The fields of `config.json` from shapes in diffusers' names."""
     levels = _count(shapes, r"encoder\.down_blocks\.(\d+)\.")
     convolutions = [f"encoder.down_blocks.{level}.resnets.0.conv1.weight" for level in range(levels)]
-    if not levels or not all(len(shapes.get(name, ())) == 4 for name in convolutions):
-        raise _not_one(path, "parts of its encoder are missing")
+    if not levels or not all(
+        len(shapes.get(name, ())) == 4 for name in (*convolutions, "decoder.conv_in.weight")
+    ):
+        raise _not_one(path, "parts of its encoder or decoder are missing")
     return {
         "block_out_channels": [shapes[name][0] for name in convolutions],
         "layers_per_block": _count(shapes, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),

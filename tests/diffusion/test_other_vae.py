@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused(tiny, sd15_folder, tmp_path):
         ({"decoder.layers.0.weight": (64, 4, 3, 3)}, "has no encoder"),
         ({"x": (3,)}, "tensors have other names"),
         ({"decoder.mid_block.resnets.0.norm1.weight": (3,), "decoder.conv_in.weight": (3, 4, 3, 3),
-          "encoder.x": (1,)}, "parts of its encoder are missing"),
+          "encoder.x": (1,)}, "parts of its encoder or decoder are missing"),
     ):  # fmt: skip
         write_safetensors(tmp_path / "x.safetensors", {k: np.zeros(s, np.float32) for k, s in arrays.items()})
         with pytest.raises(InvalidModelFilesError, match=why):

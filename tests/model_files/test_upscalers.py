@@ -133,3 +133,10 @@ def test_hostile_headers_are_one_error_at_once(tmp_path, shapes):
     with pytest.raises(AIError):
         load_upscaler(tmp_path / "x.safetensors")
     assert time.process_time() - began < 2.0
+
+
+def test_a_convolution_without_axes_is_one_error(tmp_path):
+    tensors = files.rrdb_tensors(scale=2)
+    tensors["body.0.rdb1.conv1.weight"] = tensors["body.0.rdb1.conv1.weight"].reshape(-1)[0]
+    with pytest.raises(UnsupportedModelError, match="not from RGB"):
+        read_upscaler(files.write_upscaler(tmp_path / "a.safetensors", tensors))
