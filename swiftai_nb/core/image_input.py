@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_FILE_BYTES = 1_000_000_000  # of a picture's file
+MAX_PICTURE_SIDE = 65_535  # as in JPEG
 
 # What Pillow raises, or warns of, for data that makes no sense.
 DAMAGED = (
@@ -132,7 +133,22 @@ def open_image_file(source: bytes | str | os.PathLike[str]) -> tuple[bytes, Imag
         _check_file(path)
     with readable(source):
         data = path if isinstance(path, bytes) else path.read_bytes()
-        return data, PILImage.open(io.BytesIO(data))
+        picture = PILImage.open(io.BytesIO(data))
+    check_sides(picture.size)
+    return data, picture
+
+
+def check_sides(size: tuple[int, int]) -> None:
+    """Refuses pictures whose decoding takes many seconds for few bytes: Pillow reads row by row.
+
+    Raises:
+        InvalidInputError: a side is longer than MAX_PICTURE_SIDE.
+    """
+    if max(size) > MAX_PICTURE_SIDE:
+        raise InvalidInputError(
+            f"a picture of {size[0]}x{size[1]} is too long, {MAX_PICTURE_SIDE} pixels is the limit",
+            hint=_HINT,
+        )
 
 
 def _check_file(path: Path) -> None:

@@ -166,7 +166,7 @@ _Row = tuple[float, bool, float, float]  # pixels, guided, step_s, fixed_s
 def _checked_row(row: tuple[object, ...]) -> _Row | None:
     """A row of the timings; None when a value is of another type, as in a file that others wrote."""
     pixels, guided, step_s, fixed_s = map(_stored, row)
-    if not pixels or guided is None or step_s is None or fixed_s is None:
+    if pixels is None or pixels < 1 or guided is None or step_s is None or fixed_s is None:
         return None
     return pixels, bool(guided), step_s, fixed_s
 

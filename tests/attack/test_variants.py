@@ -7,7 +7,9 @@ import dataclasses
 import functools
 import json
 import os
+import struct
 import types
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +222,21 @@ def test_numbers_too_large_for_a_float_are_one_error_or_left_out(tmp_path: Path)
 def test_margins_in_odd_blanks_are_read_or_one_error(text: str) -> None:
     with only(AIError, target="variants: margins"):
         Outpaint.of(text)
+
+
+@pytest.mark.parametrize("size", [(1, 15_000_000), (15_000_000, 1)])
+def test_a_picture_of_one_line_of_pixels_is_one_error(tmp_path: Path, size: tuple[int, int]) -> None:
+    chunk = zlib.compress(b"\0" * 100)
+    header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", chunk), (b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+    for read in (GeneratedImage.open, to_pil, mask_to_png_bytes):
+        with only(InvalidInputError, target="variants: long pictures"):
+            read(tmp_path / "a.png")
+            raise AssertionError("it was accepted")

@@ -97,3 +97,12 @@ def test_a_stored_value_of_another_type_costs_only_itself(tmp_path, table, colum
     timings.record(KEY, steps=1, denoising_s=1.0, fixed_s=0.0)
     timings.record_load("sd-1.5", 1.0)
     assert timings.estimate_s(KEY, steps=1, cold=True) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("pixels", [0, 1e-311, 0.5])
+def test_a_row_of_less_than_one_pixel_is_left_out(tmp_path, pixels):
+    Timings(tmp_path / "timings.sqlite").record(KEY, steps=1, denoising_s=1.0, fixed_s=0.0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "timings.sqlite")) as db:
+        db.execute("UPDATE timings SET pixels = ?", (pixels,))
+        db.commit()
+    assert Timings(tmp_path / "timings.sqlite").estimate_s(KEY, steps=1) is None

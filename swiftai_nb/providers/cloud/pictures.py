@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, GenerationFailedError, InvalidInputError
-from swiftai_nb.core.image_input import to_pil
+from swiftai_nb.core.image_input import MAX_PICTURE_SIDE, to_pil
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,6 +62,8 @@ def decode_picture(data: bytes, provider: str) -> Image:
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise _broken(provider, error) from None
+    if max(picture.size) > MAX_PICTURE_SIDE:
+        raise GenerationFailedError(f"{provider} sent a picture that is too large to open", hint=OTHER_MODEL)
     try:
         picture.load()
     except (OSError, SyntaxError, ValueError) as error:
