@@ -63,10 +63,9 @@ build/home/diffusionkit: | $(VENV)/.test
 
 # Everything that shows the bundled model, made again: tutorials, README's film, stills, sheets of the widget's states. It needs
 # Chromium. Look at all of it before you commit.
-pictures: export SWIFTAI_HOME = $(CURDIR)/build/home/pictures
-pictures: export HF_HUB_CACHE = $(SWIFTAI_HOME)/hub
+pictures: export HOME = $(CURDIR)/build/home/pictures
 pictures: $(VENV)/.test
-	rm -rf $(SWIFTAI_HOME)
+	rm -rf build/home/pictures && mkdir -p build/home/pictures
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 	$(BIN)/python -m tests.browser.film
