@@ -30,12 +30,14 @@ class Target:
         machine: as `platform.machine` says it.
         cpu_flags: what /proc/cpuinfo must list, and what the compiler may use.
         has_bfloat16: whether it multiplies in bfloat16 as well.
+        on_request: whether it is used only where OFF_VARIABLE names it: it was never run on such a processor.
     """
 
     name: str
     machine: str
     cpu_flags: tuple[str, ...]
     has_bfloat16: bool = False
+    on_request: bool = False
 
     @property
     def path(self) -> Path:
@@ -45,7 +47,8 @@ class Target:
     @property
     def options(self) -> tuple[str, ...]:
         """Of the compiler."""
-        return tuple(f"-m{flag.replace('avx512_bf16', 'avx512bf16')}" for flag in self.cpu_flags)
+        names = {"avx512_bf16": "avx512bf16", "amx_tile": "amx-tile", "amx_bf16": "amx-bf16"}
+        return tuple(f"-m{names.get(flag, flag)}" for flag in self.cpu_flags)
 
 
 _AVX2 = ("avx2", "fma", "f16c")
@@ -56,6 +59,9 @@ TARGETS = (
     Target("avx512", "x86_64", _AVX512),
     Target("avx2", "x86_64", _AVX2),
     Target("neon", "aarch64", ()),
+    Target(
+        "amx", "x86_64", (*_AVX512, "avx512_bf16", "amx_tile", "amx_bf16"), has_bfloat16=True, on_request=True
+    ),
 )
 _OPTIONS = (
     "-O3", "-std=gnu11", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
@@ -79,9 +85,11 @@ class Choice:
 
 def choose_library() -> Choice:
     """The best library that was built and that this processor can run."""
-    if os.environ.get(OFF_VARIABLE, "").strip().lower() in ("off", "0", "no", "false"):
+    asked = os.environ.get(OFF_VARIABLE, "").strip().lower()
+    if asked in ("off", "0", "no", "false"):
         return Choice(None, f"turned off by {OFF_VARIABLE}", f"unset {OFF_VARIABLE}")
-    fitting = fitting_targets()
+    fitting = [target for target in fitting_targets() if not target.on_request or target.name == asked]
+    fitting.sort(key=lambda target: target.name != asked)
     if not fitting:
         return Choice(None, f"none for {sys.platform} on {platform.machine()} with this processor")
     built = [target for target in fitting if target.path.exists()]
@@ -95,10 +103,12 @@ def bfloat16_is_faster() -> bool:
     """Whether products of bfloat16 are the faster ones here.
 
     AMD's processors take as long for an instruction with 32 products of bfloat16 as for one with 16 of
-    float32; Intel's with AVX512_BF16 four times as long (those with AMX have another unit, not used here).
+    float32; Intel's with AVX512_BF16 four times as long. AMX, Intel's other unit, should be faster by far.
     """
     target = choose_library().target
-    return target is not None and target.has_bfloat16 and _cpu_facts().get("vendor_id") == "AuthenticAMD"
+    if target is None or not target.has_bfloat16:
+        return False
+    return target.on_request or _cpu_facts().get("vendor_id") == "AuthenticAMD"
 
 
 def resolve_precision(precision: str | None) -> str:

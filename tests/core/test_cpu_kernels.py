@@ -19,7 +19,8 @@ ZEN_4, SKYLAKE, HASWELL, OLD = (
         ("GenuineIntel", ("sse2",)),
     )
 )
-EMERALD_RAPIDS = {**ZEN_4, "vendor_id": "GenuineIntel"}
+COOPER_LAKE = {**ZEN_4, "vendor_id": "GenuineIntel"}
+SAPPHIRE_RAPIDS = {"vendor_id": "GenuineIntel", "flags": " ".join(TARGETS[-1].cpu_flags)}
 
 
 @pytest.fixture
@@ -42,7 +43,8 @@ def machine(monkeypatch, tmp_path):
     ("facts", "name", "automatic", "bfloat16"),
     [
         (ZEN_4, "avx512_bf16", "bfloat16", "bfloat16"),
-        (EMERALD_RAPIDS, "avx512_bf16", "float32", "bfloat16"),
+        (COOPER_LAKE, "avx512_bf16", "float32", "bfloat16"),
+        (SAPPHIRE_RAPIDS, "avx512_bf16", "float32", "bfloat16"),
         (SKYLAKE, "avx512", "float32", "float32"),
         (HASWELL, "avx2", "float32", "float32"),
     ],
@@ -54,6 +56,18 @@ def test_each_processor_gets_its_library_and_its_precision(machine, facts, name,
     assert target.name == name
     found = [cpu_kernels.resolve_precision(p) for p in (None, "auto", "float32", "bfloat16")]
     assert found == [automatic, automatic, "float32", bfloat16]
+
+
+def test_amx_is_used_where_it_is_asked_for_and_there(machine, monkeypatch):
+    for facts, name, precision in (
+        (SAPPHIRE_RAPIDS, "amx", "bfloat16"),
+        (COOPER_LAKE, "avx512_bf16", "float32"),
+    ):
+        machine(facts)
+        monkeypatch.setenv("SWIFTAI_CPU_KERNELS", "amx")
+        target = cpu_kernels.choose_library().target
+        assert target is not None
+        assert (target.name, cpu_kernels.resolve_precision("auto")) == (name, precision)
 
 
 def test_other_machines_compute_in_float32_with_numpy(machine):

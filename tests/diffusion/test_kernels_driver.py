@@ -19,6 +19,9 @@ SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undef
 TARGETS = {target.name: target.options for target in cpu_kernels.fitting_targets()[:1]} | {
     "vectors of four": ()
 }
+# AMX's tiles, in C, where the rest of its library can run.
+if "avx512_bf16" in TARGETS:
+    TARGETS["tiles"] = (*TARGETS["avx512_bf16"], "-DEMULATED_TILES")
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernels are for Linux")
 

@@ -79,6 +79,8 @@ def open_library(path: Path) -> Kernels:
     loaded.source_digest.restype = ctypes.c_char_p
     if loaded.source_digest().decode() != source_digest():
         raise OSError("it was compiled from other sources")
+    if not loaded.permitted():
+        raise OSError("the system does not permit it the processor's tiles")
     name = path.stem.removeprefix("kernels_")
     return Kernels(name, loaded, int(loaded.tile_width()), bool(loaded.half_products()))
 

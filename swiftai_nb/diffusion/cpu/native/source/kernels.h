@@ -27,6 +27,12 @@
 #define LANES 4
 #define VECTORS 4
 #endif
+#if defined(__AMX_BF16__) || defined(EMULATED_TILES)
+#define TILES 1
+#include "tiles.h"
+#else
+#define TILES 0
+#endif
 #define ROWS 6
 #define WIDTH (LANES * VECTORS) /* columns of a register tile of ROWS rows */
 #if defined(__AVX512BF16__)
@@ -213,7 +219,9 @@ INLINE vec round_pairs(vec a, vec b) {
 INLINE void multiply(vec acc[ROWS][VECTORS], const void *const rows[ROWS], const void *panel, long inner, int half,
                      int vectors) {
     if (half) {
-#if HALF_PRODUCTS
+#if HALF_PRODUCTS && TILES
+        multiply_tiles((float *)acc, (const bf16 *const *)rows, ROWS, panel, inner, vectors);
+#elif HALF_PRODUCTS
         const bf16 *b = panel;
         const bf16 *p0 = rows[0], *p1 = rows[1], *p2 = rows[2], *p3 = rows[3], *p4 = rows[4], *p5 = rows[5];
         for (long k = 0; k < inner; k += 2, b += 2 * WIDTH) {

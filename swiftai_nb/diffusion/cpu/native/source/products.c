@@ -180,5 +180,13 @@ EXPORT void conv(const float *x, const void *weight, int kind, const float *bias
 // What the caller must know to make panels and scratch buffers.
 EXPORT int tile_width(void) { return WIDTH; }
 EXPORT int half_products(void) { return HALF_PRODUCTS; }
+// Whether this process may use what the library needs of the processor.
+EXPORT int permitted(void) {
+#if TILES
+    return tiles_permitted();
+#else
+    return 1;
+#endif
+}
 // Of the sources and options this was compiled from, to recognize a library that is older than they are.
 EXPORT const char *source_digest(void) { return SOURCE_DIGEST; }
