@@ -43,8 +43,8 @@ def test_an_empty_prompt_is_refused_at_the_prompt_and_the_examples_stay(
     assert card.violations() == []
     examples.first.click()
     assert field.input_value() == shown[0], "an example mends it"
-    assert field.get_attribute("aria-invalid") is None
     card.root.locator(".error-note").wait_for(state="hidden")
+    assert field.get_attribute("aria-invalid") is None
 
 
 def test_a_failed_download_says_so_beside_its_button_which_tries_again(
