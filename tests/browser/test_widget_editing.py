@@ -30,8 +30,10 @@ _PASTE = f"""(element, [data, type]) => {{ {_TRANSFER}
 }}"""
 
 
-def open_card(open_notebook: OpenNotebook, *more: str, **options: object) -> tuple[NotebookPage, Card]:
-    notebook = open_notebook([SETUP, *more], **options)
+def open_card(
+    open_notebook: OpenNotebook, *more: str, setup: str = SETUP, **options: object
+) -> tuple[NotebookPage, Card]:
+    notebook = open_notebook([setup, *more], **options)
     run_cell(notebook, 0)
     card = Card(notebook.page)
     notebook.wait_idle()

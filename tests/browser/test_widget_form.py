@@ -7,21 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.jupyter import NotebookPage, OpenNotebook
+from tests.browser.jupyter import OpenNotebook
 from tests.browser.test_widget import run_cell
-from tests.browser.widget_page import Card
-
-SETUP = "from swiftai_nb import ImagineWidget\nwidget = ImagineWidget(seed=11)\nwidget"
-
-
-def open_card(
-    open_notebook: OpenNotebook, *more: str, setup: str = SETUP, **options: object
-) -> tuple[NotebookPage, Card]:
-    notebook = open_notebook([setup, *more], **options)
-    run_cell(notebook, 0)
-    card = Card(notebook.page)
-    notebook.wait_idle()
-    return notebook, card
+from tests.browser.test_widget_editing import open_card
 
 
 @pytest.mark.parametrize("prompt", ["", "   "], ids=["empty", "blank"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, GenerationFailedError, InvalidInputError
-from swiftai_nb.core.image_input import MAX_PICTURE_SIDE, to_pil
+from swiftai_nb.core.image_input import check_sides, to_pil
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,19 +51,18 @@ def decode_picture(data: bytes, provider: str) -> Image:
 
     try:
         picture = PILImage.open(io.BytesIO(data))
+        check_sides(picture.size)
     except UnidentifiedImageError:
         raise GenerationFailedError(
             f"{provider} answered with something that is not a picture",
             hint=OTHER_MODEL,
         ) from None
-    except PILImage.DecompressionBombError:
+    except (PILImage.DecompressionBombError, InvalidInputError):
         raise GenerationFailedError(
             f"{provider} sent a picture that is too large to open", hint=OTHER_MODEL
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise _broken(provider, error) from None
-    if max(picture.size) > MAX_PICTURE_SIDE:
-        raise GenerationFailedError(f"{provider} sent a picture that is too large to open", hint=OTHER_MODEL)
     try:
         picture.load()
     except (OSError, SyntaxError, ValueError) as error:
