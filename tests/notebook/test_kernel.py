@@ -137,7 +137,7 @@ def started_kernel() -> Iterator[Kernel]:
 def kernel(started_kernel: Kernel, steps_file: Path) -> Kernel:
     """The kernel with a generator of its own."""
     _, client = started_kernel
-    client.execute_interactive(SETUP + COUNT_STEPS.format(path=str(steps_file)), timeout=PATIENCE_S)
+    run(client, SETUP + COUNT_STEPS.format(path=str(steps_file)))
     return started_kernel
 
 
@@ -165,11 +165,18 @@ def reply_to(client: Any, message_id: str) -> dict[str, Any]:
             return content
 
 
-def value(client: Any, expression: str) -> str:
-    """The repr of an expression; asked again while the kernel still aborts what followed an error."""
+def run(client: Any, source: str, **options: Any) -> dict[str, Any]:
+    """The reply of a cell, sent again while the kernel still aborts what followed an error."""
     reply: dict[str, Any] = {"status": "aborted"}
     while reply["status"] == "aborted":
-        reply = reply_to(client, client.execute("", user_expressions={"x": expression}, silent=True))
+        reply = reply_to(client, client.execute(source, **options))
+    assert reply["status"] == "ok", reply
+    return reply
+
+
+def value(client: Any, expression: str) -> str:
+    """The repr of an expression."""
+    reply = run(client, "", user_expressions={"x": expression}, silent=True)
     answer: str = reply["user_expressions"]["x"]["data"]["text/plain"]
     return answer
 
@@ -192,7 +199,7 @@ def test_interrupt_cancels_in_every_blocking_form(
     assert re.fullmatch(line, reply["traceback"][0]), reply["traceback"]
     _, client = kernel
     assert value(client, "all(job.state.is_final for job in get_session().queue.jobs)") == "True"
-    assert reply_to(client, client.execute("%imagine a fox"))["status"] == "ok"
+    run(client, "%imagine a fox")
 
 
 def test_interrupt_keeps_what_is_made(kernel: Kernel, steps_file: Path) -> None:
@@ -208,21 +215,17 @@ def test_interrupt_keeps_what_is_made(kernel: Kernel, steps_file: Path) -> None:
 
 def test_cancelled_grid_goes_on(kernel: Kernel, steps_file: Path) -> None:
     _, client = kernel
-    cell = "grid = %imagine a fox --grid steps=10,20,40"
+    cell = "grid = %imagine a fox --grid steps=10,20,400"
     interrupted(kernel, cell, steps_file, after_steps=15)
-    client.execute_interactive(
-        "fake.step_duration_s = 0\nbefore = len(get_session().queue.jobs)", timeout=PATIENCE_S
-    )
-    assert reply_to(client, client.execute(cell))["status"] == "ok"
+    run(client, "fake.step_duration_s = 0\nbefore = len(get_session().queue.jobs)")
+    run(client, cell)
     assert value(client, "len(grid)") == "3"
     assert int(value(client, "len(get_session().queue.jobs) - before")) <= 2
 
 
 def test_unloading_in_mid_job_ends_it(kernel: Kernel) -> None:
     _, client = kernel
-    client.execute_interactive(
-        "job = %imagine --bg --steps 900 a fox\n%unload_ext swiftai_nb", timeout=PATIENCE_S
-    )
+    run(client, "job = %imagine --bg --steps 900 a fox\n%unload_ext swiftai_nb")
     assert value(client, "job.wait(30), str(job.state)") == "(True, 'cancelled')"
 
 

@@ -42,7 +42,9 @@ def test_pictures_in_both_precisions_differ_little_and_say_what_they_are(provide
     exact, rounded, again = (draw(provider, precision) for precision in ("float32", "bfloat16", "bfloat16"))
     assert (exact.recipe.dtype, rounded.recipe.dtype) == ("float32", "bfloat16")
     first, second = (np.asarray(image.pil).astype(int) for image in (exact, rounded))
-    assert 0 < np.abs(first - second).max() <= 16
+    difference = np.abs(first - second)
+    assert 0 < difference.mean() < 0.5, "of 255"
+    assert difference.max() <= 40, "single pixels of an edge that moved"
     assert np.array_equal(np.asarray(rounded.pil), np.asarray(again.pil))
     assert rounded.recipe.to_config().precision == "bfloat16"
     assert np.array_equal(np.asarray(draw(provider, "float32").pil), np.asarray(exact.pil))
