@@ -103,18 +103,22 @@ class GeneratedImage:
         """
         data, picture = open_image_file(path)
         with picture, readable(path):
+            picture.load()  # first: a damaged file is refused here, not when it is shown
             recipe = Recipe.find(picture)
-            picture.load()  # a damaged file is refused here, not when it is shown
             if picture.format == "PNG":
                 return cls(data=data, width=picture.width, height=picture.height, recipe=recipe)
             return cls.from_pil(picture, recipe=recipe)
 
     @property
     def pil(self) -> Image:
-        """The picture as a PIL image, RGB; transparent parts over white."""
+        """The picture as a PIL image, RGB; transparent parts over white.
+
+        Raises:
+            InvalidInputError: `data` is damaged.
+        """
         from PIL import Image as PILImage
 
-        with PILImage.open(io.BytesIO(self.data)) as picture:
+        with readable(self.data), PILImage.open(io.BytesIO(self.data)) as picture:
             return to_pil(picture) if picture.mode == "RGBA" else picture.convert("RGB")
 
     @property

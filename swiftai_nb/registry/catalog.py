@@ -24,7 +24,8 @@ __all__ = ["CATALOG", "bundled_folder", "bundled_names", "catalog", "find"]
 
 def catalog() -> tuple[DiffusionModelInfo, ...]:
     """All models known by name: the built-in ones and those that providers of other packages add."""
-    return (*CATALOG, *_added_models())
+    built_in = (_with_file_defaults(info) if info.bundled else info for info in CATALOG)
+    return (*built_in, *_added_models())
 
 
 def _added_models() -> tuple[DiffusionModelInfo, ...]:
@@ -58,11 +59,10 @@ def find(name: str, *, own: Iterable[DiffusionModelInfo] = ()) -> DiffusionModel
 
 def _search(wanted: str, entries: Iterable[DiffusionModelInfo]) -> DiffusionModelInfo | None:
     entries = tuple(entries)
-    return next((info for names in (_ids, _other_names) for info in entries if wanted in names(info)), None)
-
-
-def _ids(info: DiffusionModelInfo) -> set[str]:
-    return {info.id.casefold()}
+    for info in entries:
+        if info.id.casefold() == wanted:
+            return info
+    return next((info for info in entries if wanted in _other_names(info)), None)
 
 
 def _other_names(info: DiffusionModelInfo) -> set[str]:
@@ -74,7 +74,7 @@ def _other_names(info: DiffusionModelInfo) -> set[str]:
 
 def _not_found(name: str, entries: tuple[DiffusionModelInfo, ...]) -> ModelNotFoundError:
     wanted, models = name.strip().casefold(), [info for info in entries if info.kind == "model"]
-    known = {n: info.id for info in models for n in (*_ids(info), *_other_names(info))}
+    known = {n: info.id for info in models for n in (info.id.casefold(), *_other_names(info))}
     listed = ", ".join(info.id for info in models)
     families = ", ".join(DiffusionVariant)
     other, path_like = family_of_name(wanted), wanted.startswith((".", "/", "~"))
@@ -104,9 +104,11 @@ def not_found_at(path: Path, *, error: ModelNotFoundError) -> ModelNotFoundError
     return error
 
 
+@lru_cache(maxsize=1)
 def bundled_names() -> frozenset[str]:
     """The names of bundled models, in lower case: no other entry can take them."""
-    return frozenset(name for info in CATALOG if info.bundled for name in (*_ids(info), *_other_names(info)))
+    bundled = [info for info in CATALOG if info.bundled]
+    return frozenset(name for info in bundled for name in (info.id.casefold(), *_other_names(info)))
 
 
 @lru_cache(maxsize=8)

@@ -64,7 +64,7 @@ def make_table(
         reclaimable_bytes: what interrupted downloads hold; shown below the table.
     """
     default = registry.resolve(None).info.id
-    infos = [registry.find(info.id) for info in registry.available_models]
+    infos = registry.available_models
     ordered = sorted(infos, key=lambda info: info.kind != "model")
     every = [ModelRow(info, _installed(registry, info), info.id == default) for info in ordered]
     rows = [row for row in every if has_all or row.installed or is_choice(row.info, infos)]

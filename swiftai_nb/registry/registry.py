@@ -8,12 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import ClassVar
 
-from swiftai_nb.core.errors import (
-    InvalidInputError,
-    InvalidModelFilesError,
-    ModelNotDownloadedError,
-    ModelNotFoundError,
-)
+from swiftai_nb.core.errors import InvalidInputError, ModelNotDownloadedError, ModelNotFoundError
 from swiftai_nb.core.format import format_bytes, format_duration
 from swiftai_nb.core.paths import user_path
 from swiftai_nb.model_files.refusals import MODEL_FILE_SUFFIXES
@@ -22,11 +17,7 @@ from swiftai_nb.registry.catalog import bundled_folder, bundled_names, catalog, 
 from swiftai_nb.registry.entries import folder_info, is_repository_id, repository_info
 from swiftai_nb.registry.file_parts import find_base
 from swiftai_nb.registry.hub_cache import DiskState, ModelOnDisk, find_on_disk, hub_cache_dir
-from swiftai_nb.registry.model_info import (
-    DiffusionModelInfo,
-    DownloadedDiffusionModel,
-    ResolvedModel,
-)
+from swiftai_nb.registry.model_info import DiffusionModelInfo, DownloadedDiffusionModel, ResolvedModel
 from swiftai_nb.registry.user_config import StoredModels, UserConfig, state_dir
 
 __all__ = ["DiffusionModelInfo", "DiffusionModelRegistry", "DownloadedDiffusionModel", "ResolvedModel"]
@@ -44,12 +35,14 @@ class _ClassProperty:
 
 
 class _AvailableModels:
-    """On the class: the catalog. On a registry: with the user's own entries."""
+    """On the class: the catalog. On a registry: with the user's own entries, each id once as `find` does."""
 
     def __get__(
         self, instance: DiffusionModelRegistry | None, owner: type[DiffusionModelRegistry]
     ) -> tuple[DiffusionModelInfo, ...]:
-        return catalog() if instance is None else (*catalog(), *instance.custom_models)
+        own = () if instance is None else instance.custom_models
+        taken = {info.id.casefold() for info in own}
+        return (*(info for info in catalog() if info.id.casefold() not in taken), *own)
 
 
 class DiffusionModelRegistry:
@@ -89,8 +82,8 @@ class DiffusionModelRegistry:
     @property
     def custom_models(self) -> tuple[DiffusionModelInfo, ...]:
         """Entries the user registered, in the order they were added; none takes a bundled model's name."""
-        own = self.user_config.read().entries.values()
-        return tuple(info for info in own if not bundled_names() & {info.id.casefold(), *info.aliases})
+        own, taken = self.user_config.read().entries.values(), bundled_names()
+        return tuple(i for i in own if i.id.casefold() not in taken and taken.isdisjoint(i.aliases))
 
     @property
     def engines(self) -> frozenset[str]:
@@ -125,31 +118,39 @@ class DiffusionModelRegistry:
     def downloaded_model(self, name: str) -> DownloadedDiffusionModel | None:
         """The record of a complete model; None when it is incomplete or unknown."""
         try:
-            info = self.find(name)
+            return self._downloaded(self.find(name))
         except ModelNotFoundError:
             return None
+
+    def _downloaded(self, info: DiffusionModelInfo) -> DownloadedDiffusionModel | None:
         found = self.disk_status(info)
-        return None if found.state is not DiskState.COMPLETE else _downloaded(info, found)
+        if found.state is not DiskState.COMPLETE or found.folder is None:
+            return None
+        newest_s = max((_arrival_s(path) for path in _files_of(info, found.folder)), default=0.0)
+        when = datetime.fromtimestamp(newest_s, tz=timezone.utc)
+        return DownloadedDiffusionModel(
+            info.id, info.name, info.variant, found.folder, when, found.size_bytes, found.revision
+        )
 
     @property
     def all_downloaded_models(self) -> list[DownloadedDiffusionModel]:
         """All complete models, newest first; without the bundled ones."""
-        infos = [info for info in self.available_models if not info.bundled]
-        found = {info.id: self.downloaded_model(info.id) for info in infos}
-        parts = {info.id for info in infos if info.kind == "part"}
+        return [model for _, model in self._all_downloaded()]
+
+    def _all_downloaded(self) -> list[tuple[DiffusionModelInfo, DownloadedDiffusionModel]]:
+        infos = (info for info in self.available_models if not info.bundled)
+        found = [(info, model) for info in infos if (model := self._downloaded(info)) is not None]
         # Parts are files of a model: beside the whole model they are nothing of their own.
-        whole = {m.local_path for name, m in found.items() if m is not None and name not in parts}
-        listed = [
-            m for m in found.values() if m is not None and (m.id not in parts or m.local_path not in whole)
-        ]
-        return sorted(listed, key=lambda m: m.downloaded_at, reverse=True)
+        whole = {model.local_path for info, model in found if info.kind != "part"}
+        listed = [(i, m) for i, m in found if i.kind != "part" or m.local_path not in whole]
+        return sorted(listed, key=lambda entry: entry[1].downloaded_at, reverse=True)
 
     @property
     def total_downloaded_size(self) -> int:
         """Bytes of all complete models; files that several entries share count once."""
         files: dict[Path, int] = {}
-        for model in self.all_downloaded_models:
-            for path in _files_of(self.find(model.id), model.local_path):
+        for info, model in self._all_downloaded():
+            for path in _files_of(info, model.local_path):
                 with contextlib.suppress(FileNotFoundError):  # deleted by another process meanwhile
                     files[path.resolve()] = path.stat().st_size
         return sum(files.values())
@@ -283,10 +284,11 @@ class DiffusionModelRegistry:
         """The known model in this folder, by its name: recipes then work on other machines too."""
         for info in self.available_models:
             is_elsewhere = info.is_downloadable and not folder.is_relative_to(self.cache_dir)
-            if is_elsewhere:
+            if is_elsewhere or info.kind != "model" or info.quantization_bits is not None:
                 continue
-            at = self.local_path(info.id) if info.kind == "model" and info.quantization_bits is None else None
-            if at is not None and Path(at).resolve() == folder:
+            found = self.disk_status(info)
+            is_here = found.folder is not None and found.folder.resolve() == folder
+            if is_here and found.state is DiskState.COMPLETE:
                 return self.resolve(info.id)
         return None
 
@@ -316,7 +318,7 @@ class DiffusionModelRegistry:
 
     def missing_parts(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
         """The parts that an entry requires and that are not complete on disk."""
-        return tuple(p for p in self._parts_of(info) if self.disk_status(p).state is not DiskState.COMPLETE)
+        return tuple(part for part in self._parts_of(info) if not self.is_installed(part))
 
     def _parts_of(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
         return tuple(self.find(name) for name in info.requires)
@@ -330,6 +332,10 @@ class DiffusionModelRegistry:
             return ""
         remaining_s = remaining_bytes / bytes_per_s
         return f"about {format_duration(remaining_s if remaining_s < 60 else round(remaining_s / 60) * 60)}"
+
+    def is_installed(self, info: DiffusionModelInfo) -> bool:
+        """As `is_downloaded`, for a given entry, registered or not."""
+        return self.disk_status(info).state is DiskState.COMPLETE
 
     def disk_status(self, info: DiffusionModelInfo) -> ModelOnDisk:
         """As `on_disk`, for a given entry, registered or not; without its parts a model is partial."""
@@ -356,16 +362,6 @@ def _files_of(info: DiffusionModelInfo, folder: Path) -> list[Path]:
     if info.files:
         return [folder / f.path for f in info.files if (folder / f.path).is_file()]
     return [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.is_file()]
-
-
-def _downloaded(info: DiffusionModelInfo, found: ModelOnDisk) -> DownloadedDiffusionModel:
-    if found.folder is None:
-        raise InvalidModelFilesError(f"{info.id} has no folder", hint="download the model again")
-    newest = max((_arrival_s(p) for p in _files_of(info, found.folder)), default=0.0)
-    when = datetime.fromtimestamp(newest, tz=timezone.utc)
-    return DownloadedDiffusionModel(
-        info.id, info.name, info.variant, found.folder, when, found.size_bytes, found.revision
-    )
 
 
 def _arrival_s(path: Path) -> float:

@@ -76,7 +76,11 @@ class UserConfig:
 
     def read(self) -> StoredModels:
         """What is stored; empty when nothing is, or when the file is broken."""
-        stored = _parse(_read_json(self.path))
+        try:
+            stat = self.path.stat()
+            stored = _read_models(self.path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        except (OSError, ValueError):
+            return StoredModels()
         return StoredModels(dict(stored.entries), stored.default_model)
 
     def update(self, change: Callable[[StoredModels], None]) -> None:
@@ -168,10 +172,13 @@ def _read_version(path: Path, _mtime_ns: int, size_bytes: int, _inode: int) -> d
     return data
 
 
-def _parse(data: dict[str, Any] | None) -> StoredModels:
+@lru_cache(maxsize=8)
+def _read_models(path: Path, mtime_ns: int, size_bytes: int, inode: int) -> StoredModels:
+    return _parse(_read_version(path, mtime_ns, size_bytes, inode))
+
+
+def _parse(data: dict[str, Any]) -> StoredModels:
     stored = StoredModels()
-    if data is None:
-        return stored
     default = data.get("default_model")
     stored.default_model = default if isinstance(default, str) else None
     entries = data.get("entries")

@@ -141,3 +141,7 @@ def test_a_png_with_a_broken_chunk_after_its_pixels_is_one_error(
     for source in (data, tmp_path / "a.png"):
         with pytest.raises(InvalidInputError, match="cannot read a picture"):
             to_pil(source)
+    with pytest.raises(InvalidInputError, match="cannot read a picture"):
+        GeneratedImage.open(tmp_path / "a.png")
+    with pytest.raises(InvalidInputError, match="cannot read a picture"):
+        _ = GeneratedImage(data=data, width=8, height=8).pil

@@ -221,6 +221,16 @@ def _fill_index(folder, count):
     db.close()
 
 
+def test_a_picture_that_is_damaged_behind_its_pixels_costs_itself_alone(tmp_path):
+    """Without a recipe in front of the pixels, Pillow meets the damage while it looks for one."""
+    whole = GeneratedImage.from_pil(Image.new("RGB", (8, 8))).data
+    empty_profile = b"\0\0\0\0iCCP" + zlib.crc32(b"iCCP").to_bytes(4, "big")
+    (tmp_path / "damaged.png").write_bytes(whole[:-12] + empty_profile + whole[-12:])
+    (tmp_path / "whole.png").write_bytes(whole)
+    (entry,) = History(tmp_path)
+    assert entry.image.pil.size == (8, 8)
+
+
 def test_a_damaged_recipe_costs_that_recipe_alone(tmp_path):
     history = History(tmp_path)
     history.append(picture("whole"))

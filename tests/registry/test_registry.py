@@ -19,9 +19,11 @@ from swiftai_nb.core.errors import (
     UnsupportedModelError,
 )
 from swiftai_nb.model_files.variants import DiffusionVariant
+from swiftai_nb.registry import user_config
 from swiftai_nb.registry.catalog import bundled_folder, find
 from swiftai_nb.registry.hub_cache import DiskState, hub_cache_dir
 from swiftai_nb.registry.model_info import DownloadedDiffusionModel
+from swiftai_nb.registry.model_tables import make_table
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 from swiftai_nb.registry.user_config import state_dir
 from tests.model_files.files import write_weights
@@ -261,6 +263,33 @@ def test_builtin_names_cannot_be_taken(registry, tmp_path):
             registry.add_folder(folder, id=name)
     with pytest.raises(InvalidInputError, match="owner/name"):
         registry.add_repository("not a repository", variant=DiffusionVariant.SD_15)
+
+
+def own_entry(name):
+    return replace(find("sd-turbo"), id=name, aliases=(), is_custom=True)
+
+
+def write_own(registry, *entries):
+    registry.home.mkdir()
+    content = {"version": 1, "entries": [info.to_dict() for info in entries]}
+    (registry.home / "models.json").write_text(json.dumps(content))
+
+
+def test_many_own_models_are_read_once_for_a_table(registry, monkeypatch):
+    """400 of them took 34 s: every lookup read all entries."""
+    write_own(registry, *(own_entry(f"mine-{number}") for number in range(50)))
+    parsed = []
+    parse = user_config.info_from_dict
+    monkeypatch.setattr(user_config, "info_from_dict", lambda data: parsed.append(data) or parse(data))
+    assert sum(row.info.is_custom for row in make_table(registry)) == 50
+    assert len(parsed) == 50
+
+
+def test_an_own_entry_of_a_catalog_id_takes_its_place_in_lists(registry):
+    write_own(registry, own_entry("sdxl-turbo"))
+    (listed,) = [info for info in registry.available_models if info.id == "sdxl-turbo"]
+    assert listed == registry.find("sdxl-turbo")
+    assert listed.is_custom
 
 
 def test_folders_follow_the_environment_at_every_call(monkeypatch, tmp_path):

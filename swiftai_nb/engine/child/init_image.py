@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from swiftai_nb.core.control_pictures import control_pixels
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.image_input import DAMAGED
 from swiftai_nb.engine.messages import Generate
 from swiftai_nb.model_files.families import INPAINTING
 from swiftai_nb.model_files.references import ReferenceLimits
@@ -195,11 +196,11 @@ def _shape_notes(mask: tuple[int, int], image: tuple[int, int]) -> tuple[str, ..
 
 
 def _open(data: bytes, name: str) -> Image:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         picture = Image.open(io.BytesIO(data))
         picture.load()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except DAMAGED:
         raise InvalidInputError(f"{name} is not a picture", hint="use PNG, JPEG or WebP bytes") from None
     return picture

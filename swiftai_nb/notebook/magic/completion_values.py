@@ -135,7 +135,7 @@ def installed(kind: str = "") -> list[str]:
     return [
         model.id
         for model in registry.available_models
-        if not model.bundled and kind in ("", model.kind) and registry.is_downloaded(model.id)
+        if not model.bundled and kind in ("", model.kind) and registry.is_installed(model)
     ]
 
 

@@ -152,7 +152,7 @@ def _memory(_: Session) -> Iterator[Finding]:
 
 def _models(session: Session) -> Iterator[Finding]:
     models = [m for m in session.registry.available_models if m.kind == "model"]
-    installed = [m.id for m in models if m.bundled or session.registry.is_downloaded(m.id)]
+    installed = [m.id for m in models if m.bundled or session.registry.is_installed(m)]
     remedy = "" if installed else "%imagine_models download NAME"
     yield Finding("installed models", ", ".join(installed) or "none", remedy)
     yield Finding("default model", session.registry.resolve(None).info.id)

@@ -231,9 +231,7 @@ def field_and_fixes(error: AIError) -> tuple[str, list[float]]:
 def choices(session: Session) -> Choices:
     """What the lists of the form offer now."""
     registry = session.registry
-    here = [
-        one for one in registry.available_models if one.kind != "model" and registry.is_downloaded(one.id)
-    ]
+    here = [one for one in registry.available_models if one.kind != "model" and registry.is_installed(one)]
     loras, upscalers = ([one.id for one in here if one.kind == kind] for kind in ("lora", "upscaler"))
     return {
         "samplers": {

@@ -143,7 +143,7 @@ class ModelPicker:
         problem = self._local_problem()
         # Other engines may need an environment of their own; the picker shows what runs at a click.
         infos = [i for i in registry.available_models if i.kind == "model" and i.engine == "mlx"]
-        local = [self._local_entry(registry.find(info.id), problem) for info in infos]
+        local = [self._local_entry(info, problem) for info in infos]
         return [*local, *self._remote.entries()]
 
     def _refreshed(self) -> list[ModelEntry]:
@@ -160,7 +160,7 @@ class ModelPicker:
         return "" if is_available else "the local engine needs Apple silicon, Linux or Windows"
 
     def _local_entry(self, info: DiffusionModelInfo, problem: str) -> ModelEntry:
-        is_installed = self._session.registry.is_downloaded(info.id)
+        is_installed = self._session.registry.is_installed(info)
         state, text, hint = self._state_of(info, is_installed, problem)
         row: ModelEntry = {
             "id": info.id,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.errors import AIError, GenerationFailedError, InvalidInputError
-from swiftai_nb.core.image_input import check_sides, to_pil
+from swiftai_nb.core.image_input import DAMAGED, check_sides, to_pil
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,11 +61,11 @@ def decode_picture(data: bytes, provider: str) -> Image:
         raise GenerationFailedError(
             f"{provider} sent a picture that is too large to open", hint=OTHER_MODEL
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGED as error:
         raise _broken(provider, error) from None
     try:
         picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGED as error:
         raise _broken(provider, error) from None
     return picture
 
