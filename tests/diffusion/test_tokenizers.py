@@ -1,5 +1,6 @@
 """Tokenizer files that are wrong: one error that names the file, never the library's own or a Rust panic."""
 
+import base64
 import json
 import shutil
 
@@ -10,8 +11,12 @@ import pytest
 from swiftai_nb.core.errors import InvalidModelFilesError
 from swiftai_nb.diffusion.pipelines.text_stage import CLIPTextStage
 from swiftai_nb.diffusion.tokenizers.clip_tokenizer import CLIPTokenizer
+from swiftai_nb.diffusion.tokenizers.fast_tokenizer import tokenizer_errors
 from swiftai_nb.diffusion.tokenizers.qwen_tokenizer import QwenTokenizer
-from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors
+from swiftai_nb.diffusion.tokenizers.sentencepiece_model import (
+    parse_sentencepiece_model,
+    t5_tokenizer_from_sentencepiece,
+)
 from swiftai_nb.diffusion.tokenizers.t5_tokenizer import T5Tokenizer
 from swiftai_nb.model_files.folder import open_model
 from tests.diffusion.parity import tiny_z_image
@@ -86,6 +91,76 @@ def test_a_t5_file_that_is_no_tokenizer_is_one_error(tmp_path, text):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(InvalidModelFilesError, match="tokenizer"):
         T5Tokenizer.from_folder(tmp_path)
+
+
+def changed_json(folder, **changes):
+    """The tiny T5's `tokenizer.json`, with other values at its top level."""
+    write_t5_tokenizer(folder)
+    t5_tokenizer_from_sentencepiece(folder / "spiece.model").save(str(folder / "tokenizer.json"))
+    change(folder / "tokenizer.json", **changes)
+    return folder / "tokenizer.json"
+
+
+def precompiled(charsmap):
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
+
+
+HUGE_TRIE = (4_000_000_000).to_bytes(4, "little") + bytes(60)
+
+
+@pytest.mark.parametrize("charsmap", [HUGE_TRIE, b"", b"\1\0", (6).to_bytes(4, "little") + bytes(20)])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_table_of_normalizations_is_measured_before_it_is_read(tmp_path, charsmap, depth):
+    """The library allocates what the table says: gigabytes, or the end of the process."""
+    normalizer = precompiled(charsmap)
+    for _ in range(depth):
+        normalizer = {"type": "Sequence", "normalizers": [{"type": "NFC"}, normalizer]}
+    file = changed_json(tmp_path, normalizer=normalizer)
+    with pytest.raises(InvalidModelFilesError, match="whose trie has"):
+        T5Tokenizer.from_folder(tmp_path)
+    escaped = file.read_text().replace("precompiled_charsmap", "\\u0070recompiled_charsmap")
+    file.write_text(escaped)
+    with pytest.raises(InvalidModelFilesError, match="whose trie has"):
+        T5Tokenizer.from_folder(tmp_path)
+
+
+def test_a_sentencepiece_table_of_normalizations_is_measured_before_it_is_read(tmp_path):
+    data = SPIECE.read_bytes()
+    model = parse_sentencepiece_model(data)
+    at = data.index(model.charsmap)
+    (tmp_path / "spiece.model").write_bytes(data[:at] + HUGE_TRIE[:4] + data[at + 4 :])
+    with pytest.raises(InvalidModelFilesError, match="whose trie has"):
+        T5Tokenizer.from_folder(tmp_path)
+
+
+def test_a_vocabulary_without_an_unknown_token_fails_with_one_error(tmp_path):
+    vocabulary = [["<pad>", 0.0], ["</s>", 0.0], ["a", -1.0]]
+    changed_json(tmp_path, model={"type": "Unigram", "unk_id": None, "vocab": vocabulary})
+    tokenizer = T5Tokenizer.from_folder(tmp_path)
+    for call in (
+        lambda: tokenizer(["ж"], max_length=8),
+        lambda: tokenizer.token_count("ж"),
+        lambda: tokenizer.cut_text("ж", max_length=8),
+    ):
+        with pytest.raises(InvalidModelFilesError, match="the model's tokenizer fails at this prompt"):
+            call()
+
+
+def test_a_pattern_that_backtracks_without_end_is_one_error(tmp_path):
+    pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    changed_json(tmp_path, normalizer=None, pre_tokenizer=pattern)
+    with pytest.raises(InvalidModelFilesError, match="fails at this prompt"):
+        T5Tokenizer.from_folder(tmp_path)(["a" * 60 + "b"], max_length=8)
+
+
+def test_half_an_emoji_in_an_added_token_is_one_error(tmp_path):
+    tiny_z_image.write_tokenizer(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    decoder = json.loads(file.read_text())["added_tokens_decoder"]
+    decoder[min(decoder)]["content"] = "<|\ud83d"
+    change(file, added_tokens_decoder=decoder)
+    with pytest.raises(InvalidModelFilesError, match="cannot read the tokenizer"):
+        QwenTokenizer.from_folder(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80" * 2_000_000, SPIECE.read_bytes()[:500], b"\x0a\x05abc"])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors, without_surrogates
+from swiftai_nb.diffusion.tokenizers.fast_tokenizer import encode, tokenizer_errors, without_surrogates
 from swiftai_nb.model_files.json_file import read_json_object
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class CLIPTokenizer:
         return found + self._encoded(text[end:], end)
 
     def _encoded(self, text: str, start: int) -> list[tuple[tuple[int, ...], int]]:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding = encode(self._tokenizer, text, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [((token,), start + offset) for token, (offset, _) in pairs]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidModelFilesError, UnsupportedModelError
-from swiftai_nb.diffusion.tokenizers.sentencepiece_model import tokenizer_errors, without_surrogates
+from swiftai_nb.diffusion.tokenizers.fast_tokenizer import encode, read_tokenizer_json, tokenizer_errors
 from swiftai_nb.model_files.json_file import read_json_object
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class QwenTokenizer:
         config = read_json_object(folder / "tokenizer_config.json")
         _check_template(folder, config)
         if (folder / "tokenizer.json").is_file():
-            tokenizer = _read_tokenizer_json(folder / "tokenizer.json")
+            tokenizer = read_tokenizer_json(folder / "tokenizer.json")
             if str(config.get("tokenizer_class", "")).startswith("Qwen2Tokenizer"):
                 _split_as_qwen(tokenizer)  # whatever the file has, as transformers does
             return cls(tokenizer)
@@ -93,10 +93,7 @@ class QwenTokenizer:
             pad_to: the least L; else rows are as long as the longest one.
         """
         after = _AFTER if thinking else _AFTER + _NO_THINKING
-        rows = [
-            self._tokenizer.encode(_BEFORE + without_surrogates(text) + after).ids[:max_length]
-            for text in prompts
-        ]
+        rows = [encode(self._tokenizer, _BEFORE + text + after).ids[:max_length] for text in prompts]
         length = max(pad_to, *(len(row) for row in rows))
         ids = np.full((len(rows), length), self.pad_id, dtype=np.int32)
         mask = np.zeros(ids.shape, dtype=bool)
@@ -106,15 +103,15 @@ class QwenTokenizer:
 
     def token_count(self, prompt: str) -> int:
         """Tokens of a prompt, without those of the template."""
-        return len(self._tokenizer.encode(without_surrogates(prompt)).ids)
+        return len(encode(self._tokenizer, prompt).ids)
 
     def prompt_limit(self, max_length: int) -> int:
         """How many tokens of a prompt are among the first `max_length`."""
-        return max(0, max_length - len(self._tokenizer.encode(_BEFORE).ids))
+        return max(0, max_length - len(encode(self._tokenizer, _BEFORE).ids))
 
     def cut_text(self, prompt: str, *, max_length: int) -> str:
         """The words of a prompt that do not fit, "" when all do."""
-        encoding = self._tokenizer.encode(_BEFORE + without_surrogates(prompt))
+        encoding = encode(self._tokenizer, _BEFORE + prompt)
         if len(encoding.ids) <= max_length:
             return ""
         start = max(0, int(encoding.offsets[max_length][0]) - len(_BEFORE))
@@ -134,13 +131,6 @@ def _check_template(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _read_tokenizer_json(file: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    with tokenizer_errors(file):
-        return Tokenizer.from_file(str(file))
-
-
 def _read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer of the files that transformers 4 saves for `Qwen2Tokenizer`."""
     from tokenizers import AddedToken, Tokenizer
@@ -150,7 +140,8 @@ def _read_vocabulary(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         tokenizer = Tokenizer(BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     _split_as_qwen(tokenizer)
     for number, token in sorted(_added_tokens(folder, config).items()):
-        tokenizer.add_special_tokens([AddedToken(token, normalized=False)])
+        with tokenizer_errors(folder / "tokenizer_config.json"):
+            tokenizer.add_special_tokens([AddedToken(token, normalized=False)])
         if tokenizer.token_to_id(token) != number:
             raise InvalidModelFilesError(
                 f"{folder}: token {token!r} is number {number}, but {tokenizer.get_vocab_size()} come before",

@@ -6,15 +6,13 @@ mflux folders carry only this file, without `tokenizer.json`. The format is one 
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.core.format import shorten
+from swiftai_nb.diffusion.tokenizers.fast_tokenizer import check_charsmap, tokenizer_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -49,25 +47,6 @@ class SentencePieceModel:
     unk_id: int = 0
     model_type: int = _UNIGRAM
     charsmap: bytes = b""
-
-
-@contextlib.contextmanager
-def tokenizer_errors(path: Path) -> Iterator[None]:
-    """Turns what the tokenizers library raises for a file's content into one InvalidModelFilesError.
-
-    A panic of its Rust code is a BaseException, which `except Exception` lets through.
-    """
-    try:
-        yield
-    except (InvalidModelFilesError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        reason = shorten(str(error) or type(error).__name__, 200)
-        raise InvalidModelFilesError(
-            f"cannot read the tokenizer {path}: {reason}", hint="download the model again"
-        ) from error
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -165,6 +144,7 @@ def _build(model: SentencePieceModel, *, extra_ids: int) -> Tokenizer:
     vocab = model.pieces + [(token, 0.0) for token in sentinels]
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=model.unk_id, byte_fallback=False))
     if model.charsmap:
+        check_charsmap(model.charsmap)
         tokenizer.normalizer = normalizers.Precompiled(model.charsmap)
     words = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
@@ -174,8 +154,3 @@ def _build(model: SentencePieceModel, *, extra_ids: int) -> Tokenizer:
         single="$A </s>", special_tokens=[("</s>", eos_id)]
     )
     return tokenizer
-
-
-def without_surrogates(text: str) -> str:
-    """A text with "?" for half a surrogate pair, as a broken paste leaves it: no tokenizer takes one."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swiftai_nb.core.errors import InvalidModelFilesError
-from swiftai_nb.diffusion.tokenizers.sentencepiece_model import (
-    t5_tokenizer_from_sentencepiece,
-    tokenizer_errors,
-    without_surrogates,
-)
+from swiftai_nb.diffusion.tokenizers.fast_tokenizer import encode, read_tokenizer_json
+from swiftai_nb.diffusion.tokenizers.sentencepiece_model import t5_tokenizer_from_sentencepiece
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -51,7 +48,7 @@ class T5Tokenizer:
         """
         file = folder / "tokenizer.json"
         if file.is_file():
-            return cls(_read_tokenizer_json(file))
+            return cls(read_tokenizer_json(file))
         for name in _SENTENCEPIECE_NAMES:
             if (folder / name).is_file():
                 return cls(t5_tokenizer_from_sentencepiece(folder / name))
@@ -62,11 +59,11 @@ class T5Tokenizer:
 
     def token_count(self, text: str) -> int:
         """Tokens of `text` with its final `</s>`, before any truncation."""
-        return len(self._tokenizer.encode(without_surrogates(text)).ids)
+        return len(encode(self._tokenizer, text).ids)
 
     def cut_text(self, text: str, *, max_length: int) -> str:
         """The words of `text` that do not fit, "" when all do."""
-        encoding = self._tokenizer.encode(without_surrogates(text))
+        encoding = encode(self._tokenizer, text)
         if len(encoding.ids) <= max_length:
             return ""
         start = int(encoding.offsets[max_length - 1][0])
@@ -86,15 +83,8 @@ class T5Tokenizer:
         """
         ids = np.full((len(texts), max_length), self.pad_id, dtype=np.int32)
         for row, text in zip(ids, texts, strict=True):
-            tokens = self._tokenizer.encode(without_surrogates(text)).ids
+            tokens = encode(self._tokenizer, text).ids
             if len(tokens) > max_length:
                 tokens = [*tokens[: max_length - 1], self.eos_id]
             row[: len(tokens)] = tokens
         return ids
-
-
-def _read_tokenizer_json(file: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    with tokenizer_errors(file):
-        return Tokenizer.from_file(str(file))
