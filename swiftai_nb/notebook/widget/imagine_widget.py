@@ -33,16 +33,17 @@ _TEXTS = ("request_id", "picture_id", "job_id", "input_id", "role", "size", "nam
 
 
 class _Message(dict[str, Any]):
-    """A message of the page, of which nothing is sure but the type of what is there.
+    """A message of the page, of which nothing is sure but the type of what is there; null is not there.
 
     Raises:
         InvalidInputError: a value of another type; later, for a value that is not there.
     """
 
     def __init__(self, content: dict[str, Any], buffers: Any) -> None:
+        content = {name: value for name, value in content.items() if value is not None}
         for name, value in content.items():
             kind = dict if name == "settings" else str if name in _TEXTS else object
-            if value is not None and not isinstance(value, kind):
+            if not isinstance(value, kind):
                 raise InvalidInputError(f"the page's {name} is {short_repr(value)}", hint="reload the page")
         super().__init__({**content, "buffers": buffers})
 

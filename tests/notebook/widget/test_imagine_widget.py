@@ -119,10 +119,16 @@ def test_bad_request_is_answered_with_an_error(widget: ImagineWidget, page: Page
     assert widget.jobs == []
 
 
-def test_a_page_that_is_not_ours_is_told_what_its_message_lacks(page: Page) -> None:
-    page.request("generate", request_id="r3")
+@pytest.mark.parametrize(
+    ("kind", "name"), [("generate", "settings"), ("plan", "settings"), ("cancel_download", "model")]
+)
+@pytest.mark.parametrize("value", [{}, {"settings": None, "model": None}])
+def test_a_page_that_is_not_ours_is_told_what_its_message_lacks(
+    page: Page, kind: str, name: str, value: dict[str, None]
+) -> None:
+    page.request(kind, request_id="r3", **value)
     ((report, _),) = page.of("error")
-    assert report["message"] == "the page's message has no settings"
+    assert report["message"] == f"the page's message has no {name}"
     assert report["request_id"] == "r3"
 
 
