@@ -68,14 +68,14 @@ def write_gguf(
 ) -> Path:
     """A GGUF file of (type, shape, data) by name, shapes outermost first."""
     values = {"general.architecture": "flux"} if values is None else values
-    header = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(values))
+    header = bytearray(b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(values)))
     for key, value in values.items():
         header += _gguf_text(key) + _gguf_value(value)
-    data = b""
+    data = bytearray()
     for name, (kind, shape, content) in tensors.items():
         header += _gguf_text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])
         header += struct.pack("<IQ", GGUF_TYPES[kind], len(data))
         data += content + bytes(-len(content) % 32)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(header + bytes(-len(header) % 32) + data)
+    path.write_bytes(bytes(header) + bytes(-len(header) % 32) + bytes(data))
     return path
