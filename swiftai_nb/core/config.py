@@ -78,7 +78,7 @@ class ImageGenerationConfig:
         vae: an autoencoder instead of the model's own: folder, safetensors file or catalog id.
         embeddings: files of textual inversions; the prompt names each by its file's name.
         embed_references: whether the recipe keeps the pictures themselves (initial image, mask, references):
-            None keeps those up to 64 kB, True all, False none.
+            None keeps those up to 128 kB, True all, False none.
         clip_skip: how many of the text encoder's last layers to skip, 0..12.
         image: an initial image: encoded PNG, JPEG or WebP bytes, kept as they are; or as in `references`.
         strength: how much to change the initial image, 0..1.

@@ -14,7 +14,7 @@ from typing import Any
 from swiftai_nb.core.config import ImageGenerationConfig
 from swiftai_nb.core.image_input import open_image_file, readable
 
-SMALL_BYTES = 65_536  # pictures up to this size are always kept
+SMALL_BYTES = 131_072  # up to this size pictures are always kept; those of the bundled model have half
 RECENT_BYTES = 128 * 2**20
 _MAX_NAME_LENGTH = 255
 _DIGITS = 12

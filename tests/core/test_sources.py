@@ -19,7 +19,7 @@ from swiftai_nb.core.recipe import Recipe
 from swiftai_nb.core.sources import SMALL_BYTES, digest_of, source_pictures
 
 SMALL = to_png_bytes(Image.new("RGB", (40, 30), "red"))
-LARGE = to_png_bytes(np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8))
+LARGE = to_png_bytes(np.random.default_rng(0).integers(0, 256, (240, 300, 3), np.uint8))
 
 
 def recipe_of(**settings: Any) -> Recipe:
@@ -40,7 +40,7 @@ def test_small_pictures_are_kept_and_large_ones_described() -> None:
         ImageGenerationConfig(references=[SMALL, LARGE]), names={digest_of(LARGE): "large.png"}
     )
     assert (small.content, large.content) == (SMALL, None)
-    assert str(large) == f"SHA-256 {digest_of(LARGE)[:12]}, large.png, 200x160"
+    assert str(large) == f"SHA-256 {digest_of(LARGE)[:12]}, large.png, 300x240"
     assert str(small) == f"SHA-256 {digest_of(SMALL)[:12]}, 40x30"
 
 

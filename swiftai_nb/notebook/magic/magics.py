@@ -80,7 +80,7 @@ class Imagine(Magics):  # type: ignore[misc]
     ).tag(config=True)
     captions = Bool(True, help="A line under the pictures: model, size, steps, seed, time.").tag(config=True)
     embed_references = Enum(
-        ["small", "all", "none"], "small", help="Which given pictures a recipe keeps; small is up to 64 kB."
+        ["small", "all", "none"], "small", help="Which given pictures a recipe keeps; small is up to 128 kB."
     ).tag(config=True)
     display = Enum(["auto", "widget", "html", "text"], "auto", help="Display of a running cell.").tag(
         config=True

@@ -79,14 +79,14 @@ def test_a_recipe_that_starts_from_a_picture_asks_for_it(shell: Any) -> None:
 
 
 def test_a_recipe_says_by_file_and_size_which_start_picture_it_needs(shell: Any, tmp_path: Path) -> None:
-    noise = Image.effect_noise((300, 200), 90).convert("RGB")
+    noise = Image.effect_noise((450, 300), 90).convert("RGB")
     noise.save(tmp_path / "my noise.png")
     digest = hashlib.sha256(to_png_bytes(noise)).hexdigest()[:12]
     made = shell.run_line_magic(
         "imagine", "a pear --engine local --steps 2 --image 'my noise.png' --out pear"
     )
     assert str(tmp_path) not in made.recipe.to_json()
-    with pytest.raises(UsageError, match=rf"give it with --image: SHA-256 {digest}, my noise.png, 300x200"):
+    with pytest.raises(UsageError, match=rf"give it with --image: SHA-256 {digest}, my noise.png, 450x300"):
         shell.run_line_magic("imagine", "--from pear --engine local")
 
 
