@@ -161,7 +161,7 @@ def vector_keys(shapes: Mapping[str, Sequence[int]], file: Path, *, name: str) -
     sizes = [(1, *shapes[key]) if len(shapes[key]) == 1 else tuple(shapes[key]) for key in ordered]
     is_right = (
         len(ordered) == len(shapes) in (1, 2)
-        and all(len(size) == 2 and 1 <= size[0] <= MAX_VECTORS for size in sizes)
+        and all(len(size) == 2 and 1 <= size[0] <= MAX_VECTORS and size[1] for size in sizes)
         and len({size[0] for size in sizes}) == 1
         and _WORD.search(name) is not None
     )

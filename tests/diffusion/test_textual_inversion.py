@@ -109,6 +109,8 @@ def test_quantized_models_take_words(files, sd15_folder):
         ({"clip_l": (2, 32), "clip_g": (2, 48)}, "vectors of 32 and 48 values"),
         ({"emb_params": (76, 32)}, "is not a textual inversion"),
         ({"emb_params": (0, 32)}, "is not a textual inversion"),
+        ({"emb_params": (0,)}, "is not a textual inversion"),
+        ({"emb_params": (2, 0)}, "is not a textual inversion"),
         ({"a": (2, 32), "b": (2, 32)}, "is not a textual inversion"),
         ({"clip_l": (2, 32), "clip_g": (3, 48)}, "is not a textual inversion"),
         ({"x.lora_down.weight": (2, 32, 1, 1)}, "is a LoRA, not a textual inversion"),
