@@ -79,7 +79,11 @@ class Campaign:
         understood: list[Case] = []
 
         def record(**case: Any) -> None:
-            kept = copy.deepcopy(case)
+            try:
+                kept = copy.deepcopy(case)
+            except RecursionError:  # too deep to be changed further
+                self._try(case)
+                return
             self._corpus.append(kept)
             if self._try(case):
                 understood.append(kept)

@@ -314,9 +314,16 @@ def _is_json(value: Any) -> bool:
 
 
 def _size(value: Any) -> int:
-    """About how many bytes a value has."""
-    if isinstance(value, (str, bytes)):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(_size(key) + _size(one) for key, one in value.items())
-    return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 8
+    """About how many bytes a value has, however deep it is."""
+    found, rest = 0, [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, (str, bytes)):
+            found += len(one)
+        elif isinstance(one, dict):
+            rest += [*one, *one.values()]
+        elif isinstance(one, (list, tuple)):
+            rest += one
+        else:
+            found += 8
+    return found
