@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,47 +25,56 @@ PROMPTS = (
     "a dog and a cat", "a green frog", "a slice of pizza, blue background", "an owl",
     "a penguin in the snow", "a yellow umbrella", "a butterfly", "a house in a field",
 )  # fmt: skip
-OURS = """
-import json, sys
-from pathlib import Path
-import numpy as np
-from swiftai_nb.diffusion import load_pipeline, ops
-from swiftai_nb.diffusion.cpu.workers import limit_numpy_threads
-job = json.loads(sys.argv[1])
-ops.configure(fast=True)
-limit_numpy_threads(1)
-pipeline = load_pipeline(Path(job["folder"]))
-for mode in ("fp32", "bf16"):
-    ops.set_half_products(mode == "bf16")
-    pictures = []
-    for seed, prompt in enumerate(job["prompts"]):
-        known = pipeline.encode_prompt(prompt, "", job["guidance_scale"])
-        size = {"width": job["side"], "height": job["side"]}
-        for step in pipeline.denoise(known, steps=job["steps"], seed=seed, **size):
-            latents = step.latents
-        pictures.append(pipeline.decode(latents)[0])
-    np.save(Path(job["output"]) / f"ours_{mode}.npy", np.stack(pictures))
-"""
-DIFFUSERS = """
-import json, sys
-from pathlib import Path
-import numpy as np, torch
-from diffusers import StableDiffusionPipeline
-job = json.loads(sys.argv[1])
-for mode, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-    loaded = StableDiffusionPipeline.from_pretrained(job["folder"], torch_dtype=dtype, safety_checker=None)
-    loaded.set_progress_bar_config(disable=True)
-    side = job["side"] // loaded.vae_scale_factor
-    pictures = []
-    for seed, prompt in enumerate(job["prompts"]):
-        noise = np.random.default_rng(seed).standard_normal((1, loaded.unet.config.in_channels, side, side))
-        made = loaded(
-            prompt, width=job["side"], height=job["side"], num_inference_steps=job["steps"], output_type="np",
-            guidance_scale=job["guidance_scale"], latents=torch.from_numpy(noise).to(dtype),
+
+
+def ours(job: dict[str, Any]) -> None:
+    """Draws all prompts in both precisions and saves them."""
+    from swiftai_nb.diffusion import load_pipeline, ops
+    from swiftai_nb.diffusion.cpu.workers import limit_numpy_threads
+
+    ops.configure(fast=True)
+    limit_numpy_threads(1)
+    pipeline = load_pipeline(Path(job["folder"]))
+    size = {"width": job["side"], "height": job["side"]}
+    for mode in ("fp32", "bf16"):
+        ops.set_half_products(mode == "bf16")
+        pictures = []
+        for seed, prompt in enumerate(job["prompts"]):
+            known = pipeline.encode_prompt(prompt, "", job["guidance_scale"])
+            for step in pipeline.denoise(known, steps=job["steps"], seed=seed, **size):
+                latents = step.latents
+            pictures.append(pipeline.decode(latents)[0])
+        np.save(Path(job["output"]) / f"ours_{mode}.npy", np.stack(pictures))
+
+
+def diffusers(job: dict[str, Any]) -> None:
+    """As `ours`, under an interpreter with torch and without the package."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    for mode, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        loaded = StableDiffusionPipeline.from_pretrained(
+            job["folder"], torch_dtype=dtype, safety_checker=None
         )
-        pictures.append((made.images[0] * 255).round())
-    np.save(Path(job["output"]) / f"diffusers_{mode}.npy", np.stack(pictures).astype(np.uint8))
-"""
+        loaded.set_progress_bar_config(disable=True)
+        side = job["side"] // loaded.vae_scale_factor
+        pictures = []
+        for seed, prompt in enumerate(job["prompts"]):
+            shape = (1, loaded.unet.config.in_channels, side, side)
+            made = loaded(
+                prompt,
+                width=job["side"],
+                height=job["side"],
+                num_inference_steps=job["steps"],
+                guidance_scale=job["guidance_scale"],
+                latents=torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype),
+                output_type="np",
+            )
+            pictures.append((made.images[0] * 255).round())
+        np.save(Path(job["output"]) / f"diffusers_{mode}.npy", np.stack(pictures).astype(np.uint8))
+
+
+PROGRAMS = {"ours": ours, "diffusers": diffusers}
 
 
 def main() -> None:
@@ -74,6 +84,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="for random weights")
     options = parser.parse_args()
+    pythons = {"ours": sys.executable, "diffusers": options.torch_python}
     with tempfile.TemporaryDirectory() as output:
         job: dict[str, object] = {"output": output, "steps": options.steps}
         if options.random is None:
@@ -92,11 +103,8 @@ def main() -> None:
             }
         print("| bfloat16 beside float32, of 255 | largest | mean | mean of the worst picture |")
         print("|---|---|---|---|")
-        for name, python, script in (
-            ("ours", sys.executable, OURS),
-            ("diffusers", str(options.torch_python), DIFFUSERS),
-        ):
-            subprocess.run([python, "-c", script, json.dumps(job)], check=True)
+        for name, python in pythons.items():
+            subprocess.run([python, __file__, "--draw", name, json.dumps(job)], check=True)
             exact, rounded = (np.load(f"{output}/{name}_{mode}.npy").astype(int) for mode in ("fp32", "bf16"))
             off = np.abs(exact - rounded)
             worst = off.mean((1, 2, 3)).max()
@@ -113,4 +121,7 @@ def bundled(torch_python: Path, output: Path) -> tuple[Path, int]:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--draw"]:  # in a process of its own, which may have no package but its program's
+        PROGRAMS[sys.argv[2]](json.loads(sys.argv[3]))
+    else:
+        main()

@@ -244,6 +244,7 @@ class Lesson:
     def __init__(self, *, lr, attributes):
         self.place, work = device(), work_dir()
         self.batch = BATCH[self.place.type]
+        self.drawn, self.noisy = (round(share * self.batch) for share in (DRAWN, DISTURBED))
         self.examples, self.teacher = Examples(self.place, attributes=attributes), Teacher(self.place)
         path = work / f"drawn_256{'_attributes' if attributes else ''}.pt"
         self.numbers, self.latents = drawn_pool(
@@ -259,13 +260,12 @@ class Lesson:
 
     def seen(self):
         """Pictures and the latents that the decoder sees of them: exact, drawn, and in the end those with noise."""
-        n, noisy = round(DRAWN * self.batch), round(DISTURBED * self.batch)
-        exact = self.batch - n - noisy
-        fresh = 10**7 + self.rng.integers(10**8, size=exact + noisy)
-        at = self.rng.integers(len(self.numbers), size=n)
+        exact = self.batch - self.drawn - self.noisy
+        fresh = 10**7 + self.rng.integers(10**8, size=exact + self.noisy)
+        at = self.rng.integers(len(self.numbers), size=self.drawn)
         x, _ = self.examples([*fresh[:exact], *self.numbers[at], *fresh[exact:]])
         drawn = self.latents[at].float().to(self.place)
-        z = torch.cat([self.teacher(x[:exact]), drawn, disturbed(self.teacher(x[-noisy:]))])
+        z = torch.cat([self.teacher(x[:exact]), drawn, disturbed(self.teacher(x[-self.noisy :]))])
         return x, z, exact
 
     def step(self, share, lr):
@@ -281,12 +281,12 @@ class Lesson:
         if share >= ADVERSARIAL_FROM:
             if self.adversary is None:
                 self.adversary = Adversary(work_dir() / "adversary_256.pt", self.place)
-            sharp = len(x) - round(DISTURBED * self.batch)
+            sharp = len(x) - self.noisy
             loss = loss + self.adversary.loss(y[:sharp], x[:sharp])
         self.trainee.pictures += self.batch
         self.trainee.update(loss, lr=lr)
         errors = (y.detach() - x).square().mean((1, 2, 3)) / 4
-        return torch.stack([errors[:exact].mean(), errors[exact : exact + round(DRAWN * self.batch)].mean()])
+        return torch.stack([errors[:exact].mean(), errors[exact : exact + self.drawn].mean()])
 
     def save(self):
         self.trainee.save()
