@@ -192,8 +192,10 @@ def _encoder_config(own: Shapes, path: Path) -> dict[str, Any]:
         raise InvalidModelFilesError(f"the UNet in {path} is not whole", hint="download the model again")
     projection = next((s for n, s in own.items() if n.endswith(".proj_in.weight")), ())
     is_linear = len(projection) == 2
-    added = own.get("add_embedding.linear_1.weight")
-    guidance = own.get("time_embedding.cond_proj.weight")
+    added, guidance = (
+        _shape(own, name, path)[1] if name in own else None
+        for name in ("add_embedding.linear_1.weight", "time_embedding.cond_proj.weight")
+    )
     return {
         "in_channels": _shape(own, "conv_in.weight", path)[1],
         "block_out_channels": channels,
@@ -207,10 +209,10 @@ def _encoder_config(own: Shapes, path: Path) -> dict[str, Any]:
         "attention_head_dim": [max(1, c // _HEAD_DIM) for c in channels]
         if is_linear and context != _SD_1_CONTEXT
         else 8,
-        "time_cond_proj_dim": None if guidance is None else guidance[1],
+        "time_cond_proj_dim": guidance,
         "addition_embed_type": None if added is None else "text_time",
         "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 0 if added is None else added[1],
+        "projection_class_embeddings_input_dim": 0 if added is None else added,
     }
 
 
@@ -291,7 +293,8 @@ def vae_config(shapes: Shapes, path: Path, *, is_xl: bool) -> dict[str, Any]:
 
 def _shape(shapes: Shapes, name: str, path: Path) -> tuple[int, ...]:
     shape = shapes.get(name)
-    if not shape or (name.endswith("weight") and ("conv" in name or "proj" in name) and len(shape) < 2):
+    is_matrix = name.endswith("weight") and any(word in name for word in ("conv", "proj", "linear"))
+    if not shape or (is_matrix and len(shape) < 2):
         raise InvalidModelFilesError(
             f"{path}: tensor {name} is missing or misshapen", hint="download the model again"
         )

@@ -287,6 +287,9 @@ DAMAGES = {
     "integer weights": (_set(f"{OWN}out.2.weight", np.zeros((4, 32, 3, 3), np.int8)), "int8 without"),
     "wrong shape": (_set(f"{OWN}out.2.bias", np.zeros(7, np.float32)), "conv_out.bias is"),
     "scalar kernel": (_set(f"{OWN}input_blocks.0.0.weight", np.zeros((), np.float32)), "missing or misshapen"),
+    "flat size embedding": (_set(f"{OWN}label_emb.0.0.weight", np.zeros(3, np.float32)), "missing or misshapen"),
+    "scalar guidance": (
+        _set(f"{OWN}time_embed.cond_proj.weight", np.zeros((), np.float32)), "missing or misshapen"),
     "scalar context": (
         _set(f"{OWN}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", np.zeros((), np.float32)), "."),
     "unknown key": (_set(f"{OWN}input_blocks.1.0.extra.weight", np.zeros(3, np.float32)), "1 not part of it"),
