@@ -6,6 +6,7 @@ way is a hires pass. What a graph does beyond that is a note. Graphs are untrust
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ Graph = Mapping[str, Any]
 
 _LONGEST_WALK = 400
 _MOST_LORAS = 32
+_MOST_SAVERS = 40
 # Inputs that lead from a node to the one before it, by what is followed.
 _PICTURE = ("images", "image", "samples", "latent_image", "latent", "pixels", "upscale_image")
 _MODEL = ("model", "guider", "base_model")
@@ -192,16 +194,19 @@ def _walk(graph: Graph, link: Any, names: tuple[str, ...] = _PICTURE) -> Iterato
 
 def _last_sampler(graph: Graph) -> str | None:
     """The sampler that made the saved picture; without one, the last of a chain of samplers."""
-    for node in graph.values():
-        if any(piece in _kind(node) for piece in ("SaveImage", "PreviewImage", "Image Save")):
-            for key, found in _walk(
-                graph, next((v for k, v in _inputs(node).items() if k in _PICTURE), None)
-            ):
-                if _is_sampler(found):
-                    return key
+    for node in _savers(graph, "SaveImage", "PreviewImage", "Image Save"):
+        for key, found in _walk(graph, next((v for k, v in _inputs(node).items() if k in _PICTURE), None)):
+            if _is_sampler(found):
+                return key
     samplers = [key for key, node in graph.items() if _is_sampler(node)][:_LONGEST_WALK]
     fed = {key for one in samplers for key, _ in _walk(graph, _inputs(graph[one]).get("latent_image"))}
     return next((key for key in samplers if key not in fed), samplers[0] if samplers else None)
+
+
+def _savers(graph: Graph, *kinds: str) -> Iterator[Node]:
+    """The nodes that save or show pictures; the first ones of very many."""
+    found = (node for node in graph.values() if any(kind in _kind(node) for kind in kinds))
+    return itertools.islice(found, _MOST_SAVERS)
 
 
 def _origin(graph: Graph, latent: Any) -> Mapping[str, Any]:
@@ -249,9 +254,7 @@ def _second_pass(
 
 def _upscaling(graph: Graph, sampler: str, notes: list[str]) -> Fields:
     """An enlargement between the sampler and the saved picture."""
-    for node in graph.values():
-        if "SaveImage" not in _kind(node):
-            continue
+    for node in _savers(graph, "SaveImage"):
         factor, name = 1.0, None
         path = list(_walk(graph, _inputs(node).get("images")))
         for _, one in path:

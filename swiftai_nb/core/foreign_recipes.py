@@ -17,6 +17,7 @@ from typing import Any
 from swiftai_nb.core.metadata_values import Fields, number_of, scheduler_of, size_of, text_of, within_limits
 
 _MOST_LORAS = 32
+_LONGEST_COMMAND = 50_000  # characters; shlex takes quadratic time for a long word
 _COMMENT_START, _COMMENT_END = "<exif:UserComment>", "</exif:UserComment>"
 
 
@@ -79,6 +80,8 @@ def _parse_sd_metadata(data: Mapping[str, Any]) -> Fields:
 
 def parse_dream(text: str) -> Fields | None:
     """`Dream` of InvokeAI 1 and 2: "a fox [fog]" -s 50 -S 5 -W 512 -H 512 -C 7.5 -A k_lms."""
+    if len(text) > _LONGEST_COMMAND:
+        return None
     words = shlex.split(text)
     positive, negative = _negative_in_brackets(words[0])
     values = dict(itertools.pairwise(words))

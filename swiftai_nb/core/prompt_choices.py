@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ MAX_LENGTH = 100_000
 MAX_DEPTH = 20
 MAX_FILES = 200
 MAX_FILE_BYTES = 5_000_000
-_WILDCARD = re.compile(r"__([A-Za-z0-9](?:[\w /-]{0,98}?[A-Za-z0-9])?)__")
+_WILDCARD = re.compile(r"__([A-Za-z0-9](?:[\w /-]{0,98}?[A-Za-z0-9])??)__")
 _SPECIAL = re.compile(r"\\[{}|]|[{}|]|" + _WILDCARD.pattern)
 _WEIGHT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)::")
 _COUNT = re.compile(r"\s*(\d{1,3})(?:-(\d{1,3}))?\$\$(?:([^$|{}]*)\$\$)?")
@@ -71,6 +72,10 @@ def find_choices(
     notes = tuple(f"__{name}__ is read as text: there is no {name}.txt in {folder}" for name in missing)
     if not wildcards and not any(_has_special(text) for text in texts):
         return None, notes
+    if any(len(text) > MAX_LENGTH for text in texts):
+        raise InvalidInputError(
+            f"a prompt with choices is longer than {MAX_LENGTH:,} characters", hint="--raw takes them as text"
+        )
     return PromptChoices(prompt, negative_prompt, tuple(wildcards.items())), notes
 
 
@@ -81,21 +86,23 @@ def _has_special(text: str) -> bool:
 
 def _read_wildcards(texts: list[str], folder: Path | None) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     found: dict[str, tuple[str, ...]] = {}
-    missing: list[str] = []
-    waiting = [name for text in texts for name in _WILDCARD.findall(text)]
+    missing: dict[str, None] = {}
+    waiting = deque(name for text in texts for name in _WILDCARD.findall(text))
     while waiting:
-        name = waiting.pop(0)
+        name = waiting.popleft()
         if name in found or name in missing:
             continue
         lines = None if folder is None else _lines(folder, name)
         if lines is None:
-            missing.append(name)
-            continue
-        found[name] = lines
-        if len(found) > MAX_FILES:
-            raise InvalidInputError(f"the prompt's wildcards name more than {MAX_FILES} files")
-        waiting += [other for line in lines for other in _WILDCARD.findall(line)]
-    return found, missing if folder is not None and folder.is_dir() else missing[:1]
+            missing[name] = None
+        else:
+            found[name] = lines
+            waiting += [other for line in lines for other in _WILDCARD.findall(line)]
+        if len(found) + len(missing) > MAX_FILES:
+            raise InvalidInputError(
+                f"the prompt's wildcards name more than {MAX_FILES} files", hint="--raw takes them as text"
+            )
+    return found, list(missing)[: None if folder is not None and folder.is_dir() else 1]
 
 
 def _lines(folder: Path, name: str) -> tuple[str, ...] | None:
@@ -135,7 +142,9 @@ class _Draw:
                 place = end + 1
             elif found[1] in self.wildcards:
                 lines = self.wildcards[found[1]]
-                parts.append(self.expand(self._pick(list(lines), [1.0] * len(lines)), depth + 1))
+                # As `_pick` with equal weights, without a walk over the file at every use.
+                line = lines[min(int(self.numbers.random() * len(lines)), len(lines) - 1)]
+                parts.append(self.expand(line, depth + 1))
             else:
                 parts.append(found[0])
         parts.append(text[place:])

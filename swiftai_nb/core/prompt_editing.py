@@ -7,6 +7,7 @@ Each part may hold weights and further edits; a backslash makes a bracket text.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.prompt_syntax import NUMBER
 
 MAX_TEXTS = 100
+MAX_EDITS = 500
 _MAX_DEPTH = 200
 _TOKEN = re.compile(r"\\.?|[\[\]():|]|[^\\\[\]():|]+", re.DOTALL)
 _WHEN = re.compile(rf"\s*{NUMBER}\s*")
@@ -57,11 +59,11 @@ class _Bracket:
         """Of a square bracket: the edit that it is, or itself as text."""
         marks, last = "".join(self.marks), self.parts[-1]
         if marks and not marks.strip("|"):
-            return [_Edit(tuple(tuple(part) for part in self.parts))]
+            return [_Edit(tuple(_merged(part) for part in self.parts))]
         when = "".join(node for node in last if isinstance(node, str))
         if marks in (":", "::") and len(last) == 1 and _WHEN.fullmatch(when):
             before: list[_Node] = [] if marks == ":" else self.parts[0]
-            return [_Edit((tuple(before), tuple(self.parts[-2])), when)]
+            return [_Edit((_merged(before), _merged(self.parts[-2])), when)]
         return self.as_text("]")
 
 
@@ -69,9 +71,10 @@ def _parse(prompt: str) -> tuple[_Node, ...]:
     """A prompt as text and edits; brackets without their partner are text.
 
     Raises:
-        InvalidInputError: more than 200 brackets are open at once.
+        InvalidInputError: more than 200 brackets are open at once, or there are more than 500 edits.
     """
     opened = [_Bracket()]
+    edits = 0
     for token in _TOKEN.findall(prompt):
         if token in "[(":
             opened.append(_Bracket(token))
@@ -85,13 +88,24 @@ def _parse(prompt: str) -> tuple[_Node, ...]:
                 unclosed = opened.pop()
                 opened[-1].parts[-1] += unclosed.as_text()
             bracket = opened.pop()
-            opened[-1].parts[-1] += bracket.closed() if token == "]" else bracket.as_text(token)
+            nodes = bracket.closed() if token == "]" else bracket.as_text(token)
+            opened[-1].parts[-1] += nodes
+            edits += len(nodes) == 1 and isinstance(nodes[0], _Edit)
+            if edits > MAX_EDITS:
+                raise InvalidInputError(f"the prompt has more than {MAX_EDITS} edits", hint=_AS_TEXT)
         else:
             opened[-1].parts[-1].append(token)
     while len(opened) > 1:
         unclosed = opened.pop()
         opened[-1].parts[-1] += unclosed.as_text()
-    return tuple(opened[0].as_text())
+    return _merged(opened[0].as_text())
+
+
+def _merged(nodes: Sequence[_Node]) -> tuple[_Node, ...]:
+    """The same nodes with neighboring texts as one: each step of a run joins them again."""
+    groups = itertools.groupby(nodes, key=lambda node: isinstance(node, str))
+    merged = [["".join(map(str, group))] if is_text else list(group) for is_text, group in groups]
+    return tuple(itertools.chain.from_iterable(merged))
 
 
 def _text_at(nodes: Sequence[_Node], step: int, steps: int) -> str:

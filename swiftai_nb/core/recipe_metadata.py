@@ -6,6 +6,7 @@ The files are untrusted. Readers take bounded text, run in linear time, and retu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ MAX_OWN_TEXT_LENGTH = 40_000_000  # our recipes may hold the pictures that they 
 PARAMETERS_VERSION = 2  # of the text that we write; 1 counted "Clip skip" from 0
 
 _NEGATIVE = "\nNegative prompt:"
+_QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _PARAMETER_NAME = re.compile(r"[A-Za-z][\w \-/]{0,60}")
 _HIRES_KEYS = ("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler")
 # Settings that are read, and facts that change nothing.
@@ -201,7 +203,6 @@ def _parse_json(text: str) -> Fields | None:
 def _parse_values(line: str) -> dict[str, str]:
     """The values of 'Steps: 20, Sampler: Euler a, Lora hashes: "a: 1, b: 2"' by key, in linear time."""
     values: dict[str, str] = {}
-    decoder = json.JSONDecoder(strict=False)
     position = 0
     while (colon := line.find(":", position)) >= 0:
         key = line[position:colon].rpartition(",")[2].strip()
@@ -211,13 +212,11 @@ def _parse_values(line: str) -> dict[str, str]:
         end = line.find(",", start)
         end = len(line) if end < 0 else end
         value = line[start:end].strip()
-        if line.startswith('"', start):
-            try:
-                value, quoted_end = decoder.raw_decode(line, start)
-                comma = line.find(",", quoted_end)
+        if (quoted := _QUOTED.match(line, start)) is not None:
+            with contextlib.suppress(ValueError):  # a value that only begins with a quotation mark
+                value = json.loads(quoted[0], strict=False)
+                comma = line.find(",", quoted.end())
                 end = len(line) if comma < 0 else comma
-            except ValueError:
-                pass  # a value that only begins with a quotation mark
         if _PARAMETER_NAME.fullmatch(key):
             values[key] = value
         position = end + 1

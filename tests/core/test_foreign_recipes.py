@@ -299,6 +299,11 @@ HOSTILE = {
         "9": node("SaveImage", images=["1", 0]),
     },
     "many savers": {str(i): node("SaveImage", images=["x", 0]) for i in range(20_000)} | chain(300),
+    "many savers of one chain": {
+        **{str(i): node("X", images=[str(i + 1), 0]) for i in range(398)},
+        **{f"s{i}": node("SaveImage", images=["0", 0]) for i in range(9_000)},
+        "k": node("KSampler", steps=3, latent_image=["z", 0], positive=["q", 0]),
+    },
     "many samplers": {str(i): node("KSampler", latent_image=[str(i + 1), 0], steps=1) for i in range(20_000)},
     "numbers that link to themselves": {
         "s": node("KSampler", steps=["s", 0], seed=["s", 0], latent_image=["s", 0])

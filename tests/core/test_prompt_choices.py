@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -112,6 +113,32 @@ def test_a_very_large_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "big.txt").write_bytes(b"x\n" * (MAX_FILE_BYTES // 2 + 1))
     with pytest.raises(InvalidInputError, match="is larger than"):
         find_choices("__big__", None, tmp_path)
+
+
+def test_many_wildcards_take_no_time_out_of_proportion(tmp_path: Path) -> None:
+    names = [f"__x{number}__" for number in range(50_000)]
+    (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8")
+    (tmp_path / "lines.txt").write_text("fox\n" * (MAX_FILE_BYTES // 4), encoding="utf-8")
+    (tmp_path / "same.txt").write_text("__lines__ " * 200_000, encoding="utf-8")
+    began = time.process_time()
+    for prompt in ("__names__", " ".join(names)):
+        with pytest.raises(InvalidInputError, match="more than 200 files"):
+            find_choices(prompt, None, tmp_path)
+    assert find_choices("__same__", None, tmp_path)[0] is not None
+    choices, _ = find_choices("__lines__ " * 200, None, tmp_path)
+    assert choices is not None
+    assert choices.draw(1) == (" ".join(["fox"] * 200), None)
+    with pytest.raises(InvalidInputError, match="longer than"):
+        find_choices("{999$$" + "a|" * 100_000 + "b}", None, tmp_path)
+    assert time.process_time() - began < 5.0
+
+
+def test_wildcards_of_one_letter(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"{name}{name}", encoding="utf-8")
+    choices, notes = find_choices("__a__ and __b__", None, tmp_path)
+    assert choices is not None
+    assert (choices.draw(1), notes) == (("aa and bb", None), ())
 
 
 def test_each_picture_of_a_request_has_its_own_prompt() -> None:

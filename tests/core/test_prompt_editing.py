@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from swiftai_nb.core.errors import InvalidInputError
@@ -53,3 +55,11 @@ def test_too_many_texts_and_brackets_are_one_error() -> None:
         changes(many + "[a|b|c]", 200)
     with pytest.raises(InvalidInputError, match="brackets are open at once"):
         changes("[a" * 300)
+    with pytest.raises(InvalidInputError, match="more than 500 edits"):
+        changes("[a|b]" * 20_000, 1000)
+
+
+def test_plain_brackets_beside_an_edit_cost_no_time() -> None:
+    began = time.process_time()
+    assert len(changes("[a|b]" + "(x)" * 20_000, 1000)) == 1000
+    assert time.process_time() - began < 2.0

@@ -225,6 +225,8 @@ HOSTILE = {
     "pairs": "Steps: 1, " * 50_000,
     "quotes": 'a: "x, ' * 70_000,
     "escapes": 'a: "\\", ' * 60_000,
+    "wrong escapes": "Steps: 4, Size: 8x8, " + 'a:"\\x,' * 140_000,
+    "a command of one word": '"' + "a" * 900_000 + '" -s 50',
     "spaces": "Steps:" + " " * 400_000,
     "letters": "a" * 500_000,
     "nested": "[" * 500_000,
@@ -242,7 +244,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("key", ["parameters", "swiftai", "invokeai_metadata", "prompt"])
+@pytest.mark.parametrize("key", ["parameters", "swiftai", "invokeai_metadata", "prompt", "Dream"])
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_metadata_costs_no_time_and_raises_nothing(key: str, text: str) -> None:
     began = time.process_time()

@@ -144,16 +144,15 @@ def _limited(scale: float) -> float:
 
 def _escaped_choices(text: str) -> str:
     """Doubled braces are text, also with a bar inside: they get backslashes, which choices take off."""
-    return re.sub(r"\{\{([^{}]*\|[^{}]*)\}\}", r"\\{\1\\}", text)
+    return re.sub(r"\{\{([^{}|]*\|[^{}]*)\}\}", r"\\{\1\\}", text)
 
 
 def _split_body(body: str) -> tuple[list[str], str]:
     """Splits the leading option lines off a cell's body; `--no words` belongs to the prompt."""
     lines = body.splitlines()
-    option_lines: list[str] = []
-    while lines and (not lines[0].strip() or _begins_with_option(lines[0])):
-        option_lines.append(lines.pop(0))
-    return option_lines, "\n".join(lines)
+    is_prompt = (line.strip() and not _begins_with_option(line) for line in lines)
+    first = next((index for index, found in enumerate(is_prompt) if found), len(lines))
+    return lines[:first], "\n".join(lines[first:])
 
 
 def _begins_with_option(line: str) -> bool:

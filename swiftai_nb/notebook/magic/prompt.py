@@ -15,9 +15,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.format import shorten
 from swiftai_nb.core.recipe import Recipe
 
 MAX_VALUE_LENGTH = 100_000
+MAX_GROWTH = 1_000_000  # characters that all values of a text add to it
 MAX_FORMAT_NUMBER = 1000
 # IPython's own objects: they lead to everything in the kernel, and `In` holds the text of earlier cells.
 _RESERVED = frozenset({"In", "exit", "quit", "get_ipython"})
@@ -54,7 +56,20 @@ def interpolate(text: str, variables: Mapping[str, Any], *, keep: Collection[str
         InvalidInputError: a variable, attribute or item does not exist or is no plain value, a format does
             not fit, or the result is too long.
     """
-    return _BRACES.sub(lambda found: _replacement(found, variables, keep), text)
+    growth = 0
+
+    def replaced(found: re.Match[str]) -> str:
+        nonlocal growth
+        value = _replacement(found, variables, keep)
+        growth += len(value) - len(found[0])
+        if growth > MAX_GROWTH:
+            raise InvalidInputError(
+                f"the values in braces make the text longer by more than {MAX_GROWTH:,} characters",
+                hint="--raw takes braces as text",
+            )
+        return value
+
+    return _BRACES.sub(replaced, text)
 
 
 def _replacement(found: re.Match[str], variables: Mapping[str, Any], keep: Collection[str]) -> str:
@@ -86,8 +101,8 @@ def _follow(name: str, value: Any, path: str, *, hint: str) -> Any:
                 value = getattr(value, attribute)
             else:
                 value = value[int(part["number"]) if part["number"] is not None else part["key"]]
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
+        except Exception as error:  # properties and items are the user's own code
+            reason = shorten(f"{type(error).__name__}: {error}", 200)
             raise InvalidInputError(f"cannot read {{{walked}}} ({reason})") from error
         _check_plain(walked, value, hint=hint)
     return value
@@ -122,8 +137,8 @@ def _formatted(value: Any, spec: str, *, field: str, hint: str) -> str:
         raise _too_long(field, hint=hint)
     try:
         text = format(value, spec)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(f"cannot format {{{field}}}: {error}") from error
+    except Exception as error:  # as is their `__format__`
+        raise InvalidInputError(f"cannot format {{{field}}}: {shorten(str(error), 200)}") from error
     if len(text) > MAX_VALUE_LENGTH:
         raise _too_long(field, hint=hint)
     if _SECRET_VALUE.search(text):
@@ -134,7 +149,7 @@ def _formatted(value: Any, spec: str, *, field: str, hint: str) -> str:
 def _length(value: Sized) -> int:
     try:
         return len(value)
-    except TypeError:  # an array without dimensions has no length
+    except Exception:  # noqa: BLE001 - an array without dimensions has no length, as objects of users may
         return 0
 
 

@@ -35,6 +35,7 @@ def split(line: str) -> list[Token]:
     tokens: list[Token] = []
     start: int | None = None
     position = 0
+    unclosed: set[str] = set()  # quotes that nothing closes from here on: each is searched for once
     while position < len(line):
         if line[position].isspace():
             if start is not None:
@@ -44,7 +45,11 @@ def split(line: str) -> list[Token]:
             continue
         if start is None:
             start = position
-        end = _closing_quote(line, position) if _may_open(line, start, position) else None
+        end = None
+        if line[position] not in unclosed and _may_open(line, start, position):
+            end = _closing_quote(line, position)
+            if end is None:
+                unclosed.add(line[position])
         position = position + 1 if end is None else end + 1
     if start is not None:
         tokens.append(_token(line[start:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -361,3 +362,20 @@ def test_a_prompt_of_a_hundred_thousand_characters_is_parsed() -> None:
     words = "fox " * 25_000
     assert parse(words).prompt == words.strip()
     assert parse("", words + "{{" * 1000).prompt.startswith("fox")
+
+
+@pytest.mark.parametrize(
+    ("line", "body"),
+    [
+        ("'a " * 20_000, ""),
+        ('a,"a' * 20_000, ""),
+        ("fox", "\n" * 300_000 + "red"),
+        ("", "{{" + "|" * 60_000),
+        ("", "{{|" * 60_000),
+    ],
+    ids=["quotes", "quotes after commas", "empty lines", "bars in braces", "braces with bars"],
+)
+def test_long_input_takes_no_time_out_of_proportion(line: str, body: str) -> None:
+    began = time.process_time()
+    assert parse(line, body).prompt
+    assert time.process_time() - began < 2.0

@@ -52,3 +52,36 @@ def test_a_prompt_reads_plain_values_only(field: str, monkeypatch: pytest.Monkey
 
 def test_attributes_of_a_users_objects_are_read() -> None:
     assert parse("{thing.prompt}", variables=HOSTILE).prompt == "sea"
+
+
+class Broken:
+    """An object of a user's, whose own code fails."""
+
+    @property
+    def value(self) -> str:
+        raise RuntimeError("no value")
+
+    def __getitem__(self, index: int) -> str:
+        raise RuntimeError("no item")
+
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+    def __format__(self, spec: str) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "field", ["{huge:.2f}", "{huge:e}", "{n:c}", "{broken.value}", "{broken[0]}", "{broken}", "{broken:>9}"]
+)
+def test_what_a_value_raises_is_one_error(field: str) -> None:
+    variables = {"huge": 10**400, "n": 10**9, "broken": Broken()}
+    with pytest.raises(InvalidInputError, match=r"cannot (read|format)"):
+        parse(f"a fox {field}", variables=variables)
+
+
+def test_values_that_make_a_prompt_very_long_together_are_one_error() -> None:
+    variables = {"long": "x" * 100_000}
+    assert len(parse("{long} " * 9, variables=variables).prompt) > 900_000
+    with pytest.raises(InvalidInputError, match="1,000,000 characters"):
+        parse("{long}" * 3_000, variables=variables)
