@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swiftai_nb.core.errors import InvalidInputError
+from swiftai_nb.core.errors import AIError, InvalidInputError
 from swiftai_nb.core.format import format_bytes
 from swiftai_nb.core.paths import user_path
 
@@ -72,9 +72,20 @@ def to_pil(source: Any) -> Image:
     Raises:
         InvalidInputError: not a picture, or a file that cannot be read.
     """
+    try:
+        return _rgb(_upright(_open(source)))
+    except AIError:
+        raise
+    except Exception as error:  # what the user's own object or Pillow's conversion raises
+        what = f"{type(source).__name__} cannot be read as a picture"
+        raise InvalidInputError(f"{what}: {type(error).__name__}: {error}"[:300], hint=_HINT) from error
+
+
+def _rgb(picture: Image) -> Image:
     from PIL import Image as PILImage
 
-    picture = _upright(_open(source))
+    if 0 in picture.size:
+        raise InvalidInputError("a picture without pixels is no picture", hint=_HINT)
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = _eight_bit(picture)
     if picture.mode == "P" or "transparency" in picture.info:

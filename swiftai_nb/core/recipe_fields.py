@@ -63,6 +63,7 @@ def _versions(value: Any) -> dict[str, str]:
 
 
 _LARGEST = 1e300  # of a number
+_MOST_ITEMS = 1000  # of a list
 _READERS: Mapping[str, Callable[[Any], Any]] = {"outpaint": Outpaint.of, "versions": _versions}
 
 
@@ -80,6 +81,8 @@ def encodable(text: str) -> str:
 def _list(name: str, value: Any) -> list[Any] | tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise _wrong_type(name, value, "a list")
+    if len(value) > _MOST_ITEMS:
+        raise not_a_recipe(f"{name} has {len(value)} items, {_MOST_ITEMS} is the most")
     return value
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 from swiftai_nb.core.errors import InvalidInputError
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.paths import user_path
+from swiftai_nb.core.recipe_fields import encodable
 from swiftai_nb.jobs.history_store import FolderStore, HistoryEntry, HistoryStore, MemoryStore
 
 _log = logging.getLogger(__name__)
 DEFAULT_MEMORY_BYTES = 512 * 2**20
 _PAGE = 200
+_MOST_ENTRIES = 1_000_000
+_MOST_WORDS = 100
 
 
 class History:
@@ -59,11 +62,18 @@ class History:
 
     def newest(self, count: int, *, before: str | None = None) -> list[HistoryEntry]:
         """The newest `count` entries, or those just older than entry `before`: one page to browse."""
-        return self._store.page(before=_key(before), count=count, words=())
+        return self._store.page(before=_key(before), count=max(0, min(count, _MOST_ENTRIES)), words=())
 
     def search(self, text: str) -> Iterator[HistoryEntry]:
-        """Entries whose prompt, negative prompt or model contain every word of `text`, newest first."""
-        return self._walk(tuple(text.casefold().split()))
+        """Entries whose prompt, negative prompt or model contain every word of `text`, newest first.
+
+        Raises:
+            InvalidInputError: there are more than 100 words.
+        """
+        words = tuple(dict.fromkeys(encodable(text).casefold().split()))
+        if len(words) > _MOST_WORDS:
+            raise InvalidInputError(f"a search for {len(words)} words; {_MOST_WORDS} is the most")
+        return self._walk(words)
 
     def find(self, entry_id: str) -> HistoryEntry:
         """The entry of that id.

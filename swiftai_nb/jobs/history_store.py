@@ -27,6 +27,7 @@ from swiftai_nb.core.format import encode_jpeg
 from swiftai_nb.core.image import GeneratedImage
 from swiftai_nb.core.paths import write_atomically
 from swiftai_nb.core.recipe import Recipe
+from swiftai_nb.core.recipe_fields import encodable
 
 THUMBNAIL_SIDE = 128
 INDEX_NAME = "index.sqlite"
@@ -42,21 +43,28 @@ CREATE TABLE IF NOT EXISTS favorites (id INTEGER PRIMARY KEY);
 """
 _SELECT = (
     "SELECT id, created_at, file, width, height, prompt, recipe, jpeg, id IN (SELECT id FROM favorites) "
-    "FROM pictures JOIN thumbnails USING (id)"
+    "FROM pictures LEFT JOIN thumbnails USING (id)"
 )
+# An index may come with a folder of somebody else's: none with code that SQLite runs, such as endless views.
+_FOREIGN = (
+    "SELECT name FROM sqlite_master WHERE type IN ('trigger', 'view') OR sql LIKE 'CREATE VIRTUAL%' "
+    "OR sql LIKE 'CREATE UNIQUE%' OR length(sql) - length(replace(sql, '(', '')) > 1"
+)
+# Ids near SQLite's largest leave no room for the next one: such rows are made anew from their files.
+_REPAIR = (
+    "DELETE FROM pictures WHERE id NOT BETWEEN 1 AND 1000000000000",
+    "UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(id), 0) FROM pictures) "
+    "WHERE name = 'pictures' AND (typeof(seq) != 'integer' OR seq > 1000000000000)",
+)
+_BATCH = 50  # files that are taken in together: other kernels may write in between
 _Row = tuple[int, float, str, int, int, str, str | None, bytes, int]  # in the order of _SELECT
+_COLUMNS = ("id", "created_at", "file", "width", "height", "prompt", "recipe", "searchable")
 _HINT = "choose a writable folder"
 _LATEST_TIME = 253_402_214_400.0  # the last day of the year 9999
 _NOT_A_PICTURE = (
-    InvalidInputError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    OverflowError,
-    sqlite3.IntegrityError,
-    sqlite3.InterfaceError,
-    sqlite3.DataError,
-)
+    InvalidInputError, OSError, SyntaxError, ValueError, OverflowError,
+    sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.DataError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -234,7 +242,9 @@ class FolderStore:
                 and not db.execute("SELECT 1 FROM pictures WHERE file = ? LIMIT 1", found).fetchone()
             ):
                 # Gone before its row is: a file without a row would come back with the next start.
-                (self._folder / Path(str(found[0])).name).unlink(missing_ok=True)
+                path = self._folder / Path(str(found[0])).name
+                if path.suffix.lower() == ".png":
+                    path.unlink(missing_ok=True)
 
     def mark(self, key: int, is_favorite: bool) -> None:
         """See `HistoryStore.mark`."""
@@ -267,27 +277,37 @@ class FolderStore:
 
     def _index_new_files(self) -> None:
         with self._reading() as db:
+            if db.execute(_FOREIGN).fetchone() is not None:
+                raise sqlite3.DatabaseError("the index holds more than tables")
             db.executescript(_SCHEMA)
+            columns = {row[1] for row in db.execute("PRAGMA table_info(pictures)")}
+            if not columns.issuperset(_COLUMNS):
+                raise sqlite3.DatabaseError("the index lacks columns")
         with self._writing() as db:
+            for statement in _REPAIR:
+                db.execute(statement)
             known = {row[0] for row in db.execute("SELECT file FROM pictures")}
-            for modified_at, path in sorted(_png_files(self._folder)):
-                # One unreadable file must not affect the others or the index.
-                with contextlib.suppress(*_NOT_A_PICTURE):
-                    if path.name not in known:
-                        self._insert(db, GeneratedImage.open(path), path.name, created_at=modified_at)
+        new = [found for found in sorted(_png_files(self._folder)) if found[1].name not in known]
+        for start in range(0, len(new), _BATCH):
+            with self._writing() as db:
+                for modified_at, path in new[start : start + _BATCH]:
+                    # One unreadable file must not affect the others or the index.
+                    with contextlib.suppress(*_NOT_A_PICTURE):
+                        if not db.execute("SELECT 1 FROM pictures WHERE file = ?", (path.name,)).fetchone():
+                            self._insert(db, GeneratedImage.open(path), path.name, created_at=modified_at)
 
     def _insert(
         self, db: sqlite3.Connection, image: GeneratedImage, name: str, *, created_at: float
     ) -> HistoryEntry:
         thumbnail = _thumbnail(image)
         recipe = None if image.recipe is None else image.recipe.to_json()
-        row = (created_at, name, image.width, image.height, image.prompt, recipe)
+        row = (created_at, name, image.width, image.height, encodable(image.prompt), recipe)
         key = db.execute(
             "INSERT INTO pictures (created_at, file, width, height, prompt, recipe, searchable) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (*row, _searchable(image)),
         ).lastrowid
-        db.execute("INSERT INTO thumbnails (id, jpeg) VALUES (?, ?)", (key, thumbnail))
+        db.execute("INSERT OR REPLACE INTO thumbnails (id, jpeg) VALUES (?, ?)", (key, thumbnail))
         return self._entry((key or 0, *row, thumbnail, 0))
 
     def _entry(self, row: _Row) -> HistoryEntry:
@@ -318,6 +338,7 @@ class FolderStore:
         # A connection per call: no handle outlives it, which matters for threads and forked processes.
         path = self._folder / INDEX_NAME
         with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as db:
+            db.text_factory = partial(str, encoding="utf-8", errors="replace")
             yield db
 
     @contextlib.contextmanager
@@ -369,7 +390,7 @@ def _searchable(image: GeneratedImage) -> str:
     if recipe is None:
         return ""
     parts = (recipe.prompt, recipe.negative_prompt, recipe.model)
-    return "\n".join(part for part in parts if part is not None).casefold()
+    return encodable("\n".join(part for part in parts if part is not None).casefold())
 
 
 def _thumbnail(image: GeneratedImage) -> bytes:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NEWEST_WEIGHT = 0.4
-_BUSY_TIMEOUT_S = 10.0
+_BUSY_TIMEOUT_S = 1.0  # while another process holds the file; an estimate is not worth a longer wait
 _LONGEST_S = 1e12  # beyond it a stored number is damage
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS timings (
@@ -153,6 +153,9 @@ class Timings:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
         try:
+            # A view or trigger of somebody else's may never end.
+            if db.execute("SELECT 1 FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone():
+                raise sqlite3.DatabaseError("the file holds more than tables")
             db.executescript(_SCHEMA)
         except sqlite3.Error:
             db.close()

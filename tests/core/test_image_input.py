@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,32 @@ def test_a_png_with_a_broken_chunk_after_its_pixels_is_one_error(
         GeneratedImage.open(tmp_path / "a.png")
     with pytest.raises(InvalidInputError, match="cannot read a picture"):
         _ = GeneratedImage(data=data, width=8, height=8).pil
+
+
+class Broken:
+    """An object of a user's, whose own code fails."""
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        raise RuntimeError("no pixels")
+
+
+class BrokenFigure:
+    def savefig(self, *_: object, **__: object) -> None:
+        raise RuntimeError("no figure")
+
+
+class BrokenPicture:
+    @property
+    def pil(self) -> Image.Image:
+        raise RuntimeError("no picture")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [Broken(), BrokenFigure(), BrokenPicture(), Image.new("RGB", (0, 4)), Image.new("La", (4, 4))],
+    ids=["array", "figure", "picture", "empty", "mode"],
+)
+@pytest.mark.parametrize("read", [to_png_bytes, mask_to_png_bytes])
+def test_what_an_object_raises_is_one_error(read: Callable[[object], bytes], source: object) -> None:
+    with pytest.raises(InvalidInputError, match=r"picture"):
+        read(source)

@@ -341,3 +341,11 @@ def test_comfyuis_sampler_and_scheduler_are_one_name(
     found = Recipe.find(picture(prompt=json.dumps(graph)))
     assert found is not None
     assert (found.scheduler, len(found.notes)) == (scheduler, notes)
+
+
+@pytest.mark.parametrize(
+    "field", ["loras", "notes", "references_sha256", "sources", "embeddings", "controls"]
+)
+def test_a_list_of_very_many_items_is_no_recipe(field: str) -> None:
+    with pytest.raises(InvalidInputError, match="1000 is the most"):
+        Recipe.from_dict({"prompt": "a fox", field: ["x"] * 20_000})

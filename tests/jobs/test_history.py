@@ -391,3 +391,73 @@ def test_a_folder_of_an_older_version_has_no_favorites_yet(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / INDEX_NAME)) as index:
         index.execute("DROP TABLE favorites")
     assert [entry.is_favorite for entry in History(tmp_path)] == [False]
+
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
+FOREIGN_INDEXES = {
+    "an endless view": f"ALTER TABLE thumbnails RENAME TO t; CREATE VIEW thumbnails AS {ENDLESS} "
+    "SELECT x AS id, x'00' AS jpeg FROM n",
+    "an endless trigger": "CREATE TRIGGER t AFTER INSERT ON pictures BEGIN "
+    f"INSERT INTO favorites {ENDLESS} SELECT max(x) FROM n; END",
+    "a trigger that refuses": "CREATE TRIGGER t BEFORE INSERT ON pictures BEGIN SELECT RAISE(ABORT, 'no'); END",
+    "a check": "DROP TABLE favorites; CREATE TABLE favorites (id INTEGER CHECK (length(zeroblob(9)) = 1))",
+    "a table that is none": "DROP TABLE pictures; CREATE VIRTUAL TABLE pictures USING fts5(id)",
+    "one picture of each size": "DELETE FROM pictures WHERE id > 1; CREATE UNIQUE INDEX u ON pictures (width)",
+    "another column": "ALTER TABLE pictures RENAME COLUMN prompt TO words",
+    "the largest id": "UPDATE pictures SET id = 9223372036854775807 WHERE id = 1",
+    "no id left": "UPDATE sqlite_sequence SET seq = 9223372036854775807",
+    "a text for the last id": "UPDATE sqlite_sequence SET seq = 'x'",
+    "lost thumbnails": "DELETE FROM thumbnails",
+    "thumbnails of what is to come": "INSERT INTO thumbnails VALUES (3, x'00'), (4, x'00'), (5, x'00')",
+    "a prompt that is no UTF-8": "UPDATE pictures SET prompt = CAST(x'ff' AS TEXT)",
+    "a file that is no UTF-8": "UPDATE pictures SET file = CAST(x'ff' AS TEXT) WHERE id = 1",
+}
+
+
+@pytest.mark.parametrize("sql", FOREIGN_INDEXES.values(), ids=FOREIGN_INDEXES)
+def test_an_index_of_somebody_else_costs_itself_and_no_picture(tmp_path, sql):
+    history = History(tmp_path)
+    for seed in (1, 2):
+        history.append(picture(seed=seed))
+    with contextlib.closing(sqlite3.connect(tmp_path / INDEX_NAME)) as index:
+        index.executescript(sql)
+    history = History(tmp_path)
+    history.append(picture(seed=3))
+    shown = []
+    for entry in history:
+        with contextlib.suppress(InvalidInputError):
+            shown.append(entry.image.recipe.seed)
+    assert set(shown) == {1, 2, 3}
+    for entry in list(history):
+        history.delete(entry.id)
+    assert len(history) == 0
+
+
+def test_a_row_cannot_have_another_file_deleted(tmp_path):
+    history = History(tmp_path)
+    entry = history.append(picture())
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with contextlib.closing(sqlite3.connect(tmp_path / INDEX_NAME, isolation_level=None)) as index:
+        index.execute("UPDATE pictures SET file = 'notes.txt'")
+    history.delete(entry.id)
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_half_an_emoji_is_kept_and_searched(history):
+    image = picture()
+    history.append(GeneratedImage(image.data, image.width, image.height, recipe=Recipe("a \ud83d fox")))
+    assert len(list(history.search("fox"))) == 1
+    assert len(list(history.search("\ud83d"))) in (0, 1)
+
+
+def test_a_search_of_very_many_words_is_one_error(history):
+    history.append(picture())
+    assert len(list(history.search("cat " * 2_000))) == 1
+    with pytest.raises(InvalidInputError, match="100 is the most"):
+        history.search(" ".join(map(str, range(2_000))))
+
+
+@pytest.mark.parametrize(("count", "found"), [(10**30, 1), (-1, 0)])
+def test_an_odd_number_of_entries(history, count, found):
+    history.append(picture())
+    assert len(history.newest(count)) == found

@@ -106,3 +106,17 @@ def test_a_row_of_less_than_one_pixel_is_left_out(tmp_path, pixels):
         db.execute("UPDATE timings SET pixels = ?", (pixels,))
         db.commit()
     assert Timings(tmp_path / "timings.sqlite").estimate_s(KEY, steps=1) is None
+
+
+def test_a_view_that_never_ends_is_no_estimate(tmp_path):
+    path = tmp_path / "timings.sqlite"
+    Timings(path, machine="a").record(KEY, steps=1, denoising_s=1.0, fixed_s=0.0)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "ALTER TABLE timings RENAME TO t; CREATE VIEW timings AS WITH RECURSIVE n(x) AS "
+            "(SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'a' AS machine, 'sd-1.5' AS model, "
+            "x AS pixels, 1 AS guided, 1.0 AS step_s, 1.0 AS fixed_s FROM n"
+        )
+    timings = Timings(path, machine="a")
+    assert timings.estimate_s(KEY, steps=1) is None
+    timings.record(KEY, steps=1, denoising_s=1.0, fixed_s=0.0)

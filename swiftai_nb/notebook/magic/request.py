@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -23,6 +23,7 @@ from swiftai_nb.notebook.magic.request_prompts import find_typed_choices, styled
 from swiftai_nb.notebook.session import Session
 
 _WITHOUT_PROVIDER = ("local", "mlx", "openai")
+_SHOWN = 8  # pictures that an error names
 _ITEM = re.compile(r"([^\W\d]\w*)\[(-?\d+)\]")
 
 
@@ -312,14 +313,14 @@ def _check_start_picture(
     config: ImageGenerationConfig, recipe: Recipe | None, arguments: ImagineArguments
 ) -> None:
     if recipe is not None and recipe.references_sha256 and not config.references:
-        needed = "; ".join(recipe.describe_source(sha256) for sha256 in recipe.references_sha256)
+        needed = _described(recipe, recipe.references_sha256)
         raise InvalidInputError(
             f"this recipe changes pictures that are not in it ({needed})",
             hint="give them in this order with --with",
         )
     if recipe is not None and recipe.controls and not config.controls:
-        options = " ".join(f"--control {control.option}" for control in recipe.controls)
-        needed = "; ".join(recipe.describe_source(control.image_sha256) for control in recipe.controls)
+        options = " ".join(f"--control {control.option}" for control in recipe.controls[:_SHOWN])
+        needed = _described(recipe, [control.image_sha256 for control in recipe.controls])
         raise InvalidInputError(
             f"this recipe is steered by pictures that are not in it ({needed})",
             hint=f"give {options}",
@@ -333,6 +334,11 @@ def _check_start_picture(
         )
     if arguments.strength is not None:
         raise InvalidInputError("--strength needs --image")
+
+
+def _described(recipe: Recipe, digests: Sequence[str]) -> str:
+    more = f" and {len(digests) - _SHOWN} more" if len(digests) > _SHOWN else ""
+    return "; ".join(map(recipe.describe_source, digests[:_SHOWN])) + more
 
 
 def _seeds(arguments: ImagineArguments, recipe: Recipe | None) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swiftai_nb.core.errors import InvalidInputError
-from swiftai_nb.core.format import encode_jpeg
+from swiftai_nb.core.format import encode_jpeg, shorten
 from swiftai_nb.core.image import LARGEST_ENLARGEMENT
 from swiftai_nb.core.image_input import to_pil
+from swiftai_nb.core.recipe_fields import encodable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SMALLEST_CELL = 192
 LARGEST_SHEET = 8192
 LARGEST_PREVIEW = 1024
+LONGEST_LABEL = 200
 BACKGROUND, TEXT, EMPTY = "#ffffff", "#3c4043", "#eceff1"
 Labels = tuple[Sequence[str], Sequence[str]]
 
@@ -230,12 +232,17 @@ def _write_labels(drawing: ImageDraw, measures: _Measures, labels: Labels) -> No
     font = ImageFont.load_default(size)
     for column, label in enumerate(labels[0]):
         x = measures.corner(column)[0] + measures.cell_width // 2
-        text = _shortened(drawing, label, font, measures.cell_width)
+        text = _shortened(drawing, _printable(label), font, measures.cell_width)
         drawing.text((x, measures.top // 2), text, TEXT, font, anchor="mm")
     for row, label in enumerate(labels[1]):
         y = measures.corner(row * measures.columns)[1] + measures.cell_height // 2
-        text = _wrapped(drawing, label, font, measures.left - size)
+        text = _wrapped(drawing, _printable(label), font, measures.left - size)
         drawing.multiline_text((measures.left - size // 2, y), text, TEXT, font, anchor="rm", align="right")
+
+
+def _printable(label: str) -> str:
+    """A label's beginning, on one line: more cannot be seen, and measuring it takes quadratic time."""
+    return encodable(shorten(label[: 4 * LONGEST_LABEL], LONGEST_LABEL))
 
 
 def _shortened(drawing: ImageDraw, text: str, font: ImageFont | FreeTypeFont, width: int) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FIELDS = ("n", "seed", "model", "date", "prompt")
 _LONGEST_SLUG = 60
 _LONGEST_NAME = 40
+_TOO_WIDE = re.compile(r"\d{3}|[{}]")  # a width of more than two digits, or one that is filled in
 
 
 def save_images(images: Sequence[GeneratedImage], template: str, *, first: int = 1) -> list[Path]:
@@ -50,8 +51,10 @@ def path_of(template: str, image: GeneratedImage, number: int) -> str:
         "prompt": slug(image.prompt or "picture"),
     }
     try:
+        if any(_TOO_WIDE.search(spec or "") for _, _, spec, _ in string.Formatter().parse(template)):
+            raise ValueError("a format is too wide")
         return template.format_map(values)
-    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+    except (KeyError, ValueError, IndexError, AttributeError, TypeError, OverflowError) as error:
         listed = ", ".join(f"{{{name}}}" for name in FIELDS)
         raise InvalidInputError(f"cannot fill in {template!r}: {error}", hint=f"use {listed}") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from PIL import Image
 
@@ -64,3 +66,24 @@ def test_preview_is_small_however_large_the_sheet_is() -> None:
     jpeg = sheet.jpeg([picture("red", 1024), *[None] * 8])
     assert jpeg is not None
     assert max(to_pil(jpeg).size) <= 1024 * 1.3
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "a" * 100_000,
+        "a " * 100_000,
+        "a" * 2_000_000,
+        "a\nb\0c",
+        "\ud83d",
+        "a" + "\u0301" * 5_000,
+        "\u202e" * 9,
+    ],
+    ids=["letters", "words", "very long", "lines", "half an emoji", "accents", "direction"],
+)
+def test_odd_labels_are_drawn_or_cut(label: str) -> None:
+    image = GeneratedImage.from_pil(Image.new("RGB", (64, 64)))
+    began = time.process_time()
+    contact_sheet([image, image], labels=([label, "b"], [""]))
+    contact_sheet([image, image], labels=([""], [label, "b"]))
+    assert time.process_time() - began < 2.0
