@@ -129,6 +129,7 @@ class _Worker:
         self._loop = asyncio.new_event_loop()
         self._slots = FairSlots(concurrency)  # used in the loop's thread only, as `_tasks`
         self._tasks: dict[GenerationJob, asyncio.Task[None]] = {}
+        self._is_moving_up = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run_loop, name=f"swiftai-jobs-{name}", daemon=True)
         self._thread.start()
@@ -204,15 +205,23 @@ class _Worker:
             if job not in self._unfinished:
                 return
             self._unfinished.remove(job)
-            waiting = [other for other in self._unfinished if other.state is JobState.QUEUED]
         if error is None:
             job.set_result(job.images)
         elif isinstance(error, (asyncio.CancelledError, GenerationCancelledError)):
             job.set_error(job.cancelled_error())
         else:
             job.set_error(error)
-        for other in waiting:
-            other.notify()  # its queue position has changed
+        if not self._is_moving_up:  # once for many jobs that end together, as when all are cancelled
+            self._is_moving_up = True
+            self._call(self._move_up)
+
+    def _move_up(self) -> None:
+        """Tells the waiting jobs that their queue positions have changed."""
+        self._is_moving_up = False
+        with self._lock:
+            waiting = [job for job in self._unfinished if job.state is JobState.QUEUED]
+        for job in waiting:
+            job.notify()
 
 
 async def _make_picture(job: GenerationJob, generator: ImageGenerator, index: int) -> None:

@@ -418,3 +418,16 @@ class _Raising(FakeGenerator):
 
     async def generate_image(self, prompt, **options):
         raise self.fault
+
+
+def test_jobs_that_end_together_are_told_of_their_positions_together(queue):
+    running = queue.submit(request_for(), endless())
+    jobs = [queue.submit(request_for(), FakeGenerator()) for _ in range(200)]
+    told = []
+    for job in jobs:
+        job.subscribe(lambda job: told.append(job.id))
+    for job in reversed(jobs):
+        job.cancel()
+    wait_until(lambda: all(job.done for job in jobs))
+    assert len(told) < 20 * len(jobs)  # each told of each other's end: half of 200 * 200
+    running.cancel()

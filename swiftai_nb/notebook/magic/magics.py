@@ -118,12 +118,14 @@ class Imagine(Magics):  # type: ignore[misc]
 
         return self._lazily(commands.imagine_models, line)
 
+    @no_var_expand  # type: ignore[untyped-decorator]
     @line_magic  # type: ignore[untyped-decorator]
     def imagine_history(self, line: str) -> Any:
         """The pictures made so far, newest first: `%imagine_history [words | --recall ID | --count N]`."""
         from swiftai_nb.notebook.magic import commands
 
-        return self._lazily(commands.imagine_history, line)
+        # What is searched for is often a pasted prompt: IPython itself would run code in its braces.
+        return self._lazily(lambda text: commands.imagine_history(self._with_variables(text)), line)
 
     @line_magic  # type: ignore[untyped-decorator]
     def imagine_jobs(self, line: str) -> Any:
@@ -181,6 +183,15 @@ class Imagine(Magics):  # type: ignore[misc]
             return parse(line, cell, variables=variables)
         except InvalidInputError as error:
             raise _usage_error(error) from None
+
+    def _with_variables(self, text: str) -> str:
+        """`text` with variables as in prompts; as typed where a name in braces is none."""
+        from swiftai_nb.notebook.magic.prompt import interpolate
+
+        try:
+            return interpolate(text, self.shell.user_ns)
+        except InvalidInputError:
+            return text
 
     def _lazily(self, function: Any, line: str) -> Any:
         try:

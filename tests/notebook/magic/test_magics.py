@@ -338,3 +338,13 @@ def test_unload_takes_everything_away(shell: Any) -> None:
     shell.run_line_magic("load_ext", "swiftai_nb")
     shell.run_line_magic("reload_ext", "swiftai_nb")
     assert len([m for m in shell.configurables if type(m).__name__ == "Imagine"]) == 1
+
+
+def test_a_search_for_a_pasted_prompt_runs_no_code(shell: Any, tmp_path: Path) -> None:
+    imagine(shell, "a fox")
+    shell.user_ns["words"] = "fox"
+    text = f"{{open({str(tmp_path / 'made')!r}, 'w')}}"
+    assert len(shell.run_line_magic("imagine_history", text)) == 0
+    assert not (tmp_path / "made").exists()
+    assert len(shell.run_line_magic("imagine_history", "{words}")) == 1
+    assert len(shell.run_line_magic("imagine_history", "{nothing|of|that} {kind}")) == 0
