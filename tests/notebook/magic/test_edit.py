@@ -29,7 +29,7 @@ def picture(size: tuple[int, int], seed: int = 0) -> GeneratedImage:
 
 def large() -> GeneratedImage:
     """More than a recipe keeps unasked."""
-    return GeneratedImage.from_pixels(np.random.default_rng(0).integers(0, 256, (160, 192, 3), np.uint8))
+    return GeneratedImage.from_pixels(np.random.default_rng(0).integers(0, 256, (256, 192, 3), np.uint8))
 
 
 def sha256(image: Any) -> str:
