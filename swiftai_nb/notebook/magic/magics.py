@@ -150,7 +150,8 @@ class Imagine(Magics):  # type: ignore[misc]
             display=self.display,
             preview_every=self.preview_every,
             save=self.save,
-            embed_limit_bytes=int(self.embed_limit_mb * 1_000_000),
+            # Not by `min`: infinity is no limit, and NaN passes the trait's check.
+            embed_limit_bytes=int(self.embed_limit_mb * 1e6) if self.embed_limit_mb < 1e6 else 10**12,
             has_captions=self.captions,
         )
 

@@ -215,7 +215,15 @@ class Style:
     negative: str = ""
 
     def apply(self, prompt: str, negative: str | None) -> tuple[str, str | None]:
-        """The styled (prompt, negative prompt)."""
+        """The styled (prompt, negative prompt).
+
+        Raises:
+            InvalidInputError: the template repeats a long prompt very often.
+        """
+        if self.template.count("{prompt}") * len(prompt) > len(prompt) + MAX_GROWTH:
+            raise InvalidInputError(
+                f"the style makes the prompt longer by more than {MAX_GROWTH:,} characters"
+            )
         avoided = ", ".join(part for part in (negative, self.negative) if part)
         return self.template.replace("{prompt}", prompt), avoided or None
 

@@ -348,3 +348,16 @@ def test_a_search_for_a_pasted_prompt_runs_no_code(shell: Any, tmp_path: Path) -
     assert not (tmp_path / "made").exists()
     assert len(shell.run_line_magic("imagine_history", "{words}")) == 1
     assert len(shell.run_line_magic("imagine_history", "{nothing|of|that} {kind}")) == 0
+
+
+@pytest.mark.parametrize("limit", ["inf", "nan", "1e308"])
+def test_an_endless_limit_of_embedded_pictures_is_none(shell: Any, limit: str) -> None:
+    shell.run_line_magic("config", f"Imagine.embed_limit_mb = float({limit!r})")
+    assert len(imagine(shell, "a fox")) == 1
+
+
+def test_a_style_that_repeats_a_long_prompt_is_one_error(shell: Any) -> None:
+    shell.run_line_magic("config", 'Imagine.styles = {"many": "{prompt} " * 3000}')
+    assert imagine(shell, "fox --style many").recipe.prompt.count("fox") == 3000
+    with pytest.raises(UsageError, match="longer by more than 1,000,000 characters"):
+        imagine(shell, "--style many", "fox " * 20_000)
