@@ -132,13 +132,16 @@ def find_lora(registry: DiffusionModelRegistry, source: str) -> Path | None:
     files = [f.path for f in known.files] if known is not None and known.kind == KIND else []
     wanted = next((path for path in files if path.endswith(_SUFFIX)), named.file)
     for snapshot in snapshots(registry.cache_dir, named.repository, None):
-        files_found = [p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()]
-        try:
-            path = select_lora(named.repository, files_found)[0] if wanted is None else wanted
-        except UnsupportedModelError:
-            continue
-        if path in files_found:
-            return snapshot / path
+        path = wanted
+        if path is None:
+            files_found = [p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()]
+            try:
+                path = select_lora(named.repository, files_found)[0]
+            except UnsupportedModelError:
+                continue
+        file = snapshot / path
+        if snapshot in file.parents and file.is_file():  # "a/b//c.safetensors" names no file of a snapshot
+            return file
     return None
 
 

@@ -321,7 +321,9 @@ class DiffusionModelRegistry:
         return tuple(part for part in self._parts_of(info) if not self.is_installed(part))
 
     def _parts_of(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
-        return tuple(self.find(name) for name in info.requires)
+        # Of the catalog only: entries of models.json could require each other in circles.
+        known = {part.id: part for part in catalog()}
+        return tuple(known[name] for name in info.requires if name in known)
 
     def estimated_time(self, info: DiffusionModelInfo, found: ModelOnDisk | None = None) -> str:
         """How long the rest of a download should take: "about 12 min"; "" while no speed is known."""

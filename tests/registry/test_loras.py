@@ -213,3 +213,12 @@ def test_a_folder_of_that_name_comes_before_the_hub(registry, tmp_path, monkeypa
 def test_the_usual_name_wins_over_checkpoints_beside_it():
     listing = ["pytorch_lora_weights.safetensors", "checkpoint-500/model.safetensors", "README.md"]
     assert select_lora("o/n", listing) == ("pytorch_lora_weights.safetensors",)
+
+
+def test_a_file_outside_of_the_snapshot_is_no_lora(registry, tmp_path):
+    snapshot = registry.cache_dir / "models--me--many" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "inside.safetensors").write_bytes(b"x")
+    (tmp_path / "outside.safetensors").write_bytes(b"x")
+    assert find_lora(registry, "me/many/inside.safetensors") == snapshot / "inside.safetensors"
+    assert find_lora(registry, f"me/many/{tmp_path}/outside.safetensors") is None

@@ -361,3 +361,35 @@ def test_the_folder_of_a_known_model_goes_by_its_name(registry, tmp_path):
     shutil.copytree(bundled_folder(find("emoji-mini")), copy)
     assert registry.resolve(str(copy)).folder == copy.resolve()
     assert registry.resolve(str(copy)).info.id == "copy"
+
+
+@pytest.mark.parametrize(
+    "requires",
+    [
+        [["me/x0"]],
+        [["me/x1"], ["me/x0"]],
+        [[f"me/x{j}" for j in range(i + 1, 40)] for i in range(40)],
+        [["nope"]],
+    ],
+    ids=["itself", "a circle", "one another", "unknown"],
+)
+def test_entries_that_require_entries_cost_no_time_and_no_error(registry, requires):
+    common = {"variant": "sd-1.5", "description": "x", "license": "x", "kind": "model", "engine": "mlx"}
+    entries = [
+        {
+            **common,
+            "id": f"me/x{i}",
+            "name": "x",
+            "repository": "me/one",
+            "files": [{"path": "a"}],
+            "requires": names,
+        }
+        for i, names in enumerate(requires)
+    ]
+    registry.home.mkdir(parents=True, exist_ok=True)
+    (registry.home / "models.json").write_text(json.dumps({"version": 1, "entries": entries}), "utf-8")
+    snapshot = registry.cache_dir / "models--me--one" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "a").write_text("x", encoding="utf-8")
+    assert len(registry.custom_models) == len(requires)
+    assert "emoji-mini" in str(make_table(registry))
