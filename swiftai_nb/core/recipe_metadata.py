@@ -32,6 +32,7 @@ EXIF_USER_COMMENT = 0x9286
 EXIF_SUB_IFD = 0x8769
 MAX_TEXT_LENGTH = 1_000_000  # characters; ComfyUI writes whole graphs
 MAX_OWN_TEXT_LENGTH = 40_000_000  # our recipes may hold the pictures that they were made from
+_MOST_VALUES = 500_000  # of such a text, and commas of its prompts
 PARAMETERS_VERSION = 2  # of the text that we write; 1 counted "Clip skip" from 0
 
 _NEGATIVE = "\nNegative prompt:"
@@ -196,6 +197,9 @@ def _attempt(reader: Callable[[str], Fields | None], text: object) -> Fields | N
 
 
 def _parse_json(text: str) -> Fields | None:
+    """Our own recipe: few values, of which some are long."""
+    if sum(map(text.count, ",[{")) > _MOST_VALUES:
+        return None
     data = json.loads(text)
     return data if isinstance(data, dict) else None
 

@@ -116,11 +116,12 @@ class UserConfig:
         write_json_atomically(self.home / "download_speed.json", {"bytes_per_s": bytes_per_s})
 
     def manifest(self, repository: str, commit: str) -> dict[str, ModelFile]:
-        """The published files of this commit, by path; empty when they were never recorded."""
-        data = _read_json(self._manifest_path(repository, commit)) or {}
+        """The published files of this commit, by path (do not change it); empty when never recorded."""
+        path = self._manifest_path(repository, commit)
         try:
-            return {file.path: file for file in files_from_list(data.get("files", ()))}
-        except ValueError:
+            stat = path.stat()
+            return _read_manifest(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        except (OSError, ValueError):
             return {}
 
     def record_manifest(self, repository: str, commit: str, files: list[ModelFile]) -> None:
@@ -175,6 +176,12 @@ def _read_version(path: Path, _mtime_ns: int, size_bytes: int, _inode: int) -> d
 @lru_cache(maxsize=8)
 def _read_models(path: Path, mtime_ns: int, size_bytes: int, inode: int) -> StoredModels:
     return _parse(_read_version(path, mtime_ns, size_bytes, inode))
+
+
+@lru_cache(maxsize=64)
+def _read_manifest(path: Path, mtime_ns: int, size_bytes: int, inode: int) -> dict[str, ModelFile]:
+    data = _read_version(path, mtime_ns, size_bytes, inode)
+    return {file.path: file for file in files_from_list(data.get("files", ()))}
 
 
 def _parse(data: dict[str, Any]) -> StoredModels:

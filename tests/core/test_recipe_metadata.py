@@ -252,6 +252,15 @@ def test_hostile_metadata_costs_no_time_and_raises_nothing(key: str, text: str) 
     assert time.process_time() - began < 2.0
 
 
+def test_a_recipe_may_hold_long_pictures_but_not_many_values() -> None:
+    began = time.process_time()
+    assert Recipe.find(picture(swiftai='{"prompt": "a", "x": [' + "[]," * 12_000_000 + "[]]}")) is None
+    assert time.process_time() - began < 2.0
+    found = Recipe.find(picture(swiftai=json.dumps({"prompt": "a", "x": "A" * 30_000_000})))
+    assert found is not None
+    assert found.prompt == "a"
+
+
 @pytest.mark.filterwarnings("ignore:.*EXIF:UserWarning")
 def test_a_damaged_exif_block_is_no_recipe() -> None:
     image = picture()

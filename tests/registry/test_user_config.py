@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from swiftai_nb.model_files.variants import DiffusionVariant
 from swiftai_nb.registry import user_config
+from swiftai_nb.registry.model_info import ModelFile
 from swiftai_nb.registry.model_tables import make_table
 from swiftai_nb.registry.registry import DiffusionModelRegistry
 
@@ -135,6 +136,17 @@ def test_no_entry_in_the_file_takes_the_name_of_the_bundled_model(registry, name
     path.write_text(json.dumps(stored))
     for name in (None, "emoji-mini", "bundled"):
         assert registry.resolve(name).info.bundled
+
+
+def test_a_download_record_is_read_once_for_all_entries_of_its_repository(registry, monkeypatch):
+    files = [ModelFile(f"{number}.json", 3) for number in range(20)]
+    registry.user_config.record_manifest("org/one", "main", files)
+    made = []
+    read = user_config.files_from_list
+    monkeypatch.setattr(user_config, "files_from_list", lambda entries: made.append(1) or read(entries))
+    for _ in range(5):
+        assert len(registry.user_config.manifest("org/one", "main")) == 20
+    assert len(made) == 1
 
 
 def test_models_json_is_parsed_once_and_again_when_it_changes(registry, monkeypatch):
