@@ -33,19 +33,21 @@ _TEXTS = ("request_id", "picture_id", "job_id", "input_id", "role", "size", "nam
 
 
 class _Message(dict[str, Any]):
-    """A message of the page, of which nothing is sure but the type of what is there; null is not there.
+    """A message of the page, of which nothing is sure but the type of what is there; a null name is not.
 
     Raises:
         InvalidInputError: a value of another type; later, for a value that is not there.
     """
 
     def __init__(self, content: dict[str, Any], buffers: Any) -> None:
-        content = {name: value for name, value in content.items() if value is not None}
         for name, value in content.items():
             kind = dict if name == "settings" else str if name in _TEXTS else object
+            if value is None and kind is not object:
+                continue
             if not isinstance(value, kind):
                 raise InvalidInputError(f"the page's {name} is {short_repr(value)}", hint="reload the page")
-        super().__init__({**content, "buffers": buffers})
+            self[name] = value
+        self["buffers"] = buffers
 
     def __missing__(self, name: str) -> Any:
         raise InvalidInputError(f"the page's message has no {name}", hint="reload the page")
