@@ -322,8 +322,8 @@ class DiffusionModelRegistry:
 
     def _parts_of(self, info: DiffusionModelInfo) -> tuple[DiffusionModelInfo, ...]:
         # Of the catalog only: entries of models.json could require each other in circles.
-        known = {part.id: part for part in catalog()}
-        return tuple(known[name] for name in info.requires if name in known)
+        parts = (_builtin_owner(name) for name in info.requires)
+        return tuple(part for part in parts if part is not None)
 
     def estimated_time(self, info: DiffusionModelInfo, found: ModelOnDisk | None = None) -> str:
         """How long the rest of a download should take: "about 12 min"; "" while no speed is known."""

@@ -77,8 +77,7 @@ class UserConfig:
     def read(self) -> StoredModels:
         """What is stored; empty when nothing is, or when the file is broken."""
         try:
-            stat = self.path.stat()
-            stored = _read_models(self.path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            stored = _read_models(*_version(self.path))
         except (OSError, ValueError):
             return StoredModels()
         return StoredModels(dict(stored.entries), stored.default_model)
@@ -117,10 +116,8 @@ class UserConfig:
 
     def manifest(self, repository: str, commit: str) -> dict[str, ModelFile]:
         """The published files of this commit, by path (do not change it); empty when never recorded."""
-        path = self._manifest_path(repository, commit)
         try:
-            stat = path.stat()
-            return _read_manifest(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            return _read_manifest(*_version(self._manifest_path(repository, commit)))
         except (OSError, ValueError):
             return {}
 
@@ -159,10 +156,15 @@ def _locked(path: Path) -> Iterator[None]:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file, cached (do not change it); None when there is no such file or it is broken."""
     try:
-        stat = path.stat()
-        return _read_version(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        return _read_version(*_version(path))
     except (OSError, ValueError):
         return None
+
+
+def _version(path: Path) -> tuple[Path, int, int, int]:
+    """What the caches below know a file's content by."""
+    stat = path.stat()
+    return path, stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 @lru_cache(maxsize=64)
