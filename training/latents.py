@@ -8,12 +8,12 @@ import torch
 from diffusers import AutoencoderKL
 
 from networks import SCALING_FACTOR
-from runtime import SEED, composer, start_ranks, to_model, work_dir
+from runtime import SEED, autocast, composer, start_ranks, to_model, work_dir
 from tokenizer import encode, load
 
 
 def moments(vae, x):
-    with torch.no_grad(), torch.autocast(x.device.type, dtype=torch.bfloat16):
+    with torch.no_grad(), autocast(x.device):
         return vae.encode(x).latent_dist.mean.float()
 
 

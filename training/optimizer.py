@@ -7,6 +7,8 @@ LLM training", 2025) gives its updates the size of AdamW's, so that one learning
 
 import torch
 
+from runtime import fast_bfloat16
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
@@ -14,7 +16,8 @@ def orthogonalized(matrices, *, steps=5):
     """`[..., rows, columns]`: each matrix with its singular values near 1."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = matrices.mT if tall else matrices
+    x = x.bfloat16() if fast_bfloat16(x.device) else x.float()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         s = x @ x.mT

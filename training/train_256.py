@@ -1,5 +1,6 @@
 """The 256 px model, one command: goes on from the last checkpoint, stage after stage, on a GPU or a CPU.
 
+    python launch.py train_256.py               # on a CPU with two cores
     python train_256.py --idle                  # on shared CPUs: lowest priority, until it is done or stopped
     python train_256.py --minutes 10            # ten minutes on a data-center GPU
 
@@ -26,7 +27,7 @@ import art
 import train_decoder_256 as decoder
 import train_few_steps as few_steps
 import train_unet_256 as unet
-from runtime import start_ranks, work_dir
+from runtime import agreed, rank, say, start_ranks, work_dir
 
 PICTURES = {
     "decoder": 18500, "encoder": 1200, "captions": 20000, "unet": 800000, "few steps": 40000, "all of the decoder": 60000,
@@ -34,10 +35,17 @@ PICTURES = {
 
 
 def prepare():
+    """Art, tokenizer and the shipped model, by the first rank for all."""
     work = work_dir()
+    if rank() != 0:
+        agreed(True)
+        return
     if not (work / "art_256.zip").exists():
         art.main()
     shutil.copytree(decoder.shipped() / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
+    art.load()
+    decoder.pipeline_folder()
+    agreed(True)
 
 
 def run(minutes):
@@ -73,14 +81,15 @@ def main():
     args = parser.parse_args()
     if args.idle:
         yield_to_everything()
+    start_ranks()
     with open(work_dir() / "train_256.lock", "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if rank() == 0:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SystemExit(f"another process trains in {work_dir()}") from None
-        start_ranks()
         torch.set_float32_matmul_precision("high")
-        print("complete" if run(args.minutes) else "stopped; the same command goes on", flush=True)
+        say("complete" if run(args.minutes) else "stopped; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import networks
 from optimizer import Muon
-from runtime import SEED, Clock, Trainee, composer, start_ranks, to_model, work_dir
+from runtime import SEED, Clock, Trainee, autocast, composer, start_ranks, to_model, work_dir
 
 
 def reconstruction_loss(y, x):
@@ -53,7 +53,7 @@ def main():
     errors, saved, since = [], time.monotonic(), time.monotonic()
     while clock.running():
         x = to_model([compose(rng, several=0.15, pair=0.3).picture for _ in range(args.batch)])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             posterior = net.encode(x).latent_dist
             y = net.decode(posterior.sample()).sample
         loss = reconstruction_loss(y.float(), x) + args.kl * kl_loss(posterior)

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel
 
 import networks
 from optimizer import Muon
-from runtime import SEED, Clock, Trainee, composer, start_ranks, to_model, work_dir
+from runtime import SEED, Clock, Trainee, autocast, composer, start_ranks, to_model, work_dir
 from tokenizer import encode, load
 from train_autoencoder import reconstruction_loss
 
@@ -55,7 +55,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, x):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             posterior = self.vae.encode(F.avg_pool2d(x, 2)).latent_dist
         return posterior.mean.float() * networks.SCALING_FACTOR
 
@@ -78,7 +78,7 @@ class Redrawing:
 
     @torch.no_grad()
     def __call__(self, z, captions):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             hidden = self.text(input_ids=encode(self.tokenizer, captions)).last_hidden_state
         start = torch.randint(300, 950, (len(z),)).float()
         noise, known = torch.randn_like(z), z
@@ -86,14 +86,14 @@ class Redrawing:
             t = (start * (1 - k / self.steps)).long()
             a = self.alphas[t].view(-1, 1, 1, 1)
             x = a.sqrt() * known + (1 - a).sqrt() * noise
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with autocast():
                 v = self.net(x, t, hidden).sample.float()
             known, noise = a.sqrt() * x - (1 - a).sqrt() * v, a.sqrt() * v + (1 - a).sqrt() * x
         return known
 
 
 def decoded(net, z):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         return net.decode(z / networks.SCALING_FACTOR).sample.float()
 
 
@@ -141,7 +141,7 @@ def main():
             n = round(REDRAWN * args.batch)
             seen[-n:] = redraw(z[-n:], [e.caption for e in examples[-n:]])
         y = decoded(net, seen)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             guess = net.encode(x[:ENCODED]).latent_dist.mean
         off = (guess.float() * networks.SCALING_FACTOR - z[:ENCODED]).square().mean()
         trainee.update(decoder_loss(y, x) + off, lr=clock.lr())

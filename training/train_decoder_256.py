@@ -29,7 +29,7 @@ from layouts import Layouts
 from optimizer import Muon
 from pack import unpack
 from render import Renderer
-from runtime import SEED, Pace, Trainee, device, start_ranks, work_dir
+from runtime import SEED, Pace, Trainee, agreed, autocast, device, rank, ranks, say, start_ranks, work_dir
 from subjects import read_list
 from tokenizer import encode
 from train_decoder import decoder_loss, disturbed
@@ -94,11 +94,11 @@ class Adversary:
 
     def loss(self, y, x):
         """One step of the discriminator, then the loss that it gives to `y`."""
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with autocast(x.device):
             real, drawn = self.net(torch.cat([x, y.detach()]))[0].float().chunk(2)
         self.trainee.update(F.relu(1 - real).mean() + F.relu(1 + drawn).mean(), lr=self.lr)
         self.net.requires_grad_(False)
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with autocast(x.device):
             score, features = self.net(y)
             with torch.no_grad():
                 wanted = self.net(x)[1]
@@ -132,7 +132,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, x):
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with autocast(x.device):
             small = F.avg_pool2d(x, x.shape[-1] // self.vae.config.sample_size)
             mean = self.vae.encode(small).latent_dist.mean
         return mean.float() * networks.SCALING_FACTOR
@@ -202,7 +202,7 @@ class DiffusionModel:
         x = torch.randn(len(captions), *self.shape(), device=self.place)
         ids = encode(self.tokenizer, [""] * len(captions) + captions).to(self.place)
         self.scheduler.set_timesteps(steps)
-        with torch.autocast(self.place.type, dtype=torch.bfloat16):
+        with autocast(self.place):
             hidden = self.text(input_ids=ids).last_hidden_state
             for t in self.scheduler.timesteps:
                 without, told = self.net(torch.cat([x, x]), t, hidden).sample.float().chunk(2)
@@ -216,7 +216,7 @@ class DiffusionModel:
 
 def drawn_pool(path, examples, teacher, *, count):
     """Numbers of examples and the latents drawn for their captions, without those that went astray; resumable."""
-    pool = torch.load(path) if path.exists() else {"next": 0, "numbers": [], "latents": []}
+    pool = torch.load(path) if path.exists() else {"next": 10**6 * rank(), "numbers": [], "latents": []}
     draw, saved = None, time.monotonic()
     while len(pool["numbers"]) < count:
         draw = DiffusionModel(pipeline_folder(), examples.render.device) if draw is None else draw
@@ -233,8 +233,7 @@ def drawn_pool(path, examples, teacher, *, count):
         if time.monotonic() - saved > 60 or len(pool["numbers"]) >= count:
             torch.save(pool, path)
             saved = time.monotonic()
-            print(f"{time.strftime('%H:%M:%S')} drawn {len(pool['numbers'])} of {pool['next']}, "
-                  f"off {off.median():.3f}", flush=True)  # fmt: skip
+            say(f"drawn {len(pool['numbers'])} of {pool['next'] - 10**6 * rank()}, off {off.median():.3f}")
     return np.array(pool["numbers"]), torch.stack(pool["latents"])
 
 
@@ -246,16 +245,16 @@ class Lesson:
         self.batch = BATCH[self.place.type]
         self.drawn, self.noisy = (round(share * self.batch) for share in (DRAWN, DISTURBED))
         self.examples, self.teacher = Examples(self.place, attributes=attributes), Teacher(self.place)
-        path = work / f"drawn_256{'_attributes' if attributes else ''}.pt"
+        name = "drawn_256" + ("_attributes" if attributes else "") + (f"_{rank()}" if rank() else "")
         self.numbers, self.latents = drawn_pool(
-            path, self.examples, self.teacher, count=POOL[self.place.type]
+            work / f"{name}.pt", self.examples, self.teacher, count=POOL[self.place.type] // ranks()
         )
         self.net = autoencoder().to(self.place)
         params = [*self.net.decoder.parameters(), *self.net.post_quant_conv.parameters()]
         self.trainee = Trainee(params, Muon(params, lr=lr), path=work / "decoder_256.pt", ema=0.995)
         self.trainee.resume()
-        self.rng = np.random.default_rng([SEED, 7, self.trainee.step])
-        torch.manual_seed(SEED + self.trainee.step)
+        self.rng = np.random.default_rng([SEED, 7, self.trainee.step, rank()])
+        torch.manual_seed(SEED + 1000 * rank() + self.trainee.step)
         self.adversary = None
 
     def seen(self):
@@ -273,7 +272,7 @@ class Lesson:
         x, z, exact = self.seen()
         whole = share >= WHOLE_FROM
         window = None if whole else 8 * self.rng.integers((networks.SIZE_256 // 2 - WINDOW) // 8 + 1, size=2)
-        with torch.autocast(self.place.type, dtype=torch.bfloat16):
+        with autocast(self.place):
             y = decoded(self.net, z, window).float()
         if not whole:
             x, y = part(x, window), y[..., 2 * MARGIN : -2 * MARGIN, 2 * MARGIN : -2 * MARGIN]
@@ -283,7 +282,7 @@ class Lesson:
                 self.adversary = Adversary(work_dir() / "adversary_256.pt", self.place)
             sharp = len(x) - self.noisy
             loss = loss + self.adversary.loss(y[:sharp], x[:sharp])
-        self.trainee.pictures += self.batch
+        self.trainee.pictures += self.batch * ranks()
         self.trainee.update(loss, lr=lr)
         errors = (y.detach() - x).square().mean((1, 2, 3)) / 4
         return torch.stack([errors[:exact].mean(), errors[exact : exact + self.drawn].mean()])
@@ -292,6 +291,8 @@ class Lesson:
         self.trainee.save()
         if self.adversary is not None:
             self.adversary.trainee.save()
+        if rank() != 0:
+            return
         with self.trainee.averaged():
             self.net.save_pretrained(pipeline_folder() / "vae")
 
@@ -304,18 +305,18 @@ def train(*, pictures, minutes=math.inf, lr=1e-3, attributes=False):
     lesson = Lesson(lr=lr, attributes=attributes)
     pace = Pace(lesson.trainee, pictures=pictures, minutes=minutes, peak_lr=lr, decay_from=0.5)
     errors = []
-    print(f"decoder: starts at step {lesson.trainee.step}, {pace.share():.1%}", flush=True)
+    say(f"decoder: starts at step {lesson.trainee.step}, {pace.share():.1%}")
     while pace.running():
         errors.append(lesson.step(pace.share(), pace.lr()))
         if (speed := pace.report_due()) is not None:
             exact, drawn = torch.stack(errors).mean(0).tolist()
-            print(f"{time.strftime('%H:%M:%S')} decoder step {lesson.trainee.step} {pace.share():.1%} psnr exact "
-                  f"{-10 * math.log10(exact):.2f} drawn {-10 * math.log10(drawn):.2f} img/s {speed:.1f}", flush=True)  # fmt: skip
+            say(f"decoder step {lesson.trainee.step} {pace.share():.1%} psnr exact {-10 * math.log10(exact):.2f} "
+                f"drawn {-10 * math.log10(drawn):.2f} img/s {speed:.1f}")  # fmt: skip
             errors = []
         if pace.save_due():
             lesson.save()
     lesson.save()
-    return pace.finished()
+    return bool(agreed(pace.finished()))
 
 
 def train_encoder(*, pictures, minutes=math.inf, lr=4e-4):
@@ -331,26 +332,28 @@ def train_encoder(*, pictures, minutes=math.inf, lr=4e-4):
 
     def save():
         trainee.save()
+        if rank() != 0:
+            return
         with trainee.averaged():
             net.save_pretrained(pipeline_folder() / "vae")
 
     while pace.running():
-        numbers = 10**9 + trainee.pictures + np.arange(BATCH[place.type])
+        numbers = 10**9 + trainee.pictures + rank() * BATCH[place.type] + np.arange(BATCH[place.type])
         x, _ = examples(numbers)
-        with torch.autocast(place.type, dtype=torch.bfloat16):
+        with autocast(place):
             guess = net.encode(x).latent_dist.mean.float() * networks.SCALING_FACTOR
         loss = (guess - teacher(x)).square().mean()
-        trainee.pictures += len(x)
+        trainee.pictures += len(x) * ranks()
         trainee.update(loss, lr=pace.lr())
         errors.append(loss.detach())
         if (speed := pace.report_due()) is not None:
-            print(f"{time.strftime('%H:%M:%S')} encoder step {trainee.step} {pace.share():.1%} "
-                  f"off {torch.stack(errors).mean().item():.4f} img/s {speed:.1f}", flush=True)  # fmt: skip
+            off = torch.stack(errors).mean().item()
+            say(f"encoder step {trainee.step} {pace.share():.1%} off {off:.4f} img/s {speed:.1f}")
             errors = []
         if pace.save_due():
             save()
     save()
-    return pace.finished()
+    return bool(agreed(pace.finished()))
 
 
 def main():

@@ -26,7 +26,7 @@ import networks
 from latents import LatentPool, pool_path
 from optimizer import Muon
 from pipeline import save_pipeline
-from runtime import SEED, Clock, Pace, Trainee, start_ranks, work_dir
+from runtime import SEED, Clock, Pace, Trainee, agreed, autocast, rank, ranks, start_ranks, work_dir
 from tokenizer import encode, load
 from train_unet import HELD_OUT, NO_CAPTION, Noising
 
@@ -53,7 +53,7 @@ def angles():
 
 
 def guided(net, x, t, prompted):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         both = net(torch.cat([x, x]), torch.cat([t, t]), torch.cat([prompted.negative, prompted.hidden]))
     u, c = both.sample.float().chunk(2)
     return u + prompted.scale.view(-1, 1, 1, 1) * (c - u)
@@ -135,7 +135,7 @@ class Prompts:
         self.null = self.states(encode(load(), [""]).long())
 
     def states(self, ids):
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad(), autocast():
             return self.text(input_ids=ids.long()).last_hidden_state.float()
 
     def pick(self, n):
@@ -177,7 +177,7 @@ class Examination:
         return ", ".join(parts)
 
 
-def student_and_teacher(checkpoint, rank):
+def student_and_teacher(checkpoint):
     """Both start as the pipeline's UNet, which is kept for resuming, as the pipeline gets the student."""
     kept = work_dir() / "teacher"
     source = kept if checkpoint.exists() else work_dir() / "pipeline/unet"
@@ -185,7 +185,7 @@ def student_and_teacher(checkpoint, rank):
     for net in (student, teacher):
         net.set_attn_processor(AttnProcessor())
     teacher.eval().requires_grad_(False)
-    if rank == 0 and not checkpoint.exists():
+    if rank() == 0 and not checkpoint.exists():
         teacher.save_pretrained(kept)
     return student, teacher
 
@@ -197,20 +197,20 @@ def between(teacher, student, share):
     return net
 
 
-def distill(pool, timing, *, batch=48, plain_batch=32, lr=4e-4, share=0.5, rank=0, world=1):
+def distill(pool, timing, *, batch=48, plain_batch=32, lr=4e-4, share=0.5):
     """Teach the pipeline's UNet on the captions of `pool` while `timing`, a Clock or a Pace of the trainee, runs.
 
     What is saved lies `share` of the way to the student. Returns the timing.
     """
     checkpoint = work_dir() / "few_steps.pt"
-    net, teacher = student_and_teacher(checkpoint, rank)
+    net, teacher = student_and_teacher(checkpoint)
     optimizer = Muon(net.parameters(), lr=lr, weight_decay=0)
     trainee = Trainee(net.parameters(), optimizer, path=checkpoint, ema=0.99)
     trainee.resume()
-    torch.manual_seed(SEED + 1000 * rank + trainee.step)
+    torch.manual_seed(SEED + 1000 * rank() + trainee.step)
     prompts, jumps, noising = Prompts(pool), Jumps(), Noising()
     walkers = Walkers(prompts, batch)
-    examine = Examination(prompts, jumps, teacher) if rank == 0 else None
+    examine = Examination(prompts, jumps, teacher) if rank() == 0 else None
     clock = timing(trainee, peak_lr=lr, decay_from=0.3, warmup_steps=20)
 
     def distilled():
@@ -228,7 +228,7 @@ def distill(pool, timing, *, batch=48, plain_batch=32, lr=4e-4, share=0.5, rank=
         index = prompts.pick(plain_batch)
         t = noising.timesteps(plain_batch)
         x, v = noising(pool.latents[index].float(), t)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             out = net(x, t, prompts.of(index)).sample
         return (out.float() - v).square().mean()
 
@@ -241,24 +241,24 @@ def distill(pool, timing, *, batch=48, plain_batch=32, lr=4e-4, share=0.5, rank=
         with trainee.averaged():
             save_pipeline(work_dir() / "pipeline", unet=between(teacher, net, share))
 
-    if rank == 0:
+    if rank() == 0:
         report()
     losses, saved, since = [], time.monotonic(), time.monotonic()
     while clock.running():
         parts = distilled(), plain()
-        trainee.pictures += batch
+        trainee.pictures += batch * ranks()
         trainee.update(parts[0] + PLAIN_WEIGHT * parts[1], lr=clock.lr())
         losses.append([part.item() for part in parts])
-        if rank == 0 and trainee.step % 25 == 0:
+        if rank() == 0 and trainee.step % 25 == 0:
             (jump, denoising), spent_s = np.mean(losses, 0), time.monotonic() - since
             print(f"{time.strftime('%H:%M:%S')} step {trainee.step} {clock.share():.1%} jumps {jump:.4f} "
-                  f"plain {denoising:.4f} lr {clock.lr():.1e} img/s {25 * batch * world / spent_s:.0f}", flush=True)  # fmt: skip
+                  f"plain {denoising:.4f} lr {clock.lr():.1e} img/s {25 * batch * ranks() / spent_s:.0f}", flush=True)  # fmt: skip
             losses, since = [], time.monotonic()
-        if rank == 0 and time.monotonic() - saved > 180:
+        if rank() == 0 and time.monotonic() - saved > 180:
             save()
             report()
             saved = time.monotonic()
-    if rank == 0:
+    if rank() == 0:
         save()
         report()
     return clock
@@ -270,7 +270,8 @@ def train(*, pictures, minutes=math.inf):
     if path.exists() and torch.load(path, weights_only=True, map_location="cpu")["pictures"] >= pictures:
         return True
     pool = LatentPool(work_dir() / "pool_256.pt").load()
-    return distill(pool, partial(Pace, pictures=pictures, minutes=minutes)).finished()
+    pace = distill(pool, partial(Pace, pictures=pictures, minutes=minutes))
+    return bool(agreed(pace.finished()))
 
 
 def main():
@@ -283,10 +284,10 @@ def main():
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--share", type=float, default=0.5, help="of the way to the student that is shipped")
     args = parser.parse_args()
-    rank, world = start_ranks()
+    start_ranks()
     options = {"batch": args.batch, "plain_batch": args.plain, "lr": args.lr, "share": args.share}
-    pool = LatentPool(pool_path(rank)).load()
-    distill(pool, partial(Clock, minutes=args.minutes), rank=rank, world=world, **options)
+    pool = LatentPool(pool_path(rank())).load()
+    distill(pool, partial(Clock, minutes=args.minutes), **options)
 
 
 if __name__ == "__main__":

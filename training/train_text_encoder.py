@@ -14,7 +14,7 @@ from torch import nn
 import networks
 from latents import LatentPool, pool_path
 from optimizer import Muon
-from runtime import SEED, Clock, Trainee, start_ranks, work_dir
+from runtime import SEED, Clock, Trainee, autocast, start_ranks, work_dir
 
 HELD_OUT = 500
 
@@ -69,7 +69,7 @@ def main():
     clock, since = Clock(trainee, minutes=args.minutes, peak_lr=args.lr, decay_from=0.3), time.monotonic()
 
     def error(index):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             guess = net(pool.ids[index].long())
         return (guess - pool.latents[index].float().flatten(1)).square().mean()
 

@@ -17,7 +17,7 @@ import networks
 from latents import LatentPool, pool_path
 from optimizer import Muon
 from pipeline import save_pipeline
-from runtime import SEED, Clock, Trainee, start_ranks, work_dir
+from runtime import SEED, Clock, Trainee, autocast, start_ranks, work_dir
 from tokenizer import encode, load
 from train_text_encoder import LatentGuess
 
@@ -59,7 +59,7 @@ def conditional_gap(net, noising, z, hidden, empty):
         torch.manual_seed(step)
         t = torch.full((len(z),), step, device=z.device)
         x, v = noising(z, t)
-        with torch.no_grad(), torch.autocast(z.device.type, dtype=torch.bfloat16):
+        with torch.no_grad(), autocast(z.device):
             losses = [
                 (net(x, t, h).sample.float() - v).square().mean().item()
                 for h in (hidden, hidden.roll(1, 0), empty)
@@ -108,7 +108,7 @@ def main():
     null = encode(tokenizer, [""])
 
     def states(ids):
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad(), autocast():
             return guess.encoder(input_ids=ids.long()).last_hidden_state
 
     def save():
@@ -129,7 +129,7 @@ def main():
         ids[torch.rand(args.batch) < NO_CAPTION] = null
         z, t = pool.latents[index].float(), noising.timesteps(args.batch)
         x, v = noising(z, t)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             if args.text_rate:
                 hidden = guess.encoder(input_ids=ids).last_hidden_state
                 guessed = guess.read(hidden, ids)

@@ -23,7 +23,7 @@ from layouts import Layouts
 from optimizer import Muon
 from pipeline import load_pipeline, save_pipeline
 from render import Renderer
-from runtime import SEED, Pace, Trainee, device, start_ranks, work_dir
+from runtime import SEED, Pace, Trainee, agreed, autocast, device, rank, ranks, say, start_ranks, work_dir
 from subjects import read_list
 from tokenizer import encode, load
 from train_decoder_256 import Teacher, pipeline_folder, shipped
@@ -101,14 +101,15 @@ class Lesson:
         def layouts(rng):
             return self.few(rng) if practice and rng.random() < 0.5 else every(rng)
 
-        self.pool_path = self.work / f"pool_256{'_practice' if practice else ''}.pt"
-        rng = np.random.default_rng(seed)
+        name = "pool_256" + ("_practice" if practice else "") + (f"_{rank()}" if rank() else "")
+        self.pool_path = self.work / f"{name}.pt"
+        rng = np.random.default_rng([*seed, rank()])
         self.pool = Pool(Teacher(self.place), layouts, self.render, capacity=capacity, rng=rng)
         self.pool.resume(self.pool_path)
         self.pool.fill(self.first)
 
     def autocast(self):
-        return torch.autocast(self.place.type, dtype=torch.bfloat16)
+        return autocast(self.place)
 
     def text_params(self):
         return [p for p in self.guess.parameters() if p.requires_grad]
@@ -134,19 +135,19 @@ def train_text_encoder(*, captions, minutes=math.inf, lr=3e-3):
         with lesson.autocast():
             guessed = lesson.guess(ids)
         loss = (guessed - z.flatten(1)).square().mean()
-        trainee.pictures += lesson.batch
+        trainee.pictures += lesson.batch * ranks()
         trainee.update(loss, lr=pace.lr())
         losses.append(loss.detach())
         if (speed := pace.report_due()) is not None:
-            print(f"{time.strftime('%H:%M:%S')} text encoder step {trainee.step} {pace.share():.1%} "
-                  f"loss {torch.stack(losses).mean().item():.3f} captions/s {speed:.0f}", flush=True)  # fmt: skip
+            loss = torch.stack(losses).mean().item()
+            say(f"text encoder step {trainee.step} {pace.share():.1%} loss {loss:.3f} captions/s {speed:.0f}")
             losses = []
         if pace.save_due():
             trainee.save()
             lesson.pool.save(lesson.pool_path)
     trainee.save()
     lesson.pool.save(lesson.pool_path)
-    return pace.finished()
+    return bool(agreed(pace.finished()))
 
 
 class DiffusionLesson(Lesson):
@@ -166,7 +167,7 @@ class DiffusionLesson(Lesson):
         self.trainee = Trainee(every, optimizer, path=self.work / "unet_256.pt")
         self.trainee.resume()
         self.null = encode(self.pool.tokenizer, [""]).to(self.place)
-        torch.manual_seed(SEED + self.trainee.step)
+        torch.manual_seed(SEED + 1000 * rank() + self.trainee.step)
 
     def loss(self):
         z, ids = self.pool.sample(self.batch)
@@ -184,6 +185,8 @@ class DiffusionLesson(Lesson):
         """Checkpoint, pool, and the whole model as a diffusers folder; prints what the caption is worth."""
         self.trainee.save()
         self.pool.save(self.pool_path)
+        if rank() != 0:
+            return
         z, ids = self.pool.at(torch.arange(HELD_OUT, device=self.place))
         with self.trainee.averaged(), torch.random.fork_rng():
             self.guess.encoder.save_pretrained(self.folder / "text_encoder")
@@ -192,39 +195,41 @@ class DiffusionLesson(Lesson):
                 true, none = (
                     self.guess.encoder(input_ids=i).last_hidden_state for i in (ids, self.null.expand_as(ids))
                 )
-            print("  gap", conditional_gap(self.net, self.noising, z, true, none), flush=True)
+            say("  gap " + conditional_gap(self.net, self.noising, z, true, none))
 
     def gate(self):
-        """Whether attributes are followed; figures to `gate.json`."""
+        """Whether attributes are followed, by the first rank's examination; figures to `gate.json`."""
+        if rank() != 0:
+            return bool(agreed(False))
         pipe = load_pipeline(self.folder).to(self.place)
         figures = following.score(pipe, layouts=self.few, render=self.render, few=FEW_SUBJECTS)
         report = figures | {"pictures": self.trainee.pictures}
         (self.work / "gate.json").write_text(json.dumps(report, indent=2) + "\n")
-        print("  gate", report, flush=True)
-        return figures["passed"]
+        say(f"  gate {report}")
+        return bool(agreed(figures["passed"]))
 
     def train(self, pace, *, until_gate):
         """True when the gate is passed, or without one when all pictures were seen."""
         losses, gated = [], self.trainee.pictures // GATE_EVERY
         while pace.running():
-            self.pool.grow(self.fresh)
-            loss, drawn = self.loss()
-            self.trainee.pictures += self.batch
-            self.trainee.update(loss, lr=pace.lr())
-            losses.append(drawn)
-            if (speed := pace.report_due()) is not None:
-                print(f"{time.strftime('%H:%M:%S')} unet step {self.trainee.step} {pace.share():.1%} loss "
-                      f"{torch.stack(losses).mean().item():.4f} img/s {speed:.0f}", flush=True)  # fmt: skip
-                losses = []
-            if pace.save_due(300):
-                self.save()
-            if until_gate and self.trainee.pictures // GATE_EVERY > gated:
+            if until_gate and pace.met and self.trainee.pictures // GATE_EVERY > gated:
                 gated = self.trainee.pictures // GATE_EVERY
                 self.save()
                 if self.gate():
                     return True
+            self.pool.grow(self.fresh)
+            loss, drawn = self.loss()
+            self.trainee.pictures += self.batch * ranks()
+            self.trainee.update(loss, lr=pace.lr())
+            losses.append(drawn)
+            if (speed := pace.report_due()) is not None:
+                loss = torch.stack(losses).mean().item()
+                say(f"unet step {self.trainee.step} {pace.share():.1%} loss {loss:.4f} img/s {speed:.0f}")
+                losses = []
+            if pace.save_due(300):
+                self.save()
         self.save()
-        return pace.finished()
+        return bool(agreed(pace.finished()))
 
 
 def gate_passed():

@@ -1,7 +1,10 @@
 """The stages on tiny networks and art, whole: checkpoints, resuming, pausing, the folder that comes out."""
 
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +106,44 @@ def test_training_waits_while_the_pause_file_is_there(work, monkeypatch):
     monkeypatch.setattr(runtime.time, "sleep", sleep)
     assert pace.running()  # the pause of 40 s is not counted against its half second
     assert len(slept) == 40
+
+
+RANK_SCRIPT = """
+import sys
+sys.path[:0] = [{training!r}, {tests!r}]
+import torch
+from runtime import Pace, agreed, rank, ranks, start_ranks, work_dir
+from test_training import trainee
+start_ranks()
+_, one = trainee(work_dir() / "a.pt")
+pace = Pace(one, pictures=100, meeting_every_s=0)
+assert pace.running() and pace.met
+one.params[0].data.fill_(rank())
+one.pictures = (30, 50)[rank()]
+assert pace.running() and one.pictures == 40
+assert torch.equal(one.params[0], torch.full_like(one.params[0], 0.5))
+one.pictures = (101, 101)[rank()]
+one.step = 7 + rank()
+one.save()
+assert not pace.running()
+assert agreed(rank()) == 0
+"""
+
+
+def test_ranks_meet_with_the_mean_of_their_weights_and_stop_together(work):
+    here = Path(__file__).parent
+    script = work / "rank.py"
+    script.write_text(RANK_SCRIPT.format(training=str(here.parent), tests=str(here)))
+    done = subprocess.run([sys.executable, here.parent / "launch.py", script], timeout=120, check=False)
+    assert done.returncode == 0
+    assert torch.load(work / "a.pt", weights_only=True)["step"] == 7  # the first rank's
+
+
+def test_a_rank_that_fails_ends_the_others(work):
+    script = work / "rank.py"
+    script.write_text("import os, sys, time\nsys.exit(3) if os.environ['RANK'] == '1' else time.sleep(600)\n")
+    launch = Path(__file__).parents[1] / "launch.py"
+    assert subprocess.run([sys.executable, launch, script], timeout=60, check=False).returncode == 3
 
 
 def test_sharpness_is_about_strength_and_not_place():
