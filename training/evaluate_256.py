@@ -21,8 +21,9 @@ import torch.nn.functional as F
 import art
 import following
 import measures
+from art import STYLES
 from compose import HALF, PLACES, STACKED
-from layouts import Ground, Layout, Layouts, Placed, related
+from layouts import SIZES, Ground, Layout, Layouts, Placed, related
 from pipeline import draw, load_pipeline
 from render import Renderer
 from runtime import device, to_model, work_dir
@@ -118,6 +119,14 @@ def grounds_of(phrase):
     return (Ground(next((c for c in COLORS if phrase == f"on a {c} background"), "white")),)
 
 
+def combination_of(phrase):
+    """The style, side and size that the words of a phrase of attributes.json stand for."""
+    words = [word.strip() for word in phrase.split(",")]
+    style = next((k for k, s in enumerate(STYLES.values()) if s.words and s.words in words), 0)
+    share = next((s for w, s in SIZES.items() if w and w in words), SIZES[""])
+    return style, "mirrored" in words, share
+
+
 def edges(pipe, examples, *, steps, guidance, n=48):
     """Edges (measures.edges) of pictures drawn for captions, and of training pictures through the autoencoder."""
     x, captions = examples(range(2 * 10**9, 2 * 10**9 + n))
@@ -151,12 +160,21 @@ def variety(pipe, judge, attributes, *, steps, guidance, choose):
     chosen = [s for s in judge.layouts.subjects if s.stage == 1][:SUBJECTS_VARIED]
     asked = [(s.label, judge.layouts.one(judge.labels.index(s.label)).caption) for s in chosen]
     filled = [[choose(attributes, caption, seed=seed) for seed in range(SEEDS)] for _, caption in asked]
-    prompts = [f"{c} {f}".strip() for (_, c), row in zip(asked, filled, strict=True) for f in row]
+    prompts = [
+        c + f if f.startswith(",") else f"{c} {f}".strip()
+        for (_, c), row in zip(asked, filled, strict=True)
+        for f in row
+    ]
     seeds = list(range(SEEDS)) * len(asked)
     pictures = reduced(draw(pipe, prompts, steps=steps, guidance_scale=guidance, seeds=seeds))
     rows = [pictures[k : k + SEEDS] for k in range(0, len(pictures), SEEDS)]
     places = [
-        judge.rank(picture, label, grounds=grounds_of(phrase))
+        judge.rank(
+            picture,
+            label,
+            grounds=grounds_of(phrase.split(",")[0]),
+            combination=combination_of(phrase),
+        )
         for (label, _), row, phrases in zip(asked, rows, filled, strict=True)
         for picture, phrase in zip(row, phrases, strict=True)
     ]

@@ -115,7 +115,7 @@ def _seeds(seeds: list[int]) -> str:
 
 def _filled_in(recipes: Sequence[Recipe]) -> str:
     """What the seed chose: in the order of the pictures, as it may differ."""
-    texts = [recipe.filled_in for recipe in recipes]
+    texts = [(recipe.filled_in or "").lstrip(", ") for recipe in recipes]
     if not any(texts):
         return ""
     return f"added by seed: {', '.join(dict.fromkeys(text or 'nothing' for text in texts))}"

@@ -303,7 +303,12 @@ class Recipe:
 
 def join_prompt(prompt: str, filled_in: str | None) -> str:
     """A prompt with what was added to it."""
-    return f"{prompt.rstrip(' .,;')} {filled_in}" if filled_in else prompt
+    return add_phrase(prompt.rstrip(" .,;"), filled_in) if filled_in else prompt
+
+
+def add_phrase(text: str, phrase: str) -> str:
+    """`text phrase`, or `text, phrase` of one that begins with a comma; either may be empty."""
+    return text + phrase if phrase.startswith(",") else f"{text} {phrase}".strip()
 
 
 def _version_text(versions: dict[str, str]) -> str | None:

@@ -5,6 +5,8 @@ knows, such as places; the provider adds one to a prompt that names none, and re
 
     {"place": {"unless": ["in", "on"], "longest_prompt": 14, "choices": [
         {"phrase": "", "unless": []}, {"phrase": "in the snow", "unless": ["snow", "winter"]}]}}
+
+A phrase such as ", mirrored" is added without a space before its comma.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.core.recipe import add_phrase
 from swiftai_nb.model_files.json_file import read_json_object
 
 ATTRIBUTES_FILE = "attributes.json"
@@ -78,7 +82,7 @@ def choose_phrases(
 ) -> str:
     """What is added to a prompt for a seed: the phrases of all attributes, joined; may be empty."""
     chosen = (attribute.choose(prompt, negative_prompt, seed=seed) for attribute in attributes)
-    return " ".join(phrase for phrase in chosen if phrase)
+    return reduce(add_phrase, chosen, "")
 
 
 def read_attributes(folder: Path) -> tuple[Attribute, ...]:

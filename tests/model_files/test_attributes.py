@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from swiftai_nb.core.errors import InvalidModelFilesError
+from swiftai_nb.core.recipe import join_prompt
 from swiftai_nb.model_files.attributes import Attribute, Choice, choose_phrases, read_attributes
 from swiftai_nb.model_files.content_hash import content_hash
 
@@ -60,6 +61,18 @@ def test_phrases_of_several_attributes_are_joined():
         "at night flat style",
         "flat style",
     }
+
+
+def test_a_phrase_that_begins_with_a_comma_follows_it_without_a_space():
+    both = (PLACE, Attribute("side", (Choice(", mirrored"),)))
+    assert {choose_phrases(both, "a cat", seed=seed) for seed in range(3)} == {
+        "in the snow, mirrored",
+        "at night, mirrored",
+        ", mirrored",
+    }
+    assert join_prompt("a cat.", ", mirrored") == "a cat, mirrored"
+    assert join_prompt("a cat", "in the snow, mirrored") == "a cat in the snow, mirrored"
+    assert join_prompt("", "in the snow") == "in the snow"
 
 
 def test_a_folder_without_a_table_has_no_attributes(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 import evaluate_256
 import following
-from evaluate_256 import Judge, grounds_of, pixels, reduced
+from evaluate_256 import Judge, combination_of, grounds_of, pixels, reduced
 from layouts import Ground, Layouts
 from render import Renderer
 
@@ -52,6 +52,12 @@ def test_another_relation_gets_no_mark(judge, shown):
 def test_another_subject_is_not_recognized(judge):
     (picture,) = pictures(judge, [{**ASKED[0], "subjects": ["dog"]}])
     assert not judge.marks(picture, ASKED[0])["top-1"]
+
+
+def test_phrases_stand_for_attributes():
+    assert combination_of("in the snow, mirrored") == (0, True, 0.84)
+    assert combination_of(", small, cartoon style") == (2, False, 0.56)
+    assert combination_of("") == following.DEFAULTS
 
 
 def test_phrases_stand_for_backgrounds():

@@ -96,7 +96,7 @@ def _meant_for(session: Session, model: str | None) -> str:
 def _filled_in(plan: GenerationPlan) -> str:
     seeds = plan.request.seeds[:SHOWN_SEEDS]  # each with its own prompt, where that is drawn by the seed
     listed = [plan.with_seeds((seed,)).filled_in() for seed in seeds]
-    return "; ".join(text or "nothing" for text in listed) if any(listed) else ""
+    return "; ".join(text.lstrip(", ") or "nothing" for text in listed) if any(listed) else ""
 
 
 def _seeds(requests: Sequence[GenerationRequest]) -> str:
