@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+from art import STYLES
+from evaluate import NEWER_KINDS
+from layouts import HEADS
 from scenes import COLORS, SCENE_PHRASES, TINTS
 from subjects import read_list
 
@@ -44,9 +47,11 @@ parameters, {size_mb:.1f} MB.
 ## What to ask for
 
 One of {subjects} subjects, optionally in a color ({tints}), on a colored background ({colors}), or in one of
-{scenes} scenes ({scene_examples}); two, three or four of a thing; two things side by side or one above the other.
+{scenes} scenes ({scene_examples}), those out of doors also "at night" or "in the evening"; two to five of a thing; two things side
+by side or one above the other. For a single thing, after a comma: {styles}; "mirrored"; "small" or "large". {heads_count} animals and
+figures can wear glasses or a hat, hold something, be on a box, bed, sofa or chair, or under an umbrella, tree, cloud or rainbow.
 Examples: "a cat", "a red guitar", "a rocket in space", "a slice of pizza, blue background", "three apples",
-"a cat and a dog". The words it was
+"a cat and a dog", "a fox, cartoon style", "a bird, mirrored, flat style", "a penguin wearing sunglasses". The words it was
 trained with are in `trained_words.txt`; other words fall back on the nearest meaning it knows ("feline" and
 "hound" lie near words it was taught), or on something arbitrary.
 
@@ -74,14 +79,19 @@ subjects that were taught longest; of the {newer} that came last (doctors and ki
 their own training picture, but they saw less than half of the training, and some are vague. Pictures are soft at full
 size: edges are clean, textures are not.
 
+`training/evaluate_256.py`, {asked_256} prompts more, compared with the training pictures of all alternatives, which get {ceiling_256}
+themselves: style, side and size right in {attributes} of pictures together (style {style}, side {mirror}, size {share}; of combinations
+that were never trained {unseen}); the subject is nearest in {attribute_top}, one of the five nearest in {attribute_top5}; the
+relation is right in {relation}. By what is wrong, see `training/contact_sheet_256.webp`.
+
 The autoencoder reproduces training pictures of {coded_side} px at {psnr} dB PSNR. Fine lines, small faces and lettering are soft.
 
 ## What it cannot do
 
-- Anything outside its subjects: no people you name, no text, no photographs, no art styles.
-- One pose per subject. Seeds change details and the scene's variant, hardly the drawing; `swiftai_nb` therefore adds
-  a place chosen by the seed (`attributes.json`) to prompts that name none.
-- More than four of a thing; three different things; other relations than beside and above.
+- Anything outside its subjects: no people you name, no text, no photographs, no other styles.
+- One pose per subject and style. Seeds change details and the scene's variant, hardly the drawing; `swiftai_nb` therefore
+  adds what the seed chooses (`attributes.json`), such as a place, to prompts that leave it open.
+- More than five of a thing; three different things; styles, sides and sizes of several things.
 - Small drawings: two, three or four of a thing, and pairs, keep number, place and color, and show simple shapes well,
   but lose details and faces.
 - Thin shapes (forks, scissors), patterns, and faces and people that differ only in small things are soft or wrong.
@@ -90,18 +100,17 @@ The autoencoder reproduces training pictures of {coded_side} px at {psnr} dB PSN
 
 ## Training
 
-Data: {subjects} drawings of Microsoft's Fluent Emoji in the 3D style (MIT; npm `@lobehub/fluent-emoji-3d` 1.1.0), composed
-by procedure onto plain colors and procedural scenes, with captions from hand-picked names; vocabulary from
+Data: {subjects} things in four styles: Microsoft's Fluent Emoji in 3D, flat and high contrast (MIT) and Google's Noto Emoji
+(Apache-2.0; npm {packages}), composed by procedure onto plain colors and procedural scenes, with captions from hand-picked names; vocabulary from
 emojibase-data 17.0.0 (MIT). Token vectors: a projection of all-MiniLM-L6-v2's word embeddings (Apache-2.0). No
 photographs, no personal data, no scraped pictures.
 
 Networks: diffusers' own classes. `UNet2DConditionModel` {unet:.1f} M ({unet_channels} channels on 8x8 latents), `CLIPTextModel`
 {text:.1f} M (3 layers of 192, 24 tokens), `AutoencoderKL` {vae:.1f} M (factor {factor}, 16 channels). v-prediction, 1000 steps, scaled
 linear betas 0.00085 to 0.02, trailing spacing. An autoencoder of 64 px pictures, then the text encoder by regression to
-the latent, then the UNet on a curriculum of subjects (about 394,000 pictures; in the last 229,000 the text encoder went on
-learning with it), then an autoencoder of 128 px with the same latents, then few-step distillation (17 minutes, half of
-the way to its result); about four and a half hours on two busy CPU cores, and the loss was still falling. The decoder of
-{side} px, for the same latents, came last. All of it is in `training/`.
+the latent, then the UNet on a curriculum of subjects in 3D (about 394,000 pictures; in the last 229,000 the text encoder
+went on learning with it), autoencoders of 128 px and of {side} px with the same latents, few-step distillation, and the UNet
+and text encoder again with all styles and attributes (440,000 pictures). All of it is in `training/`.
 
 Weights are int8 with one scale per output channel (`training/pack.py`; against the unpacked model pictures agree to 40 dB
 and better); `unpack` gives an ordinary diffusers folder.
@@ -128,9 +137,29 @@ def figures(report):
     return {"heads": " | ".join(columns), "rule": "|".join("---" for _ in columns), "rows": "\n".join(rows)}
 
 
+def attribute_figures(report, prompts):
+    """From evaluate_256.py's report."""
+    drawn, ceilings = report["drawn"], report["training pictures"]
+    percent = {name: f"{value:.0%}" for name, value in drawn.items()}
+    return {
+        "asked_256": sum(p["kind"] in NEWER_KINDS for p in prompts),
+        "ceiling_256": f"{min(ceilings.values()):.0%} or more",
+        "attributes": percent["attribute: all attributes"],
+        "style": percent["attribute: style"],
+        "mirror": percent["attribute: mirror"],
+        "share": percent["attribute: share"],
+        "attribute_top": percent["attribute: top-1"],
+        "attribute_top5": percent["attribute: top-5"],
+        "unseen": percent["never trained: all attributes"],
+        "relation": percent["relation: relation"],
+    }
+
+
 def main():
     subjects = read_list()
     report = json.loads((HERE / "evaluation.json").read_text())
+    newer = json.loads((HERE / "evaluation_256.json").read_text())
+    prompts = json.loads((HERE / "prompts.json").read_text())
     defaults = json.loads((ASSET / "generation_defaults.json").read_text())
     channels = json.loads((ASSET / "unet/config.json").read_text())["block_out_channels"]
     levels = json.loads((ASSET / "vae/config.json").read_text())["block_out_channels"]
@@ -161,6 +190,10 @@ def main():
         text=counts["text_encoder"] / 1e6,
         vae=counts["vae"] / 1e6,
         unet_channels=" and ".join(map(str, channels)),
+        styles=", ".join(f'"{s.words}"' for s in STYLES.values() if s.words),
+        heads_count=len(HEADS),
+        packages=", ".join(f"`{s.package}`" for s in STYLES.values()),
+        **attribute_figures(newer, prompts),
         **figures(report),
     )
     (ASSET / "README.md").write_text(text)

@@ -205,7 +205,7 @@ def main():
         "--out", type=Path, default=HERE, help="folder for evaluation.json and contact_sheet.webp"
     )
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     prompts = [p for p in json.loads((HERE / "prompts.json").read_text()) if p["kind"] not in NEWER_KINDS]
     pipe, references = load_pipeline(args.pipeline), References()
     originals = References(size=pipe.vae.config.sample_size)

@@ -99,6 +99,8 @@ class Judge:
         for picture, asked in zip(reduced(pictures), prompts, strict=True):
             for name, mark in self.marks(picture, asked).items():
                 marks.setdefault(f"{asked['kind']}: {name}", []).append(float(mark))
+                if asked.get("trained") is False:
+                    marks.setdefault(f"never trained: {name}", []).append(float(mark))
         return {name: round(float(np.mean(values)), 3) for name, values in marks.items()}
 
 

@@ -115,12 +115,25 @@ def test_a_table_that_is_none_is_refused_by_its_fault(tmp_path, table, fault):
 
 def test_the_bundled_model_knows_every_word_of_its_table():
     trained = set((BUNDLED / "trained_words.txt").read_text(encoding="utf-8").split())
-    (place,) = read_attributes(BUNDLED)
-    phrases = [choice.phrase for choice in place.choices]
-    assert {word for phrase in phrases for word in phrase.split()} <= trained
-    assert len(set(phrases)) == len(phrases) >= 8
-    # A phrase that was added is a place that is named: a cell copied with it gets no second one.
-    assert all(place.choose(f"a cat {phrase}", seed=1) == "" for phrase in phrases if phrase)
+    attributes = read_attributes(BUNDLED)
+    phrases = [choice.phrase for attribute in attributes for choice in attribute.choices]
+    assert {word for phrase in phrases for word in phrase.strip(", ").split()} <= trained
+    assert len({choice.phrase for choice in attributes[0].choices}) >= 8
+
+
+@pytest.mark.parametrize("prompt", ["a cat", "a snowman", "pink pig"])
+def test_a_prompt_with_the_phrases_of_the_bundled_model_gets_no_others(prompt):
+    attributes = read_attributes(BUNDLED)
+    added = [choose_phrases(attributes, prompt, seed=seed) for seed in range(120)]
+    assert len(set(added)) > 20
+    full = [join_prompt(prompt, phrases) for phrases in added]
+    assert [choose_phrases(attributes, text, seed=seed) for seed, text in enumerate(full)] == [""] * 120
+
+
+@pytest.mark.parametrize("prompt", ["two cats", "a cat and a dog", "a fox wearing glasses", "a cat in the snow"])
+def test_only_one_thing_alone_in_no_place_gets_attributes_of_the_bundled_model(prompt):
+    _, *others = read_attributes(BUNDLED)
+    assert {choose_phrases(others, prompt, seed=seed) for seed in range(120)} == {""}
 
 
 def test_the_table_is_no_part_of_the_weights_revision(tmp_path):
