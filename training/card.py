@@ -82,7 +82,8 @@ size: edges are clean, textures are not.
 `training/evaluate_256.py`, {asked_256} prompts more, compared with the training pictures of all alternatives, which get {ceiling_256}
 themselves: style, side and size right in {attributes} of pictures together (style {style}, side {mirror}, size {share}; of combinations
 that were never trained {unseen}); the subject is nearest in {attribute_top}, one of the five nearest in {attribute_top5}; the
-relation is right in {relation}. By what is wrong, see `training/contact_sheet_256.webp`.
+relation is right in {relation}. Styles need more training: the flat one is often nearest to 3D, and rare things in the cartoon style
+or as ink drawings are vague (`training/contact_sheet_256.webp`, none left out).
 
 The autoencoder reproduces training pictures of {coded_side} px at {psnr} dB PSNR. Fine lines, small faces and lettering are soft.
 

@@ -125,15 +125,14 @@ def test_the_bundled_model_knows_every_word_of_its_table():
 def test_a_prompt_with_the_phrases_of_the_bundled_model_gets_no_others(prompt):
     attributes = read_attributes(BUNDLED)
     added = [choose_phrases(attributes, prompt, seed=seed) for seed in range(120)]
-    assert len(set(added)) > 20
+    assert len(set(added)) >= 8
     full = [join_prompt(prompt, phrases) for phrases in added]
     assert [choose_phrases(attributes, text, seed=seed) for seed, text in enumerate(full)] == [""] * 120
 
 
-@pytest.mark.parametrize("prompt", ["two cats", "a cat and a dog", "a fox wearing glasses", "a cat in the snow"])
-def test_only_one_thing_alone_in_no_place_gets_attributes_of_the_bundled_model(prompt):
-    _, *others = read_attributes(BUNDLED)
-    assert {choose_phrases(others, prompt, seed=seed) for seed in range(120)} == {""}
+@pytest.mark.parametrize("prompt", ["a fox wearing glasses", "a robot holding a balloon", "a cat with a hat on"])
+def test_what_is_worn_or_held_is_not_risked_for_a_place_of_the_bundled_model(prompt):
+    assert {choose_phrases(read_attributes(BUNDLED), prompt, seed=seed) for seed in range(120)} == {""}
 
 
 def test_the_table_is_no_part_of_the_weights_revision(tmp_path):

@@ -20,6 +20,10 @@ def imagine(shell: Any, line: str) -> Any:
     return shell.run_line_magic("imagine", f"{line} {LOCAL}")
 
 
+def shown(recipe: Recipe) -> str:
+    return (recipe.filled_in or "").lstrip(", ") or "nothing"
+
+
 def test_seeds_get_different_places_and_each_picture_is_remade_from_its_file(shell: Any, tmp_path: Path):
     cats = imagine(shell, "a cat --count 3 --seed 1")
     assert [recipe.prompt for recipe in cats.recipes] == ["a cat"] * 3
@@ -74,7 +78,7 @@ def test_a_dry_run_says_what_is_added_to_each_picture(shell: Any):
     plan = imagine(shell, "a cat --count 2 --seed 1 --dry-run")
     made = imagine(shell, "a cat --count 2 --seed 1")
     assert plan["prompt"] == "a cat"
-    assert plan["filled in"] == "; ".join(recipe.filled_in or "nothing" for recipe in made.recipes)
+    assert plan["filled in"] == "; ".join(shown(recipe) for recipe in made.recipes)
     assert "filled in" not in dict(imagine(shell, "a cat in the snow --dry-run"))
 
 
@@ -98,4 +102,4 @@ def test_a_dry_run_fills_in_the_prompt_that_each_seed_draws(shell: Any):
     plan = imagine(shell, "a {red cat|cat in the snow} --count 4 --seed 1 --dry-run")
     made = imagine(shell, "a {red cat|cat in the snow} --count 4 --seed 1")
     assert {recipe.prompt for recipe in made.recipes} == {"a red cat", "a cat in the snow"}
-    assert plan["filled in"] == "; ".join(recipe.filled_in or "nothing" for recipe in made.recipes)
+    assert plan["filled in"] == "; ".join(shown(recipe) for recipe in made.recipes)
