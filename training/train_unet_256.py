@@ -256,7 +256,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--captions", type=int, default=20000)
-    parser.add_argument("--pictures", type=int, default=800000)
+    parser.add_argument("--pictures", type=int, default=1700000)
     parser.add_argument("--minutes", type=float, default=math.inf)
     args = parser.parse_args()
     start_ranks()
