@@ -21,9 +21,8 @@ import torch.nn.functional as F
 import art
 import following
 import measures
-from art import STYLES
 from compose import HALF, PLACES, STACKED
-from layouts import SIZES, Ground, Layout, Layouts, Placed, related
+from layouts import Ground, Layout, Layouts, Placed, attribute_words, related
 from pipeline import draw, load_pipeline
 from render import Renderer
 from runtime import device, to_model, work_dir
@@ -122,11 +121,9 @@ def grounds_of(phrase):
 
 
 def combination_of(phrase):
-    """The style, side and size that the words of a phrase of attributes.json stand for."""
-    words = [word.strip() for word in phrase.split(",")]
-    style = next((k for k, s in enumerate(STYLES.values()) if s.words and s.words in words), 0)
-    share = next((s for w, s in SIZES.items() if w and w in words), SIZES[""])
-    return style, "mirrored" in words, share
+    """The style, side and size that the words after the commas of a phrase of attributes.json stand for."""
+    words = {word.strip() for word in phrase.split(",")[1:]}
+    return next(c for c in following.COMBINATIONS if set(attribute_words(*c)) == words)
 
 
 def edges(pipe, examples, *, steps, guidance, n=48):
@@ -154,19 +151,15 @@ def spread(pictures):
     return float(np.mean([np.sqrt(np.square(a - b).mean()) for a, b in pairs]))
 
 
-def variety(pipe, judge, attributes, *, steps, guidance, choose):
+def variety(pipe, judge, attributes, *, steps, guidance, choose, join):
     """How much seeds change a picture, as a share of how much prompts do, and how often the subject is recognized.
 
-    `choose(attributes, prompt, seed=)` fills in what a prompt leaves open, as `swiftai_nb` does.
+    `choose(attributes, prompt, seed=)` fills in what a prompt leaves open, `join(prompt, phrase)` adds it, as `swiftai_nb` does.
     """
     chosen = [s for s in judge.layouts.subjects if s.stage == 1][:SUBJECTS_VARIED]
     asked = [(s.label, judge.layouts.one(judge.labels.index(s.label)).caption) for s in chosen]
     filled = [[choose(attributes, caption, seed=seed) for seed in range(SEEDS)] for _, caption in asked]
-    prompts = [
-        c + f if f.startswith(",") else f"{c} {f}".strip()
-        for (_, c), row in zip(asked, filled, strict=True)
-        for f in row
-    ]
+    prompts = [join(c, f) for (_, c), row in zip(asked, filled, strict=True) for f in row]
     seeds = list(range(SEEDS)) * len(asked)
     pictures = reduced(draw(pipe, prompts, steps=steps, guidance_scale=guidance, seeds=seeds))
     rows = [pictures[k : k + SEEDS] for k in range(0, len(pictures), SEEDS)]
@@ -208,6 +201,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     sys.path.insert(0, str(HERE.parent))
+    from swiftai_nb.core.recipe import join_prompt
     from swiftai_nb.model_files.attributes import choose_phrases, read_attributes
 
     torch.set_grad_enabled(False)
@@ -218,7 +212,9 @@ def main():
     examples = Examples(device(), attributes=args.attributes)
     report = {"steps": args.steps, "guidance_scale": args.guidance}
     report["edges"] = edges(pipe, examples, **settings)
-    report |= variety(pipe, judge, read_attributes(SHIPPED), choose=choose_phrases, **settings)
+    report |= variety(
+        pipe, judge, read_attributes(SHIPPED), choose=choose_phrases, join=join_prompt, **settings
+    )
     prompts = [p for p in every if p["kind"] in ("attribute", "relation")]
     report["training pictures"] = judge.score(
         list(pixels(examples.render([judge.layout(p) for p in prompts]))), prompts

@@ -50,6 +50,11 @@ def ranks():
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def own_file(name):
+    """`name.pt` in the work folder, with the number of the rank but for the first."""
+    return work_dir() / (f"{name}_{rank()}.pt" if rank() else f"{name}.pt")
+
+
 def agreed(value):
     """The first rank's number, on every rank; they wait here for each other."""
     shared = torch.tensor([float(value)])

@@ -29,7 +29,20 @@ from layouts import Layouts
 from optimizer import Muon
 from pack import unpack
 from render import Renderer
-from runtime import SEED, Pace, Trainee, agreed, autocast, device, rank, ranks, say, start_ranks, work_dir
+from runtime import (
+    SEED,
+    Pace,
+    Trainee,
+    agreed,
+    autocast,
+    device,
+    own_file,
+    rank,
+    ranks,
+    say,
+    start_ranks,
+    work_dir,
+)
 from subjects import read_list
 from tokenizer import encode
 from train_decoder import decoder_loss, disturbed
@@ -245,9 +258,9 @@ class Lesson:
         self.batch = BATCH[self.place.type]
         self.drawn, self.noisy = (round(share * self.batch) for share in (DRAWN, DISTURBED))
         self.examples, self.teacher = Examples(self.place, attributes=attributes), Teacher(self.place)
-        name = "drawn_256" + ("_attributes" if attributes else "") + (f"_{rank()}" if rank() else "")
+        path = own_file("drawn_256_attributes" if attributes else "drawn_256")
         self.numbers, self.latents = drawn_pool(
-            work / f"{name}.pt", self.examples, self.teacher, count=POOL[self.place.type] // ranks()
+            path, self.examples, self.teacher, count=POOL[self.place.type] // ranks()
         )
         self.net = autoencoder().to(self.place)
         params = [*self.net.decoder.parameters(), *self.net.post_quant_conv.parameters()]

@@ -23,7 +23,20 @@ from layouts import Layouts
 from optimizer import Muon
 from pipeline import load_pipeline, save_pipeline
 from render import Renderer
-from runtime import SEED, Pace, Trainee, agreed, autocast, device, rank, ranks, say, start_ranks, work_dir
+from runtime import (
+    SEED,
+    Pace,
+    Trainee,
+    agreed,
+    autocast,
+    device,
+    own_file,
+    rank,
+    ranks,
+    say,
+    start_ranks,
+    work_dir,
+)
 from subjects import read_list
 from tokenizer import encode, load
 from train_decoder_256 import Teacher, pipeline_folder, shipped
@@ -101,8 +114,7 @@ class Lesson:
         def layouts(rng):
             return self.few(rng) if practice and rng.random() < 0.5 else every(rng)
 
-        name = "pool_256" + ("_practice" if practice else "") + (f"_{rank()}" if rank() else "")
-        self.pool_path = self.work / f"{name}.pt"
+        self.pool_path = own_file("pool_256_practice" if practice else "pool_256")
         rng = np.random.default_rng([*seed, rank()])
         self.pool = Pool(Teacher(self.place), layouts, self.render, capacity=capacity, rng=rng)
         self.pool.resume(self.pool_path)

@@ -80,7 +80,15 @@ def test_variety_is_that_of_seeds_where_subjects_stay_recognized(judge, monkeypa
         return phrases[seed % len(phrases)]
 
     monkeypatch.setattr(evaluate_256, "draw", draw)
-    figures = evaluate_256.variety(None, judge, (), steps=1, guidance=1, choose=choose)
+    figures = evaluate_256.variety(
+        None,
+        judge,
+        (),
+        steps=1,
+        guidance=1,
+        choose=choose,
+        join=lambda prompt, phrase: f"{prompt} {phrase}".strip(),
+    )
     assert (figures["variety over seeds"] > 0.2) == varied
     assert figures["recognized over seeds"] == 1
 
