@@ -54,6 +54,17 @@ class TestTheEngine:
 
 
 class TestInstalling:
+    @pytest.fixture(autouse=True)
+    def any_disk_is_large_enough(self, monkeypatch):
+        monkeypatch.setattr(cuda, "_NEEDED_BYTES", 1)
+
+    def test_a_full_disk_is_refused_before_anything_is_installed(self, monkeypatch):
+        monkeypatch.setattr(sys, "platform", "linux")
+        monkeypatch.setattr(cuda, "_NEEDED_BYTES", 10**18)
+        with pytest.raises(InvalidInputError, match="free"):
+            cuda.install("13", io.StringIO())
+        assert list(cuda.cuda_folder().parent.iterdir()) == []
+
     def test_a_wrong_version_is_refused(self):
         with pytest.raises(InvalidInputError, match="no MLX for CUDA 11"):
             cuda.install("11", io.StringIO())
