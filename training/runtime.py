@@ -1,6 +1,7 @@
 """What every training stage shares: the work folder, ranks, averaged gradients, EMA, checkpoints."""
 
 import atexit
+import json
 import math
 import os
 import time
@@ -16,6 +17,7 @@ from subjects import read_list
 
 SEED = 20260
 CPU = torch.device("cpu")
+PROGRESS = Path(__file__).with_name("progress.json")  # of the shipped weights
 
 
 def work_dir():
@@ -53,6 +55,30 @@ def ranks():
 def own_file(name):
     """`name.pt` in the work folder, with the number of the rank but for the first."""
     return work_dir() / (f"{name}_{rank()}.pt" if rank() else f"{name}.pt")
+
+
+def shipped_progress():
+    """How far the shipped weights came: pictures seen, by the name of the checkpoint, and the figures of the gate."""
+    return json.loads(PROGRESS.read_text())
+
+
+def progress():
+    """The same of the work folder's model, which starts from the shipped one."""
+    path = work_dir() / PROGRESS.name
+    return json.loads(path.read_text()) if path.exists() else shipped_progress()
+
+
+def record_progress(**entries):
+    """Note how far the work folder's model has come; the file is shipped with the weights."""
+    text = json.dumps(progress() | entries, indent=2) + "\n"
+    (work_dir() / PROGRESS.name).write_text(text)
+
+
+def pictures_seen(path):
+    """By the checkpoint, or without one by the shipped weights, from which the stage then goes on."""
+    if path.exists():
+        return torch.load(path, weights_only=True, map_location="cpu").get("pictures", 0)
+    return shipped_progress().get(path.stem, 0)
 
 
 def agreed(value):
@@ -140,8 +166,14 @@ class Trainee:
         torch.save(state, partial)
         partial.replace(self.path)
 
+    def record_progress(self):
+        """After the trained weights were written to the model's folder."""
+        record_progress(**{self.path.stem: self.pictures})
+
     def resume(self):
+        """Go on from the checkpoint; False without one, and then from the shipped weights' count of pictures."""
         if not self.path.exists():
+            self.pictures = pictures_seen(self.path)
             return False
         state = torch.load(self.path, weights_only=True, map_location="cpu")
         for target, saved in ((self.params, state["params"]), (self.ema, state["ema"])):

@@ -7,9 +7,10 @@
 It may be stopped at any time and started again on another machine with the same work folder. While a file `PAUSE`
 lies in that folder it waits, for instance while something else is measured. Stages and their figures:
 
-1. art_256.zip, if it is missing; everything else starts from the shipped model;
+1. art_256.zip, if it is missing; everything else starts from the shipped model, and without a checkpoint where
+   `progress.json` says that this one came;
 2. a decoder of 256 px for its latents, and an encoder: `pipeline/` is then the shipped model at 256 px;
-3. the diffusion model learns attributes, at first with half of the pictures of 20 subjects, until `gate.json` is passed;
+3. the diffusion model learns attributes, at first with half of the pictures of 20 subjects, until a gate is passed;
 4. its few-step distillation (`train_few_steps.py`, on the CPU);
 5. the decoder once more, on latents that this diffusion model drew.
 """

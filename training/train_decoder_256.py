@@ -37,6 +37,7 @@ from runtime import (
     autocast,
     device,
     own_file,
+    pictures_seen,
     rank,
     ranks,
     say,
@@ -308,12 +309,13 @@ class Lesson:
             return
         with self.trainee.averaged():
             self.net.save_pretrained(pipeline_folder() / "vae")
+        self.trainee.record_progress()
 
 
 def train(*, pictures, minutes=math.inf, lr=1e-3, attributes=False):
     """Go on from the last checkpoint; True when all `pictures` were seen."""
     path = work_dir() / "decoder_256.pt"
-    if path.exists() and torch.load(path, weights_only=True, map_location="cpu")["pictures"] >= pictures:
+    if pictures_seen(path) >= pictures:
         return True
     lesson = Lesson(lr=lr, attributes=attributes)
     pace = Pace(lesson.trainee, pictures=pictures, minutes=minutes, peak_lr=lr, decay_from=0.5)
@@ -335,7 +337,7 @@ def train(*, pictures, minutes=math.inf, lr=1e-3, attributes=False):
 def train_encoder(*, pictures, minutes=math.inf, lr=4e-4):
     """The encoder of 256 px pictures, nearly right from the start, to the shipped one's latents."""
     path, place = work_dir() / "encoder_256.pt", device()
-    if path.exists() and torch.load(path, weights_only=True, map_location="cpu")["pictures"] >= pictures:
+    if pictures_seen(path) >= pictures:
         return True
     examples, teacher, net = Examples(place, attributes=False), Teacher(place), autoencoder().to(place)
     params = [*net.encoder.parameters(), *net.quant_conv.parameters()]
@@ -349,6 +351,7 @@ def train_encoder(*, pictures, minutes=math.inf, lr=4e-4):
             return
         with trainee.averaged():
             net.save_pretrained(pipeline_folder() / "vae")
+        trainee.record_progress()
 
     while pace.running():
         numbers = 10**9 + trainee.pictures + rank() * BATCH[place.type] + np.arange(BATCH[place.type])

@@ -26,7 +26,19 @@ import networks
 from latents import LatentPool, pool_path
 from optimizer import Muon
 from pipeline import save_pipeline
-from runtime import SEED, Clock, Pace, Trainee, agreed, autocast, rank, ranks, start_ranks, work_dir
+from runtime import (
+    SEED,
+    Clock,
+    Pace,
+    Trainee,
+    agreed,
+    autocast,
+    pictures_seen,
+    rank,
+    ranks,
+    start_ranks,
+    work_dir,
+)
 from tokenizer import encode, load
 from train_unet import HELD_OUT, NO_CAPTION, Noising
 
@@ -240,6 +252,7 @@ def distill(pool, timing, *, batch=48, plain_batch=32, lr=4e-4, share=0.5):
         trainee.save()
         with trainee.averaged():
             save_pipeline(work_dir() / "pipeline", unet=between(teacher, net, share))
+        trainee.record_progress()
 
     if rank() == 0:
         report()
@@ -267,7 +280,7 @@ def distill(pool, timing, *, batch=48, plain_batch=32, lr=4e-4, share=0.5):
 def train(*, pictures, minutes=math.inf):
     """For the 256 px model: go on from the last checkpoint; True when all `pictures` were seen."""
     path = work_dir() / "few_steps.pt"
-    if path.exists() and torch.load(path, weights_only=True, map_location="cpu")["pictures"] >= pictures:
+    if pictures_seen(path) >= pictures:
         return True
     pool = LatentPool(work_dir() / "pool_256.pt").load()
     pace = distill(pool, partial(Pace, pictures=pictures, minutes=minutes))

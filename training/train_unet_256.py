@@ -6,7 +6,6 @@ subjects follow their attributes (`following.py`), half of the pictures are of t
 """
 
 import argparse
-import json
 import math
 import time
 
@@ -31,8 +30,11 @@ from runtime import (
     autocast,
     device,
     own_file,
+    pictures_seen,
+    progress,
     rank,
     ranks,
+    record_progress,
     say,
     start_ranks,
     work_dir,
@@ -128,15 +130,19 @@ class Lesson:
 
 
 def train_text_encoder(*, captions, minutes=math.inf, lr=3e-3):
-    """Go on from the last checkpoint; True when all `captions` were seen."""
+    """Go on from the last checkpoint; True when all `captions` were seen.
+
+    A shipped text encoder that knows attributes stays as it is: only the head is learned, which is not shipped.
+    """
     path = work_dir() / "text_encoder_256.pt"
     torch.manual_seed(SEED)
-    if path.exists() and torch.load(path, weights_only=True, map_location="cpu")["pictures"] >= captions:
+    if pictures_seen(path) >= captions:
         return True
     lesson = Lesson(seed=[SEED, 1])
     params = lesson.text_params()
     known = [p for p in lesson.guess.encoder.parameters() if p.requires_grad]
-    optimizer = Muon(params, lr=lr, slow=known, slow_rate=TEXT_RATE, weight_decay=0.02)
+    rate = 0.0 if pictures_seen(work_dir() / "unet_256.pt") else TEXT_RATE
+    optimizer = Muon(params, lr=lr, slow=known, slow_rate=rate, weight_decay=0)
     trainee = Trainee(params, optimizer, path=path)
     trainee.resume()
     pace = Pace(trainee, pictures=captions, minutes=minutes, peak_lr=lr, decay_from=0.3)
@@ -203,6 +209,7 @@ class DiffusionLesson(Lesson):
         with self.trainee.averaged(), torch.random.fork_rng():
             self.guess.encoder.save_pretrained(self.folder / "text_encoder")
             save_pipeline(self.folder, unet=self.net)
+            self.trainee.record_progress()
             with torch.no_grad(), self.autocast():
                 true, none = (
                     self.guess.encoder(input_ids=i).last_hidden_state for i in (ids, self.null.expand_as(ids))
@@ -210,13 +217,13 @@ class DiffusionLesson(Lesson):
             say("  gap " + conditional_gap(self.net, self.noising, z, true, none))
 
     def gate(self):
-        """Whether attributes are followed, by the first rank's examination; figures to `gate.json`."""
+        """Whether attributes are followed, by the first rank's examination."""
         if rank() != 0:
             return bool(agreed(False))
         pipe = load_pipeline(self.folder).to(self.place)
         figures = following.score(pipe, layouts=self.few, render=self.render, few=FEW_SUBJECTS)
         report = figures | {"pictures": self.trainee.pictures}
-        (self.work / "gate.json").write_text(json.dumps(report, indent=2) + "\n")
+        record_progress(gate=report)
         say(f"  gate {report}")
         return bool(agreed(figures["passed"]))
 
@@ -245,8 +252,7 @@ class DiffusionLesson(Lesson):
 
 
 def gate_passed():
-    path = work_dir() / "gate.json"
-    return path.exists() and json.loads(path.read_text())["passed"]
+    return progress().get("gate", {}).get("passed", False)
 
 
 def train(*, pictures, minutes=math.inf, lr=1.5e-3):

@@ -8,12 +8,19 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import runtime
+
 torch.set_num_threads(1)  # as in training: two threads wait for each other on a busy machine
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
+    """A work folder, and a shipped model that has seen nothing."""
     monkeypatch.setenv("SWIFTAI_TRAINING", str(tmp_path))
+    monkeypatch.setattr(runtime, "PROGRESS", tmp_path / "training/progress.json")
+    runtime.PROGRESS.parent.mkdir()
+    runtime.PROGRESS.write_text("{}")
     return tmp_path
 
 

@@ -222,9 +222,8 @@ def test_every_stage_runs_and_a_diffusers_folder_comes_out(tiny, monkeypatch, ca
     (tiny / "tokenizer/vocab.json").write_text("{}")  # another model's: the shipped one replaces it
     assert not train_256.run(0)  # no time: nothing is done, nothing breaks
     assert train_256.run(10)
-    assert (
-        json.loads((tiny / "gate.json").read_text())["pictures"] == 64
-    )  # the second gate ended the practice
+    reached = json.loads((tiny / "progress.json").read_text())
+    assert reached["gate"]["pictures"] == 64  # the second gate ended the practice
     from pipeline import draw, load_pipeline
 
     pipe = load_pipeline(tiny / "pipeline")
@@ -235,6 +234,23 @@ def test_every_stage_runs_and_a_diffusers_folder_comes_out(tiny, monkeypatch, ca
     capsys.readouterr()
     assert train_256.run(0)  # complete: nothing is trained again
     assert "step" not in capsys.readouterr().out
+
+
+@pytest.mark.timeout(300)
+def test_without_a_checkpoint_training_goes_on_from_where_the_shipped_weights_came(tiny, capsys):
+    reached = {"decoder_256": 40, "encoder_256": 16, "unet_256": 64, "gate": {"passed": True}}
+    runtime.PROGRESS.write_text(json.dumps(reached))
+    assert train_256.run(0) is False
+    assert not (tiny / "decoder_256.pt").exists()
+    assert train_unet_256.train_text_encoder(captions=32)
+    lesson = train_unet_256.Lesson(seed=[0])
+    learned = torch.load(tiny / "text_encoder_256.pt", weights_only=True)["params"]
+    same = [torch.equal(a, b) for a, b in zip(learned, lesson.text_params(), strict=True)]
+    assert all(same[:-4])
+    assert not any(same[-4:])  # the two layers of the head
+    assert train_unet_256.train(pictures=96)
+    assert torch.load(tiny / "unet_256.pt", weights_only=True)["step"] == 2  # of 16 pictures
+    assert json.loads((tiny / "progress.json").read_text()) == reached | {"unet_256": 96}
 
 
 def test_a_window_shows_what_the_whole_picture_shows_there(tiny):
