@@ -6,6 +6,7 @@ from pathlib import Path
 from art import STYLES
 from evaluate import NEWER_KINDS
 from layouts import HEADS
+from runtime import shipped_progress
 from scenes import COLORS, SCENE_PHRASES, TINTS
 from subjects import read_list
 
@@ -111,7 +112,7 @@ Networks: diffusers' own classes. `UNet2DConditionModel` {unet:.1f} M ({unet_cha
 linear betas 0.00085 to 0.02, trailing spacing. An autoencoder of 64 px pictures, then the text encoder by regression to
 the latent, then the UNet on a curriculum of subjects in 3D (about 394,000 pictures; in the last 229,000 the text encoder
 went on learning with it), autoencoders of 128 px and of {side} px with the same latents, few-step distillation, and the UNet
-and text encoder again with all styles and attributes (440,000 pictures). All of it is in `training/`.
+and text encoder again with all styles and attributes ({pictures_256:,} pictures). All of it is in `training/`.
 
 Weights are int8 with one scale per output channel (`training/pack.py`; against the unpacked model pictures agree to 40 dB
 and better); `unpack` gives an ordinary diffusers folder.
@@ -193,6 +194,7 @@ def main():
         unet_channels=" and ".join(map(str, channels)),
         styles=", ".join(f'"{s.words}"' for s in STYLES.values() if s.words),
         heads_count=len(HEADS),
+        pictures_256=round(shipped_progress()["unet_256"], -4),
         packages=", ".join(f"`{s.package}`" for s in STYLES.values()),
         **attribute_figures(newer, prompts),
         **figures(report),

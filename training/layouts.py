@@ -41,7 +41,8 @@ OUTDOORS = ("snow", "beach", "field", "desert", "forest", "city")
 FIFTH = 0.375  # side of five things, and of what is held
 FIVE = ((0.1875, 0.6875), (0.5, 0.6875), (0.8125, 0.6875), (0.34375, 0.3125), (0.65625, 0.3125))
 COUNTS = {2: 0.36, 3: 0.28, 4: 0.2, 5: 0.16}
-KINDS = {"single": 0.52, "count": 0.15, "pair": 0.18, "relation": 0.15}
+KINDS = {"single": 0.64, "count": 0.12, "pair": 0.12, "relation": 0.12}
+PLAIN_STYLE = 0.4  # share of single things in the default style
 SHIPPED_KINDS = {"single": 0.55, "count": 0.18, "pair": 0.27}  # of what the 128 px model was taught
 
 # Heads of the 3D and flat drawings: center of the eyes, width and top, as shares of the sprite.
@@ -176,9 +177,9 @@ class Layouts:
         return Ground(scene=scene, variant=int(rng.integers(VARIANTS)), time=time), words
 
     def attributes(self, k, rng):
-        """Style, mirror and share of a single thing: half the time the defaults, never a held-out combination."""
+        """Style, mirror and share of a single thing, often the defaults, never a held-out combination."""
         while self.attributed:
-            style = 0 if rng.random() < 0.5 else int(rng.integers(1, len(STYLES)))
+            style = 0 if rng.random() < PLAIN_STYLE else int(rng.integers(1, len(STYLES)))
             mirror = bool(rng.random() < 0.3)
             share = SIZES[""] if rng.random() < 0.6 else choice(rng, tuple(SIZES.values())[1:])
             if not held_out(self.subjects[k].label, style, mirror, share):

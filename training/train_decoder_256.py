@@ -148,7 +148,7 @@ class Teacher:
     def __call__(self, x):
         with autocast(x.device):
             small = F.avg_pool2d(x, x.shape[-1] // self.vae.config.sample_size)
-            mean = self.vae.encode(small).latent_dist.mean
+            mean = self.vae.encode(small.contiguous(memory_format=torch.channels_last)).latent_dist.mean
         return mean.float() * networks.SCALING_FACTOR
 
 

@@ -50,7 +50,7 @@ TEXT_RATE = 0.15
 HELD_OUT = 64
 GATE_EVERY = 40000
 # pictures: in a step, encoded anew for each step, before the first step, kept at most
-SIZES = {"cpu": (96, 8, 1500, 40000), "cuda": (2048, 256, 16384, 400000)}
+SIZES = {"cpu": (128, 8, 1500, 40000), "cuda": (2048, 256, 16384, 400000)}
 
 
 class Pool:
@@ -174,7 +174,9 @@ class DiffusionLesson(Lesson):
     def __init__(self, *, lr, practice):
         super().__init__(seed=[SEED, 2, int(practice)], practice=practice)
         self.folder, self.noising = pipeline_folder(), Noising(self.place)
-        self.net = UNet2DConditionModel.from_pretrained(shipped() / "unet").to(self.place)
+        self.net = UNet2DConditionModel.from_pretrained(shipped() / "unet").to(
+            self.place, memory_format=torch.channels_last
+        )
         self.net.set_attn_processor(AttnProcessor())
         params = self.text_params()
         learned = torch.load(self.work / "text_encoder_256.pt", weights_only=True, map_location=self.place)
