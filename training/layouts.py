@@ -43,6 +43,13 @@ FIVE = ((0.1875, 0.6875), (0.5, 0.6875), (0.8125, 0.6875), (0.34375, 0.3125), (0
 COUNTS = {2: 0.36, 3: 0.28, 4: 0.2, 5: 0.16}
 KINDS = {"single": 0.64, "count": 0.12, "pair": 0.12, "relation": 0.12}
 PLAIN_STYLE = 0.4  # share of single things in the default style
+OTHER_WORDING = 0.25  # share of single things whose caption is no list: "a cartoon of a tiny fox in the snow"
+SIZE_ADJECTIVES = {"small": ("small", "tiny", "little"), "large": ("large", "big", "huge")}
+STYLE_PATTERNS = {
+    "flat style": ("{}, flat style", "{} in flat style", "a flat drawing of {}"),
+    "cartoon style": ("{}, cartoon style", "{} in cartoon style", "a cartoon of {}"),
+    "ink drawing": ("{}, ink drawing", "{} as an ink drawing", "an ink drawing of {}"),
+}
 SHIPPED_KINDS = {"single": 0.55, "count": 0.18, "pair": 0.27}  # of what the 128 px model was taught
 
 # Heads of the 3D and flat drawings: center of the eyes, width and top, as shares of the sprite.
@@ -128,7 +135,26 @@ def held_out(subject, style, mirror, share):
 def wordlist():
     """Every text besides the subjects' names that captions contain, for the tokenizer."""
     texts = [*(s.words for s in STYLES.values()), *SIDES, *SIZES, *TIMES, "five 5"]
-    return [*texts, *(p for patterns in RELATIONS.values() for p in patterns)]
+    texts += [word for words in SIZE_ADJECTIVES.values() for word in words]
+    return [
+        *texts,
+        *(p for table in (RELATIONS, STYLE_PATTERNS) for patterns in table.values() for p in patterns),
+    ]
+
+
+def reworded(name, where, words, rng):
+    """A caption of a thing with attributes `words` in the ways that people put it instead of a list after its name."""
+    size = next((word for word in words if word in SIZE_ADJECTIVES), None)
+    style = next((word for word in words if word in STYLE_PATTERNS), None)
+    mirrored = [word for word in words if word not in (size, style)]
+    if size is not None:
+        adjective, article = choice(rng, SIZE_ADJECTIVES[size]), name.startswith(("a ", "an "))
+        name = f"a {adjective} {name.split(' ', 1)[1]}" if article else f"{adjective} {name}"
+    if style is not None:
+        name = choice(rng, STYLE_PATTERNS[style]).format(name)
+    if rng.random() < 0.5:
+        return ", ".join([name + where, *mirrored])
+    return ", ".join([name, *mirrored]) + where
 
 
 class Layouts:
@@ -197,17 +223,20 @@ class Layouts:
         tint=None,
         where="",
         ground=None,
-        order=None,
+        wording=None,
     ):
-        """The layout of one thing with given attributes."""
+        """The layout of one thing with given attributes; `wording`, a random generator, varies the caption's words."""
         words = attribute_words(style, mirror, share)
-        if order is not None:
-            words = [words[n] for n in order.permutation(len(words))]
         x, y = CENTER if share < 1 else (0.5, 0.5)
         name = with_article(self.subjects[k].names[0]) if name is None else name
         asked = {"style": style, "mirror": mirror, "share": share}
         placed = Placed(k, share, x, y, style, mirror, tint)
-        caption = ", ".join([name + where, *words])
+        if wording is None:
+            caption = ", ".join([name + where, *words])
+        elif wording.random() < OTHER_WORDING:
+            caption = reworded(name, where, words, wording)
+        else:
+            caption = ", ".join([name + where, *(words[n] for n in wording.permutation(len(words)))])
         return Layout((placed,), ground or Ground(), caption, self.subjects[k].stage, "single", asked)
 
     def single(self, rng):
@@ -216,7 +245,9 @@ class Layouts:
         name, tint = self.named(k, rng, tint=0.16 if style < 3 else 0.0)
         ground, where = self.ground(rng)
         name = with_article(name) if rng.random() < 0.85 else name
-        return self.one(k, style, mirror, share, name=name, tint=tint, where=where, ground=ground, order=rng)
+        return self.one(
+            k, style, mirror, share, name=name, tint=tint, where=where, ground=ground, wording=rng
+        )
 
     def count(self, rng):
         k = self.pick(rng)

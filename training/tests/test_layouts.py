@@ -8,7 +8,8 @@ from PIL import Image
 
 import art
 import layouts
-from layouts import SIZES, Layouts, attribute_words, held_out
+from compose import with_article
+from layouts import SIZE_ADJECTIVES, SIZES, Layouts, attribute_words, held_out
 from tokenizer import WORD, caption_words
 
 
@@ -17,14 +18,30 @@ def drawn(subjects, n=400, **options):
     return [make(rng) for _ in range(n)]
 
 
+FORMS = {
+    "flat style": ("flat style", "flat drawing"),
+    "cartoon style": ("cartoon style", "cartoon of"),
+    **SIZE_ADJECTIVES,
+}
+
+
 def test_a_caption_names_every_attribute_that_is_not_the_default(subjects):
     for layout in drawn(subjects, kinds={"single": 1.0}):
         (placed,) = layout.objects
-        said = set(layout.caption.split(", "))
-        assert said >= set(attribute_words(placed.style, placed.mirror, placed.share)), layout.caption
+        said = layout.caption
+        for words in attribute_words(placed.style, placed.mirror, placed.share):
+            assert any(all(w in said for w in form.split()) for form in FORMS.get(words, (words,))), said
         assert ("mirrored" in said) == placed.mirror
-        assert ("small" in said) == (placed.share == SIZES["small"])
         assert (layout.ground.time in layout.caption) or not layout.ground.time
+
+
+def test_attributes_are_also_named_as_people_put_it(subjects):
+    captions = {layout.caption for layout in drawn(subjects, 8000, kinds={"single": 1.0}, only=range(3))}
+    first = with_article(subjects[0].names[0])
+    noun = first.removeprefix("a ")
+    assert {
+        f"a cartoon of {first}", f"{first}, ink drawing", f"a tiny {noun}", f"{first} in flat style, mirrored",
+    } <= captions  # fmt: skip
 
 
 def test_counts_are_the_number_of_things(subjects):
