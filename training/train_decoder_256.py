@@ -180,8 +180,11 @@ class Examples:
         self.layouts = Layouts(read_list(), attributes=attributes)
         self.render = Renderer(art.load(), device=place)
 
+    def described(self, numbers):
+        return [self.layouts(np.random.default_rng([SEED, 6, int(n)])) for n in numbers]
+
     def __call__(self, numbers):
-        described = [self.layouts(np.random.default_rng([SEED, 6, int(n)])) for n in numbers]
+        described = self.described(numbers)
         return self.render(described), [d.caption for d in described]
 
 
@@ -229,8 +232,13 @@ class DiffusionModel:
 
 
 def drawn_pool(path, examples, teacher, *, count):
-    """Numbers of examples and the latents drawn for their captions, without those that went astray; resumable."""
-    pool = torch.load(path) if path.exists() else {"next": 10**6 * rank(), "numbers": [], "latents": []}
+    """Numbers of examples and the latents drawn for their captions, without those that went astray; resumable.
+
+    A file of other captions, those of the code before a change, is not used.
+    """
+    pool = torch.load(path) if path.exists() else {}
+    if not pool or pool.get("captions") != [d.caption for d in examples.described(pool["numbers"])]:
+        pool = {"next": 10**6 * rank(), "numbers": [], "captions": [], "latents": []}
     draw, saved = None, time.monotonic()
     while len(pool["numbers"]) < count:
         draw = DiffusionModel(pipeline_folder(), examples.render.device) if draw is None else draw
@@ -242,6 +250,7 @@ def drawn_pool(path, examples, teacher, *, count):
         off = (z - teacher(x)).square().mean((1, 2, 3))
         near = [k for k, o in enumerate(off.tolist()) if o < ASTRAY]
         pool["numbers"] += [numbers[k] for k in near]
+        pool["captions"] += [captions[k] for k in near]
         pool["latents"] += list(z[near].half().cpu())
         pool["next"] += len(numbers)
         if time.monotonic() - saved > 60 or len(pool["numbers"]) >= count:
