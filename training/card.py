@@ -49,10 +49,11 @@ parameters, {size_mb:.1f} MB.
 
 One of {subjects} subjects, optionally in a color ({tints}), on a colored background ({colors}), or in one of
 {scenes} scenes ({scene_examples}), those out of doors also "at night" or "in the evening"; two to five of a thing; two things side
-by side or one above the other. For a single thing, after a comma: {styles}; "mirrored"; "small" or "large". {heads_count} animals and
+by side or one above the other. For a single thing, after a comma: {styles}; "mirrored"; "small" or "large"; or
+"a cartoon of a tiny fox". {heads_count} animals and
 figures can wear glasses or a hat, hold something, be on a box, bed, sofa or chair, or under an umbrella, tree, cloud or rainbow.
 Examples: "a cat", "a red guitar", "a rocket in space", "a slice of pizza, blue background", "three apples",
-"a cat and a dog", "a fox, cartoon style", "a bird, mirrored, flat style", "a penguin wearing sunglasses". The words it was
+"a cat and a dog", "a fox, cartoon style", "a bird, mirrored, flat style", "a lion wearing sunglasses". The words it was
 trained with are in `trained_words.txt`; other words fall back on the nearest meaning it knows ("feline" and
 "hound" lie near words it was taught), or on something arbitrary.
 
@@ -83,8 +84,8 @@ size: edges are clean, textures are not.
 `training/evaluate_256.py`, {asked_256} prompts more, compared with the training pictures of all alternatives, which get {ceiling_256}
 themselves: style, side and size right in {attributes} of pictures together (style {style}, side {mirror}, size {share}; of combinations
 that were never trained {unseen}); the subject is nearest in {attribute_top}, one of the five nearest in {attribute_top5}; the
-relation is right in {relation}. Styles need more training: the flat one is often nearest to 3D, and rare things in the cartoon style
-or as ink drawings are vague (`training/contact_sheet_256.webp`, none left out).
+relation is right in {relation}. Styles need more training: rare things in the cartoon style or as ink drawings are vague, and the flat style is
+sometimes nearest to 3D (`training/contact_sheet_256.webp`, none left out).
 
 The autoencoder reproduces training pictures of {coded_side} px at {psnr} dB PSNR. Fine lines, small faces and lettering are soft.
 

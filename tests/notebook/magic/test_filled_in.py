@@ -20,6 +20,9 @@ def imagine(shell: Any, line: str) -> Any:
     return shell.run_line_magic("imagine", f"{line} {LOCAL}")
 
 
+COMPLETE = "a small cat in the snow, mirrored"  # place, side and size
+
+
 def shown(recipe: Recipe) -> str:
     return (recipe.filled_in or "").lstrip(", ") or "nothing"
 
@@ -37,11 +40,16 @@ def test_seeds_get_different_places_and_each_picture_is_remade_from_its_file(she
     assert [again.data for again in imagine(shell, "--from first --count 3")] == [cat.data for cat in cats]
 
 
-def test_a_named_place_and_plain_add_nothing(shell: Any):
-    fields = [imagine(shell, "a cat in the snow --seed 2"), imagine(shell, "a cat --plain --seed 2")]
+def test_to_a_complete_prompt_and_with_plain_nothing_is_added(shell: Any):
+    fields = [imagine(shell, f"{COMPLETE} --seed 2"), imagine(shell, "a cat --plain --seed 2")]
     assert [picture.recipe.filled_in for picture in fields] == [None, None]
     shell.run_line_magic("config", "Imagine.plain = True")
     assert imagine(shell, "a cat --seed 2").data == fields[1].data
+
+
+def test_seeds_also_choose_side_and_size_where_a_place_is_named(shell: Any):
+    plan = imagine(shell, "a cat in the snow --count 15 --seed 1 --dry-run")
+    assert set(plan["filled in"].split("; ")) == {"nothing", "mirrored", "large", "mirrored, large"}
 
 
 def test_the_picture_is_that_of_the_whole_prompt(shell: Any):
@@ -66,7 +74,7 @@ def test_another_prompt_on_a_recipe_is_filled_in_for_itself(shell: Any):
     shell.user_ns["cat"] = replace(recipe, filled_in="in the snow")
     assert imagine(shell, "--from cat").recipe.filled_in == "in the snow"
     assert imagine(shell, "--from cat --plain").recipe.filled_in is None
-    assert imagine(shell, "a dog on the beach --from cat").recipe.filled_in is None
+    assert imagine(shell, f"{COMPLETE} --from cat").recipe.filled_in is None
 
 
 def test_a_start_picture_leaves_nothing_open(shell: Any):
@@ -79,7 +87,7 @@ def test_a_dry_run_says_what_is_added_to_each_picture(shell: Any):
     made = imagine(shell, "a cat --count 2 --seed 1")
     assert plan["prompt"] == "a cat"
     assert plan["filled in"] == "; ".join(shown(recipe) for recipe in made.recipes)
-    assert "filled in" not in dict(imagine(shell, "a cat in the snow --dry-run"))
+    assert "filled in" not in dict(imagine(shell, f"{COMPLETE} --dry-run"))
 
 
 def test_a_model_without_a_table_fills_in_nothing(shell: Any):
