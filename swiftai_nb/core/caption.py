@@ -118,7 +118,7 @@ def _filled_in(recipes: Sequence[Recipe]) -> str:
     texts = [(recipe.filled_in or "").lstrip(", ") for recipe in recipes]
     if not any(texts):
         return ""
-    return f"added by seed: {', '.join(dict.fromkeys(text or 'nothing' for text in texts))}"
+    return f"added by seed: {'; '.join(dict.fromkeys(text or 'nothing' for text in texts))}"
 
 
 def _time(images: Iterable[Captioned]) -> str:

@@ -36,7 +36,7 @@ def picture(prompt: str = "a cat", *, elapsed_s: float | None = 1.25, **fields: 
         ([picture(steps=n) for n in (4, 8)], "emoji-mini · 64x64 · seed 7 · 2.5 s"),
         (
             [picture(filled_in="at night"), picture(seed=8)],
-            "emoji-mini · 64x64 · 10 steps · seeds 7–8 · added by seed: at night, nothing · 2.5 s",
+            "emoji-mini · 64x64 · 10 steps · seeds 7–8 · added by seed: at night; nothing · 2.5 s",
         ),
         ([picture(quantization_bits=4, strength=0.5)], "emoji-mini · 4 bits · 64x64 · 10 steps · strength 0.5 · seed 7 · 1.2 s"),
         ([picture(model="/home/me/models/my-cats")], "my-cats · 64x64 · 10 steps · seed 7 · 1.2 s"),
@@ -54,9 +54,14 @@ def test_many_seeds_stay_on_one_line() -> None:
 
 
 def test_what_was_added_to_four_pictures_is_told_whole() -> None:
-    added = ["on a light blue background", "in a field", "in the snow", "on a beige background"]
+    added = [
+        "on a light blue background, mirrored",
+        "in a field",
+        "in the snow, large",
+        "on a beige background",
+    ]
     text = caption_text([picture(seed=n, filled_in=words) for n, words in enumerate(added)])
-    assert f"added by seed: {', '.join(added)}" in text
+    assert f"added by seed: {'; '.join(added)}" in text
 
 
 def test_no_recipe_is_no_caption() -> None:
