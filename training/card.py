@@ -78,7 +78,7 @@ connected shapes, so that a thing of two pieces, or two that touch, count wrong:
 themselves get {count_ceiling}. Of 72 counts of random subjects {counts} come out right, of their training pictures
 {counts_ceiling}. The prompts ask for the {older}
 subjects that were taught longest; of the {newer} that came last (doctors and kings, forks and suitcases) {newest} are nearest to
-their own training picture, but they saw less than half of the training, and some are vague. Pictures are soft at full
+their own training picture, and some are vague. Pictures are soft at full
 size: edges are clean, textures are not.
 
 `training/evaluate_256.py`, {asked_256} prompts more, compared with the training pictures of all alternatives, which get {ceiling_256}
