@@ -41,9 +41,10 @@ OUTDOORS = ("snow", "beach", "field", "desert", "forest", "city")
 FIFTH = 0.375  # side of five things, and of what is held
 FIVE = ((0.1875, 0.6875), (0.5, 0.6875), (0.8125, 0.6875), (0.34375, 0.3125), (0.65625, 0.3125))
 COUNTS = {2: 0.36, 3: 0.28, 4: 0.2, 5: 0.16}
-KINDS = {"single": 0.64, "count": 0.12, "pair": 0.12, "relation": 0.12}
-# of single things; the flat drawings are so much like the 3D ones that the difference takes the most pictures to learn
-STYLE_SHARES = (0.4, 0.3, 0.15, 0.15)
+KINDS = {"single": 0.72, "count": 0.11, "pair": 0.08, "relation": 0.09}
+# the flat drawings are so much like the 3D ones that the difference takes the most pictures to learn
+STYLE_SHARES = (0.3, 0.4, 0.15, 0.15)  # of single things
+GROUP_STYLE_SHARES = (0.6, 0.2, 0.1, 0.1)  # of several things side by side
 OTHER_WORDING = 0.25  # share of single things whose caption is no list: "a cartoon of a tiny fox in the snow"
 SIZE_ADJECTIVES = {"small": ("small", "tiny", "little"), "large": ("large", "big", "huge")}
 STYLE_PATTERNS = {
@@ -250,32 +251,43 @@ class Layouts:
             k, style, mirror, share, name=name, tint=tint, where=where, ground=ground, wording=rng
         )
 
+    def group_style(self, rng):
+        return int(rng.choice(len(STYLES), p=GROUP_STYLE_SHARES)) if self.attributed else 0
+
+    def styled(self, name, style, where, rng):
+        """The caption of several things in a style."""
+        words = attribute_words(style, False, SIZES[""])
+        if rng.random() < OTHER_WORDING:
+            return reworded(name, where, words, rng)
+        return ", ".join([name + where, *words])
+
     def count(self, rng):
-        k = self.pick(rng)
-        name, tint = self.named(k, rng, tint=0.1)
+        k, style = self.pick(rng), self.group_style(rng)
+        name, tint = self.named(k, rng, tint=0.1 if style < 3 else 0.0)
         if not countable(name):
             return None
         n = int(rng.choice(list(self.counts), p=list(self.counts.values())))
         places, share = (FIVE, FIFTH) if n == 5 else (PLACES[n], HALF)
         ground, where = self.ground(rng)
         word = choice(rng, ("five", "5", "five") if n == 5 else COUNT_WORDS[n])
-        objects = tuple(Placed(k, share, x, y, tint=tint) for x, y in places)
-        return Layout(
-            objects, ground, f"{word} {plural(name)}{where}", self.subjects[k].stage, "count", {"count": n}
-        )
+        caption = self.styled(f"{word} {plural(name)}", style, where, rng)
+        objects = tuple(Placed(k, share, x, y, style, tint=tint) for x, y in places)
+        return Layout(objects, ground, caption, self.subjects[k].stage, "count", {"count": n})
 
     def pair(self, rng):
-        ks = self.pick(rng), self.pick(rng)
-        names, tints = zip(*(self.named(k, rng, tint=0.15) for k in ks), strict=True)
+        ks, style = (self.pick(rng), self.pick(rng)), self.group_style(rng)
+        tinted = 0.15 if style < 3 else 0.0
+        names, tints = zip(*(self.named(k, rng, tint=tinted) for k in ks), strict=True)
         a, b = map(with_article, names)
         level = rng.random() < 0.7
         places = PLACES[2] if level else STACKED
         ground, where = self.ground(rng)
         pattern = choice(rng, SIDE_BY_SIDE if level else ONE_ABOVE)
+        caption = self.styled(pattern.format(a=a, b=b), style, where, rng)
         objects = tuple(
-            Placed(k, HALF, *at, tint=tint) for k, at, tint in zip(ks, places, tints, strict=True)
+            Placed(k, HALF, *at, style, tint=tint) for k, at, tint in zip(ks, places, tints, strict=True)
         )
-        return Layout(objects, ground, pattern.format(a=a, b=b) + where, self.newest(ks), "pair")
+        return Layout(objects, ground, caption, self.newest(ks), "pair")
 
     def newest(self, ks):
         return max(self.subjects[k].stage for k in ks)
@@ -291,7 +303,7 @@ class Layouts:
         if not heads or not others:
             return None
         label, b = choice(rng, heads), choice(rng, others)
-        a, style = self.index[label], int(rng.random() < 0.25)
+        a, style = self.index[label], int(rng.random() < 0.4)
         objects = related(relation, a, b, label=label, other=self.subjects[b].label, style=style)
         names = [with_article(self.named(k, rng)[0]) for k in (a, b)]
         ground, where = self.ground(rng)

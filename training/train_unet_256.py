@@ -50,7 +50,7 @@ TEXT_RATE = 0.15
 HELD_OUT = 64
 GATE_EVERY = 40000
 # pictures: in a step, encoded anew for each step, before the first step, kept at most
-SIZES = {"cpu": (128, 16, 1500, 40000), "cuda": (2048, 256, 16384, 400000)}
+SIZES = {"cpu": (128, 12, 1500, 40000), "cuda": (2048, 256, 16384, 400000)}
 
 
 class Pool:

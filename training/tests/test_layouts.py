@@ -48,11 +48,22 @@ def test_counts_are_the_number_of_things(subjects):
     words = {"two": 2, "2": 2, "a pair of": 2, "three": 3, "3": 3, "four": 4, "4": 4, "five": 5, "5": 5}
     seen = set()
     for layout in drawn(subjects, kinds={"count": 1.0}):
-        text = re.sub(r"^an? \w+ of (?=two|three|four|five|\d|a pair)", "", layout.caption)
+        text = re.sub(r"^(an? [\w ]+? of )+(?=two|three|four|five|\d|a pair)", "", layout.caption)
         word = next(w for w in words if text.startswith(w + " "))
         assert words[word] == len(layout.objects)
         seen.add(len(layout.objects))
     assert seen == {2, 3, 4, 5}
+
+
+def test_several_things_come_in_every_style_which_the_caption_names(subjects):
+    words = ("", "flat", "cartoon", "ink drawing")
+    seen = set()
+    for layout in drawn(subjects, kinds={"count": 0.5, "pair": 0.5}):
+        (style,) = {placed.style for placed in layout.objects}
+        assert words[style] in layout.caption
+        assert style or not any(word in layout.caption for word in words[1:])
+        seen.add((layout.kind, style))
+    assert len(seen) == 8
 
 
 def test_held_out_combinations_are_never_trained(subjects):
