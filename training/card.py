@@ -5,6 +5,8 @@ from pathlib import Path
 
 from art import STYLES
 from evaluate import NEWER_KINDS
+from evaluate_256 import RANDOM_ASKED
+from following import TOGETHER
 from layouts import HEADS
 from runtime import shipped_progress
 from scenes import COLORS, SCENE_PHRASES, TINTS
@@ -49,11 +51,11 @@ parameters, {size_mb:.1f} MB.
 
 One of {subjects} subjects, optionally in a color ({tints}), on a colored background ({colors}), or in one of
 {scenes} scenes ({scene_examples}), those out of doors also "at night" or "in the evening"; two to five of a thing; two things side
-by side or one above the other. For a single thing, after a comma: {styles}; "mirrored"; "small" or "large"; or
+by side or one above the other. After a comma: {styles}; for a single thing also "mirrored", "small" or "large"; or
 "a cartoon of a tiny fox". {heads_count} animals and
 figures can wear glasses or a hat, hold something, be on a box, bed, sofa or chair, or under an umbrella, tree, cloud or rainbow.
 Examples: "a cat", "a red guitar", "a rocket in space", "a slice of pizza, blue background", "three apples",
-"a cat and a dog", "a fox, cartoon style", "a bird, mirrored, flat style", "a lion wearing sunglasses". The words it was
+"a cat and a dog", "two foxes, cartoon style", "a bird, mirrored, flat style", "a lion wearing sunglasses". The words it was
 trained with are in `trained_words.txt`; other words fall back on the nearest meaning it knows ("feline" and
 "hound" lie near words it was taught), or on something arbitrary.
 
@@ -82,10 +84,11 @@ their own training picture, and some are vague. Pictures are soft at full
 size: edges are clean, textures are not.
 
 `training/evaluate_256.py`, {asked_256} prompts more, compared with the training pictures of all alternatives, which get {ceiling_256}
-themselves: style, side and size right in {attributes} of pictures together (style {style}, side {mirror}, size {share}; of combinations
-that were never trained {unseen}); the subject is nearest in {attribute_top}, one of the five nearest in {attribute_top5}; the
-relation is right in {relation}. Styles need more training: rare things in the cartoon style or as ink drawings are vague, and the flat style is
-sometimes nearest to 3D (`training/contact_sheet_256.webp`, none left out).
+themselves: style, side and size right in {attributes} of pictures together (style {style}, side {mirror}, size {share}); the
+subject is nearest in {attribute_top}, one of the five nearest in {attribute_top5}; the relation is right in {relation}. Of {random_asked}
+random combinations and subjects all three are right in {random_trained} of those that were trained and {random_unseen} of
+those that never were. Styles need more training: rare things in the cartoon style or as ink drawings are vague, and flat
+things whose 3D drawing has nearly the same colors are sometimes nearest to that (`training/contact_sheet_256.webp`, none left out).
 
 The autoencoder reproduces training pictures of {coded_side} px at {psnr} dB PSNR. Fine lines, small faces and lettering are soft.
 
@@ -94,7 +97,7 @@ The autoencoder reproduces training pictures of {coded_side} px at {psnr} dB PSN
 - Anything outside its subjects: no people you name, no text, no photographs, no other styles.
 - One pose per subject and style. Seeds change details and the scene's variant, hardly the drawing; `swiftai_nb` therefore
   adds what the seed chooses (`attributes.json`), such as a place, to prompts that leave it open.
-- More than five of a thing; three different things; styles, sides and sizes of several things.
+- More than five of a thing; three different things; sides and sizes of several things.
 - Small drawings: two, three or four of a thing, and pairs, keep number, place and color, and show simple shapes well,
   but lose details and faces.
 - Thin shapes (forks, scissors), patterns, and faces and people that differ only in small things are soft or wrong.
@@ -153,7 +156,9 @@ def attribute_figures(report, prompts):
         "share": percent["attribute: share"],
         "attribute_top": percent["attribute: top-1"],
         "attribute_top5": percent["attribute: top-5"],
-        "unseen": percent["never trained: all attributes"],
+        "random_asked": 2 * RANDOM_ASKED,
+        "random_trained": f"{report['random attributes']['trained'][TOGETHER]:.0%}",
+        "random_unseen": f"{report['random attributes']['never trained'][TOGETHER]:.0%}",
         "relation": percent["relation: relation"],
     }
 

@@ -50,7 +50,7 @@ TEXT_RATE = 0.15
 HELD_OUT = 64
 GATE_EVERY = 40000
 # pictures: in a step, encoded anew for each step, before the first step, kept at most
-SIZES = {"cpu": (128, 12, 1500, 40000), "cuda": (2048, 256, 16384, 400000)}
+SIZES = {"cpu": (128, 8, 1500, 40000), "cuda": (2048, 256, 16384, 400000)}
 
 
 class Pool:
@@ -276,7 +276,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--captions", type=int, default=20000)
-    parser.add_argument("--pictures", type=int, default=1700000)
+    parser.add_argument("--pictures", type=int, default=2600000)
     parser.add_argument("--minutes", type=float, default=math.inf)
     args = parser.parse_args()
     start_ranks()

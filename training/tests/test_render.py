@@ -70,7 +70,7 @@ def test_training_pictures_follow_their_own_attributes(small_art, subjects):
     assert asked
     pictures = render([make.one(k, *c) for k, c in asked])
     assert following.followed(pictures, asked, layouts=make, render=render) == dict.fromkeys(
-        following.NAMES, 1.0
+        (*following.NAMES, following.TOGETHER), 1.0
     )
 
 
