@@ -541,6 +541,32 @@ test("an error marks its field and offers values that mend it", async () => {
   expect(card.find(".width input").hasAttribute("aria-invalid")).toBe(false);
 });
 
+test("a refusal that comes after its field was mended is not shown", async () => {
+  const card = mount();
+  await card.click("Imagine");
+  await answer(card, {
+    message: "width 100 is not a multiple of 16",
+    field: "width",
+    fixes: [96],
+    hint: "",
+    model: "",
+    asks: undefined,
+  });
+  await card.click("Use 96");
+  await answer(card, {});
+  const request_id = card.host.sentOf("generate")[0]?.request_id ?? "";
+  await card.host.report({
+    kind: "error",
+    request_id,
+    message: "width 100",
+    hint: "",
+    ...NOWHERE,
+    field: "width",
+  });
+  expect(card.find(".error-note").hidden).toBe(true);
+  expect(card.button("Imagine")).toBeTruthy();
+});
+
 test("a refused request opens the fold in which its field is", async () => {
   const card = mount();
   await card.host.report({

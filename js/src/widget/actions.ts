@@ -72,7 +72,7 @@ export function createActions(ctx: Context, connection: Connection<Request>, flu
       flush();
       ctx.toast("");
       const request_id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
-      view.pending.push({ request_id, settings, from, of });
+      view.pending.push({ request_id, settings, from, of, changed: new Set() });
       stage({ following: true });
       connection.send({
         ...{ kind: "generate", request_id, settings, confirmed },

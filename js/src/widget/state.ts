@@ -55,6 +55,8 @@ export interface Asked {
 
 export interface Pending extends Asked {
   request_id: string;
+  /** The settings that were changed since: what is said of them is outdated. */
+  changed: Set<string>;
 }
 
 export type Scene =

@@ -81,6 +81,7 @@ export function createView(host: Host, element: HTMLElement): () => void {
       host.set(name, value);
       view.copied.delete(name);
       if (view.error?.field === name) view.error = null;
+      for (const one of view.pending) one.changed.add(name);
       clearTimeout(saving);
       saving = setTimeout(flush, SAVE_SETTINGS_MS);
       ctx.invalidate();
@@ -210,10 +211,13 @@ export function createView(host: Host, element: HTMLElement): () => void {
         if (refused !== undefined || report.request_id === ctx.planId) view.plan = report;
         break;
       }
-      case "error":
-        view.pending = view.pending.filter((one) => one.request_id !== report.request_id);
-        ctx.actions.fail(report);
+      case "error": {
+        const refused = view.pending.find((one) => one.request_id === report.request_id);
+        view.pending = view.pending.filter((one) => one !== refused);
+        // The plan may have told the user first, who has mended it meanwhile.
+        if (refused?.changed.has(report.field) !== true) ctx.actions.fail(report);
         break;
+      }
     }
     ctx.invalidate();
   }
