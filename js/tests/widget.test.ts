@@ -582,6 +582,7 @@ test("a refused request opens the fold in which its field is", async () => {
 
 test("the estimate stands below the button before it is pressed", async () => {
   const card = mount();
+  expect(card.find(".estimate").textContent).toBe("Estimating…");
   await answer(card, {});
   expect(card.find(".estimate").textContent).toBe(
     "About 12 s on this machine's CPU · about 0.2 GB of 17 GB free",
@@ -600,7 +601,22 @@ test("an answer that is outdated by another form is not shown", async () => {
   await card.type(".steps input", "12");
   vi.advanceTimersByTime(600);
   await card.host.report({ kind: "plan", request_id: first, ...plan });
-  expect(card.find(".estimate").textContent).toBe("");
+  expect(card.find(".estimate").textContent).toBe("Estimating…");
+});
+
+test("a refused form keeps the line of the estimate, so that the fields below it do not move", async () => {
+  const card = mount();
+  await answer(card, {});
+  await card.type(".steps input", "9");
+  vi.advanceTimersByTime(600);
+  const request_id = card.host.sentOf("plan").at(-1)?.request_id ?? "";
+  const refusal = { message: "steps must be …", hint: "", ...NOWHERE, field: "steps" };
+  await card.host.report({ kind: "plan", request_id, ...refusal });
+  expect(card.find(".estimate").textContent).toBe("No estimate");
+  await card.type(".steps input", "12");
+  expect(card.find(".estimate").textContent).toBe("No estimate");
+  await answer(card, {});
+  expect(card.find(".estimate").textContent).toContain("About 12 s");
 });
 
 test("more than a minute on the CPU is asked about; a second press starts", async () => {

@@ -8,8 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.browser.jupyter import OpenNotebook
-from tests.browser.test_widget import run_cell
+from tests.browser.test_widget import SETUP, run_cell
 from tests.browser.test_widget_editing import open_card
+from tests.browser.widget_page import Card
+
+# Everything in the widget that changes its place without a user's doing, with where it was and where it went.
+_WATCH_SHIFTS = """() => {
+  window.shifts = [];
+  new PerformanceObserver(seen => {
+    for (const entry of seen.getEntries()) for (const { node, previousRect, currentRect } of entry.sources)
+      if (node?.parentElement?.closest('.swiftai-nb'))
+        window.shifts.push(`${node.className}: ${previousRect.y} to ${currentRect.y}`);
+  }).observe({ type: 'layout-shift' });
+}"""
 
 
 @pytest.mark.parametrize("prompt", ["", "   "], ids=["empty", "blank"])
@@ -73,6 +84,23 @@ widget"""
     download.click()
     notebook.until("document.querySelector('.model-button .state').textContent === 'ready'")
     assert failed.is_hidden()
+
+
+@pytest.mark.parametrize("app", ["lab", "notebook"])
+def test_nothing_in_the_form_moves_when_the_first_estimate_arrives(
+    open_notebook: OpenNotebook, app: str
+) -> None:
+    notebook = open_notebook([SETUP], app=app)
+    notebook.page.evaluate(_WATCH_SHIFTS)
+    run_cell(notebook, 0)
+    card = Card(notebook.page)
+    estimate = card.root.locator(".estimate:not([data-outdated])")
+    estimate.filter(has_text=re.compile("About|No estimate")).wait_for()
+    notebook.wait_idle()
+    # Shifts are reported after the frame in which they happen.
+    frames = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    notebook.page.evaluate(frames)
+    assert notebook.page.evaluate("window.shifts") == []
 
 
 def test_a_long_job_is_estimated_and_asked_about_before_it_starts(

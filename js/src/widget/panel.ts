@@ -277,9 +277,11 @@ function createEstimate(ctx: Context): Part {
     const time = plan?.estimated_s == null ? "" : formatDuration(Math.max(1, plan.estimated_s));
     const where = TEXT.onDevice[plan?.device as "cpu"] ?? "";
     const known = [time === "" ? TEXT.unknownTime : `${TEXT.estimate(time)} ${where}`, plan?.memory ?? ""];
-    // Until the next answer the last one stays, so that nothing below it moves.
+    // The line is there before the first answer, and the last answer stays until the next: nothing below it moves.
     if (plan !== null) setText(text, [...known, ...plan.notes].filter((part) => part !== "").join(" · "));
-    else if (!isReady || view.plan !== null) setText(text, "");
+    else if (!isReady) setText(text, "");
+    else if (view.plan !== null) setText(text, TEXT.noEstimate);
+    else if (text.textContent === "") setText(text, TEXT.estimating);
     setAttribute(text, "data-outdated", plan === null);
     const isAsking = view.asking !== null && plan !== null;
     setHidden(ask, !isAsking);

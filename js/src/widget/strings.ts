@@ -51,6 +51,8 @@ export const TEXT = {
   useDefaults: "Use the model's settings",
   // What it would take
   estimate: (time: string) => `About ${time}`,
+  estimating: "Estimating…",
+  noEstimate: "No estimate",
   unknownTime: "No estimate before the first picture",
   onDevice: {
     cpu: "on this machine's CPU",
