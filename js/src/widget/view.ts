@@ -14,7 +14,7 @@ import { createPanel } from "./panel";
 import { PictureCache } from "./pictures";
 import { followRoom } from "./room";
 import { createStage } from "./stage";
-import { chosenModel, isBusy, isFinal, newViewState, sceneOf } from "./state";
+import { chosenModel, isBusy, isFinal, newViewState, type Pending, sceneOf, type ViewState } from "./state";
 import { hideStaticOutput } from "./static_output";
 import { TEXT } from "./strings";
 
@@ -203,17 +203,13 @@ export function createView(host: Host, element: HTMLElement): () => void {
         ctx.invalidate();
         break;
       case "plan": {
-        const refused = view.pending.find((one) => one.request_id === report.request_id);
-        if (refused !== undefined) {
-          view.pending = view.pending.filter((one) => one !== refused);
-          view.asking = refused;
-        }
-        if (refused !== undefined || report.request_id === ctx.planId) view.plan = report;
+        const asked = takePending(view, report.request_id);
+        if (asked !== undefined) view.asking = asked;
+        if (asked !== undefined || report.request_id === ctx.planId) view.plan = report;
         break;
       }
       case "error": {
-        const refused = view.pending.find((one) => one.request_id === report.request_id);
-        view.pending = view.pending.filter((one) => one !== refused);
+        const refused = takePending(view, report.request_id);
         // The plan may have told the user first, who has mended it meanwhile.
         if (refused?.changed.has(report.field) !== true) ctx.actions.fail(report);
         break;
@@ -257,8 +253,15 @@ export function createView(host: Host, element: HTMLElement): () => void {
   };
 }
 
+/** Removes the request with this id, if it waits for an answer, and returns it. */
+function takePending(view: ViewState, request_id: string): Pending | undefined {
+  const found = view.pending.find((one) => one.request_id === request_id);
+  view.pending = view.pending.filter((one) => one !== found);
+  return found;
+}
+
 /** Drops the state of jobs that have ended. */
-function forgetEnded(host: Host, view: ReturnType<typeof newViewState>): void {
+function forgetEnded(host: Host, view: ViewState): void {
   const jobs = host.get("jobs");
   const known = new Set(jobs.map((job) => job.id));
   const answered = new Set(jobs.map((job) => job.request_id));
