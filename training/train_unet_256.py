@@ -257,15 +257,18 @@ def gate_passed():
     return progress().get("gate", {}).get("passed", False)
 
 
-def train(*, pictures, minutes=math.inf, lr=1.5e-3):
-    """Go on from the last checkpoint; True when all `pictures` were seen."""
+def train(*, pictures, minutes=math.inf, lr=1.5e-3, decay_from=0.7):
+    """Go on from the last checkpoint; True when all `pictures` were seen.
+
+    The rate `lr` falls after the share `decay_from` of them.
+    """
     started = time.monotonic()
     for practice in (True, False):
         if practice and gate_passed():
             continue
         lesson = DiffusionLesson(lr=lr, practice=practice)
         left = minutes - (time.monotonic() - started) / 60
-        pace = Pace(lesson.trainee, pictures=pictures, minutes=left, peak_lr=lr)
+        pace = Pace(lesson.trainee, pictures=pictures, minutes=left, peak_lr=lr, decay_from=decay_from)
         if not lesson.train(pace, until_gate=practice):
             return False
     return True
@@ -277,12 +280,16 @@ def main():
     )
     parser.add_argument("--captions", type=int, default=20000)
     parser.add_argument("--pictures", type=int, default=2600000)
+    parser.add_argument(
+        "--decay-from", type=float, default=0.7, help="share of the pictures before the rate falls"
+    )
     parser.add_argument("--minutes", type=float, default=math.inf)
     args = parser.parse_args()
     start_ranks()
     started = time.monotonic()
     if train_text_encoder(captions=args.captions, minutes=args.minutes):
-        train(pictures=args.pictures, minutes=args.minutes - (time.monotonic() - started) / 60)
+        left = args.minutes - (time.monotonic() - started) / 60
+        train(pictures=args.pictures, minutes=left, decay_from=args.decay_from)
 
 
 if __name__ == "__main__":
