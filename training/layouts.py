@@ -46,6 +46,7 @@ KINDS = {"single": 0.8, "count": 0.08, "pair": 0.06, "relation": 0.06}
 # one of three in the cartoon style; of things that are not mirrored, one of fifty.
 STYLE_SHARES = (0.25, 0.3, 0.27, 0.18)  # of single things
 MIRRORED_SHARE = 0.6
+OTHER_SIZES_SHARE = 0.6  # small and large ones together
 GROUP_STYLE_SHARES = (0.6, 0.2, 0.1, 0.1)  # of several things side by side
 OTHER_WORDING = 0.25  # share of single things whose caption is no list: "a cartoon of a tiny fox in the snow"
 SIZE_ADJECTIVES = {"small": ("small", "tiny", "little"), "large": ("large", "big", "huge")}
@@ -211,7 +212,8 @@ class Layouts:
         while self.attributed:
             style = int(rng.choice(len(STYLES), p=STYLE_SHARES))
             mirror = bool(rng.random() < MIRRORED_SHARE)
-            share = SIZES[""] if rng.random() < 0.6 else choice(rng, tuple(SIZES.values())[1:])
+            resized = rng.random() < OTHER_SIZES_SHARE
+            share = choice(rng, tuple(SIZES.values())[1:]) if resized else SIZES[""]
             if not held_out(self.subjects[k].label, style, mirror, share):
                 return style, mirror, share
         return 0, False, SIZES[""]
