@@ -12,6 +12,7 @@ from tests.browser.test_widget import SETUP, run_cell
 from tests.browser.test_widget_editing import open_card
 from tests.browser.widget_page import Card
 
+BUNDLED = "from swiftai_nb import ImagineWidget\nwidget = ImagineWidget()\nwidget"
 # Everything in the widget that changes its place without a user's doing, with where it was and where it went.
 _WATCH_SHIFTS = """() => {
   window.shifts = [];
@@ -87,10 +88,11 @@ widget"""
 
 
 @pytest.mark.parametrize("app", ["lab", "notebook"])
+@pytest.mark.parametrize("setup", [SETUP, BUNDLED], ids=["no memory known", "time and memory"])
 def test_nothing_in_the_form_moves_when_the_first_estimate_arrives(
-    open_notebook: OpenNotebook, app: str
+    open_notebook: OpenNotebook, app: str, setup: str
 ) -> None:
-    notebook = open_notebook([SETUP], app=app)
+    notebook = open_notebook([setup], app=app)
     notebook.page.evaluate(_WATCH_SHIFTS)
     run_cell(notebook, 0)
     card = Card(notebook.page)
