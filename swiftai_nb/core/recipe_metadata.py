@@ -37,6 +37,7 @@ PARAMETERS_VERSION = 2  # of the text that we write; 1 counted "Clip skip" from 
 
 _NEGATIVE = "\nNegative prompt:"
 _QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_QUOTED_VALUE = json.JSONDecoder(strict=False)  # made once: a line may hold a hundred thousand values
 _PARAMETER_NAME = re.compile(r"[A-Za-z][\w \-/]{0,60}")
 _HIRES_KEYS = ("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler")
 # Settings that are read, and facts that change nothing.
@@ -218,7 +219,7 @@ def _parse_values(line: str) -> dict[str, str]:
         value = line[start:end].strip()
         if (quoted := _QUOTED.match(line, start)) is not None:
             with contextlib.suppress(ValueError):  # a value that only begins with a quotation mark
-                value = json.loads(quoted[0], strict=False)
+                value = _QUOTED_VALUE.decode(quoted[0])
                 comma = line.find(",", quoted.end())
                 end = len(line) if comma < 0 else comma
         if _PARAMETER_NAME.fullmatch(key):
