@@ -36,7 +36,7 @@ def test_a_caption_names_every_attribute_that_is_not_the_default(subjects):
 
 
 def test_attributes_are_also_named_as_people_put_it(subjects):
-    captions = {layout.caption for layout in drawn(subjects, 8000, kinds={"single": 1.0}, only=range(3))}
+    captions = {layout.caption for layout in drawn(subjects, 24000, kinds={"single": 1.0}, only=range(3))}
     first = with_article(subjects[0].names[0])
     noun = first.removeprefix("a ")
     assert {
