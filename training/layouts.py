@@ -42,8 +42,8 @@ FIFTH = 0.375  # side of five things, and of what is held
 FIVE = ((0.1875, 0.6875), (0.5, 0.6875), (0.8125, 0.6875), (0.34375, 0.3125), (0.65625, 0.3125))
 COUNTS = {2: 0.36, 3: 0.28, 4: 0.2, 5: 0.16}
 KINDS = {"single": 0.8, "count": 0.08, "pair": 0.06, "relation": 0.06}
-# By what 1,974,000 pictures with 0.3 mirrored had left wrong: one of five mirrored things outside 3D was drawn unmirrored,
-# one of three in the cartoon style; of things that are not mirrored, one of fifty.
+# By what 1,974,000 pictures with 0.3 mirrored had left wrong: one of five mirrored things outside 3D was nearest to another
+# drawing of its subject, one of three in the cartoon style; of things that are not mirrored, one of fifty.
 STYLE_SHARES = (0.25, 0.3, 0.27, 0.18)  # of single things
 MIRRORED_SHARE = 0.6
 OTHER_SIZES_SHARE = 0.6  # small and large ones together

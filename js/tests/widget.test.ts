@@ -329,14 +329,7 @@ test("arrow keys walk the filmstrip", async () => {
 test("an error is shown beside the form until the next request, and the stage keeps its picture", async () => {
   const card = mount({ pictures: [picture()] });
   await card.click("Imagine");
-  const request_id = card.host.sentOf("generate")[0]?.request_id ?? "";
-  await card.host.report({
-    kind: "error",
-    request_id,
-    message: "steps 0 is below",
-    hint: "use 1 to 1000",
-    ...NOWHERE,
-  });
+  await refuse(card, { message: "steps 0 is below", hint: "use 1 to 1000" });
   expect(card.find(".error-note").textContent).toBe("Steps 0 is belowUse 1 to 1000");
   expect(caption(card)).toBe("a fox");
   expect(card.find(".error-note").hidden).toBe(false);
@@ -485,6 +478,12 @@ async function answer(card: Mounted, content: object): Promise<void> {
   await card.host.report({ kind: "plan", request_id, ...plan, ...content });
 }
 
+/** What the kernel answers to the first request for pictures when it refuses it. */
+async function refuse(card: Mounted, failure: object): Promise<void> {
+  const request_id = card.host.sentOf("generate")[0]?.request_id ?? "";
+  await card.host.report({ kind: "error", request_id, message: "", hint: "", ...NOWHERE, ...failure });
+}
+
 async function chooseModel(card: Mounted, index: number): Promise<void> {
   card.find(".model-button").click();
   card.all("button.choice")[index]?.click();
@@ -554,15 +553,7 @@ test("a refusal that comes after its field was mended is not shown", async () =>
   });
   await card.click("Use 96");
   await answer(card, {});
-  const request_id = card.host.sentOf("generate")[0]?.request_id ?? "";
-  await card.host.report({
-    kind: "error",
-    request_id,
-    message: "width 100",
-    hint: "",
-    ...NOWHERE,
-    field: "width",
-  });
+  await refuse(card, { message: "width 100", field: "width" });
   expect(card.find(".error-note").hidden).toBe(true);
   expect(card.button("Imagine")).toBeTruthy();
 });
