@@ -478,6 +478,14 @@ async function answer(card: Mounted, content: object): Promise<void> {
   await card.host.report({ kind: "plan", request_id, ...plan, ...content });
 }
 
+/** The same when it would refuse the form. */
+async function refusePlan(card: Mounted, failure: object): Promise<void> {
+  vi.advanceTimersByTime(600);
+  await settled();
+  const request_id = card.host.sentOf("plan").at(-1)?.request_id ?? "";
+  await card.host.report({ kind: "plan", request_id, message: "", hint: "", ...NOWHERE, ...failure });
+}
+
 /** What the kernel answers to the first request for pictures when it refuses it. */
 async function refuse(card: Mounted, failure: object): Promise<void> {
   const request_id = card.host.sentOf("generate")[0]?.request_id ?? "";
@@ -517,13 +525,11 @@ test("Reuse leaves open what was the model's own", async () => {
 
 test("an error marks its field and offers values that mend it", async () => {
   const card = mount({ pictures: [picture()], width: 100 });
-  await answer(card, {
+  await refusePlan(card, {
     message: "width 100 is not a multiple of 16",
     hint: "use 96 or 112",
     field: "width",
     fixes: [96, 112],
-    model: "",
-    asks: undefined,
   });
   expect(card.find(".buttons").nextElementSibling).toBe(card.find(".error-note"));
   card.find<HTMLDetailsElement>("details.more").open = true;
@@ -543,14 +549,7 @@ test("an error marks its field and offers values that mend it", async () => {
 test("a refusal that comes after its field was mended is not shown", async () => {
   const card = mount();
   await card.click("Imagine");
-  await answer(card, {
-    message: "width 100 is not a multiple of 16",
-    field: "width",
-    fixes: [96],
-    hint: "",
-    model: "",
-    asks: undefined,
-  });
+  await refusePlan(card, { message: "width 100 is not a multiple of 16", field: "width", fixes: [96] });
   await card.click("Use 96");
   await answer(card, {});
   await refuse(card, { message: "width 100", field: "width" });
@@ -585,24 +584,44 @@ test("the estimate stands below the button before it is pressed", async () => {
   expect(card.host.sentOf("plan")).toHaveLength(2);
 });
 
-test("an answer that is outdated by another form is not shown", async () => {
+test.each([0, 600])("an answer that is outdated by another form is not shown, %i ms later", async (later) => {
   const card = mount();
   vi.advanceTimersByTime(600);
   const first = card.host.sentOf("plan")[0]?.request_id ?? "";
   await card.type(".steps input", "12");
-  vi.advanceTimersByTime(600);
+  vi.advanceTimersByTime(later);
   await card.host.report({ kind: "plan", request_id: first, ...plan });
   expect(card.find(".estimate").textContent).toBe("Estimating…");
 });
+
+test.each(["steps", "guidance_scale", "seed", "count"])(
+  "a plan's refusal of %s ends with its cause",
+  async (name) => {
+    const card = mount();
+    card.find<HTMLDetailsElement>("details.more").open = true;
+    await card.type(`.${name} input`, "-3");
+    await refusePlan(card, { message: `${name} must be …`, field: name, fixes: [1] });
+    expect(card.find(".error-note").hidden).toBe(false);
+    await card.click("Use 1");
+    expect(card.find(".error-note").hidden).toBe(true);
+    expect(card.find(`.${name} input`).hasAttribute("aria-invalid")).toBe(false);
+  },
+);
+
+test.each(["prompt", "negative_prompt"])(
+  "a plan says nothing of the %s, which is still being typed",
+  async (name) => {
+    const card = mount();
+    await refusePlan(card, { message: "more than …", field: name });
+    expect(card.find(".error-note").hidden).toBe(true);
+  },
+);
 
 test("a refused form keeps the line of the estimate, so that the fields below it do not move", async () => {
   const card = mount();
   await answer(card, {});
   await card.type(".steps input", "9");
-  vi.advanceTimersByTime(600);
-  const request_id = card.host.sentOf("plan").at(-1)?.request_id ?? "";
-  const refusal = { message: "steps must be …", hint: "", ...NOWHERE, field: "steps" };
-  await card.host.report({ kind: "plan", request_id, ...refusal });
+  await refusePlan(card, { message: "steps must be …", field: "steps" });
   expect(card.find(".estimate").textContent).toBe("No estimate");
   await card.type(".steps input", "12");
   expect(card.find(".estimate").textContent).toBe("No estimate");

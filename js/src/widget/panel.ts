@@ -1,3 +1,4 @@
+import { SETTINGS } from "../contract";
 import { h, icon, setAttribute, setHidden, setText } from "../shared/dom";
 import { formatDuration, plain, sentence } from "../shared/format";
 import type { Context, Part } from "./context";
@@ -257,17 +258,14 @@ function createEstimate(ctx: Context): Part {
   const update = () => {
     const { host, view, model } = ctx;
     const isReady = model?.state === "ready" || model?.state === "cloud";
-    const form = [
-      ...["model", "engine", "width", "height", "steps", "guidance_scale", "count", "aspect_ratio"],
-      ...["scheduler", "loras", "strength", "style", "outpaint"],
-      ...["hires", "hires_strength", "hires_steps", "upscale", "upscaler"],
-    ].map((name) => host.get(name as "model"));
+    const form = SETTINGS.filter((name) => !name.endsWith("prompt")).map((name) => host.get(name));
     // The number of pictures changes what is known about times.
     const made = host.get("pictures").length;
     const missing = missingControlNets(ctx).map((net) => net.id);
     const key = JSON.stringify([form, host.get("inputs"), made, isReady, missing]);
     if (key !== asked && !view.disconnected) {
       asked = key;
+      ctx.planId = ""; // an answer that is on its way is about what the form was
       view.plan = null;
       view.asking = null;
       clearTimeout(timer);

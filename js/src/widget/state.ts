@@ -211,11 +211,13 @@ export function versionsOf(picture: Picture, pictures: Picture[]): Picture[] {
 
 /**
  * What is wrong with the form: what a request was refused for, else what the plan would be. Plans are made before the
- * prompt is complete, and not again for each letter: what they say of it does not count.
+ * prompts are complete, and not again for each letter: what they say of them does not count.
  */
 export function failureOf(view: ViewState): Failure | null {
   if (view.error !== null) return view.error;
-  return view.plan !== null && "message" in view.plan && view.plan.field !== "prompt" ? view.plan : null;
+  return view.plan !== null && "message" in view.plan && !view.plan.field.endsWith("prompt")
+    ? view.plan
+    : null;
 }
 
 /** A seed that fits JavaScript, JSON and NumPy alike. */
