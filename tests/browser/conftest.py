@@ -18,7 +18,7 @@ import pytest
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 
-from playwright.sync_api import Browser, Error, Playwright, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Error, Playwright, sync_playwright  # noqa: E402
 
 from tests.browser.jupyter import (  # noqa: E402
     JupyterServer,
@@ -97,15 +97,23 @@ def jupyter_server(
         server.stop()
 
 
+@pytest.fixture(scope="package")
+def contexts(browser: Browser) -> dict[bool, BrowserContext]:
+    """Whether the screen is touched -> the context of such pages."""
+    return {has_touch: browser.new_context(has_touch=has_touch) for has_touch in (False, True)}
+
+
 @pytest.fixture
 def open_notebook(
-    browser: Browser, jupyter_server: JupyterServer, kernels: dict[str, Path]
+    contexts: dict[bool, BrowserContext], jupyter_server: JupyterServer, kernels: dict[str, Path]
 ) -> Iterator[OpenNotebook]:
     """`open_notebook(cells, app=..., kernel=..., dark=..., width=...)` -> NotebookPage, closed afterwards."""
     opened: list[NotebookPage] = []
     numbers = itertools.count(1)
 
-    def open_one(cells: list[str] | Path, *, kernel: str = "python3", **options: object) -> NotebookPage:
+    def open_one(
+        cells: list[str] | Path, *, kernel: str = "python3", has_touch: bool = False, **options: object
+    ) -> NotebookPage:
         if kernel not in kernels:
             unavailable(f"{kernel} could not be installed")
         if isinstance(cells, Path):
@@ -113,7 +121,7 @@ def open_notebook(
         else:
             name = f"{os.urandom(4).hex()}-{next(numbers)}.ipynb"
             path = write_notebook(jupyter_server.root / name, cells, kernel=kernel)
-        page = NotebookPage(browser, jupyter_server, path, **options)
+        page = NotebookPage(contexts[has_touch], jupyter_server, path, **options)
         opened.append(page)
         return page
 

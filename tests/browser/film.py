@@ -43,7 +43,7 @@ def main() -> None:
         try:
             server.wait()
             path = write_notebook(server.root / "film.ipynb", [SETUP, "1"])
-            page = NotebookPage(browser, server, path, width=1240, height=1000)
+            page = NotebookPage(browser.new_context(), server, path, width=1240, height=1000)
             page.command("application:toggle-left-area")
             page.run_all(wait=True)
             card = Card(page.page)
@@ -51,7 +51,7 @@ def main() -> None:
             record(page, card)
             page.close()
             path = write_notebook(server.root / "cell.ipynb", [LOAD, COUNT])
-            page = NotebookPage(browser, server, path, width=1240, height=700)
+            page = NotebookPage(browser.new_context(), server, path, width=1240, height=700)
             page.command("application:toggle-left-area")
             page.run_all(wait=True)
             several(page)

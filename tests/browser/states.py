@@ -165,7 +165,8 @@ def main(folder: Path) -> None:
             server.wait()
             for look, (width, height, is_dark) in SIZES.items():
                 path = write_notebook(server.root / f"{look}.ipynb", [SETUP])
-                page = NotebookPage(browser, server, path, width=width, height=height, dark=is_dark)
+                context = browser.new_context()
+                page = NotebookPage(context, server, path, width=width, height=height, dark=is_dark)
                 page.command("application:toggle-left-area")
                 page.run_all(wait=True)
                 stage = Stage(page, Card(page.page))

@@ -7,8 +7,9 @@ from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 CARD = ".swiftai-nb"
 # Keeps a fingerprint of every picture that enters the stage, and the words beside it.
 _WATCH = """root => {
@@ -72,7 +73,10 @@ class Card:
         return self.root.locator(".caption").get_attribute("data-scene") or ""
 
     def wait_scene(self, scene: str) -> None:
-        self.root.locator(f".caption[data-scene={scene}]").wait_for(timeout=PATIENCE_MS)
+        try:
+            self.root.locator(f".caption[data-scene={scene}]").wait_for(timeout=PATIENCE_MS)
+        except PlaywrightTimeoutError as error:
+            raise AssertionError(f"no {scene!r} but {self.scene!r}: {self.root.inner_text()}") from error
 
     def wait_step(self, step: int) -> None:
         """Until so many steps of the picture are done."""
