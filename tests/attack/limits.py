@@ -31,11 +31,23 @@ attack = settings(
 LONGEST_S = 1.0  # of processor time in this thread
 
 
+_FOLDERS: list[Path] = []
+
+
 def scratch_folder() -> Path:
     """A folder that lasts as long as this process."""
     folder = Path(tempfile.mkdtemp(prefix="swiftai-attack-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _FOLDERS.append(folder)
     return folder
+
+
+def remove_scratch_folders() -> None:
+    """Called by pytest too: pytest-xdist's processes end without `atexit`."""
+    while _FOLDERS:
+        shutil.rmtree(_FOLDERS.pop(), ignore_errors=True)
+
+
+atexit.register(remove_scratch_folders)
 
 
 @dataclass
