@@ -66,7 +66,7 @@ def test_a_batch_is_drawn_as_one_by_one(small_art, subjects):
 
 def test_training_pictures_follow_their_own_attributes(small_art, subjects):
     render, make = Renderer(small_art, size=64), Layouts(subjects)
-    asked = following.asked_for(subjects[:4], n=12, held=True)
+    asked = following.asked_for(subjects[:4], n=12)
     assert asked
     pictures = render([make.one(k, *c) for k, c in asked])
     assert following.followed(pictures, asked, layouts=make, render=render) == dict.fromkeys(
@@ -76,7 +76,7 @@ def test_training_pictures_follow_their_own_attributes(small_art, subjects):
 
 def test_pictures_of_other_attributes_do_not_follow(small_art, subjects):
     render, make = Renderer(small_art, size=64), Layouts(subjects)
-    asked = following.asked_for(subjects[:4], n=12, held=True)
+    asked = following.asked_for(subjects[:4], n=12)
     pictures = render(
         [make.one(k, (c[0] + 1) % 4, not c[1], 0.84 if c[2] != 0.84 else 1.0) for k, c in asked]
     )
