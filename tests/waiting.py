@@ -9,8 +9,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-# Of the processor, for input at which linear work takes a second on a slow machine and quadratic work minutes.
-LINEAR_TIME_S = 15.0
+# Of the processor, for input at which linear work takes less than 2 s on a slow machine and quadratic work minutes.
+LINEAR_TIME_S = 5.0
 _POLL_S = 0.005
 
 

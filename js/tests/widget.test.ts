@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import type { Failure, Plan } from "../src/contract";
 import { job, type Mounted, model, mount as mountView, picture, settled } from "./fake_model";
 import { alive } from "./setup_urls";
 
@@ -472,18 +473,19 @@ const plan = {
 
 /** What the kernel answers to the newest request for a plan. */
 async function answer(card: Mounted, content: object): Promise<void> {
-  vi.advanceTimersByTime(600);
-  await settled();
-  const request_id = card.host.sentOf("plan").at(-1)?.request_id ?? "";
-  await card.host.report({ kind: "plan", request_id, ...plan, ...content });
+  await reportPlan(card, { ...plan, ...content });
 }
 
 /** The same when it would refuse the form. */
 async function refusePlan(card: Mounted, failure: object): Promise<void> {
+  await reportPlan(card, { message: "", hint: "", ...NOWHERE, ...failure });
+}
+
+async function reportPlan(card: Mounted, content: Plan | Failure): Promise<void> {
   vi.advanceTimersByTime(600);
   await settled();
   const request_id = card.host.sentOf("plan").at(-1)?.request_id ?? "";
-  await card.host.report({ kind: "plan", request_id, message: "", hint: "", ...NOWHERE, ...failure });
+  await card.host.report({ kind: "plan", request_id, ...content });
 }
 
 /** What the kernel answers to the first request for pictures when it refuses it. */

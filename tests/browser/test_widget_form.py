@@ -9,10 +9,10 @@ import pytest
 
 from tests.browser.jupyter import OpenNotebook
 from tests.browser.test_widget import SETUP, run_cell
+from tests.browser.test_widget_editing import SETUP as BUNDLED
 from tests.browser.test_widget_editing import open_card
 from tests.browser.widget_page import Card
 
-BUNDLED = "from swiftai_nb import ImagineWidget\nwidget = ImagineWidget()\nwidget"
 # Everything in the widget that changes its place without a user's doing, with where it was and where it went.
 _WATCH_SHIFTS = """() => {
   window.shifts = [];

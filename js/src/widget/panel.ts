@@ -7,7 +7,7 @@ import { markInvalid } from "./fields";
 import { createMore } from "./more";
 import { createPicker } from "./picker";
 import { createQueue } from "./queue";
-import { failureOf, isBusy } from "./state";
+import { failureOf, isBusy, isPrompt } from "./state";
 import { TEXT } from "./strings";
 import { createTray } from "./tray";
 
@@ -258,7 +258,7 @@ function createEstimate(ctx: Context): Part {
   const update = () => {
     const { host, view, model } = ctx;
     const isReady = model?.state === "ready" || model?.state === "cloud";
-    const form = SETTINGS.filter((name) => !name.endsWith("prompt")).map((name) => host.get(name));
+    const form = SETTINGS.filter((name) => !isPrompt(name)).map((name) => host.get(name));
     // The number of pictures changes what is known about times.
     const made = host.get("pictures").length;
     const missing = missingControlNets(ctx).map((net) => net.id);

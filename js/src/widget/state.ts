@@ -209,15 +209,18 @@ export function versionsOf(picture: Picture, pictures: Picture[]): Picture[] {
   return chain;
 }
 
+/** Whether a setting is a text that is still being typed when the form's plan is made. */
+export function isPrompt(name: string): boolean {
+  return name === "prompt" || name === "negative_prompt";
+}
+
 /**
  * What is wrong with the form: what a request was refused for, else what the plan would be. Plans are made before the
  * prompts are complete, and not again for each letter: what they say of them does not count.
  */
 export function failureOf(view: ViewState): Failure | null {
   if (view.error !== null) return view.error;
-  return view.plan !== null && "message" in view.plan && !view.plan.field.endsWith("prompt")
-    ? view.plan
-    : null;
+  return view.plan !== null && "message" in view.plan && !isPrompt(view.plan.field) ? view.plan : null;
 }
 
 /** A seed that fits JavaScript, JSON and NumPy alike. */
